@@ -1,0 +1,1 @@
+"""Event tables, their sources, the simulator, and the snapshots built from them."""

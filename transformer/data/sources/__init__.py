@@ -1,0 +1,1 @@
+"""Importers that turn an operator's published files into event tables."""

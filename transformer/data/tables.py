@@ -1,0 +1,95 @@
+"""The three tables every source writes and every stage reads: RIDE "Silver" events, points and journeys.
+
+Layout of a data folder (arXiv 2606.05070): `events/events_YYYY-MM-DD.parquet` one per service date,
+`op_nodes.parquet`, `journeys.parquet`. A journey is keyed by `(train_id, service_date)`.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.files import write_parquet
+
+ARRIVAL, DEPARTURE, PASS_THROUGH = "A", "D", "P"
+EVENT_TYPES = (ARRIVAL, DEPARTURE, PASS_THROUGH)
+
+TIMESTAMP = pl.Datetime("us", "UTC")
+EVENT_SCHEMA: dict[str, pl.DataType] = {
+    "train_id": pl.String(),
+    "service_date": pl.Date(),
+    "seq": pl.Int16(),  # order in the journey, from 0
+    "op_id": pl.Int32(),
+    "event_type": pl.String(),  # one of EVENT_TYPES
+    "planned_ts": TIMESTAMP,
+    "observed_ts": TIMESTAMP,  # null = not observed, never "on time"
+    "delay_sec": pl.Int32(),  # observed - planned, null where not observed
+}
+OP_NODE_SCHEMA: dict[str, pl.DataType] = {
+    "op_id": pl.Int32(),
+    "op_name": pl.String(),
+    "lat": pl.Float64(),  # degrees WGS 84; null where unknown
+    "lon": pl.Float64(),
+}
+JOURNEY_SCHEMA: dict[str, pl.DataType] = {
+    "train_id": pl.String(),
+    "service_date": pl.Date(),
+    "train_number": pl.String(),  # the public number, stable from day to day
+    "train_type": pl.String(),
+    "train_relation": pl.String(),
+    "operator": pl.String(),
+    "start_op_id": pl.Int32(),
+    "end_op_id": pl.Int32(),
+    "start_planned_ts": TIMESTAMP,
+    "end_planned_ts": TIMESTAMP,
+    "events_count": pl.Int64(),
+}
+
+
+def events_path(folder: Path, day: date) -> Path:
+    return folder / "events" / f"events_{day.isoformat()}.parquet"
+
+
+def op_nodes_path(folder: Path) -> Path:
+    return folder / "op_nodes.parquet"
+
+
+def journeys_path(folder: Path) -> Path:
+    return folder / "journeys.parquet"
+
+
+def write_events(folder: Path, day: date, events: pl.DataFrame) -> None:
+    """Write one service date's events, columns as in EVENT_SCHEMA, sorted by journey and order, atomically."""
+    frame = events.select([pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items()])
+    write_parquet(events_path(folder, day), frame.sort("train_id", "seq"))
+
+
+def write_op_nodes(folder: Path, op_nodes: pl.DataFrame) -> None:
+    frame = op_nodes.select([pl.col(name).cast(dtype) for name, dtype in OP_NODE_SCHEMA.items()])
+    write_parquet(op_nodes_path(folder), frame.sort("op_id"))
+
+
+def write_journeys(folder: Path, journeys: pl.DataFrame) -> None:
+    frame = journeys.select([pl.col(name).cast(dtype) for name, dtype in JOURNEY_SCHEMA.items()])
+    write_parquet(journeys_path(folder), frame.sort("service_date", "train_id"))
+
+
+def journeys_from_events(events: pl.DataFrame, attributes: pl.DataFrame) -> pl.DataFrame:
+    """Derive the journeys table from events.
+
+    `attributes` holds `train_id, service_date, train_number, train_type, train_relation, operator` per journey.
+    """
+    spans = (
+        events.sort("train_id", "service_date", "seq")
+        .group_by("train_id", "service_date", maintain_order=True)
+        .agg(
+            pl.col("op_id").first().alias("start_op_id"),
+            pl.col("op_id").last().alias("end_op_id"),
+            pl.col("planned_ts").first().alias("start_planned_ts"),
+            pl.col("planned_ts").last().alias("end_planned_ts"),
+            pl.len().cast(pl.Int64).alias("events_count"),
+        )
+    )
+    return spans.join(attributes, on=["train_id", "service_date"], how="left").select(list(JOURNEY_SCHEMA))
