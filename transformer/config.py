@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from omegaconf import OmegaConf
@@ -59,7 +60,7 @@ class SnapshotConfig:
     n_foll: int = 15  # next events per train
     lead_s: int = 300  # a train enters this long before its first planned event
     end_grace_s: int = 300  # it leaves this long after its last planned event plus its last known delay
-    silence_s: int = 3_600  # or this long after its next planned event plus its last known delay, unheard of
+    silence_s: int = 7_200  # or this long after its next planned event plus its last known delay, unheard of
 
 
 @dataclass
@@ -190,8 +191,8 @@ class LossConfig:
 
 @dataclass
 class SchedulerConfig:
-    name: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    warmup_share: float = 0.15  # share of all steps that warms up (one_cycle, cosine)
+    name: Literal["cosine", "constant"] = "cosine"  # cosine = linear warm-up, then half a cosine down to zero
+    warmup_share: float = 0.15  # share of all steps that warms up
 
 
 @dataclass
@@ -309,7 +310,7 @@ def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Pa
     """Like `load_config`, and say where each value came from."""
     known = environments(folder)
     if env not in known:
-        raise UserError(f"unknown environment {env!r}{_nearest(env, known)}; known: {', '.join(known)}")
+        raise UserError(f"unknown environment {env!r}{_nearest(env, known) or f"; known: {', '.join(known)}"}")
     merged = OmegaConf.structured(Config)
     sources = {key: "schema default" for key in valid_keys()}
     for values, source in _layers(env, overrides, folder):
@@ -413,6 +414,8 @@ def check(config: Config) -> None:
         "training.num_workers": training.num_workers,
         "training.overfit_batches": training.overfit_batches,
         "training.seed": training.seed,
+        "embeddings.node2vec.seed": config.embeddings.node2vec.seed,
+        "embeddings.random.seed": config.embeddings.random.seed,
     }
     for key, value in not_negative.items():
         if value < 0:
@@ -424,6 +427,12 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={value!r} is not a time of day; write it as HH:MM, for example '05:00'")
     if data.grid.start > data.grid.end:
         raise UserError(f"data.grid.start={data.grid.start} is after data.grid.end={data.grid.end}")
+    try:
+        ZoneInfo(data.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UserError(
+            f"data.timezone={data.timezone!r} is no time zone; give an IANA name such as Europe/Paris"
+        ) from None
     needs_bucket = [
         key for key in ("download_data_from_s3", "save_results_to_s3") if getattr(data, key) and not data.bucket_name
     ]
@@ -438,7 +447,7 @@ def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[
             source = f"{name}/{path.name}"
             if path.stem not in GROUPS or path.suffix != ".yaml":
                 files = [f"{group}.yaml" for group in GROUPS]
-                raise UserError(f"{source}: not a configuration file{_nearest(path.name, files)}; known: {', '.join(files)}")
+                raise UserError(f"{source}: not a configuration file{_nearest(path.name, files) or f"; known: {', '.join(files)}"}")
             try:
                 values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
             except (yaml.YAMLError, UnicodeDecodeError) as error:

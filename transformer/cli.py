@@ -1,0 +1,195 @@
+"""The command line: one command for every backend.
+
+    python -m transformer train-model --env local --set training.max_epochs=5 --run-id 0123abcd --result result.json
+
+Logs for people go to standard error. Exit status 0 = done, 2 = the input or configuration is wrong, 1 = anything else;
+both failures end in one line `error: …` that names the wrong value and the remedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from transformer.config import Config, LoadedConfig, environments, flatten, load_config_with_sources, to_dict
+from transformer.errors import ServiceError, UserError
+from transformer.files import write_json
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ENV = "local"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong arguments as one `error: …` line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, level=logging.INFO)
+    _quieten_libraries()
+    try:
+        options = _parser().parse_args(arguments)
+        result = options.command(options)
+        if options.result is not None:
+            write_json(options.result, result)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except (ServiceError, OSError, MemoryError) as error:
+        return _fail(f"{type(error).__name__}: {error}" if not isinstance(error, ServiceError) else str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        logging.getLogger(__name__).exception("unexpected error")
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m transformer", description="Train and evaluate the delay transformer, stage by stage.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, text: str, command: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--result", type=Path, metavar="FILE", help="write the result there, as JSON")
+        return sub
+
+    def add_stage(name: str, text: str, stage: Callable[[Config, argparse.Namespace], Any]) -> argparse.ArgumentParser:
+        sub = add(name, text, lambda options: stage(_load(options).config, options))
+        _add_config_options(sub)
+        sub.add_argument("--run-id", default="", metavar="ID", help="MLflow run to log into; none = nothing is logged")
+        return sub
+
+    add_stage("fetch-files", "get the event tables and check them", _fetch_files)
+    add_stage(
+        "compute-statistics-and-embeddings", "statistics and point embeddings of the training dates", _compute_statistics
+    )
+    train = add_stage("train-model", "train the transformer", _train_model)
+    train.add_argument("--warm-start-run-id", metavar="ID", help="begin with the best weights of this MLflow run")
+    train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
+    add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
+
+    _add_config_options(add("config", "print the merged configuration and where each value came from", _config))
+    _add_simulation_options(add("simulate", "write sample data: a railway that does not exist", _simulate))
+    _add_import_options(add("import-infrabel", "import Infrabel raw punctuality files", _import_infrabel))
+    return parser
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--env",
+        default=os.environ.get("TRANSFORMER_ENV") or DEFAULT_ENV,
+        help=f"environment, one of: {', '.join(environments())} (default: TRANSFORMER_ENV or {DEFAULT_ENV})",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one configuration key, for example training.max_epochs=5; can be repeated",
+    )
+
+
+def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
+    from transformer.data.simulator import SimulationConfig
+
+    parser.add_argument("--to", type=Path, default=Path("data/sample"), metavar="FOLDER", help="default: data/sample")
+    parser.add_argument("--overwrite", action="store_true", help="replace event tables that are no earlier simulation")
+    for field in dataclasses.fields(SimulationConfig):
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help=f"{field.metadata['help']} (default: {field.default})",
+        )
+
+
+def _add_import_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--months", required=True, help="2025-01, 2025-01..2025-03, or a list with commas")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="data folder to write or add to")
+    parser.add_argument(
+        "--from", type=Path, dest="source", metavar="FOLDER", help="read the monthly files there instead of downloading"
+    )
+    parser.add_argument(
+        "--operational-points", type=Path, metavar="CSV", help="Infrabel's operational points, for names and positions"
+    )
+
+
+def _load(options: argparse.Namespace) -> LoadedConfig:
+    return load_config_with_sources(options.env, options.overrides)
+
+
+def _fetch_files(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.fetch_files(config, options.run_id)
+
+
+def _compute_statistics(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.compute_statistics_and_embeddings(config, options.run_id)
+
+
+def _train_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    if options.resume and not options.run_id:
+        raise UserError("--resume needs --run-id: the MLflow run to continue")
+    return stages.train_model(config, options.run_id, options.warm_start_run_id, options.resume)
+
+
+def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.evaluate_model(config, options.run_id)
+
+
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    loaded = _load(options)
+    values = flatten(to_dict(loaded.config))
+    width = max(len(f"{key}: {value}") for key, value in values.items() if len(f"{key}: {value}") < 80)
+    for key, value in values.items():
+        print(f"{f'{key}: {value}':<{width}}  # {loaded.sources[key]}")
+    return {"config": to_dict(loaded.config), "sources": dict(loaded.sources)}
+
+
+def _simulate(options: argparse.Namespace) -> dict[str, Any]:
+    from transformer.data.simulator import SimulationConfig, simulate
+
+    settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(SimulationConfig)}
+    return simulate(options.to, SimulationConfig(**settings), progress=log.info, overwrite=options.overwrite)
+
+
+def _import_infrabel(options: argparse.Namespace) -> dict[str, Any]:
+    from transformer.data.sources.infrabel import import_infrabel, parse_months
+
+    months = parse_months(options.months)
+    result = import_infrabel(months, options.to, options.source, options.operational_points, progress=log.info)
+    return dict(result)
+
+
+def _quieten_libraries() -> None:
+    """A task log is for what the pipeline says; the libraries' own lines are kept to warnings."""
+    for name in ("mlflow", "matplotlib", "gensim", "urllib3", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status

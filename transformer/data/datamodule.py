@@ -1,0 +1,121 @@
+"""Snapshots as batches of tensors: random instants to train on, the fixed grid to validate and test on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from transformer.config import Config
+from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.events import Split
+from transformer.data.snapshots import (
+    SnapshotBatch,
+    SnapshotBuilder,
+    grid_instants,
+    random_instants,
+    utc_offset_s,
+)
+from transformer.statistics import Statistics, event_features
+
+Batch = dict[str, Tensor]
+
+
+def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
+    """The arrays of a snapshot batch as tensors without copying, and its calendar.
+
+    Adds `time_of_day` [B] in days (0…1) and `day_of_week` [B] (0 = Monday), both local.
+    """
+    local = batch.instant + utc_offset_s(batch.instant, timezone)
+    tensors = {name: torch.from_numpy(values) for name, values in vars(batch).items()}
+    tensors["time_of_day"] = torch.from_numpy((local % 86_400 / 86_400).astype(np.float32))
+    tensors["day_of_week"] = torch.from_numpy((local // 86_400 + 3) % 7)  # 1 January 1970 was a Thursday
+    return tensors
+
+
+@dataclass(frozen=True)
+class SnapshotBatches(Dataset[Batch]):
+    """Item i is the batch of the i-th `batch_size` instants, built when asked for."""
+
+    builder: SnapshotBuilder
+    instants: Int64Array
+    batch_size: int
+    timezone: str
+
+    def __len__(self) -> int:
+        return -(-len(self.instants) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chosen = self.instants[index * self.batch_size : (index + 1) * self.batch_size]
+        return to_tensors(self.builder.build(chosen), self.timezone)
+
+
+class SnapshotDataModule(LightningDataModule):
+    """Batches of the three splits.
+
+    The training instants of an epoch depend on the seed and the epoch's number alone, so that a resumed training sees
+    what an uninterrupted one would have seen. The Trainer must reload training batches every epoch.
+    """
+
+    def __init__(self, config: Config, split: Split, statistics: Statistics) -> None:
+        super().__init__()
+        self.config = config
+        self.split = split
+        self.statistics = statistics
+        self.loaded: dict[str, LoadedTable] = {}
+        self.builders: dict[str, SnapshotBuilder] = {}
+
+    def setup(self, stage: str) -> None:
+        for name in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]:
+            self._load(name)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        training, data = self.config.training, self.config.data
+        epoch = 0 if self.trainer is None or training.overfit_batches else self.trainer.current_epoch
+        generator = np.random.default_rng([training.seed, epoch])
+        count = training.snapshots_per_epoch
+        if training.overfit_batches:
+            count = training.overfit_batches * training.batch_size
+        instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
+        return self._loader("train", instants)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        if self.config.training.overfit_batches:
+            return self.train_dataloader()
+        return self._grid("validation", self.split.validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._grid("test", self.split.test)
+
+    def _load(self, name: str) -> None:
+        if name not in self.builders:
+            data = self.config.data
+            cache = Path(self.config.paths.cache)
+            loaded = load_event_table(data, getattr(self.split, name), self.statistics.vocabulary, cache)
+            features = event_features(loaded, self.statistics, data.statistics)
+            self.loaded[name] = loaded
+            self.builders[name] = SnapshotBuilder(loaded.table, data.snapshot, features)
+
+    def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
+        data = self.config.data
+        return self._loader(name, grid_instants(tuple(days), data.grid, data.timezone))
+
+    def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch]:
+        training = self.config.training
+        batches = SnapshotBatches(self.builders[name], instants, training.batch_size, self.config.data.timezone)
+        return DataLoader(
+            batches,
+            batch_size=None,  # an item is a batch already
+            num_workers=training.num_workers,
+            persistent_workers=False,  # training batches are reloaded every epoch
+            pin_memory=torch.cuda.is_available(),
+        )

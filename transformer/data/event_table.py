@@ -1,0 +1,235 @@
+"""Event tables as flat numeric columns, journey after journey: what snapshots are gathered from.
+
+Legend of dimensions: E events, J journeys. Times are whole seconds since the Unix epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transformer.config import DataConfig, content_hash, to_dict
+from transformer.data.events import (
+    ReadingReport,
+    data_fingerprint,
+    read_events,
+    read_journeys,
+    read_op_nodes,
+)
+from transformer.data.tables import EVENT_TYPES
+from transformer.errors import UserError
+from transformer.files import atomic_folder, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+Int64Array = npt.NDArray[np.int64]
+Int32Array = npt.NDArray[np.int32]
+Int8Array = npt.NDArray[np.int8]
+
+NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
+EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
+LAYOUT_VERSION = 1  # raise when the columns below change meaning, so that older caches are not reused
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the integer codes of a table mean. Code 0 is the unknown point or type."""
+
+    op_ids: Int32Array  # sorted; code = position + 1
+    train_types: tuple[str, ...]  # code = position + 1
+
+    def encode_points(self, op_ids: npt.NDArray[np.integer]) -> Int32Array:
+        position = np.searchsorted(self.op_ids, op_ids)
+        position = np.minimum(position, len(self.op_ids) - 1)
+        return np.where(self.op_ids[position] == op_ids, position + 1, 0).astype(np.int32)
+
+    def encode_types(self, train_types: Sequence[str]) -> Int8Array:
+        codes = {name: index for index, name in enumerate(self.train_types, start=1)}
+        return np.fromiter((codes.get(name, 0) for name in train_types), np.int8, len(train_types))
+
+
+@dataclass(frozen=True)
+class EventTable:
+    """Events of whole service dates in columns, journeys in the order of their first planned event.
+
+    Every column can be a memory map. Events of journey j are the slice `start[j]:end[j]`, in the order of the journey.
+    """
+
+    planned: Int64Array  # [E]
+    observed: Int64Array  # [E], NEVER where not observed
+    point: Int32Array  # [E] code in the vocabulary
+    event_type: Int8Array  # [E] code in EVENT_TYPE_INDEX
+    journey: Int32Array  # [E] the journey of each event
+    known_rank: Int64Array  # [E] how many of `known` lie at or before each event
+    known: Int64Array  # events observed in order: none later in the journey was observed before them
+    pass_key: Int64Array  # [E] non-decreasing; see `passed`
+    start: Int64Array  # [J]
+    end: Int64Array  # [J]
+    first_planned: Int64Array  # [J] sorted
+    last_possible: Int64Array  # [J] last planned event plus the greatest delay the journey will ever show, at least 0
+    train_type: Int8Array  # [J] code in the vocabulary
+    day: Int32Array  # [J] service date, days since the Unix epoch
+
+    @property
+    def n_events(self) -> int:
+        return len(self.planned)
+
+    @property
+    def n_journeys(self) -> int:
+        return len(self.start)
+
+    def passed(self, journeys: npt.NDArray[np.integer], instants: Int64Array) -> Int64Array:
+        """Last event of each journey known at its instant, `start - 1` where none is. One binary search each.
+
+        An event counts as passed once it or a later one of its journey was observed. The earliest such time does not
+        decrease along a journey, so with the journey's number in the high digits `pass_key` is sorted as a whole.
+        """
+        origin = self._origin
+        key = journeys.astype(np.int64) * NEVER + np.clip(instants - origin, 0, NEVER - 1)
+        found: Int64Array = np.searchsorted(self.pass_key, key, side="right") - 1
+        return np.maximum(found, self.start[journeys] - 1)
+
+    @property
+    def _origin(self) -> np.int64:
+        return np.int64(self.first_planned[0] - 10 * 86_400) if self.n_journeys else np.int64(0)
+
+
+def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
+    """Columns of validated `events` (EVENT_SCHEMA).
+
+    Args:
+        train_types: `train_id, service_date, train_type` per journey; journeys it lacks are of the unknown type.
+    """
+    key = ["train_id", "service_date"]
+    ordered = (
+        events.join(train_types.select(*key, "train_type"), on=key, how="left", maintain_order="left")
+        .with_columns(pl.col("planned_ts").first().over(key).alias("first_planned"))
+        .sort("first_planned", *key, "seq")
+        .with_columns(pl.struct(key).rle_id().cast(pl.Int32).alias("journey"))
+    )
+    planned = _seconds(ordered["planned_ts"])
+    observed = _seconds(ordered["observed_ts"])
+    journey = ordered["journey"].to_numpy().astype(np.int32)
+    n_journeys = int(journey[-1]) + 1 if len(journey) else 0
+    start = np.searchsorted(journey, np.arange(n_journeys), side="left").astype(np.int64)
+    end = np.searchsorted(journey, np.arange(n_journeys), side="right").astype(np.int64)
+    per_journey = ordered[start] if n_journeys else ordered.clear()
+
+    first_planned = planned[start]
+    origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
+    # Earliest observation at or after each event of its journey: a running minimum from the end. The journey's number
+    # in the high digits keeps the minimum from running on into the journey before.
+    high = journey.astype(np.int64) * NEVER
+    own_key = high + np.clip(observed - origin, 0, NEVER - 1)
+    pass_key = np.minimum.accumulate(own_key[::-1])[::-1]
+    seen = observed < NEVER
+    in_order = seen & (own_key <= pass_key)
+    delay = np.where(seen, observed - planned, 0)
+    greatest = np.maximum.reduceat(delay, start) if n_journeys else np.zeros(0, np.int64)
+
+    return EventTable(
+        planned=planned,
+        observed=observed,
+        point=vocabulary.encode_points(ordered["op_id"].to_numpy()),
+        event_type=ordered["event_type"].replace_strict(EVENT_TYPE_INDEX, return_dtype=pl.Int8).to_numpy(),
+        journey=journey,
+        known_rank=np.cumsum(in_order, dtype=np.int64),
+        known=np.flatnonzero(in_order).astype(np.int64),
+        pass_key=np.ascontiguousarray(pass_key),
+        start=start,
+        end=end,
+        first_planned=first_planned,
+        last_possible=planned[end - 1] + np.maximum(greatest, 0),
+        train_type=vocabulary.encode_types(per_journey["train_type"].fill_null("").to_list()),
+        day=per_journey["service_date"].to_physical().to_numpy().astype(np.int32),
+    )
+
+
+def _seconds(column: pl.Series) -> Int64Array:
+    return column.dt.epoch("s").fill_null(int(NEVER)).to_numpy().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class LoadedTable:
+    """An event table with the names behind its journeys."""
+
+    table: EventTable
+    journeys: pl.DataFrame  # [J] train_id, service_date, train_number, train_type in the table's order
+    report: Mapping[str, object]  # what reading dropped and why
+
+
+def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabulary, cache: Path) -> LoadedTable:
+    """The table of `days`, memory-mapped from the cache; built and cached first when the cache lacks it.
+
+    Raises:
+        UserError: unreadable or invalid data.
+    """
+    folder = Path(data.local_folder)
+    identity = content_hash(
+        LAYOUT_VERSION,
+        data_fingerprint(folder, days),
+        to_dict(data.validation),
+        data.timezone,
+        vocabulary.op_ids.tolist(),
+        vocabulary.train_types,
+    )
+    target = cache / "tables" / identity
+    if not target.is_dir():
+        events, report = read_days(data, days)
+        journeys = read_journeys(folder, days, data.timezone)
+        table = build_event_table(events, journeys, vocabulary)
+        with atomic_folder(target) as temporary:
+            for column in fields(EventTable):
+                np.save(temporary / f"{column.name}.npy", getattr(table, column.name), allow_pickle=False)
+            _journey_names(events, journeys).write_parquet(temporary / "journeys.parquet")
+            write_json(temporary / "report.json", report.as_dict())
+    return _open(target)
+
+
+def read_days(data: DataConfig, days: Sequence[date], quiet: bool = False) -> tuple[pl.DataFrame, ReadingReport]:
+    """Validated events of several service dates in one frame, and the report over all of them, logged unless `quiet`."""
+    folder = Path(data.local_folder)
+    points = read_op_nodes(folder)["op_id"]
+    report = ReadingReport()
+    frames = []
+    for day in days:
+        events, of_day = read_events(folder, day, data.timezone, data.validation, points)
+        report.add(of_day)
+        frames.append(events)
+    events = pl.concat(frames)
+    if events.is_empty():
+        raise UserError(f"{folder}: no usable event on {days[0]}…{days[-1]}")
+    for line in [] if quiet else report.lines():
+        log.info(line)
+    return events, report
+
+
+def _journey_names(events: pl.DataFrame, journeys: pl.DataFrame) -> pl.DataFrame:
+    key = ["train_id", "service_date"]
+    return (
+        events.group_by(key)
+        .agg(pl.col("planned_ts").first().alias("first_planned"))
+        .sort("first_planned", *key)
+        .join(journeys.select(*key, "train_number", "train_type"), on=key, how="left", maintain_order="left")
+        .with_columns(pl.col("train_number").fill_null(pl.col("train_id")))
+        .select(*key, "train_number", "train_type")
+    )
+
+
+def _open(folder: Path) -> LoadedTable:
+    try:
+        columns = {
+            column.name: np.load(folder / f"{column.name}.npy", mmap_mode="r", allow_pickle=False)
+            for column in fields(EventTable)
+        }
+        journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cached table is damaged ({error}); remove the folder and run again") from None
+    return LoadedTable(EventTable(**columns), journeys, read_json(folder / "report.json"))

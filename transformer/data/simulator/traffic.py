@@ -1,0 +1,275 @@
+"""Play one service date: trains run, follow one another, wait for platforms, connections and their train sets.
+
+A discrete-event simulation in order of time. What the disturbances do not explain comes from four rules:
+headway into and out of every section without overtaking on it, platforms, connections, turn-rounds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transformer.data.simulator.network import Network
+from transformer.data.simulator.settings import SimulationConfig
+from transformer.data.simulator.timetable import LONG_DISTANCE, Timetable, feeders, turn_rounds
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+SPARE_PLATFORMS = 1  # beyond the most that the timetable occupies at once
+TERMINUS_OCCUPATION_S = 150.0  # until an arrived train has left its last platform
+SPARE_TRAIN_SET_S = 1_800.0  # a journey whose train set is later than this gets another one
+OVERTAKING_S = 180.0  # longest a train stands for a faster one behind it to pass
+LOOK_AGAIN_S = 30.0  # between two looks for a feeder that is expected any moment
+_REACH, _READY, _DEPART, _RELEASE = range(4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A timetable of one kind of day with what ties its journeys together.
+
+    Attributes:
+        timetable: T journeys, V visits.
+        next_journey: (T,), the journey the train set works next; −1 for none.
+        feeder: (V,), the visit whose arrival a departure waits for; −1 for none.
+        platforms: (N,), trains that can stand at each point at once.
+    """
+
+    timetable: Timetable
+    next_journey: Ints
+    feeder: Ints
+    platforms: Ints
+
+
+class Restriction(NamedTuple):
+    """A disrupted section: until `end` trains take `extra_s` longer and keep `headway_s`, or may not enter at all."""
+
+    start: float
+    end: float
+    extra_s: float
+    headway_s: float
+    closed: bool
+
+
+@dataclass(frozen=True)
+class Disturbances:
+    """What happens on one service date, in seconds.
+
+    Attributes:
+        start: later readiness at the origin, (T,).
+        run: longer (or shorter) running time of the section by which the train comes, (V,).
+        dwell: longer least dwell, (V,).
+        lead: how much ahead of plan the driver aims for when on time, (T,).
+        restrictions: per directed section.
+    """
+
+    start: Floats
+    run: Floats
+    dwell: Floats
+    lead: Floats
+    restrictions: dict[int, list[Restriction]]
+
+
+class Played(NamedTuple):
+    """Actual times, (V,) seconds; equal where the train passes, at the origin and at the terminus."""
+
+    arrival: Floats
+    departure: Floats
+
+
+def make_plan(timetable: Timetable, network: Network, config: SimulationConfig) -> Plan:
+    return Plan(
+        timetable,
+        turn_rounds(timetable, config),
+        feeders(timetable, network, config),
+        _platforms(timetable, len(network.x_km)),
+    )
+
+
+def play(plan: Plan, disturbances: Disturbances, config: SimulationConfig) -> Played:
+    """Actual times of every visit. No train leaves a stop before its planned time."""
+    day = _Day(plan, disturbances, config)
+    day.run()
+    return Played(np.array(day.arrived), np.array(day.left))
+
+
+def _platforms(timetable: Timetable, points: int) -> Ints:
+    standing = timetable.stops & (timetable.section >= 0)
+    standing_at = timetable.point[standing]
+    until = timetable.departure + TERMINUS_OCCUPATION_S * (timetable.arrival == timetable.departure)
+    time = np.concatenate([timetable.arrival[standing], until[standing]])
+    change = np.repeat([1, -1], len(standing_at))
+    point = np.concatenate([standing_at, standing_at])
+    order = np.lexsort((change, time, point))  # at equal times leave before arriving
+    # Every train leaves again, so that the running sum is back at zero where the next point begins.
+    occupied = np.cumsum(change[order])
+    most = np.zeros(points, dtype=np.int64)
+    np.maximum.at(most, point[order], occupied)
+    return most + SPARE_PLATFORMS
+
+
+class _Day:
+    """The state of the network while it is played. Plain lists: the loop reads single values, one by one."""
+
+    def __init__(self, plan: Plan, disturbances: Disturbances, config: SimulationConfig) -> None:
+        table = plan.timetable
+        self.config = config
+        self.point, self.section = table.point.tolist(), table.section.tolist()
+        self.stops = table.stops.tolist()
+        self.planned_arrival, self.planned_departure = table.arrival.tolist(), table.departure.tolist()
+        self.least_run, self.run_extra = table.least_run.tolist(), disturbances.run.tolist()
+        planned_run = np.diff(table.arrival, prepend=0.0) - np.roll(table.departure - table.arrival, 1)
+        self.planned_run = planned_run.tolist()
+        self.dwell = (table.least_dwell + disturbances.dwell).tolist()
+        self.feeder = plan.feeder.tolist()
+        self.journey = table.journey.tolist()
+        self.lead = disturbances.lead.tolist()
+        self.restrictions = disturbances.restrictions
+
+        self.is_fast = (table.kind == LONG_DISTANCE)[table.journey].tolist()
+        self.is_last = np.isin(np.arange(len(table.point)), table.first[1:] - 1).tolist()
+        follows = plan.next_journey >= 0
+        self.next_origin = dict(
+            zip(
+                (table.first[1:] - 1)[follows].tolist(),
+                table.first[:-1][plan.next_journey[follows]].tolist(),
+                strict=True,
+            )
+        )
+        self.ready_extra = dict(zip(table.first[:-1].tolist(), disturbances.start.tolist(), strict=True))
+
+        self.arrived = [np.nan] * len(self.point)
+        self.left = [np.nan] * len(self.point)
+        self.delay = [0.0] * len(table.number)  # last known, of each journey
+        self.free_platforms = plan.platforms.tolist()
+        self.held: defaultdict[int, deque[int]] = defaultdict(deque)  # point → visits that wait for a platform
+        self.on_section: defaultdict[int, deque[tuple[int, float]]] = defaultdict(deque)  # → visit, earliest exit
+        self.last_exit: dict[int, float] = {}  # section → time
+        self.entry_free: dict[int, float] = {}  # section → earliest next entry
+        self.sent: set[int] = set()
+        self.heap: list[tuple[float, int, int]] = []
+
+        has_predecessor = set(self.next_origin.values())
+        for origin, extra in self.ready_extra.items():
+            ready = self.planned_departure[origin]
+            self._push(ready + (SPARE_TRAIN_SET_S if origin in has_predecessor else 0.0) + extra, _READY, origin)
+
+    def run(self) -> None:
+        handlers = {_REACH: self._reach, _READY: self._ready, _DEPART: self._depart, _RELEASE: self._release}
+        while self.heap:
+            now, kind, visit = heapq.heappop(self.heap)
+            handlers[kind](visit, now)
+
+    def _push(self, time: float, kind: int, visit: int) -> None:
+        heapq.heappush(self.heap, (time, kind, visit))
+
+    def _reach(self, visit: int, now: float) -> None:
+        """The first train of a section is at its end: it passes, arrives, or waits in front of the platforms."""
+        point = self.point[visit]
+        if not self.stops[visit]:
+            self._ready(visit, now)
+        elif self.free_platforms[point]:
+            self._arrive(visit, now)
+        else:
+            self.held[point].append(visit)
+
+    def _arrive(self, visit: int, now: float) -> None:
+        self.free_platforms[self.point[visit]] -= 1
+        self.arrived[visit] = now
+        self.delay[self.journey[visit]] = now - self.planned_arrival[visit]
+        self._clear(self.section[visit], now)
+        if not self.is_last[visit]:
+            self._push(max(now + self.dwell[visit], self.planned_departure[visit]), _READY, visit)
+            return
+        self.left[visit] = now
+        self._push(now + TERMINUS_OCCUPATION_S, _RELEASE, visit)
+        if visit in self.next_origin:
+            origin = self.next_origin[visit]
+            ready = max(now + self.config.turn_round_s, self.planned_departure[origin])
+            self._push(ready + self.ready_extra[origin], _READY, origin)
+
+    def _ready(self, visit: int, now: float) -> None:
+        """A train could go on: it waits for its feeder or a faster train, then for its turn at the section."""
+        if visit in self.sent:  # with a spare train set, before its own was there
+            return
+        until = max(self._wait_for_feeder(visit, now), self._wait_for_faster(visit, now))
+        if until > now:
+            self._push(until, _READY, visit)
+            return
+        self.sent.add(visit)
+        section = self.section[visit + 1]
+        time, headway = max(now, self.entry_free.get(section, 0.0)), float(self.config.headway_s)
+        for rule in self.restrictions.get(section, ()):
+            if rule.start <= time < rule.end:
+                time = rule.end if rule.closed else time
+                self.run_extra[visit + 1] += rule.extra_s
+                headway = max(headway, rule.headway_s)
+        self.entry_free[section] = time + headway
+        self._push(time, _DEPART, visit)
+
+    def _depart(self, visit: int, now: float) -> None:
+        """Into the next section. A train that passes clears the last one only now: it waits at the signal before."""
+        self.left[visit] = now
+        self.delay[self.journey[visit]] = now - self.planned_departure[visit]
+        if self.section[visit] < 0:
+            self.arrived[visit] = now  # train sets start from the depot: no platform taken before
+        elif self.stops[visit]:
+            self._release(visit, now)
+        else:
+            self.arrived[visit] = now
+            self._clear(self.section[visit], now)
+        ahead = visit + 1
+        # On time a train keeps to its plan, late it runs as fast as it can.
+        to_plan = self.planned_arrival[ahead] - self.lead[self.journey[visit]] - now
+        run = max(self.least_run[ahead], min(to_plan, self.planned_run[ahead])) + self.run_extra[ahead]
+        trains = self.on_section[self.section[ahead]]
+        trains.append((ahead, now + run))
+        if len(trains) == 1:
+            self._approach(self.section[ahead])
+
+    def _approach(self, section: int) -> None:
+        """Bring the first train of a section to its end, a headway behind the one before."""
+        visit, earliest = self.on_section[section][0]
+        self._push(max(earliest, self.last_exit.get(section, -np.inf) + self.config.headway_s), _REACH, visit)
+
+    def _clear(self, section: int, now: float) -> None:
+        trains = self.on_section[section]
+        trains.popleft()
+        self.last_exit[section] = now
+        if trains:
+            self._approach(section)
+
+    def _release(self, visit: int, now: float) -> None:
+        """A platform is free again: let in who waits longest."""
+        point = self.point[visit]
+        self.free_platforms[point] += 1
+        if self.held[point]:
+            self._arrive(self.held[point].popleft(), now)
+
+    def _wait_for_feeder(self, visit: int, now: float) -> float:
+        """Until when a departure waits: for a feeder that comes in time, at most the limit."""
+        feeder = self.feeder[visit]
+        if feeder < 0:
+            return now
+        latest = self.planned_departure[visit] + self.config.wait_limit_s
+        comes = self.arrived[feeder]
+        if np.isnan(comes):
+            comes = max(self.planned_arrival[feeder] + self.delay[self.journey[feeder]], now + LOOK_AGAIN_S)
+        ready = comes + self.config.transfer_s
+        return ready if ready <= latest else now
+
+    def _wait_for_faster(self, visit: int, now: float) -> float:
+        """Until when a standing train waits for a long-distance train behind it that does not call here."""
+        behind = self.on_section[self.section[visit]] if self.stops[visit] else None
+        if not behind or self.is_fast[visit]:
+            return now
+        fast, comes = behind[0]
+        passes = self.is_fast[fast] and not self.stops[fast]
+        if not passes or comes > now + OVERTAKING_S or self.section[fast + 1] != self.section[visit + 1]:
+            return now
+        return comes + 1.0

@@ -1,0 +1,210 @@
+"""Errors of the model and of the translation baseline, over all rows and per group.
+
+A row is one predicted event of one train in one snapshot (`ROW_SCHEMA`). An error is predicted − observed delay, in
+seconds: positive means predicted too late. Every metric is taken for the model and for translation on the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from transformer.data.tables import TIMESTAMP
+from transformer.errors import UserError
+
+ROW_SCHEMA: dict[str, pl.DataType] = {
+    "snapshot_ts": TIMESTAMP,
+    "service_date": pl.Date(),
+    "train_id": pl.String(),
+    "train_number": pl.String(),
+    "train_type": pl.String(),
+    "op_id": pl.Int32(),
+    "event_type": pl.String(),
+    "rank": pl.Int8(),  # 1 = the train's very next event
+    "planned_ts": TIMESTAMP,
+    "horizon_s": pl.Float64(),  # planned_ts - snapshot_ts
+    "departed": pl.Boolean(),  # some event of the train is known
+    "last_delay_s": pl.Float64(),  # last known delay, 0 when none
+    "observed_delay_s": pl.Float64(),
+    "translation_delay_s": pl.Float64(),
+    "predicted_delay_s": pl.Float64(),
+}
+_FINITE = ("horizon_s", "last_delay_s", "observed_delay_s", "translation_delay_s", "predicted_delay_s")
+
+METRICS = (  # of one predictor
+    "mae_s",
+    "rmse_s",
+    "median_s",  # of the absolute error
+    "within_1_min",  # share of rows with an absolute error of at most 60 s
+    "within_2_min",
+    "within_5_min",
+    "bias_s",  # mean error: positive = predicted too late
+)
+TRANSLATION = "translation_"  # prefix of the baseline's metrics
+SKILLS = ("skill", "skill_rmse")  # 1 - MAE / MAE(translation), and the same of the RMSE
+SUMMARY = ("n", *METRICS, *(TRANSLATION + name for name in METRICS), *SKILLS)
+
+MODEL_ERROR_S = pl.col("predicted_delay_s").cast(pl.Float64) - pl.col("observed_delay_s")
+TRANSLATION_ERROR_S = pl.col("translation_delay_s").cast(pl.Float64) - pl.col("observed_delay_s")
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Half-open intervals [edge, next edge) in minutes, open at both ends: one label more than edges."""
+
+    edges_min: tuple[int, ...]
+    labels: tuple[str, ...]  # legal in an MLflow metric name
+
+    def of(self, value_s: pl.Expr) -> pl.Expr:
+        """The label of each value in seconds, as an Enum in the order of the bins."""
+        edges_s = pl.lit(pl.Series([60.0 * edge for edge in self.edges_min]))
+        index = edges_s.search_sorted(value_s.cast(pl.Float64), side="right")
+        return index.replace_strict(range(len(self.labels)), self.labels, return_dtype=pl.Enum(self.labels))
+
+
+HORIZON = Bins(
+    (0, 5, 10, 20, 30, 60, 120),
+    ("overdue", "0-5min", "5-10min", "10-20min", "20-30min", "30-60min", "60-120min", "over-120min"),
+)
+DELAY_CHANGE = Bins(  # observed delay - last known delay
+    (-5, -2, 2, 5, 10),
+    ("falls-over-5min", "falls-2-5min", "steady", "rises-2-5min", "rises-5-10min", "rises-over-10min"),
+)
+
+
+def _group_keys(timezone: str) -> dict[str, pl.Expr]:
+    return {
+        "horizon": HORIZON.of(pl.col("horizon_s")),
+        "delay_change": DELAY_CHANGE.of(pl.col("observed_delay_s") - pl.col("last_delay_s")),
+        "train_type": pl.col("train_type").fill_null("unknown"),
+        "departed": pl.when("departed").then(pl.lit("yes")).otherwise(pl.lit("no")),
+        "rank": pl.col("rank"),
+        "op_id": pl.col("op_id"),
+        "service_date": pl.col("service_date"),
+        "hour": pl.col("snapshot_ts").dt.convert_time_zone(timezone).dt.hour(),  # local hour of the snapshot
+    }
+
+
+BREAKDOWNS = tuple(_group_keys("UTC"))
+COARSE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each: these go to MLflow
+
+
+def check_rows(rows: pl.DataFrame) -> None:
+    """Refuse rows that would make a metric meaningless.
+
+    Raises:
+        UserError: no row, a missing column, or a delay or horizon that is null, NaN or infinite.
+    """
+    if missing := [name for name in ROW_SCHEMA if name not in rows.columns]:
+        raise UserError(f"evaluation rows lack {', '.join(missing)}; build them with every column of ROW_SCHEMA")
+    if rows.is_empty():
+        raise UserError("nothing to evaluate: 0 labelled rows; choose dates with observed events in data.split")
+    bad = rows.select(pl.col(_FINITE).is_finite().fill_null(False).not_().sum()).row(0, named=True)
+    for name, count in bad.items():
+        if count:
+            raise UserError(
+                f"{name} is null, NaN or infinite in {count:,} of {rows.height:,} evaluation rows; "
+                "drop events that were not observed, and check that training did not diverge"
+            )
+
+
+def summary(rows: pl.DataFrame) -> dict[str, float]:
+    """`SUMMARY` over all rows: times in seconds, shares and skills as fractions.
+
+    A skill is NaN where translation makes no error at all.
+
+    Raises:
+        UserError: see `check_rows`.
+    """
+    check_rows(rows)
+    values = rows.lazy().select(_ERRORS).select(_AGGREGATES).with_columns(_SKILLS).collect().row(0, named=True)
+    return {name: math.nan if values[name] is None else values[name] for name in SUMMARY}
+
+
+def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFrame:
+    """`SUMMARY` per group, one line each, in the natural order of the groups; groups without rows are left out.
+
+    Args:
+        by: one of `BREAKDOWNS`, and the name of the group column in the result.
+        timezone: IANA name, for `hour`.
+
+    Raises:
+        UserError: unknown `by`, or see `check_rows`.
+    """
+    check_rows(rows)
+    return _breakdown(rows, by, timezone)
+
+
+def breakdowns(rows: pl.DataFrame, timezone: str) -> dict[str, pl.DataFrame]:
+    """All of `BREAKDOWNS`, by name.
+
+    Raises:
+        UserError: see `check_rows`.
+    """
+    check_rows(rows)
+    return {by: _breakdown(rows, by, timezone) for by in BREAKDOWNS}
+
+
+def to_mlflow_metrics(
+    summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame], prefix: str
+) -> dict[str, float]:
+    """Flat metrics under MLflow-legal names: `test/mae_s`, `test/horizon/10-20min/skill`, …
+
+    Of the breakdowns only `COARSE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
+    """
+    metrics = {f"{prefix}/{name}": float(value) for name, value in summary.items()}
+    for by in COARSE_BREAKDOWNS:
+        for group in breakdowns[by].iter_rows(named=True) if by in breakdowns else ():
+            for name in ("n", "mae_s", TRANSLATION + "mae_s", "skill"):
+                value = math.nan if group[name] is None else float(group[name])
+                metrics[f"{prefix}/{by}/{_legal(group[by])}/{name}"] = value
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def to_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """A breakdown as JSON-able records; dates in ISO 8601, undefined skills null."""
+    return frame.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts()
+
+
+def _breakdown(rows: pl.DataFrame, by: str, timezone: str) -> pl.DataFrame:
+    keys = _group_keys(timezone)
+    if by not in keys:
+        raise UserError(f"unknown breakdown {by!r}; known: {', '.join(keys)}")
+    errors = rows.lazy().select(keys[by].alias(by), *_ERRORS)
+    return errors.group_by(by).agg(_AGGREGATES).with_columns(_SKILLS).sort(by).select(by, *SUMMARY).collect()
+
+
+def _aggregates(prefix: str) -> Iterable[pl.Expr]:
+    """`METRICS` of one predictor, from the column `{prefix}error`."""
+    error = pl.col(f"{prefix}error")
+    size = error.abs()
+    values = {
+        "mae_s": size.mean(),
+        "rmse_s": error.pow(2).mean().sqrt(),
+        "median_s": size.median(),
+        "within_1_min": (size <= 60).mean(),
+        "within_2_min": (size <= 120).mean(),
+        "within_5_min": (size <= 300).mean(),
+        "bias_s": error.mean(),
+    }
+    return (values[name].alias(prefix + name) for name in METRICS)
+
+
+def _skill(name: str) -> pl.Expr:
+    baseline = pl.col(TRANSLATION + name)
+    return pl.when(baseline > 0).then(1 - pl.col(name) / baseline)
+
+
+def _legal(group: str) -> str:
+    """The group's name with what MLflow refuses, and what would split the name, written as its hex code."""
+    return re.sub(r"[^\w -]", lambda match: f"-{ord(match[0]):x}-", group) or "unnamed"
+
+
+_ERRORS = [MODEL_ERROR_S.alias("error"), TRANSLATION_ERROR_S.alias(f"{TRANSLATION}error")]
+_AGGREGATES = [pl.len().alias("n"), *_aggregates(""), *_aggregates(TRANSLATION)]
+_SKILLS = [_skill("mae_s").alias("skill"), _skill("rmse_s").alias("skill_rmse")]

@@ -1,0 +1,173 @@
+"""The written result of an evaluation: a table for the task log, figures and JSON tables in a folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from transformer.evaluation import metrics, plots
+from transformer.files import atomic_path, write_json
+
+DPI = 120
+MAX_TIMELINES = 31  # service dates with a figure of their own, the latest ones; the table holds all of them
+MAX_TYPES = 20  # lines of the text table, the types with the most predictions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    metrics: dict[str, float]  # flat, under MLflow-legal names
+    figures: list[Path]
+    tables: list[Path]
+    text: str  # for the terminal and the task log
+
+
+def write_evaluation(
+    rows: pl.DataFrame,
+    op_nodes: pl.DataFrame,
+    edges: pl.DataFrame,
+    folder: Path,
+    *,
+    prefix: str,
+    timezone: str,
+    history: pl.DataFrame | None = None,
+) -> EvaluationResult:
+    """Evaluate `rows` and write figures to `folder/figures` and JSON tables to `folder/tables`, each file atomically.
+
+    Args:
+        rows: predictions, see `metrics.ROW_SCHEMA`.
+        op_nodes: `op_id`, `op_name`, `lat`, `lon`.
+        edges: `op_a`, `op_b`, the links of the network graph.
+        prefix: of the metric names, such as `test`.
+        timezone: IANA name of the railway's clock.
+        history: one line per epoch, see `plots.training_curves`.
+
+    Raises:
+        UserError: `rows` is empty or holds a value that is not a number.
+    """
+    summary = metrics.summary(rows)
+    groups = metrics.breakdowns(rows, timezone)
+    names = op_nodes.select("op_id", "op_name")
+    tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
+    tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
+    tables["summary"] = {name: value if math.isfinite(value) else None for name, value in summary.items()}
+    written = []
+    for name, table in tables.items():
+        written.append(folder / "tables" / f"{name}.json")
+        write_json(written[-1], table)
+    figures = []
+    for name, figure in _figures(rows, groups, op_nodes, edges, timezone=timezone, history=history):
+        figures.append(folder / "figures" / f"{name}.png")
+        with atomic_path(figures[-1]) as temporary:
+            figure.savefig(temporary, dpi=DPI, format="png")
+    logger.info("Wrote %d figures and %d tables under %s", len(figures), len(written), folder)
+    return EvaluationResult(
+        metrics.to_mlflow_metrics(summary, groups, prefix), figures, written, results_table(summary, groups)
+    )
+
+
+def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame]) -> str:
+    """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
+    overall = [
+        ("MAE", "mae_s", _seconds, _percent(summary["skill"])),
+        ("RMSE", "rmse_s", _seconds, _percent(summary["skill_rmse"])),
+        ("median absolute error", "median_s", _seconds, ""),
+        ("within 1 min", "within_1_min", _share, ""),
+        ("within 2 min", "within_2_min", _share, ""),
+        ("within 5 min", "within_5_min", _share, ""),
+        ("bias (+ = too late)", "bias_s", _signed_seconds, ""),
+    ]
+    lines = _aligned(
+        [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
+        [
+            [label, unit(summary[name]), unit(summary[metrics.TRANSLATION + name]), skill]
+            for label, name, unit, skill in overall
+        ],
+    )
+    types = breakdowns["train_type"].sort("n", descending=True)
+    lines += ["", *_group_lines("horizon", "horizon", breakdowns["horizon"])]
+    lines += ["", *_group_lines("train type", "train_type", types.head(MAX_TYPES))]
+    if types.height > MAX_TYPES:
+        lines.append(f"… and {types.height - MAX_TYPES:,} rarer types")
+    return "\n".join(lines)
+
+
+def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
+    return _aligned(
+        [title, "n", "MAE", "translation", "skill", "RMSE", "within 2 min"],
+        [
+            [
+                _shortened(str(group[by])),
+                f"{group['n']:,}",
+                _seconds(group["mae_s"]),
+                _seconds(group[metrics.TRANSLATION + "mae_s"]),
+                _percent(group["skill"]),
+                _seconds(group["rmse_s"]),
+                _share(group["within_2_min"]),
+            ]
+            for group in frame.iter_rows(named=True)
+        ],
+    )
+
+
+def _aligned(header: list[str], body: list[list[str]]) -> list[str]:
+    """Lines of a table under a rule: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    cells = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in (header, *body)
+    ]
+    lines = ["  ".join(line).rstrip() for line in cells]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s"
+
+
+def _signed_seconds(value: float) -> str:
+    return f"{value:+,.1f} s"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _percent(value: float | None) -> str:
+    """A skill; a dash where translation made no error."""
+    return "-" if value is None or math.isnan(value) else f"{value:+.1%}"
+
+
+def _figures(
+    rows: pl.DataFrame,
+    breakdowns: Mapping[str, pl.DataFrame],
+    op_nodes: pl.DataFrame,
+    edges: pl.DataFrame,
+    *,
+    timezone: str,
+    history: pl.DataFrame | None,
+) -> Iterator[tuple[str, Figure]]:
+    """File name and figure, one at a time: a figure is large in memory."""
+    yield "error_map", plots.error_map(breakdowns["op_id"], op_nodes, edges)
+    yield "skill_map", plots.error_map(breakdowns["op_id"], op_nodes, edges, value="skill")
+    for day in breakdowns["service_date"]["service_date"].to_list()[-MAX_TIMELINES:]:
+        yield f"error_timeline_{day.isoformat()}", plots.error_timeline(rows, day, timezone)
+    yield "error_by_horizon", plots.error_by_horizon(breakdowns["horizon"])
+    yield "error_by_delay_change", plots.error_by_delay_change(breakdowns["delay_change"])
+    yield "error_by_type", plots.error_by_type(breakdowns["train_type"])
+    yield "error_distribution", plots.error_distribution(rows)
+    yield "predicted_vs_observed", plots.predicted_vs_observed(rows)
+    if history is not None and not history.is_empty():
+        yield "training_curves", plots.training_curves(history)

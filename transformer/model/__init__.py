@@ -1,0 +1,1 @@
+"""The delay transformer: network, Lightning module and losses."""

@@ -1,0 +1,120 @@
+"""The Lightning module: loss, validation figures, optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from transformer.config import ModelConfig, TrainingConfig, to_dict
+from transformer.data.datamodule import Batch
+from transformer.model.losses import make_loss
+from transformer.model.network import DelayTransformer, NetworkShape
+from transformer.statistics import Statistics
+
+
+def input_scales(statistics: Statistics) -> dict[str, float]:
+    """What input quantities are divided by: deviations in seconds, and the mean number of running trains."""
+    return {
+        "delay": statistics.inputs["delay"].std,
+        "change": statistics.inputs["change"].std,
+        "running_trains": max(statistics.inputs["running_trains"].mean, 1.0),
+    }
+
+
+class DelayModule(LightningModule):
+    """Trains a DelayTransformer. Its checkpoints hold all that is needed to predict, scales and embeddings included."""
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        training: dict[str, Any],
+        shape: dict[str, Any],
+        point_vectors: Tensor | None = None,
+    ) -> None:
+        """Take plain dictionaries, so that a checkpoint loads with `weights_only=True`."""
+        super().__init__()
+        self.save_hyperparameters("model", "training", "shape")
+        self.training_config: TrainingConfig = _typed(TrainingConfig, training)
+        self.network = DelayTransformer(_typed(ModelConfig, model), NetworkShape(**shape), point_vectors)
+        self.loss = make_loss(self.training_config.loss)
+        self.val_mae = MeanMetric()
+        self.val_translation_mae = MeanMetric()
+
+    @classmethod
+    def create(
+        cls, model: ModelConfig, training: TrainingConfig, shape: NetworkShape, point_vectors: Tensor
+    ) -> DelayModule:
+        return cls(to_dict(model), to_dict(training), shape.as_dict(), point_vectors)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Predicted delays in seconds [B, S, F]."""
+        predicted: Tensor = self.network(batch)
+        return predicted
+
+    def on_train_epoch_start(self) -> None:
+        # The epoch's randomness depends on its number alone: a resumed training equals an uninterrupted one.
+        torch.manual_seed(self.training_config.seed * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        del batch_index
+        # Not raised to the present: an event predicted in the past must still pull the weights towards its label.
+        predicted = batch["translation"][..., None] + self.network.correction(batch)
+        loss = self.loss(predicted, batch["label"], batch["label_mask"])
+        size = int(batch["instant"].shape[0])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        del batch_index
+        mask = batch["label_mask"]
+        label = batch["label"][mask]
+        if label.numel() == 0:
+            return
+        self.val_mae.update((self(batch)[mask] - label).abs())
+        translation = batch["translation"][..., None].expand_as(batch["label"])[mask]
+        self.val_translation_mae.update((translation - label).abs())
+
+    def on_validation_epoch_end(self) -> None:
+        mae, translation = self.val_mae.compute(), self.val_translation_mae.compute()
+        self.val_mae.reset()
+        self.val_translation_mae.reset()
+        self.log("val/mae_s", mae)
+        self.log("val/translation_mae_s", translation)
+        self.log("val/skill", 1 - mae / translation.clamp(min=1e-9))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        config = self.training_config
+        decayed = [p for p in self.parameters() if p.ndim >= 2]
+        plain = [p for p in self.parameters() if p.ndim < 2]  # biases and norms are not pulled to zero
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _schedule(config: TrainingConfig, total: int) -> Any:
+    """Share of the learning rate at each step: linear warm-up, then half a cosine to zero (or constant)."""
+    warmup = max(round(config.scheduler.warmup_share * total), 1)
+
+    def share(step: int) -> float:
+        if config.scheduler.name == "constant":
+            return 1.0
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+    return share
+
+
+def _typed(schema: type, values: dict[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))

@@ -1,0 +1,92 @@
+"""Statistics and embeddings of the training dates, kept under the content hash of what made them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.config import Config, content_hash, to_dict
+from transformer.data.event_table import read_days
+from transformer.data.events import Split, data_fingerprint, read_op_nodes
+from transformer.embeddings import PointEmbeddings, compute_embeddings, extend
+from transformer.files import atomic_folder, write_parquet
+from transformer.graph import edge_counts, graph_from_edge_counts, merge_edge_counts
+from transformer.statistics import (
+    Statistics,
+    compute_statistics,
+    load_statistics,
+    save_statistics,
+    statistics_hash,
+)
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the embeddings; raise when their meaning changes
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors per point and the edges of the network they were computed on."""
+
+    points: PointEmbeddings
+    edges: pl.DataFrame  # op_a, op_b, running_time_s, journeys
+
+
+def statistics_folder(config: Config, split: Split) -> Path:
+    return Path(config.paths.cache) / "statistics" / statistics_hash(config.data, split.train)
+
+
+def embeddings_folder(config: Config, split: Split) -> Path:
+    identity = content_hash(
+        VERSION,
+        data_fingerprint(Path(config.data.local_folder), split.train),
+        to_dict(config.embeddings),
+        to_dict(config.data.validation),
+        config.data.timezone,
+    )
+    return Path(config.paths.cache) / "embeddings" / identity
+
+
+def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> Statistics:
+    """Statistics of the training dates, from the cache when it has them."""
+    folder = statistics_folder(config, split)
+    if folder.is_dir() and not recompute:
+        log.info("statistics: reused from %s", folder)
+        return load_statistics(folder)
+    log.info("statistics: computing over %d service dates", len(split.train))
+    statistics = compute_statistics(config.data, split.train)
+    save_statistics(statistics, folder, replace=recompute)
+    log.info("statistics: written to %s", folder)
+    return statistics
+
+
+def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> Embeddings:
+    """Embeddings of the operational points, from the cache when it has them."""
+    folder = embeddings_folder(config, split)
+    if folder.is_dir() and not recompute:
+        log.info("embeddings: reused from %s", folder)
+        return Embeddings(PointEmbeddings.load(folder / "points.parquet"), pl.read_parquet(folder / "edges.parquet"))
+    log.info("embeddings: computing over %d service dates", len(split.train))
+    edges = timetable_edges(config, split.train)
+    op_nodes = read_op_nodes(Path(config.data.local_folder))
+    points = compute_embeddings(graph_from_edge_counts(edges), op_nodes, config.embeddings)
+    with atomic_folder(folder, replace=recompute) as temporary:
+        points.save(temporary / "points.parquet")
+        write_parquet(temporary / "edges.parquet", edges)
+    log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
+    return Embeddings(points, edges)
+
+
+def embeddings_for(config: Config, embeddings: Embeddings, days: Sequence[date]) -> PointEmbeddings:
+    """`embeddings` with the points that first appear in the timetable of `days` filled in from their neighbours."""
+    return extend(embeddings.points, timetable_edges(config, days))
+
+
+def timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
+    """How many journeys are planned over each link of the network on `days`; one date in memory at a time."""
+    return merge_edge_counts([edge_counts(read_days(config.data, [day], quiet=True)[0]) for day in days])

@@ -1,0 +1,172 @@
+"""The stages as functions: what `python -m transformer <stage>` runs, here or in a pod.
+
+Each takes the merged configuration and the MLflow run's id ("" = no tracking) and returns a JSON-able result.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from transformer.config import Config, content_hash
+from transformer.data.event_table import read_days
+from transformer.data.events import Split, available_dates, data_fingerprint, read_op_nodes, resolve_split
+from transformer.errors import UserError
+from transformer.files import write_json
+from transformer.precomputed import embeddings_for, embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
+from transformer.tracking import RunLog, configuration_hash
+
+log = logging.getLogger(__name__)
+
+
+def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
+    """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
+    run = RunLog(config, run_id)
+    run.begin()
+    split = resolved_split(config)
+    folder = Path(config.data.local_folder)
+    log.info("data: %d service dates in %s", len(available_dates(folder)), folder)
+    for name, days in split.as_dict().items():
+        log.info("  %s: %s", name, _listed(days))
+    _, report = read_days(config.data, split.all)
+    fingerprint = content_hash(data_fingerprint(folder, split.all))
+    run.tags({"data_fingerprint": fingerprint, **{f"{name}_dates": _listed(d) for name, d in split.as_dict().items()}})
+    return {"folder": str(folder), "split": split.as_dict(), "data_fingerprint": fingerprint, "quality": report.as_dict()}
+
+
+def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, Any]:
+    """Compute, or reuse under their content hash, the statistics and embeddings of the training dates."""
+    run = RunLog(config, run_id)
+    run.begin()
+    split = resolved_split(config)
+    reuse = config.training.use_precomputed
+    statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
+    embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
+    summary = statistics.summary()
+    for name, value in summary.items():
+        log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
+    run.metrics({f"statistics/{name}": value for name, value in summary.items()})
+    return {
+        "statistics": str(statistics_folder(config, split)),
+        "embeddings": str(embeddings_folder(config, split)),
+        "summary": summary,
+        "embedding_dimension": embeddings.points.dim,
+    }
+
+
+def train_model(
+    config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """Train; with `warm_start_run_id` from that run's best weights, with `resume` that run itself goes on."""
+    from transformer import training
+
+    run = RunLog(config, run_id)
+    run.begin()
+    split = resolved_split(config)
+    folder = run_folder(config, run_id)
+    warm_start = last = None
+    if resume:
+        if warm_start_run_id and warm_start_run_id != run_id:
+            raise UserError(f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent")
+        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "resume")
+    elif warm_start_run_id:
+        source = RunLog(config, warm_start_run_id)
+        warm_start = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
+    statistics = obtain_statistics(config, split)
+    embeddings = obtain_embeddings(config, split)
+    result = training.train(
+        config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last
+    )
+    log.info(
+        "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
+        result.epochs,
+        training.duration(result.seconds),
+        result.best_val_mae_s,
+        result.val_translation_mae_s,
+        result.best_val_skill,
+    )
+    run.metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
+    return {
+        "best_val_mae_s": result.best_val_mae_s,
+        "best_val_skill": result.best_val_skill,
+        "epochs": result.epochs,
+        "seconds": round(result.seconds, 1),
+        "checkpoints": str(folder / training.CHECKPOINTS),
+    }
+
+
+def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
+    """Evaluate the run's best checkpoint on the test dates, beside translation on the same rows."""
+    import torch
+
+    from transformer import training
+    from transformer.data.datamodule import SnapshotDataModule
+    from transformer.data.snapshots import grid_instants
+    from transformer.evaluation.report import write_evaluation
+    from transformer.prediction import labelled_rows
+
+    run = RunLog(config, run_id)
+    run.begin()
+    split = resolved_split(config)
+    folder = run_folder(config, run_id)
+    checkpoints = folder / training.CHECKPOINTS
+    for name in (training.BEST, training.HISTORY):
+        if run_id and not (checkpoints / name).is_file():
+            run.download(f"{training.CHECKPOINTS}/{name}", folder)
+    module = training.load_module(checkpoints / training.BEST)
+    statistics = obtain_statistics(config, split)
+    embeddings = obtain_embeddings(config, split)
+    vectors = embeddings_for(config, embeddings, split.test).matrix(statistics.vocabulary.op_ids)
+    if vectors.shape != tuple(module.network.point_vectors.shape):
+        raise UserError(
+            f"the model was trained on {tuple(module.network.point_vectors.shape)} point embeddings, the configuration "
+            f"gives {vectors.shape}; evaluate with the data and embeddings configuration of its training"
+        )
+    module.network.point_vectors = torch.from_numpy(vectors)
+    data = SnapshotDataModule(config, split, statistics)
+    data.setup("test")
+    began = time.monotonic()
+    rows = labelled_rows(
+        module,
+        data.loaded["test"],
+        data.builders["test"],
+        statistics.vocabulary,
+        grid_instants(split.test, config.data.grid, config.data.timezone),
+        config.data.timezone,
+    )
+    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", training.duration(time.monotonic() - began))
+    target = folder / "evaluation"
+    result = write_evaluation(
+        rows,
+        read_op_nodes(Path(config.data.local_folder)),
+        embeddings.edges,
+        target,
+        prefix="test",
+        timezone=config.data.timezone,
+        history=pl.DataFrame(training.read_history(checkpoints / training.HISTORY)),
+    )
+    run.metrics(result.metrics)
+    run.artifacts(target, "evaluation")
+    log.info("results on %s\n%s", _listed(split.as_dict()["test"]), result.text)
+    output = {"metrics": result.metrics, "table": result.text, "folder": str(target)}
+    write_json(folder / "evaluation.json", output)
+    return output
+
+
+def resolved_split(config: Config) -> Split:
+    """The service dates of each split, from the configuration or by order of the dates there are."""
+    data = config.data
+    return resolve_split(data.split, Path(data.local_folder), data.validation.skip_partial_dates)
+
+
+def run_folder(config: Config, run_id: str) -> Path:
+    """Local folder of a run's checkpoints and reports; without tracking, one per configuration."""
+    return Path(config.paths.runs) / (run_id or f"untracked-{configuration_hash(config)}")
+
+
+def _listed(days: list[str]) -> str:
+    return f"{days[0]} … {days[-1]} ({len(days)} dates)" if len(days) > 3 else ", ".join(days)

@@ -1,0 +1,285 @@
+"""MLflow: opening, resuming and closing runs, and what they record. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+
+from transformer.config import Config, content_hash, flatten, to_dict, to_yaml
+from transformer.errors import ServiceError, UserError
+
+log = logging.getLogger(__name__)
+
+CONFIG_ARTIFACT = "config/config.yaml"
+MAX_PARAM_LENGTH = 6_000  # of one value, the server's limit
+BATCH = 100  # params and tags in one request, the server's limit
+# MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
+_HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+_RUNNING, _FINISHED, _FAILED = (RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED))
+
+
+def configuration_hash(config: Config) -> str:
+    return content_hash(to_dict(config))
+
+
+def open_run(
+    config: Config,
+    *,
+    env: str,
+    overrides: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+    warm_start_run_id: str | None = None,
+    resume: bool = False,
+) -> str:
+    """Open the MLflow run a training logs into, and record its configuration and origin.
+
+    Args:
+        run_id: log into this existing run instead of a new one.
+        warm_start_run_id: the run whose weights the training begins from; checked here, before anything is spent.
+        resume: continue the run `warm_start_run_id` itself.
+
+    Returns:
+        The run's id, or "" when `training.mlflow.use_mlflow` is false.
+
+    Raises:
+        UserError: a run that does not exist, resuming without a run, or no MLflow server at the address.
+    """
+    if resume and not warm_start_run_id:
+        raise UserError("resume_run=true needs warm_start_run_id: the run to continue")
+    if resume and run_id and run_id != warm_start_run_id:
+        raise UserError(
+            f"resume_run continues run {warm_start_run_id!r} itself, so run_id={run_id!r} cannot differ; leave it out"
+        )
+    if not config.training.mlflow.use_mlflow:
+        if warm_start_run_id or run_id:
+            raise UserError("training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on")
+        return ""
+    client = _client(config)
+    check_server(config)
+    with _one_line(config):
+        if warm_start_run_id:
+            _existing(client, warm_start_run_id, "warm_start_run_id")
+        chosen = warm_start_run_id if resume else run_id
+        if chosen:
+            run = _existing(client, chosen, "run_id")
+            client.update_run(chosen, status=_RUNNING)
+        else:
+            experiment = _experiment(client, config.training.mlflow.experiment_name)
+            run = client.create_run(experiment, run_name=time.strftime(f"{env} %Y-%m-%d %H:%M:%S", time.gmtime()))
+        identity = {
+            "env": env,
+            "overrides": json.dumps(list(overrides)),
+            "configuration_hash": configuration_hash(config),
+            "git_commit": git_commit(),
+            "image": os.environ.get("TRANSFORMER_IMAGE", "none"),
+            **({"warm_start_run_id": warm_start_run_id} if warm_start_run_id and not resume else {}),
+            **(tags or {}),
+        }
+        _set_tags(client, run.info.run_id, identity)
+        # A param cannot change once logged: a resumed run keeps the ones it has, its tags tell what it was resumed with.
+        _log_params(client, run, flatten(to_dict(config)))
+        _log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+    return str(run.info.run_id)
+
+
+def close_run(config: Config, run_id: str, status: str = _FINISHED, reason: str = "") -> None:
+    """End the run as FINISHED or FAILED; `reason` says why in a tag that the run's page shows."""
+    if not run_id:
+        return
+    if status not in (_FINISHED, _FAILED):
+        raise ValueError(f"status {status!r}, expected {_FINISHED} or {_FAILED}")
+    client = _client(config)
+    with _one_line(config):
+        client.set_tag(run_id, "failure_reason", reason) if reason else None
+        client.set_terminated(run_id, status)
+
+
+def run_url(config: Config, run_id: str) -> str:
+    """Address of the run's page, without any password the tracking address may hold."""
+    client = _client(config)
+    with _one_line(config):
+        experiment = client.get_run(run_id).info.experiment_id
+    return f"{public_address(config)}/#/experiments/{experiment}/runs/{run_id}"
+
+
+def public_address(config: Config) -> str:
+    """`training.mlflow.tracking_uri` without user name and password."""
+    parts = urlsplit(config.training.mlflow.tracking_uri)
+    if not parts.hostname:
+        return config.training.mlflow.tracking_uri
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}".rstrip("/")
+
+
+def git_commit() -> str:
+    """Commit of the code: TRANSFORMER_GIT_COMMIT where an image was built from it, else the working tree's."""
+    if commit := os.environ.get("TRANSFORMER_GIT_COMMIT"):
+        return commit
+    argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def check_server(config: Config) -> None:
+    """Refuse at once when no MLflow server answers.
+
+    Raises:
+        UserError: naming the address and the remedy.
+    """
+    client = _client(config)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise UserError(
+            f"no MLflow server answers at training.mlflow.tracking_uri={public_address(config)} ({_first_line(error)}); "
+            "start it with `make up`, correct the address, or set training.mlflow.use_mlflow=false"
+        ) from None
+
+
+class RunLog:
+    """Writes into one MLflow run; with an empty run id it writes nothing, so that callers need not ask."""
+
+    def __init__(self, config: Config, run_id: str) -> None:
+        self.config = config
+        self.run_id = run_id
+        self._client = _client(config) if run_id else None
+
+    def begin(self) -> None:
+        """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back."""
+        if self._client is not None:
+            check_server(self.config)
+            with _one_line(self.config):
+                _existing(self._client, self.run_id, "--run-id")
+                self._client.update_run(self.run_id, status=_RUNNING)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        if self._client is not None and values:
+            now = int(time.time() * 1_000)
+            entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+            with _one_line(self.config):
+                for first in range(0, len(entries), 1_000):  # the server's limit for one request
+                    self._client.log_batch(self.run_id, metrics=entries[first : first + 1_000])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        if self._client is not None and values:
+            with _one_line(self.config):
+                _set_tags(self._client, self.run_id, values)
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Copy a file into artifact folder `folder`."""
+        if self._client is not None:
+            with _one_line(self.config):
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+    def artifacts(self, path: Path, folder: str) -> None:
+        """Copy everything in a local folder into artifact folder `folder`."""
+        if self._client is not None:
+            with _one_line(self.config):
+                self._client.log_artifacts(self.run_id, str(path), folder)
+
+    def download(self, artifact: str, target: Path) -> Path:
+        """Fetch one artifact file into the folder `target`.
+
+        Raises:
+            UserError: the run has no such artifact.
+        """
+        if self._client is None:
+            raise ValueError("there is no run to download from")
+        target.mkdir(parents=True, exist_ok=True)
+        folder = artifact.rpartition("/")[0]
+        with _one_line(self.config):
+            if artifact not in {entry.path for entry in self._client.list_artifacts(self.run_id, folder or None)}:
+                raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
+            return Path(self._client.download_artifacts(self.run_id, artifact, str(target)))
+
+
+def _client(config: Config) -> MlflowClient:
+    for name, value in _HTTP_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    uri = config.training.mlflow.tracking_uri
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:
+        raise UserError(
+            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_first_line(error)}); "
+            "give a server's address such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
+        ) from None
+
+
+def _existing(client: MlflowClient, run_id: str, name: str) -> Run:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UserError(f"{name}={run_id!r} is no run of this MLflow server; copy the id from the run's page") from None
+        raise
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(f"{name}={run_id!r} was deleted; restore it in MLflow or name another run")
+    return run
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # made by another run in the same instant
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise UserError(f"MLflow experiment {name!r} was deleted; restore it or set training.mlflow.experiment_name")
+    return str(found.experiment_id)
+
+
+def _log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
+    known = set(run.data.params)
+    params = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in values.items() if key not in known]
+    params = [p for p in params if p.key != "training.mlflow.tracking_uri"]  # may hold a password
+    for first in range(0, len(params), BATCH):
+        client.log_batch(run.info.run_id, params=params[first : first + BATCH])
+
+
+def _set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    tags = [RunTag(key, str(value)) for key, value in values.items()]
+    client.log_batch(run_id, tags=tags)
+
+
+def _log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> None:
+    folder, _, name = artifact.rpartition("/")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / name
+        path.write_text(text, encoding="utf-8")
+        client.log_artifact(run_id, str(path), folder)
+
+
+@contextmanager
+def _one_line(config: Config) -> Iterator[None]:
+    """Turn whatever MLflow and the network raise into one line that names the server."""
+    try:
+        yield
+    except (UserError, ServiceError):
+        raise
+    except Exception as error:
+        raise ServiceError(f"MLflow at {public_address(config)}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,355 @@
+"""Training: the Lightning Trainer, its callbacks, warm start and resume."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import MLFlowLogger
+
+from transformer.config import Config, TrainingConfig
+from transformer.data.datamodule import SnapshotDataModule
+from transformer.data.events import Split
+from transformer.errors import UserError
+from transformer.files import read_json, write_json
+from transformer.model.module import DelayModule, input_scales
+from transformer.model.network import NetworkShape
+from transformer.precomputed import Embeddings, embeddings_for
+from transformer.statistics import Statistics
+from transformer.tracking import RunLog
+
+log = logging.getLogger(__name__)
+# Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # snapshots need none
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
+warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a retry, on purpose
+
+BEST, LAST = "best.ckpt", "last.ckpt"  # fixed names: whoever resumes or evaluates need not search
+CHECKPOINTS = "checkpoints"  # folder in the run's artifacts and in its local folder
+HISTORY = "history.json"
+MONITORED = "val/mae_s"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    best_val_mae_s: float
+    val_translation_mae_s: float
+    epochs: int
+    seconds: float
+
+    @property
+    def best_val_skill(self) -> float:
+        return 1 - self.best_val_mae_s / self.val_translation_mae_s if self.val_translation_mae_s else 0.0
+
+
+def train(
+    config: Config,
+    split: Split,
+    statistics: Statistics,
+    embeddings: Embeddings,
+    run: RunLog,
+    folder: Path,
+    *,
+    warm_start: Path | None = None,
+    resume: Path | None = None,
+) -> TrainingResult:
+    """Train, leaving `best.ckpt`, `last.ckpt` and `history.json` in `folder/checkpoints` and in the MLflow run.
+
+    Args:
+        warm_start: checkpoint whose weights to begin with.
+        resume: `last.ckpt` of the training to continue, optimizer, epoch and random numbers too.
+
+    Raises:
+        UserError: a checkpoint that does not fit, or hardware that is not there.
+    """
+    training = config.training
+    L.seed_everything(training.seed, workers=True, verbose=False)
+    data = SnapshotDataModule(config, split, statistics)
+    module = create_module(config, split, statistics, embeddings)
+    if warm_start is not None:
+        load_weights(module, warm_start)
+    target = folder / CHECKPOINTS
+    target.mkdir(parents=True, exist_ok=True)
+    history = History(target / HISTORY)
+    trainer = _trainer(config, run, target, history)
+    n_parameters = sum(p.numel() for p in module.parameters())
+    log.info(
+        "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",
+        f"{n_parameters:,}",
+        len(split.train),
+        training.max_epochs,
+        training.snapshots_per_epoch,
+        trainer.accelerator.__class__.__name__,
+        trainer.precision,
+    )
+    began = time.monotonic()
+    trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not history.rows:
+        raise UserError(f"training.max_epochs={training.max_epochs} is reached already; raise it to train on")
+    best = min(history.rows, key=lambda row: row["val_mae_s"])
+    return TrainingResult(
+        best_val_mae_s=best["val_mae_s"],
+        val_translation_mae_s=best["val_translation_mae_s"],
+        epochs=len(history.rows),
+        seconds=time.monotonic() - began,
+    )
+
+
+def create_module(config: Config, split: Split, statistics: Statistics, embeddings: Embeddings) -> DelayModule:
+    """An untrained module for these inputs."""
+    vocabulary = statistics.vocabulary
+    vectors = embeddings_for(config, embeddings, split.validation).matrix(vocabulary.op_ids)
+    shape = NetworkShape(
+        n_prev=config.data.snapshot.n_prev,
+        n_foll=config.data.snapshot.n_foll,
+        n_train_types=len(vocabulary.train_types) + 1,
+        n_points=len(vectors),
+        d_embedding=vectors.shape[1],
+        scales=input_scales(statistics),
+    )
+    return DelayModule.create(config.model, config.training, shape, torch.from_numpy(vectors))
+
+
+def load_module(checkpoint: Path) -> DelayModule:
+    """A trained module, ready to predict.
+
+    Raises:
+        UserError: not a checkpoint of this model.
+    """
+    try:
+        module = DelayModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{checkpoint} does not exist; train the model first") from None
+    except Exception as error:
+        raise UserError(f"{checkpoint} is no checkpoint of this model ({_first_line(error)})") from None
+    return module.eval()
+
+
+def load_weights(module: DelayModule, checkpoint: Path) -> None:
+    """Take over the weights of a checkpoint; the point embeddings stay those of the present data.
+
+    Raises:
+        UserError: naming the first weight that does not fit.
+    """
+    own = module.state_dict()
+    given = load_module(checkpoint).state_dict()
+    kept = {"network.point_vectors"}
+    differences = [f"{name} is missing" for name in own if name not in given and name not in kept]
+    differences += [f"{name} is not used" for name in given if name not in own]
+    differences += [
+        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in given and name not in kept and given[name].shape != own[name].shape
+    ]
+    if differences:
+        raise UserError(
+            f"warm start: {len(differences)} weights do not fit this configuration, first: {differences[0]}; "
+            "use the model and embeddings configuration of that run"
+        )
+    module.load_state_dict({name: own[name] if name in kept else given[name] for name in own})
+
+
+class History(Callback):
+    """One row per epoch in `history.json`, kept in the checkpoints too, so that a resumed training has all of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        figures = trainer.callback_metrics
+        row = {
+            "epoch": trainer.current_epoch,
+            "train_loss": float(figures["train/loss"]),
+            "val_mae_s": float(figures["val/mae_s"]),
+            "val_translation_mae_s": float(figures["val/translation_mae_s"]),
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_json(self.path, self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+class CheckpointUpload(Checkpoint):
+    """Copies the checkpoints of each epoch to MLflow. A `Checkpoint`, so that it runs after the one that saves them."""
+
+    def __init__(self, run: RunLog, folder: Path) -> None:
+        self.run = run
+        self.folder = folder
+        self._uploaded: dict[str, int] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        for name in (LAST, BEST, HISTORY):
+            path = self.folder / name
+            changed = path.stat().st_mtime_ns if path.is_file() else 0
+            if changed and changed != self._uploaded.get(name):
+                self.run.artifact(path, CHECKPOINTS)
+                self._uploaded[name] = changed
+
+
+class ProgressLines(Callback):
+    """Progress for a task log: a line every few seconds, and one per epoch."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = self._last = time.monotonic()
+        self._first_step = trainer.global_step
+        self._snapshots = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._snapshots += len(batch["instant"]) * trainer.world_size
+        now = time.monotonic()
+        if now - self._last < self.every_s or not trainer.is_global_zero:
+            return
+        self._last = now
+        elapsed = now - self._began
+        done = trainer.global_step - self._first_step
+        left = elapsed / max(done, 1) * max(int(trainer.estimated_stepping_batches) - trainer.global_step, 0)
+        log.info(
+            "epoch %d/%s, step %d/%d: loss %.3f, %.0f snapshots/s, at most %s left",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            batch_idx + 1,
+            int(trainer.num_training_batches),
+            float(outputs["loss"]),
+            self._snapshots / elapsed,
+            duration(left),
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        figures = trainer.callback_metrics
+        if trainer.is_global_zero:
+            log.info(
+                "epoch %d/%s done: training loss %.3f, validation MAE %.1f s (translation %.1f s, skill %.3f)",
+                trainer.current_epoch + 1,
+                trainer.max_epochs,
+                float(figures["train/loss"]),
+                float(figures["val/mae_s"]),
+                float(figures["val/translation_mae_s"]),
+                float(figures["val/skill"]),
+            )
+
+
+class RunLogger(MLFlowLogger):
+    """Lightning's MLflow logger without its end: the DAG's last task closes the run, not the training."""
+
+    def finalize(self, status: str = "success") -> None:
+        del status
+
+    def log_hyperparams(self, params: Any) -> None:
+        del params  # the run has the whole configuration since it was opened
+
+
+def duration(seconds: float) -> str:
+    """`75` → `1 min 15 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = read_json(path)
+    return rows
+
+
+def _trainer(config: Config, run: RunLog, target: Path, history: History) -> L.Trainer:
+    training = config.training
+    callbacks: list[Callback] = [history]
+    on_terminal = sys.stderr.isatty()
+    callbacks.append(TQDMProgressBar() if on_terminal else ProgressLines(training.log_every_s))
+    if training.early_stopping.enabled:
+        callbacks.append(
+            EarlyStopping(
+                MONITORED,
+                min_delta=training.early_stopping.min_delta_s,
+                patience=training.early_stopping.patience,
+                check_on_train_epoch_end=True,
+                check_finite=True,
+            )
+        )
+    callbacks.append(
+        ModelCheckpoint(
+            target,
+            filename=BEST.removesuffix(".ckpt"),
+            monitor=MONITORED,
+            mode="min",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+    )
+    callbacks.append(CheckpointUpload(run, target))
+    logger = RunLogger(run_id=run.run_id, tracking_uri=training.mlflow.tracking_uri) if run.run_id else False
+    try:
+        return L.Trainer(
+            accelerator=training.accelerator,
+            devices=int(training.devices) if training.devices.isdigit() else training.devices,
+            strategy=training.strategy,
+            precision=_precision(training),
+            max_epochs=training.max_epochs,
+            gradient_clip_val=training.gradient_clip_norm or None,
+            callbacks=callbacks,
+            logger=logger,
+            log_every_n_steps=1,
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,  # new random instants
+            default_root_dir=target,
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a plain Exception
+        raise UserError(_hardware_message(training, error)) from None
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise UserError(_hardware_message(training, error)) from None
+
+
+def _hardware_message(training: TrainingConfig, error: Exception) -> str:
+    return (
+        f"training.accelerator={training.accelerator}, devices={training.devices}, strategy={training.strategy} "
+        f"cannot be had here ({_first_line(error)}); use auto"
+    )
+
+
+def _precision(training: TrainingConfig) -> Any:
+    if training.precision != "auto":
+        return training.precision
+    if training.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32-true"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+__all__ = ["TrainingResult", "create_module", "load_module", "load_weights", "train"]
+
+
