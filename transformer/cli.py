@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformer.config import Config, LoadedConfig, environments, flatten, load_config_with_sources, to_dict
+from transformer.config import (
+    Config,
+    LoadedConfig,
+    environments,
+    flatten,
+    load_config_with_sources,
+    redact,
+    to_dict,
+)
 from transformer.errors import ServiceError, UserError
 from transformer.files import write_json
 
@@ -28,37 +37,51 @@ DEFAULT_ENV = "local"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments as one `error: …` line, like every other mistake."""
+    """Reports wrong arguments as one `error: …` line, like every other mistake, and takes no shortened options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+class _Formatter(logging.Formatter):
+    """Lines for people, without the passwords that addresses may hold, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(redact(super().format(record)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, level=logging.INFO)
-    _quieten_libraries()
+    _log_to_stderr()
     try:
         options = _parser().parse_args(arguments)
         result = options.command(options)
         if options.result is not None:
             write_json(options.result, result)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), 2)
-    except (ServiceError, OSError, MemoryError) as error:
-        return _fail(f"{type(error).__name__}: {error}" if not isinstance(error, ServiceError) else str(error), 1)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough; nor must Python's own last flush meet it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        return 1
+    except ServiceError as error:
+        return _fail(str(error), 1)
     except Exception as error:
-        logging.getLogger(__name__).exception("unexpected error")
+        if not isinstance(error, (OSError, MemoryError)):
+            log.exception("unexpected error")
         return _fail(f"{type(error).__name__}: {error}", 1)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m transformer", description="Train and evaluate the delay transformer, stage by stage.")
+    parser = _Parser(
+        prog="python -m transformer", description="Train and evaluate the delay transformer, stage by stage."
+    )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, text: str, command: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
@@ -75,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage("fetch-files", "get the event tables and check them", _fetch_files)
     add_stage(
-        "compute-statistics-and-embeddings", "statistics and point embeddings of the training dates", _compute_statistics
+        "compute-statistics-and-embeddings",
+        "statistics and point embeddings of the training dates",
+        _compute_statistics,
     )
     train = add_stage("train-model", "train the transformer", _train_model)
     train.add_argument("--warm-start-run-id", metavar="ID", help="begin with the best weights of this MLflow run")
@@ -161,11 +186,12 @@ def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, An
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     loaded = _load(options)
-    values = flatten(to_dict(loaded.config))
-    width = max(len(f"{key}: {value}") for key, value in values.items() if len(f"{key}: {value}") < 80)
-    for key, value in values.items():
-        print(f"{f'{key}: {value}':<{width}}  # {loaded.sources[key]}")
-    return {"config": to_dict(loaded.config), "sources": dict(loaded.sources)}
+    config = redact(to_dict(loaded.config))
+    lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in flatten(config).items()}
+    width = max(len(line) for line in lines.values() if len(line) < 80)
+    for key, line in lines.items():
+        print(f"{line:<{width}}  # {loaded.sources[key]}")
+    return {"config": config, "sources": dict(loaded.sources)}
 
 
 def _simulate(options: argparse.Namespace) -> dict[str, Any]:
@@ -183,13 +209,17 @@ def _import_infrabel(options: argparse.Namespace) -> dict[str, Any]:
     return dict(result)
 
 
-def _quieten_libraries() -> None:
+def _log_to_stderr() -> None:
     """A task log is for what the pipeline says; the libraries' own lines are kept to warnings."""
-    for name in ("mlflow", "matplotlib", "gensim", "urllib3", "alembic"):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    for name in ("mlflow", "matplotlib", "gensim", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries; the last one failing is the pipeline's own line
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return status

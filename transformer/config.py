@@ -2,20 +2,23 @@
 
 `include/config/base/*.yaml` is overlaid by `include/config/<env>/*.yaml`, then by `--set key=value`. Each file is one
 group: `training.yaml` holds what the code reads as `cfg.training`. Anything the schema below does not know is refused.
+An address may hold `user:password@`; whatever is shown or recorded goes through `redact` first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -271,6 +274,8 @@ class _YamlLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
+            if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_]\w*", key):
+                raise yaml.YAMLError(f"{key!r} is no key; nest keys by indentation, `mlflow: {{use_mlflow: true}}`")
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"key {key!r} is given twice")
         return super().construct_mapping(node, deep)
@@ -280,7 +285,8 @@ _YamlLoader.yaml_implicit_resolvers = {
     first: [(tag, regex) for tag, regex in resolvers if not tag.endswith((":timestamp", ":int", ":float"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d[\d_]*$"), list("-+0123456789"))
+# No leading zeros: YAML 1.1 would read 010 as eight.
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][\d_]*)$"), list("-+0123456789"))
 _YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
@@ -307,32 +313,16 @@ def load_config(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_F
 
 
 def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_FOLDER) -> LoadedConfig:
-    """Like `load_config`, and say where each value came from."""
-    known = environments(folder)
-    if env not in known:
-        raise UserError(f"unknown environment {env!r}{_nearest(env, known) or f"; known: {', '.join(known)}"}")
-    merged = OmegaConf.structured(Config)
-    sources = {key: "schema default" for key in valid_keys()}
-    for values, source in _layers(env, overrides, folder):
-        leaves = flatten(values)
-        for key, value in leaves.items():
-            _refuse_interpolation(key, value, source)
-        try:
-            merged = OmegaConf.merge(merged, values)
-        except OmegaConfBaseException as error:
-            raise UserError(_explain(error, source)) from None
-        sources.update(dict.fromkeys(leaves, source))
+    """Like `load_config`, and say where each value came from: `schema default`, `<folder>/<file>` or `--set`."""
     try:
-        config = cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, f"environment {env!r}")) from None
-    check(config)
-    return LoadedConfig(config, {key: sources[key] for key in valid_keys()})
+        return _load(env, overrides, folder)
+    except UserError as error:  # the wrong value it names may be an address with a password
+        raise UserError(redact(str(error))) from None
 
 
 def valid_keys() -> list[str]:
     """Every dotted leaf key of the schema, in the order of the files."""
-    return list(_leaf_keys(to_dict(Config())))
+    return list(flatten(to_dict(Config())))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -341,7 +331,22 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    """The configuration as YAML, without credentials."""
+    return yaml.safe_dump(redact(to_dict(config)), sort_keys=False)
+
+
+def redact(value: Any) -> Any:
+    """`value` with `***` for what stands before the `@` of an address: `http://user:password@host` → `http://***@host`.
+
+    Texts inside dictionaries and lists are treated alike. What cannot be told from a password counts as one.
+    """
+    if isinstance(value, str):
+        return re.sub(r"(?<=://)\S*@", "***@", value)
+    if isinstance(value, Mapping):
+        return {key: redact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    return value
 
 
 def content_hash(*parts: Any) -> str:
@@ -352,7 +357,59 @@ def content_hash(*parts: Any) -> str:
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
-    return {key: _get(tree, key) for key in _leaf_keys(tree)}
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= {f"{name}.{key}": leaf for key, leaf in flatten(value).items()}
+        else:
+            leaves[name] = value
+    return leaves
+
+
+_POSITIVE = (
+    "data.snapshot.n_prev",
+    "data.snapshot.n_foll",
+    "data.grid.step_s",
+    "data.statistics.histogram_step_s",
+    "data.statistics.histogram_limit_s",
+    "embeddings.laplacian.dim",
+    "embeddings.node2vec.dim",
+    "embeddings.node2vec.walk_length",
+    "embeddings.node2vec.walks_per_node",
+    "embeddings.node2vec.window",
+    "embeddings.node2vec.p",
+    "embeddings.node2vec.q",
+    "embeddings.node2vec.epochs",
+    "embeddings.random.dim",
+    "model.d_model",
+    "model.n_heads",
+    "model.n_layers",
+    "model.d_feedforward",
+    "model.d_point",
+    "training.max_epochs",
+    "training.snapshots_per_epoch",
+    "training.batch_size",
+    "training.learning_rate",
+    "training.log_every_s",
+    "training.loss.huber_delta_s",
+    "training.early_stopping.patience",
+)
+_NOT_NEGATIVE = (
+    "data.validation.max_delay_s",
+    "data.validation.max_early_s",
+    "data.snapshot.lead_s",
+    "data.snapshot.end_grace_s",
+    "data.snapshot.silence_s",
+    "data.statistics.min_count",
+    "training.weight_decay",
+    "training.gradient_clip_norm",
+    "training.num_workers",
+    "training.overfit_batches",
+    "training.early_stopping.min_delta_s",
+)
+_SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed")
+_BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
+_TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
 
 
 def check(config: Config) -> None:
@@ -361,166 +418,192 @@ def check(config: Config) -> None:
     Raises:
         UserError: naming the key, its value and the remedy.
     """
-    model, training, data = config.model, config.training, config.data
-    for key, value in flatten(to_dict(config)).items():
+    for _, complaint in _complaints(config):
+        raise UserError(complaint)
+
+
+def _complaints(config: Config) -> Iterator[tuple[str, str]]:
+    """The line that says what makes no sense, with the key it is about; "" when it is about how several fit."""
+    values = flatten(to_dict(config))
+    for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key}={value} is not a finite number")
-    if model.d_model % model.n_heads:
-        raise UserError(
-            f"model.d_model={model.d_model} is not divisible by model.n_heads={model.n_heads}; change one of them"
-        )
-    if not any(to_dict(model.use_inputs).values()):
-        raise UserError("model.use_inputs switches every input off; leave at least one on")
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"model.dropout={model.dropout} must lie in [0, 1)")
-    positive = {
-        "data.snapshot.n_prev": data.snapshot.n_prev,
-        "data.snapshot.n_foll": data.snapshot.n_foll,
-        "data.grid.step_s": data.grid.step_s,
-        "data.statistics.histogram_step_s": data.statistics.histogram_step_s,
-        "data.statistics.histogram_limit_s": data.statistics.histogram_limit_s,
-        "model.d_model": model.d_model,
-        "model.n_heads": model.n_heads,
-        "model.n_layers": model.n_layers,
-        "model.d_feedforward": model.d_feedforward,
-        "model.d_point": model.d_point,
-        "training.max_epochs": training.max_epochs,
-        "training.snapshots_per_epoch": training.snapshots_per_epoch,
-        "training.batch_size": training.batch_size,
-        "training.learning_rate": training.learning_rate,
-        "training.log_every_s": training.log_every_s,
-        "training.loss.huber_delta_s": training.loss.huber_delta_s,
-        "training.early_stopping.patience": training.early_stopping.patience,
-        "embeddings.laplacian.dim": config.embeddings.laplacian.dim,
-        "embeddings.node2vec.dim": config.embeddings.node2vec.dim,
-        "embeddings.node2vec.walk_length": config.embeddings.node2vec.walk_length,
-        "embeddings.node2vec.walks_per_node": config.embeddings.node2vec.walks_per_node,
-        "embeddings.node2vec.window": config.embeddings.node2vec.window,
-        "embeddings.node2vec.p": config.embeddings.node2vec.p,
-        "embeddings.node2vec.q": config.embeddings.node2vec.q,
-        "embeddings.node2vec.epochs": config.embeddings.node2vec.epochs,
-        "embeddings.random.dim": config.embeddings.random.dim,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{key}={value} must be above 0")
-    not_negative = {
-        "data.snapshot.lead_s": data.snapshot.lead_s,
-        "data.snapshot.end_grace_s": data.snapshot.end_grace_s,
-        "data.snapshot.silence_s": data.snapshot.silence_s,
-        "data.statistics.min_count": data.statistics.min_count,
-        "training.weight_decay": training.weight_decay,
-        "training.gradient_clip_norm": training.gradient_clip_norm,
-        "training.num_workers": training.num_workers,
-        "training.overfit_batches": training.overfit_batches,
-        "training.seed": training.seed,
-        "embeddings.node2vec.seed": config.embeddings.node2vec.seed,
-        "embeddings.random.seed": config.embeddings.random.seed,
-    }
-    for key, value in not_negative.items():
-        if value < 0:
-            raise UserError(f"{key}={value} must not be negative")
-    if not 0 <= training.scheduler.warmup_share < 1:
-        raise UserError(f"training.scheduler.warmup_share={training.scheduler.warmup_share} must lie in [0, 1)")
-    for key, value in {"data.grid.start": data.grid.start, "data.grid.end": data.grid.end}.items():
-        if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-            raise UserError(f"{key}={value!r} is not a time of day; write it as HH:MM, for example '05:00'")
+            yield key, f"{key}={value} is not a finite number"
+    for keys, makes_sense, reason in _RULES:
+        for key in keys:
+            if not makes_sense(values[key]):
+                yield key, f"{key}={values[key]!r} {reason}"
+
+    data, model, mlflow = config.data, config.model, config.training.mlflow
     if data.grid.start > data.grid.end:
-        raise UserError(f"data.grid.start={data.grid.start} is after data.grid.end={data.grid.end}")
+        yield "", f"data.grid.start={data.grid.start} is after data.grid.end={data.grid.end}"
+    for key in ("data.download_data_from_s3", "data.save_results_to_s3"):
+        if values[key] and not data.bucket_name:
+            yield key, f"{key}=true needs data.bucket_name; set it or switch the transfer off"
+    if model.d_model % model.n_heads:
+        yield "", f"model.d_model={model.d_model} is not divisible by model.n_heads={model.n_heads}; change one of them"
+    if not any(to_dict(model.use_inputs).values()):
+        yield "", "model.use_inputs switches every input off; leave at least one on"
+    if mlflow.use_mlflow and not _is_address(mlflow.tracking_uri):
+        key = "training.mlflow.tracking_uri"
+        yield (
+            key,
+            f"{key}={mlflow.tracking_uri!r} is no address; give one such as http://127.0.0.1:5000, "
+            "with the special characters of a password percent-encoded",
+        )
+    if mlflow.use_mlflow and not mlflow.experiment_name.strip():
+        yield "training.mlflow.experiment_name", "training.mlflow.experiment_name is empty; name the experiment"
+
+
+def _is_time_of_day(text: str) -> bool:
+    return re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is not None
+
+
+def _is_timezone(name: str) -> bool:
     try:
-        ZoneInfo(data.timezone)
+        ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UserError(
-            f"data.timezone={data.timezone!r} is no time zone; give an IANA name such as Europe/Paris"
-        ) from None
-    needs_bucket = [
-        key for key in ("download_data_from_s3", "save_results_to_s3") if getattr(data, key) and not data.bucket_name
-    ]
-    if needs_bucket:
-        raise UserError(f"data.{needs_bucket[0]}=true needs data.bucket_name; set it or switch the transfer off")
+        return False
+    return True
+
+
+def _is_address(uri: str) -> bool:
+    """Whether the address can be taken apart; `http://user:pass/word@host` cannot."""
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.scheme) and (
+            parts.scheme not in ("http", "https") or bool(parts.hostname and parts.port != 0)
+        )
+    except ValueError:
+        return False
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (_POSITIVE, lambda value: value > 0, "must be above 0"),
+    (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
+    (_SEEDS, lambda value: 0 <= value < 2**32, "must lie in [0, 4294967295]"),
+    (_BELOW_ONE, lambda value: 0 <= value < 1, "must lie in [0, 1)"),
+    (("data.validation.max_dropped_share",), lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (_TIMES_OF_DAY, _is_time_of_day, "is not a time of day; write it as HH:MM, for example '05:00'"),
+    (("data.timezone",), _is_timezone, "is no time zone; give an IANA name such as Europe/Paris"),
+)
+
+
+def _load(env: str, overrides: Sequence[str], folder: Path) -> LoadedConfig:
+    known = environments(folder)
+    if env not in known:
+        raise UserError(f"unknown environment {env!r}{_nearest(env, known, listed=True)}")
+    merged = OmegaConf.structured(Config)
+    sources = dict.fromkeys(valid_keys(), "schema default")
+    for values, source in _layers(env, overrides, folder):
+        leaves = flatten(values)
+        _refuse_unknown(leaves, source)
+        _refuse_surprises(leaves, source)
+        try:
+            merged = OmegaConf.merge(merged, values)
+        except OmegaConfBaseException as error:
+            raise UserError(_explain(error, values, source)) from None
+        sources |= dict.fromkeys(leaves.keys() & sources.keys(), source)
+    config = cast(Config, OmegaConf.to_object(merged))
+    for key, complaint in _complaints(config):
+        raise UserError(f"{sources[key]}: {complaint}" if key else complaint)
+    return LoadedConfig(config, sources)
 
 
 def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Configuration layers from weakest to strongest, each with the name of its source."""
     for name in (BASE, env):
         for path in sorted((folder / name).glob("*.y*ml")):
-            source = f"{name}/{path.name}"
-            if path.stem not in GROUPS or path.suffix != ".yaml":
-                files = [f"{group}.yaml" for group in GROUPS]
-                raise UserError(f"{source}: not a configuration file{_nearest(path.name, files) or f"; known: {', '.join(files)}"}")
-            try:
-                values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise UserError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
-            if values is None:
-                continue
-            if not isinstance(values, dict):
-                raise UserError(f"{source}: must hold `key: value` lines, found {type(values).__name__}")
-            yield {path.stem: values}, source
+            if values := _read_group(path):
+                yield {path.stem: values}, f"{name}/{path.name}"
     for override in overrides:
-        key, separator, text = override.partition("=")
-        key = key.strip().removeprefix("cfg.")
-        source = f"--set {key}"
-        if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
-            raise UserError(f"--set {override!r} is not of the form key=value, for example training.max_epochs=5")
-        if key not in (known := valid_keys()):
-            groups = sorted({k.rsplit(".", depth)[0] for k in known for depth in range(1, k.count(".") + 1)})
-            if key in groups:
-                children = [k for k in known if k.startswith(key + ".")]
-                raise UserError(f"{source}: is a group; set one of its keys: {', '.join(children)}")
-            raise UserError(f"{source}: unknown key {key!r}{_nearest(key, known)}")
-        try:
-            value = yaml.load(text, Loader=_YamlLoader)
-        except yaml.YAMLError:
-            raise UserError(f"{source}: value {text!r} is not readable as YAML; quote it") from None
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        yield nested, source
+        yield _parse_override(override), "--set"
 
 
-def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            yield from _leaf_keys(value, f"{key}.")
-        else:
-            yield key
+def _read_group(path: Path) -> dict[str, Any]:
+    source = f"{path.parent.name}/{path.name}"
+    if path.stem not in GROUPS or path.suffix != ".yaml":
+        files = [f"{group}.yaml" for group in GROUPS]
+        raise UserError(f"{source}: not a configuration file{_nearest(path.name, files, listed=True)}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must hold `key: value` lines, found {type(values).__name__}")
+    return values
 
 
-def _get(tree: Mapping[str, Any], key: str) -> Any:
-    value: Any = tree
-    for part in key.split("."):
-        value = value[part]
-    return value
+def _parse_override(override: str) -> dict[str, Any]:
+    """`training.max_epochs=5` → `{"training": {"max_epochs": 5}}`."""
+    key, separator, text = override.partition("=")
+    key = key.strip().removeprefix("cfg.")
+    if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        raise UserError(f"--set {override!r} is not of the form key=value, for example training.max_epochs=5")
+    try:
+        nested = yaml.load(text, Loader=_YamlLoader)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"--set: {key}: {text!r} is not readable as YAML; quote it") from None
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return cast(dict[str, Any], nested)
 
 
-def _refuse_interpolation(key: str, value: Any, source: str) -> None:
-    """No `${oc.env:…}`: it would carry a secret from the environment into logs and artifacts."""
-    if "${" in str(value):
-        raise UserError(f"{source}: {key} contains '${{'; write the value itself, interpolation is switched off")
-
-
-def _explain(error: OmegaConfBaseException, source: str) -> str:
-    key = str(error.full_key or error.key or "")
+def _refuse_unknown(leaves: Mapping[str, Any], source: str) -> None:
     known = valid_keys()
+    groups = sorted({parent for key in known for parent in _parents(key)})
+    for key, value in leaves.items():
+        if key in groups and value != {}:
+            children = [name for name in known if name.startswith(f"{key}.")]
+            raise UserError(f"{source}: {key} is a group; set one of its keys: {', '.join(children)}")
+        if key not in [*known, *groups] and not set(known).intersection(_parents(key)):
+            raise UserError(f"{source}: unknown key {key!r}{_nearest(key, [*known, *groups])}")
+
+
+def _parents(key: str) -> list[str]:
+    """`a.b.c` → `["a.b", "a"]`."""
+    return [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
+
+
+def _refuse_surprises(leaves: Mapping[str, Any], source: str) -> None:
+    """What OmegaConf would take and turn into something nobody wrote."""
+    defaults = flatten(to_dict(Config()))
+    for key, value in leaves.items():
+        # `${oc.env:…}` would carry a secret from the environment into logs and artifacts; `???` means "no value".
+        if "${" in str(value) or value == "???":
+            raise UserError(f"{source}: {key}={value!r}: write the value itself, interpolation is switched off")
+        default = defaults.get(key, value)
+        if isinstance(value, int | float) and isinstance(value, bool) != isinstance(default, bool):
+            raise UserError(f"{source}: {key}={json.dumps(value)} is not {_kind(default)}")
+
+
+def _explain(error: OmegaConfBaseException, values: Mapping[str, Any], source: str) -> str:
+    key = re.sub(r"\[\d+\]$", "", str(error.full_key or error.key or ""))  # of a list's entry: the list
+    defaults = flatten(to_dict(Config()))
     reason = str(error).splitlines()[0]
-    groups = {k.rsplit(".", depth)[0] for k in known for depth in range(1, k.count(".") + 1)}
-    if key not in known and key not in groups:
-        return f"{source}: unknown key {key!r}{_nearest(key, [*known, *sorted(groups)])}"
-    if key in groups:
-        return f"{source}: {key} is a group of keys, not a value"
-    return f"{source}: {key}: {reason}"
+    if "expected one of" in reason:
+        return f"{source}: {key}: {reason}"
+    value = functools.reduce(lambda tree, part: tree[part], key.split("."), values)
+    return f"{source}: {key}={json.dumps(value, ensure_ascii=False, default=str)} is not {_kind(defaults[key])}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` when something is near, by its last part first."""
+def _kind(default: Any) -> str:
+    """What a value must be, by the default of its key."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list, for example [2024-12-13]"}
+    return kinds.get(type(default), "text; put it in quotes if it is meant")
+
+
+def _nearest(name: str, known: Iterable[str], listed: bool = False) -> str:
+    """`; did you mean 'x'?` when something is near, else nothing, or all known names with `listed`."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not matches:
         last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
         matches = [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)]
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    if not matches:
+        return f"; known: {', '.join(known)}" if listed else ""
+    return f"; did you mean {matches[0]!r}?"
 
 
 __all__ = [
@@ -533,6 +616,7 @@ __all__ = [
     "flatten",
     "load_config",
     "load_config_with_sources",
+    "redact",
     "to_dict",
     "to_yaml",
     "valid_keys",

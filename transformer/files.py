@@ -11,11 +11,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.exceptions import PolarsError
 
 from transformer.errors import UserError
 
@@ -23,11 +24,10 @@ from transformer.errors import UserError
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary_beside(path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,6 +38,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys; dates and paths become text.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON does not have.
+    """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
 
 
@@ -60,6 +65,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}); remove it and run the stage again") from None
 
 
+def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
+    """Read one Parquet file; `remedy` says how to get a sound one.
+
+    Raises:
+        UserError: when it is missing, truncated or not Parquet.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {remedy}")
+    try:
+        return pl.read_parquet(path, glob=False)
+    except PolarsError as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
@@ -73,19 +93,27 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     A `path` that is there already stays and the new folder is dropped, since both are named by the same content;
     with `replace` the new one takes its place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary_beside(path)
     temporary.mkdir()
+    outdated = temporary.with_suffix(".old")
     try:
         yield temporary
-        if replace and path.is_dir():
-            outdated = temporary.with_suffix(".old")
-            path.rename(outdated)
-            shutil.rmtree(outdated, ignore_errors=True)
+        if replace:
+            with suppress(FileNotFoundError):  # none there, or another process is replacing it too
+                path.rename(outdated)
         try:
             temporary.rename(path)
         except OSError:
             if not path.is_dir():
+                if outdated.is_dir():
+                    outdated.rename(path)
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(outdated, ignore_errors=True)
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path`, on the same file system, that no other process uses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")

@@ -14,7 +14,7 @@ from transformer.config import Config, content_hash, to_dict
 from transformer.data.event_table import read_days
 from transformer.data.events import Split, data_fingerprint, read_op_nodes
 from transformer.embeddings import PointEmbeddings, compute_embeddings, extend
-from transformer.files import atomic_folder, write_parquet
+from transformer.files import atomic_folder, read_parquet, write_parquet
 from transformer.graph import edge_counts, graph_from_edge_counts, merge_edge_counts
 from transformer.statistics import (
     Statistics,
@@ -38,10 +38,12 @@ class Embeddings:
 
 
 def statistics_folder(config: Config, split: Split) -> Path:
+    """Where the statistics of the training dates are, or would be, in the cache."""
     return Path(config.paths.cache) / "statistics" / statistics_hash(config.data, split.train)
 
 
 def embeddings_folder(config: Config, split: Split) -> Path:
+    """Where the embeddings of the training dates are, or would be, in the cache."""
     identity = content_hash(
         VERSION,
         data_fingerprint(Path(config.data.local_folder), split.train),
@@ -53,7 +55,11 @@ def embeddings_folder(config: Config, split: Split) -> Path:
 
 
 def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> Statistics:
-    """Statistics of the training dates, from the cache when it has them."""
+    """Statistics of the training dates, from the cache when it has them and `recompute` is off.
+
+    Raises:
+        UserError: unreadable data, or a damaged cache.
+    """
     folder = statistics_folder(config, split)
     if folder.is_dir() and not recompute:
         log.info("statistics: reused from %s", folder)
@@ -66,11 +72,16 @@ def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> 
 
 
 def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> Embeddings:
-    """Embeddings of the operational points, from the cache when it has them."""
+    """Embeddings of the operational points, from the cache when it has them and `recompute` is off.
+
+    Raises:
+        UserError: unreadable data, or a damaged cache.
+    """
     folder = embeddings_folder(config, split)
     if folder.is_dir() and not recompute:
         log.info("embeddings: reused from %s", folder)
-        return Embeddings(PointEmbeddings.load(folder / "points.parquet"), pl.read_parquet(folder / "edges.parquet"))
+        edges = read_parquet(folder / "edges.parquet", remedy=f"remove {folder} and run the stage again")
+        return Embeddings(PointEmbeddings.load(folder / "points.parquet"), edges)
     log.info("embeddings: computing over %d service dates", len(split.train))
     edges = timetable_edges(config, split.train)
     op_nodes = read_op_nodes(Path(config.data.local_folder))

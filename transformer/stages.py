@@ -17,7 +17,13 @@ from transformer.data.event_table import read_days
 from transformer.data.events import Split, available_dates, data_fingerprint, read_op_nodes, resolve_split
 from transformer.errors import UserError
 from transformer.files import write_json
-from transformer.precomputed import embeddings_for, embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
+from transformer.precomputed import (
+    embeddings_folder,
+    embeddings_for,
+    obtain_embeddings,
+    obtain_statistics,
+    statistics_folder,
+)
 from transformer.tracking import RunLog, configuration_hash
 
 log = logging.getLogger(__name__)
@@ -35,7 +41,12 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     _, report = read_days(config.data, split.all)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.tags({"data_fingerprint": fingerprint, **{f"{name}_dates": _listed(d) for name, d in split.as_dict().items()}})
-    return {"folder": str(folder), "split": split.as_dict(), "data_fingerprint": fingerprint, "quality": report.as_dict()}
+    return {
+        "folder": str(folder),
+        "split": split.as_dict(),
+        "data_fingerprint": fingerprint,
+        "quality": report.as_dict(),
+    }
 
 
 def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, Any]:
@@ -71,16 +82,16 @@ def train_model(
     warm_start = last = None
     if resume:
         if warm_start_run_id and warm_start_run_id != run_id:
-            raise UserError(f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent")
+            raise UserError(
+                f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent"
+            )
         last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "resume")
     elif warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
         warm_start = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
     statistics = obtain_statistics(config, split)
     embeddings = obtain_embeddings(config, split)
-    result = training.train(
-        config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last
-    )
+    result = training.train(config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last)
     log.info(
         "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
         result.epochs,

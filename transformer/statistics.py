@@ -188,8 +188,10 @@ def day_statistics(
         pl.col("planned").sum(),
     )
     histograms = pl.concat(
-        [_histogram(changed, quantity, config).with_columns(pl.lit(quantity).alias("quantity"))
-         for quantity in ("change", "running")]
+        [
+            _histogram(changed, quantity, config).with_columns(pl.lit(quantity).alias("quantity"))
+            for quantity in ("change", "running")
+        ]
     ).select("fold", *SECTION, "quantity", "bin", "n")
     history = observed.group_by("fold", *HISTORY, "train_type").agg(
         pl.len().cast(pl.Int64).alias("n"),
@@ -260,7 +262,9 @@ def event_features(loaded: LoadedTable, statistics: Statistics, config: Statisti
     ).join(names, on="journey", how="left", maintain_order="left")
     events = events.with_columns(
         pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE),
-        pl.col("service_date").replace_strict(dict(statistics.fold_of), default=-1, return_dtype=pl.Int32).alias("fold"),
+        pl.col("service_date")
+        .replace_strict(dict(statistics.fold_of), default=-1, return_dtype=pl.Int32)
+        .alias("fold"),
         pl.col("to_op").shift(1).over("journey").fill_null(0).alias("from_op"),
         pl.col("to_type").shift(1).over("journey").fill_null("").alias("from_type"),
         (pl.col("planned_s") - pl.col("planned_s").shift(1).over("journey")).fill_null(0).alias("planned"),
@@ -318,12 +322,12 @@ def _section_features(statistics: Statistics, without_fold: int | None) -> pl.Da
 
 
 def _section_parents(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
-    sums = _without(statistics.sections, without_fold).group_by(SECTION_PARENT).agg(
-        pl.col("n", "change", "change_squares").sum()
+    sums = (
+        _without(statistics.sections, without_fold)
+        .group_by(SECTION_PARENT)
+        .agg(pl.col("n", "change", "change_squares").sum())
     )
-    return sums.select(
-        *SECTION_PARENT, *(column.name.prefix("parent_") for column in _mean_and_deviation("change"))
-    )
+    return sums.select(*SECTION_PARENT, *(column.name.prefix("parent_") for column in _mean_and_deviation("change")))
 
 
 def _history_features(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
@@ -382,7 +386,9 @@ def load_statistics(folder: Path) -> Statistics:
     """
     content = read_json(folder / "inputs.json")
     if content.get("version") != VERSION:
-        raise UserError(f"{folder}: statistics of version {content.get('version')}, this code reads {VERSION}; recompute")
+        raise UserError(
+            f"{folder}: statistics of version {content.get('version')}, this code reads {VERSION}; recompute"
+        )
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in _TABLES}
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -429,9 +435,8 @@ def _histogram(steps: pl.DataFrame, quantity: str, config: StatisticsConfig) -> 
     else:
         low, high = -limit, limit
     width = pl.col(quantity).clip(low, high) / step
-    return (
-        steps.group_by("fold", *SECTION, (width + 0.5).floor().cast(pl.Int32).alias("bin"))
-        .agg(pl.len().cast(pl.Int64).alias("n"))
+    return steps.group_by("fold", *SECTION, (width + 0.5).floor().cast(pl.Int32).alias("bin")).agg(
+        pl.len().cast(pl.Int64).alias("n")
     )
 
 

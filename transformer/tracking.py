@@ -1,4 +1,7 @@
-"""MLflow: opening, resuming and closing runs, and what they record. Imports no torch."""
+"""MLflow: opening, resuming and closing runs, and what they record. Imports no torch.
+
+Credentials inside `training.mlflow.tracking_uri` reach the server and nothing else: no tag, param, artifact or message.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
-from transformer.config import Config, content_hash, flatten, to_dict, to_yaml
+from transformer.config import Config, content_hash, flatten, redact, to_dict, to_yaml
 from transformer.errors import ServiceError, UserError
 
 log = logging.getLogger(__name__)
 
 CONFIG_ARTIFACT = "config/config.yaml"
-MAX_PARAM_LENGTH = 6_000  # of one value, the server's limit
-BATCH = 100  # params and tags in one request, the server's limit
+BATCH = 100  # params or tags in one request, the server's limit
+METRIC_BATCH = 1_000  # metrics in one request, likewise
+FAILURE_REASON = "failure_reason"  # tag of a failed run
 # MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
-_HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-_RUNNING, _FINISHED, _FAILED = (RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED))
+_HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # waits of 2, 4 and some s in between
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+_RUNNING, _FINISHED, _FAILED = (
+    RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED)
+)
 
 
 def configuration_hash(config: Config) -> str:
-    return content_hash(to_dict(config))
+    """Content hash of the whole configuration; another password does not make it another configuration."""
+    return content_hash(redact(to_dict(config)))
 
 
 def open_run(
@@ -48,7 +58,8 @@ def open_run(
     """Open the MLflow run a training logs into, and record its configuration and origin.
 
     Args:
-        run_id: log into this existing run instead of a new one.
+        tags: more tags of the run, on top of its environment, overrides, configuration hash, commit and image.
+        run_id: log into this existing run instead of a new one; it becomes RUNNING again.
         warm_start_run_id: the run whose weights the training begins from; checked here, before anything is spent.
         resume: continue the run `warm_start_run_id` itself.
 
@@ -57,6 +68,7 @@ def open_run(
 
     Raises:
         UserError: a run that does not exist, resuming without a run, or no MLflow server at the address.
+        ServiceError: the server stopped answering.
     """
     if resume and not warm_start_run_id:
         raise UserError("resume_run=true needs warm_start_run_id: the run to continue")
@@ -64,25 +76,24 @@ def open_run(
         raise UserError(
             f"resume_run continues run {warm_start_run_id!r} itself, so run_id={run_id!r} cannot differ; leave it out"
         )
+    _refuse_untracked(config, run_id, warm_start_run_id)
     if not config.training.mlflow.use_mlflow:
-        if warm_start_run_id or run_id:
-            raise UserError("training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on")
         return ""
-    client = _client(config)
     check_server(config)
-    with _one_line(config):
+    client = _client(config)
+    with mlflow_errors(config):
         if warm_start_run_id:
             _existing(client, warm_start_run_id, "warm_start_run_id")
         chosen = warm_start_run_id if resume else run_id
         if chosen:
             run = _existing(client, chosen, "run_id")
-            client.update_run(chosen, status=_RUNNING)
+            _reopen(client, run)
         else:
             experiment = _experiment(client, config.training.mlflow.experiment_name)
             run = client.create_run(experiment, run_name=time.strftime(f"{env} %Y-%m-%d %H:%M:%S", time.gmtime()))
         identity = {
             "env": env,
-            "overrides": json.dumps(list(overrides)),
+            "overrides": json.dumps(redact(list(overrides))),
             "configuration_hash": configuration_hash(config),
             "git_commit": git_commit(),
             "image": os.environ.get("TRANSFORMER_IMAGE", "none"),
@@ -90,8 +101,8 @@ def open_run(
             **(tags or {}),
         }
         _set_tags(client, run.info.run_id, identity)
-        # A param cannot change once logged: a resumed run keeps the ones it has, its tags tell what it was resumed with.
-        _log_params(client, run, flatten(to_dict(config)))
+        # A logged param cannot change: a resumed run keeps the ones it has, its tags tell what it was resumed with.
+        _log_params(client, run, flatten(redact(to_dict(config))))
         _log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
     return str(run.info.run_id)
 
@@ -100,29 +111,29 @@ def close_run(config: Config, run_id: str, status: str = _FINISHED, reason: str 
     """End the run as FINISHED or FAILED; `reason` says why in a tag that the run's page shows."""
     if not run_id:
         return
+    _refuse_untracked(config, run_id)
     if status not in (_FINISHED, _FAILED):
         raise ValueError(f"status {status!r}, expected {_FINISHED} or {_FAILED}")
     client = _client(config)
-    with _one_line(config):
-        client.set_tag(run_id, "failure_reason", reason) if reason else None
+    with mlflow_errors(config):
+        if reason:
+            _set_tags(client, run_id, {FAILURE_REASON: reason})
         client.set_terminated(run_id, status)
 
 
 def run_url(config: Config, run_id: str) -> str:
-    """Address of the run's page, without any password the tracking address may hold."""
-    client = _client(config)
-    with _one_line(config):
-        experiment = client.get_run(run_id).info.experiment_id
-    return f"{public_address(config)}/#/experiments/{experiment}/runs/{run_id}"
+    """Address of the run's page; "" without a run, or where the tracking address is no web server's."""
+    address = public_address(config)
+    if not run_id or not address.startswith(("http://", "https://")):
+        return ""
+    with mlflow_errors(config):
+        experiment = _client(config).get_run(run_id).info.experiment_id
+    return f"{address}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def public_address(config: Config) -> str:
     """`training.mlflow.tracking_uri` without user name and password."""
-    parts = urlsplit(config.training.mlflow.tracking_uri)
-    if not parts.hostname:
-        return config.training.mlflow.tracking_uri
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}".rstrip("/")
+    return str(redact(config.training.mlflow.tracking_uri)).replace("***@", "").rstrip("/")
 
 
 def git_commit() -> str:
@@ -147,66 +158,97 @@ def check_server(config: Config) -> None:
         client.search_experiments(max_results=1)
     except Exception as error:
         raise UserError(
-            f"no MLflow server answers at training.mlflow.tracking_uri={public_address(config)} ({_first_line(error)}); "
+            f"no MLflow server answers at training.mlflow.tracking_uri={public_address(config)} ({_reason(error)}); "
             "start it with `make up`, correct the address, or set training.mlflow.use_mlflow=false"
         ) from None
 
 
 class RunLog:
-    """Writes into one MLflow run; with an empty run id it writes nothing, so that callers need not ask."""
+    """Writes into one MLflow run; with an empty run id it writes nothing, so that callers need not ask.
+
+    Raises:
+        UserError: a run id while `training.mlflow.use_mlflow` is false.
+        ServiceError: from every method, when the server stops answering.
+    """
 
     def __init__(self, config: Config, run_id: str) -> None:
+        _refuse_untracked(config, run_id)
         self.config = config
         self.run_id = run_id
         self._client = _client(config) if run_id else None
 
     def begin(self) -> None:
-        """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back."""
+        """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back.
+
+        Raises:
+            UserError: no such run, or no MLflow server at the address.
+        """
         if self._client is not None:
             check_server(self.config)
-            with _one_line(self.config):
-                _existing(self._client, self.run_id, "--run-id")
-                self._client.update_run(self.run_id, status=_RUNNING)
+            with mlflow_errors(self.config):
+                _reopen(self._client, _existing(self._client, self.run_id, "--run-id"))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         if self._client is not None and values:
             now = int(time.time() * 1_000)
             entries = [Metric(name, float(value), now, step) for name, value in values.items()]
-            with _one_line(self.config):
-                for first in range(0, len(entries), 1_000):  # the server's limit for one request
-                    self._client.log_batch(self.run_id, metrics=entries[first : first + 1_000])
+            with mlflow_errors(self.config):
+                for first in range(0, len(entries), METRIC_BATCH):
+                    self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
 
     def tags(self, values: Mapping[str, str]) -> None:
         if self._client is not None and values:
-            with _one_line(self.config):
+            with mlflow_errors(self.config):
                 _set_tags(self._client, self.run_id, values)
 
     def artifact(self, path: Path, folder: str) -> None:
         """Copy a file into artifact folder `folder`."""
         if self._client is not None:
-            with _one_line(self.config):
+            with mlflow_errors(self.config):
                 self._client.log_artifact(self.run_id, str(path), folder)
 
     def artifacts(self, path: Path, folder: str) -> None:
         """Copy everything in a local folder into artifact folder `folder`."""
         if self._client is not None:
-            with _one_line(self.config):
+            with mlflow_errors(self.config):
                 self._client.log_artifacts(self.run_id, str(path), folder)
 
     def download(self, artifact: str, target: Path) -> Path:
         """Fetch one artifact file into the folder `target`.
 
         Raises:
-            UserError: the run has no such artifact.
+            UserError: no such run or artifact, or no MLflow server at the address.
         """
         if self._client is None:
             raise ValueError("there is no run to download from")
+        check_server(self.config)  # of a warm start, this is the first request
         target.mkdir(parents=True, exist_ok=True)
         folder = artifact.rpartition("/")[0]
-        with _one_line(self.config):
+        with mlflow_errors(self.config):
+            _existing(self._client, self.run_id, "MLflow run")
             if artifact not in {entry.path for entry in self._client.list_artifacts(self.run_id, folder or None)}:
                 raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
             return Path(self._client.download_artifacts(self.run_id, artifact, str(target)))
+
+
+@contextmanager
+def mlflow_errors(config: Config) -> Iterator[None]:
+    """Turn whatever MLflow and the network raise into one line that names the server.
+
+    Raises:
+        ServiceError: for anything but a UserError.
+    """
+    try:
+        yield
+    except (UserError, ServiceError):
+        raise
+    except Exception as error:  # its own text may hold the whole address, so it is not chained
+        raise ServiceError(f"MLflow at {public_address(config)}: {_reason(error)}") from None
+
+
+def _refuse_untracked(config: Config, *run_ids: str | None) -> None:
+    if any(run_ids) and not config.training.mlflow.use_mlflow:
+        raise UserError("training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on")
 
 
 def _client(config: Config) -> MlflowClient:
@@ -217,7 +259,7 @@ def _client(config: Config) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     except Exception as error:
         raise UserError(
-            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_first_line(error)}); "
+            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_reason(error)}); "
             "give a server's address such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
         ) from None
 
@@ -227,11 +269,20 @@ def _existing(client: MlflowClient, run_id: str, name: str) -> Run:
         run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise UserError(f"{name}={run_id!r} is no run of this MLflow server; copy the id from the run's page") from None
+            raise UserError(
+                f"{name}={run_id!r} is no run of this MLflow server; copy the id from the run's page"
+            ) from None
         raise
     if run.info.lifecycle_stage == "deleted":
         raise UserError(f"{name}={run_id!r} was deleted; restore it in MLflow or name another run")
     return run
+
+
+def _reopen(client: MlflowClient, run: Run) -> None:
+    """Mark a run RUNNING that may have ended; why it once failed is no longer true."""
+    client.update_run(run.info.run_id, status=_RUNNING)
+    if FAILURE_REASON in run.data.tags:
+        client.delete_tag(run.info.run_id, FAILURE_REASON)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -250,14 +301,13 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 def _log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
     known = set(run.data.params)
-    params = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in values.items() if key not in known]
-    params = [p for p in params if p.key != "training.mlflow.tracking_uri"]  # may hold a password
+    params = [Param(key, str(value)) for key, value in values.items() if key not in known]
     for first in range(0, len(params), BATCH):
         client.log_batch(run.info.run_id, params=params[first : first + BATCH])
 
 
 def _set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
-    tags = [RunTag(key, str(value)) for key, value in values.items()]
+    tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
     client.log_batch(run_id, tags=tags)
 
 
@@ -269,17 +319,9 @@ def _log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> No
         client.log_artifact(run_id, str(path), folder)
 
 
-@contextmanager
-def _one_line(config: Config) -> Iterator[None]:
-    """Turn whatever MLflow and the network raise into one line that names the server."""
-    try:
-        yield
-    except (UserError, ServiceError):
-        raise
-    except Exception as error:
-        raise ServiceError(f"MLflow at {public_address(config)}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """First line of the first cause: "Connection refused" says more than the request that met it."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return str(redact(text.splitlines()[0][:200]))

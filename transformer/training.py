@@ -351,5 +351,3 @@ def _first_line(error: Exception) -> str:
 
 
 __all__ = ["TrainingResult", "create_module", "load_module", "load_weights", "train"]
-
-

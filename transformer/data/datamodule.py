@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -50,7 +51,7 @@ class SnapshotBatches(Dataset[Batch]):
     timezone: str
 
     def __len__(self) -> int:
-        return -(-len(self.instants) // self.batch_size)
+        return math.ceil(len(self.instants) / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):

@@ -94,7 +94,7 @@ class EventTable:
         origin = self._origin
         key = journeys.astype(np.int64) * NEVER + np.clip(instants - origin, 0, NEVER - 1)
         found: Int64Array = np.searchsorted(self.pass_key, key, side="right") - 1
-        return np.maximum(found, self.start[journeys] - 1)
+        return np.asarray(np.maximum(found, self.start[journeys] - 1), np.int64)
 
     @property
     def _origin(self) -> np.int64:
@@ -194,7 +194,7 @@ def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabul
 
 
 def read_days(data: DataConfig, days: Sequence[date], quiet: bool = False) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validated events of several service dates in one frame, and the report over all of them, logged unless `quiet`."""
+    """Validated events of several service dates in one frame, and the report over all, logged unless `quiet`."""
     folder = Path(data.local_folder)
     points = read_op_nodes(folder)["op_id"]
     report = ReadingReport()

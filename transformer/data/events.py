@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import InvalidOperationError
 
 from transformer.config import SplitConfig, ValidationConfig
 from transformer.data.tables import (
@@ -25,7 +25,7 @@ from transformer.data.tables import (
     op_nodes_path,
 )
 from transformer.errors import UserError
-from transformer.files import file_digest
+from transformer.files import file_digest, read_parquet
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ REQUIRED_JOURNEY_COLUMNS = {"train_id", "service_date"}
 UNKNOWN_TRAIN_TYPE = "unknown"
 PARTIAL_HOUR_SHARE = 0.25  # an hour with less than this share of its usual events is missing
 PARTIAL_HOURS = 3  # a date with this many missing hours is partial
+REMEDY = "fetch the data again or name another data.local_folder"
+JOURNEY = ["train_id", "service_date"]  # key of a journey
 
 
 @dataclass
@@ -83,9 +85,7 @@ class Split:
         return tuple(sorted({*self.train, *self.validation, *self.test}))
 
     def as_dict(self) -> dict[str, list[str]]:
-        return {
-            name: [day.isoformat() for day in getattr(self, name)] for name in ("train", "validation", "test")
-        }
+        return {name: [day.isoformat() for day in getattr(self, name)] for name in ("train", "validation", "test")}
 
 
 def available_dates(folder: Path) -> list[date]:
@@ -97,9 +97,12 @@ def available_dates(folder: Path) -> list[date]:
     found = []
     for path in (folder / "events").glob("events_*.parquet"):
         try:
-            found.append(date.fromisoformat(path.stem.removeprefix("events_")))
+            day = date.fromisoformat(path.stem.removeprefix("events_"))
         except ValueError:
-            raise UserError(f"{path}: not named events_YYYY-MM-DD.parquet; rename or remove it") from None
+            day = None
+        if day is None or path != events_path(folder, day):  # 20241213 is an ISO date too
+            raise UserError(f"{path}: not named events_YYYY-MM-DD.parquet; rename or remove it")
+        found.append(day)
     if not found:
         raise UserError(
             f"data.local_folder={folder} holds no events/events_YYYY-MM-DD.parquet; "
@@ -148,8 +151,7 @@ def resolve_split(split: SplitConfig, folder: Path, skip_partial: bool) -> Split
         days = getattr(chosen, name)
         if not days:
             raise UserError(f"data.split.{name} is empty while others are set; set all three, or none")
-        missing = [day for day in days if day not in set(available)]
-        if missing:
+        if missing := sorted(set(days) - set(available)):
             raise UserError(
                 f"data.split.{name}: no events for {missing[0]} in {folder}; it holds {available[0]} to {available[-1]}"
             )
@@ -163,7 +165,7 @@ def resolve_split(split: SplitConfig, folder: Path, skip_partial: bool) -> Split
 def _split_by_order(available: list[date], folder: Path, skip_partial: bool) -> Split:
     if skip_partial and (partial := partial_dates(folder, available)):
         log.info("left out as partial (hours of events missing): %s", ", ".join(map(str, partial)))
-        available = [day for day in available if day not in set(partial)]
+        available = sorted(set(available) - set(partial))
     held_out = max(1, len(available) // 10)
     if len(available) < 2 * held_out + 1:
         raise UserError(
@@ -177,14 +179,17 @@ def _split_by_order(available: list[date], folder: Path, skip_partial: bool) -> 
 
 
 def partial_dates(folder: Path, days: Sequence[date]) -> list[date]:
-    """Dates on which several hours hold almost no planned events compared with the same hours of the other dates."""
+    """Dates on which PARTIAL_HOURS hours hold fewer planned events than PARTIAL_HOUR_SHARE of the median date's.
+
+    Raises:
+        UserError: an events file is missing, truncated or not Parquet, or its `planned_ts` is no timestamp.
+    """
     counts = pl.concat(
         [
-            _scan(events_path(folder, day))
+            _planned(events_path(folder, day))
             .group_by(pl.col("planned_ts").dt.hour().alias("hour"))
             .agg(pl.len().alias("events"))
             .with_columns(pl.lit(day).alias("day"))
-            .collect()
             for day in days
         ]
     )
@@ -210,56 +215,28 @@ def read_events(
 
     Returns:
         Valid events with the columns of EVENT_SCHEMA sorted by (train_id, seq), and the report of what was dropped.
+        An absurd delay costs the observation, not the event.
 
     Raises:
-        UserError: file missing, truncated or not Parquet; missing or ill-typed columns; too many unusable rows.
+        UserError: file missing, truncated or not Parquet; missing or ill-typed columns; no or too many unusable rows.
     """
     path = events_path(folder, day)
-    raw = _conform(_collect(path), EVENT_SCHEMA, OPTIONAL_EVENT_COLUMNS, path, timezone)
+    found = read_parquet(path, REMEDY)
+    raw = _conform(found, EVENT_SCHEMA, OPTIONAL_EVENT_COLUMNS, path, timezone)
     report = ReadingReport(events=raw.height)
-    journey = ["train_id", "service_date"]
-    delay = pl.col("observed_ts") - pl.col("planned_ts")
-
-    rules: list[tuple[str, pl.Expr]] = [
-        ("without train_id", pl.col("train_id").is_null() | (pl.col("train_id").str.strip_chars() == "")),
-        ("without seq, op_id or planned_ts", pl.any_horizontal(pl.col("seq", "op_id", "planned_ts").is_null())),
-        ("of an unknown event_type", ~pl.col("event_type").is_in(EVENT_TYPES).fill_null(False)),
-        ("of another service date than the file", (pl.col("service_date") != day).fill_null(True)),
-        (
-            "planned more than two days from the service date",
-            (pl.col("planned_ts").dt.date() - pl.lit(day)).dt.total_days().abs().fill_null(0) > 2,
-        ),
-    ]
-    events = raw
-    for reason, rule in rules:
-        events = _drop(events, rule, reason, report)
-    events = events.sort(*journey, "seq", maintain_order=True)
-    events = _drop(events, ~pl.struct(*journey, "seq").is_first_distinct(), "with a duplicate key", report)
-    before = pl.col("planned_ts").cum_max().shift(1).over(journey)
-    events = _drop(events, (pl.col("planned_ts") < before).fill_null(False), "planned before an earlier stop", report)
-
-    seconds = delay.dt.total_seconds()
-    too_late = (seconds > validation.max_delay_s).fill_null(False)
-    too_early = (seconds < -validation.max_early_s).fill_null(False)
-    for reason, rule in (
-        (f"more than {validation.max_delay_s} s late", too_late),
-        (f"more than {validation.max_early_s} s early", too_early),
-    ):
-        if count := events.select(rule.sum()).item():
-            report.discarded[reason] += count
-    absurd = too_late | too_early
-    events = events.with_columns(pl.when(absurd).then(None).otherwise(pl.col("observed_ts")).alias("observed_ts"))
-    if "delay_sec" in raw.columns:
-        differs = ((pl.col("delay_sec") - seconds).abs() > 0).fill_null(False)
-        if count := events.select(differs.sum()).item():
-            report.notes["with a delay_sec other than observed − planned (recomputed)"] += count
-    events = events.with_columns(delay.dt.total_seconds().cast(pl.Int32).alias("delay_sec"))
-    if known_points is not None and (count := events.select((~pl.col("op_id").is_in(known_points.implode())).sum()).item()):
-        report.notes["at a point that op_nodes does not know"] += count
+    nonexistent = sum(raw[name].null_count() - found[name].null_count() for name in ("planned_ts", "observed_ts"))
+    _count(report.notes, "timestamps in an hour that daylight saving skips (read as missing)", nonexistent)
+    events = _drop_unusable(raw, day, report)
+    events = _discard_absurd_delays(events, validation, report)
+    if known_points is not None:
+        unknown = int((~events["op_id"].is_in(known_points.implode())).sum())
+        _count(report.notes, "at a point that op_nodes does not know", unknown)
 
     report.kept = events.height
-    share = 1 - report.kept / max(report.events, 1)
-    if report.events and share > validation.max_dropped_share:
+    if not report.events:
+        raise UserError(f"{path} holds no events; leave its date out of data.split or remove the file")
+    share = 1 - report.kept / report.events
+    if share > validation.max_dropped_share:
         reason, count = report.dropped.most_common(1)[0]
         raise UserError(
             f"{path}: {share:.0%} of its events are unusable, mostly {count:,} {reason}; "
@@ -269,9 +246,13 @@ def read_events(
 
 
 def read_op_nodes(folder: Path) -> pl.DataFrame:
-    """Operational points with the columns of OP_NODE_SCHEMA, one row per `op_id`; impossible positions become null."""
+    """Operational points with the columns of OP_NODE_SCHEMA, one row per `op_id`; impossible positions become null.
+
+    Raises:
+        UserError: file missing, truncated or not Parquet; missing or ill-typed columns.
+    """
     path = op_nodes_path(folder)
-    nodes = _conform(_collect(path), OP_NODE_SCHEMA, set(), path, "UTC")
+    nodes = _conform(read_parquet(path, REMEDY), OP_NODE_SCHEMA, set(), path, "UTC")
     possible = pl.col("lat").is_between(-90, 90) & pl.col("lon").is_between(-180, 180)
     return (
         nodes.filter(pl.col("op_id").is_not_null())
@@ -285,16 +266,19 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
     """Journeys of `days` with the columns of JOURNEY_SCHEMA, one row per (train_id, service_date).
 
     `train_number` falls back to `train_id`, and `train_type` to "unknown", where they are missing.
+
+    Raises:
+        UserError: file missing, truncated or not Parquet; a key column missing; ill-typed columns.
     """
     path = journeys_path(folder)
     optional = set(JOURNEY_SCHEMA) - REQUIRED_JOURNEY_COLUMNS
-    journeys = _conform(_collect(path), JOURNEY_SCHEMA, optional, path, timezone)
+    journeys = _conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
     for name, dtype in JOURNEY_SCHEMA.items():
         if name not in journeys.columns:
             journeys = journeys.with_columns(pl.lit(None, dtype).alias(name))
     return (
         journeys.filter(pl.col("service_date").is_in(list(days)))
-        .unique(["train_id", "service_date"], keep="first", maintain_order=True)
+        .unique(JOURNEY, keep="first", maintain_order=True)
         .with_columns(
             pl.col("train_number").fill_null(pl.col("train_id")),
             pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE),
@@ -304,26 +288,21 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
 
 
 def data_fingerprint(folder: Path, days: Sequence[date]) -> dict[str, str]:
-    """SHA-256 of each table of `days`, by its path in the folder: what derived files are keyed by."""
+    """SHA-256 of each table of `days`, by its path in the folder: what derived files are keyed by.
+
+    Raises:
+        UserError: a table is missing.
+    """
     paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} does not exist; fetch the data again or name another data.local_folder")
+            raise UserError(f"{path} does not exist; {REMEDY}")
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    return pl.scan_parquet(path, glob=False)
-
-
-def _collect(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; fetch the data again or name another data.local_folder")
-    try:
-        return _scan(path).collect()
-    except (PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: truncated or not Parquet ({reason}); fetch or make the file again") from None
+def _planned(path: Path) -> pl.DataFrame:
+    """The planned times of an events file; naive ones as they stand."""
+    return _conform(read_parquet(path, REMEDY), {"planned_ts": TIMESTAMP}, set(), path, "UTC")
 
 
 def _conform(
@@ -334,29 +313,84 @@ def _conform(
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; it holds {', '.join(frame.columns)}")
     columns = []
-    for name, dtype in schema.items():
+    for name, wanted in schema.items():
         if name not in frame.columns:
             continue
-        column = pl.col(name)
-        found = frame.schema[name]
-        if dtype == TIMESTAMP:
-            if not isinstance(found, pl.Datetime):
-                raise UserError(f"{path}: column {name!r} is {found}, expected a timestamp")
+        column, found = pl.col(name), frame.schema[name]
+        if expected := _mismatch(frame[name], wanted):
+            raise UserError(f"{path}: column {name!r} holds {found}, expected {expected}; {REMEDY}")
+        if isinstance(found, pl.Datetime) and wanted == TIMESTAMP:
             if found.time_zone is None:
                 # An hour that daylight saving repeats is taken the first time; one that it skips does not exist.
                 column = column.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
-            columns.append(column.dt.convert_time_zone("UTC").cast(dtype))
-        else:
-            columns.append(column.cast(dtype))
+            column = column.dt.convert_time_zone("UTC")
+        columns.append(column.cast(wanted))
     try:
         return frame.select(columns)
-    except PolarsError as error:
+    except InvalidOperationError as error:
         reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: a column has the wrong type ({reason})") from None
+        raise UserError(f"{path}: a value does not fit its column ({reason}); {REMEDY}") from None
+
+
+def _mismatch(column: pl.Series, wanted: pl.DataType) -> str:
+    """What was expected when `column` cannot be read as `wanted` without changing what it says; else ""."""
+    found = column.dtype
+    if found == pl.Null:
+        return ""
+    if wanted == TIMESTAMP:
+        return "" if isinstance(found, pl.Datetime) else "timestamps"
+    if wanted == pl.Date:
+        return "" if isinstance(found, pl.Date | pl.Datetime) else "dates"
+    if wanted.is_float():
+        return "" if found.is_numeric() else "numbers"
+    if wanted.is_integer():
+        whole = found.is_integer() or (found.is_float() and not (column % 1 != 0).any())
+        return "" if whole else "whole numbers"
+    return "" if found.is_integer() or isinstance(found, pl.String | pl.Categorical | pl.Enum) else "text"
+
+
+def _drop_unusable(events: pl.DataFrame, day: date, report: ReadingReport) -> pl.DataFrame:
+    """Usable events in the order of their journeys; rules apply in turn, so that each row is counted once."""
+    rules = {
+        "without train_id": pl.col("train_id").is_null() | (pl.col("train_id").str.strip_chars() == ""),
+        "without seq, op_id or planned_ts": pl.any_horizontal(pl.col("seq", "op_id", "planned_ts").is_null()),
+        "of an unknown event_type": ~pl.col("event_type").is_in(EVENT_TYPES).fill_null(False),
+        "of another service date than the file": (pl.col("service_date") != day).fill_null(True),
+        "planned more than two days from the service date": (
+            (pl.col("planned_ts").dt.date() - pl.lit(day)).dt.total_days().abs() > 2
+        ),
+    }
+    for reason, rule in rules.items():
+        events = _drop(events, rule, reason, report)
+    events = events.sort(*JOURNEY, "seq", maintain_order=True)
+    events = _drop(events, ~pl.struct(*JOURNEY, "seq").is_first_distinct(), "with a duplicate key", report)
+    before = pl.col("planned_ts").cum_max().shift(1).over(JOURNEY)
+    return _drop(events, (pl.col("planned_ts") < before).fill_null(False), "planned before an earlier stop", report)
 
 
 def _drop(events: pl.DataFrame, rule: pl.Expr, reason: str, report: ReadingReport) -> pl.DataFrame:
     kept = events.filter(~rule)
-    if dropped := events.height - kept.height:
-        report.dropped[reason] += dropped
+    _count(report.dropped, reason, events.height - kept.height)
     return kept
+
+
+def _count(counts: Counter[str], reason: str, rows: int) -> None:
+    """Add `rows` to `counts`; a reason that never occurred is not listed."""
+    if rows:
+        counts[reason] += rows
+
+
+def _discard_absurd_delays(events: pl.DataFrame, validation: ValidationConfig, report: ReadingReport) -> pl.DataFrame:
+    """`events` with absurd observations set to "not observed", and `delay_sec` computed from the timestamps."""
+    seconds = (events["observed_ts"] - events["planned_ts"]).dt.total_seconds()
+    late, early = seconds > validation.max_delay_s, seconds < -validation.max_early_s
+    _count(report.discarded, f"more than {validation.max_delay_s} s late", int(late.sum()))
+    _count(report.discarded, f"more than {validation.max_early_s} s early", int(early.sum()))
+    plausible = ~(late | early).fill_null(True)
+    if "delay_sec" in events.columns:
+        differs = int(((events["delay_sec"] != seconds) & plausible).sum())
+        _count(report.notes, "with a delay_sec other than observed − planned (recomputed)", differs)
+    return events.with_columns(
+        pl.when(plausible).then(pl.col("observed_ts")),
+        pl.when(plausible).then(seconds).cast(pl.Int32).alias("delay_sec"),
+    )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -39,7 +40,7 @@ class ActiveTrains:
 
 @dataclass(frozen=True)
 class SnapshotBatch:
-    """Snapshots padded to the same number of trains. Times in seconds relative to the instant; padding is 0 or False."""
+    """Snapshots padded to the same number of trains. Times are seconds from the instant; padding is 0 or False."""
 
     instant: Int64Array  # [B] seconds since the Unix epoch
     train_mask: BoolArray  # [B, S]
@@ -108,9 +109,7 @@ class SnapshotBuilder:
         silent = t > next_planned + last_delay + config.silence_s
         active = more & ~ended & ~silent
         translation = np.maximum(last_delay, t - next_planned)
-        return ActiveTrains(
-            snapshot[active], journey[active], last[active], last_delay[active], translation[active]
-        )
+        return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the fullest of them (at least one train wide)."""
@@ -123,8 +122,8 @@ class SnapshotBuilder:
         cell = (trains.snapshot, slot)
         shape = (n_snapshots, max(int(count.max(initial=0)), 1))
 
-        def pad(values: npt.NDArray[np.generic], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-            padded = np.zeros(shape + values.shape[1:], dtype)
+        def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+            padded: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
             padded[cell] = values
             return padded
 
@@ -208,23 +207,18 @@ def random_instants(
     zone = ZoneInfo(timezone)
     start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
     spans = np.array(
-        [
-            [datetime.combine(day, start, zone).timestamp(), datetime.combine(day, end, zone).timestamp()]
-            for day in days
-        ]
+        [[datetime.combine(day, start, zone).timestamp(), datetime.combine(day, end, zone).timestamp()] for day in days]
     )
     rounds = -(-count // len(days))
     which = np.concatenate([generator.permutation(len(days)) for _ in range(rounds)])[:count]
     low, high = spans[which, 0], spans[which, 1]
-    return (low + generator.random(count) * (high - low + 1)).astype(np.int64)
+    return np.asarray(low + generator.random(count) * (high - low + 1), np.int64)
 
 
 def utc_offset_s(instants: Int64Array, timezone: str) -> Int64Array:
     """Seconds to add to each instant to read it as local wall-clock time."""
     zone = ZoneInfo(timezone)
-    offsets = [
-        (datetime.fromtimestamp(int(t), zone).utcoffset() or timedelta()).total_seconds() for t in instants
-    ]
+    offsets = [(datetime.fromtimestamp(int(t), zone).utcoffset() or timedelta()).total_seconds() for t in instants]
     return np.array(offsets, np.int64)
 
 

@@ -28,5 +28,3 @@ def make_loss(config: LossConfig) -> Loss:
                 return F.huber_loss(predicted, observed, delta=config.huber_delta_s / 60)
 
     return loss
-
-

@@ -58,9 +58,9 @@ class DelayModule(LightningModule):
         predicted: Tensor = self.network(batch)
         return predicted
 
-    def on_train_epoch_start(self) -> None:
-        # The epoch's randomness depends on its number alone: a resumed training equals an uninterrupted one.
-        torch.manual_seed(self.training_config.seed * 1_000_003 + self.current_epoch)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on the step's number alone: a resumed training equals an uninterrupted one.
+        torch.manual_seed(hash((self.training_config.seed, self.global_step, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         del batch_index

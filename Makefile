@@ -1,0 +1,52 @@
+# Every command of this repository. `make help` lists them.
+
+PYTHON ?= python3.11
+MLFLOW_PORT ?= 5000
+AIRFLOW_PORT ?= 8080
+export MLFLOW_PORT AIRFLOW_PORT
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast lint bench up down lock
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+setup: $(INSTALLED) ## make .venv and install the pinned requirements into it
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+train: $(INSTALLED) ## run model_training whole: make train [DATA=folder] [ENV=local] [SET="key=value …"]
+	@$(BIN)/python scripts/train.py $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
+
+test: $(INSTALLED) ## run every test
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED) ## run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED) ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## measure what the documentation claims
+	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
+	@$(BIN)/python scripts/services.py up
+
+down: $(INSTALLED) ## stop what `make up` started
+	@$(BIN)/python scripts/services.py down
+
+lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow
+	@for name in requirements requirements-dev; do \
+		$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-find-links --no-emit-index-url \
+			--no-emit-trusted-host --output-file $$name.txt $$name.in || exit 1; \
+		sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt; \
+	done  # the lock names torch without its build: a CPU wheel where one is at hand, else the CUDA build

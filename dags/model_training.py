@@ -1,0 +1,84 @@
+"""
+### Train the delay transformer
+
+Predicts, for every train running at one instant, how late it will be at each of its next stops.
+
+`open_run` checks the conf and the configuration and opens the MLflow run; then `fetch_files`,
+`compute_statistics_and_embeddings`, `train_model` and `evaluate_model` each run `python -m transformer <stage>`, beside
+the worker or in a pod (`compute.backend`); `close_run` marks the MLflow run FINISHED or FAILED, always.
+
+**Reads** event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
+**Writes** statistics and embeddings to `paths.cache` (reused under a content hash), checkpoints and reports to
+`paths.runs`, and everything worth comparing to MLflow: button *MLflow run* on every stage.
+
+**Trigger** with the form, or with any of its fields as conf:
+
+    airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
+
+- **Rerun** a failed stage: clear it. The stages before it are kept, and it logs into the same MLflow run.
+- **Warm start**: `{"warm_start_run_id": "…"}` begins a new run with that run's weights.
+- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues that run itself, optimizer and epoch too.
+- **Log into an existing run**: `{"run_id": "…"}`.
+
+**Failing** looks like this: wrong input turns `open_run` (or the stage that found it) red at once, with one line that
+names the value and the remedy, and is not retried; anything else is retried twice with growing pauses. The MLflow run
+is then FAILED, with the task and its last error line as the reason.
+"""
+
+import os
+from datetime import timedelta
+
+from airflow.sdk import chain, dag, task
+
+from delay_pipeline import runs
+from delay_pipeline.params import training_params
+from delay_pipeline.stage import StageOperator
+
+
+@dag(
+    doc_md=__doc__,
+    params=training_params(os.environ),
+    schedule=None,
+    max_active_runs=1,  # one training at a time fills a GPU or a laptop
+    tags=["delays", "training"],
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(hours=2),
+    },
+)
+def model_training():
+    @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
+    def open_run(**context):
+        """Check the conf and the configuration, open the MLflow run."""
+        return runs.open_run(context)
+
+    @task(execution_timeout=timedelta(minutes=10))
+    def close_run(run, **context):
+        """Mark the MLflow run FINISHED, or FAILED with the reason."""
+        runs.close_run(run, context)
+
+    run = open_run()
+    chain(
+        run,
+        StageOperator(task_id="fetch_files", stage="fetch-files", mlflow_run=run),
+        StageOperator(
+            task_id="compute_statistics_and_embeddings",
+            stage="compute-statistics-and-embeddings",
+            mlflow_run=run,
+        ),
+        StageOperator(
+            task_id="train_model",
+            stage="train-model",
+            mlflow_run=run,
+            execution_timeout=timedelta(days=2),
+        ),
+        StageOperator(task_id="evaluate_model", stage="evaluate-model", mlflow_run=run),
+        # A teardown runs whatever happened before it and leaves the DAG run's state to the stages.
+        close_run(run).as_teardown(),
+    )
+
+
+model_training()

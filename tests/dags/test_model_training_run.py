@@ -1,0 +1,99 @@
+"""`model_training` run whole, with stages and MLflow stood in for: what passes by XCom, and how it fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+import transformer
+from delay_pipeline import stage
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGE = """
+import json, pathlib, sys
+print("running", sys.argv[1], flush=True)
+if sys.argv[1] == {failing!r}:
+    print("error: data/x does not exist; run fetch-files", file=sys.stderr)
+    sys.exit(2)
+pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({{"argv": sys.argv[1:]}}))
+"""
+
+
+class FakeTracking:
+    closed = None
+
+    @staticmethod
+    def open_run(config, **given):
+        return given["run_id"] or "new-run"
+
+    @staticmethod
+    def run_url(config, run_id):
+        return f"http://127.0.0.1:5000/#/{run_id}"
+
+    @classmethod
+    def close_run(cls, config, run_id, status="FINISHED", reason=""):
+        cls.closed = (run_id, status, reason)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _database():
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """Run the DAG with a conf; `failing` names the stage that exits 2. Returns its run."""
+
+    def run(conf, failing=""):
+        script = tmp_path / "stage.py"
+        script.write_text(STAGE.format(failing=failing))
+        monkeypatch.setattr(stage, "MODULE", [str(script)])
+        monkeypatch.setitem(sys.modules, "transformer.tracking", FakeTracking)
+        monkeypatch.setattr(transformer, "tracking", FakeTracking, raising=False)
+        monkeypatch.setattr(FakeTracking, "closed", None)
+        return DagBag(str(REPOSITORY / "dags")).dags["model_training"].test(run_conf=conf)
+
+    return run
+
+
+def states(run):
+    return {ti.task_id: ti.state for ti in run.get_task_instances()}
+
+
+def test_success_hands_the_run_id_to_every_stage_and_closes_the_run(train):
+    run = train({"env": "local", "run_id": "given", "warm_start_run_id": "old"})
+    assert run.state == "success"
+    assert FakeTracking.closed == ("given", "FINISHED", "")
+    ti = run.get_task_instance("close_run")
+    assert ti.xcom_pull(task_ids="open_run", key="run_id") == "given"
+    argv = ti.xcom_pull(task_ids="train_model", key="result")["argv"]
+    assert argv[:5] == ["train-model", "--env", "local", "--run-id", "given"]
+    assert "--warm-start-run-id" in argv
+
+
+def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train):
+    run = train({}, failing="train-model")
+    assert run.state == "failed"
+    assert states(run) == {
+        "open_run": "success",
+        "fetch_files": "success",
+        "compute_statistics_and_embeddings": "success",
+        "train_model": "failed",
+        "evaluate_model": "upstream_failed",
+        "close_run": "success",
+    }
+    assert run.get_task_instance("train_model").try_number == 1
+    assert FakeTracking.closed == ("new-run", "FAILED", "train_model: data/x does not exist; run fetch-files")
+
+
+def test_a_refused_conf_spends_nothing(train):
+    run = train({"warm_start": "abc"})
+    assert run.state == "failed"
+    assert states(run)["open_run"] == "failed"
+    assert run.get_task_instance("open_run").try_number == 1
+    assert states(run)["fetch_files"] == "upstream_failed"
+    assert FakeTracking.closed is None

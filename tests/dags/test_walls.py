@@ -1,0 +1,57 @@
+"""The walls between the rooms: who may import what, and what a DAG file may hold."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ML_STACK = ("torch", "lightning", "mlflow", "optuna", "polars", "pandas")
+DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
+
+PARSE_WITH_ML_STACK_BLOCKED = f"""
+import sys
+for name in {ML_STACK!r}:
+    sys.modules[name] = None  # importing it now raises ImportError
+from airflow.dag_processing.dagbag import DagBag
+import delay_pipeline_plugin
+bag = DagBag(sys.argv[1])
+assert bag.dags, "empty bag"
+assert not bag.import_errors, bag.import_errors
+"""
+
+
+def test_dags_and_plugins_parse_without_the_ml_stack():
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE_WITH_ML_STACK_BLOCKED, str(REPOSITORY / "dags")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "transformer").rglob("*.py")), ids=lambda path: path.name)
+def test_transformer_never_imports_airflow(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        assert not [name for name in names if re.match(r"(airflow|delay_pipeline)(\.|$)", name)]
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)
+def test_dag_files_hold_wiring_only(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 120
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and any("task" in ast.unparse(d) for d in node.decorator_list):
+            statements = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+            assert len(statements) == 1, f"{node.name} does more than call one function"
+
+
+def test_there_are_dag_files():
+    assert DAG_FILES

@@ -1,0 +1,83 @@
+"""`make up` and `make down`: what they start, whom they leave alone, and what they say about a busy port."""
+
+import json
+import re
+import socket
+import urllib.request
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+
+def get(url):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as response:
+        return response.read()
+
+
+@contextmanager
+def listening(port):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        yield
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_PORT", "AIRFLOW_PORT"])
+def test_a_busy_port_is_one_line_and_starts_nothing(clone, variable):
+    port = int(clone.environment[variable])
+    with listening(port):
+        done = clone.run("services.py", "up")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"error: port {port} for " in done.stderr
+    assert f"set {variable} to a free port" in done.stderr
+    assert re.search(r"taken by (process \d+ \(.*python|another program)", done.stderr)
+    assert not list(clone.folder.glob(".run/*.json"))
+
+
+def test_a_nonsense_port_is_one_line(clone):
+    clone.mlflow_port = "http"
+    done = clone.run("services.py", "up")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "MLFLOW_PORT='http' is not a port" in done.stderr
+
+
+def test_down_without_up_says_so(clone):
+    done = clone.run("services.py", "down")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["Airflow: was not up", "MLflow: was not up"]
+
+
+def test_down_spares_a_process_that_inherited_a_recorded_pid(clone):
+    (clone.folder / ".run").mkdir()
+    record = {"pid": psutil.Process().pid, "started": 1.0, "port": clone.mlflow_port}
+    (clone.folder / ".run" / "mlflow.json").write_text(json.dumps(record))
+    done = clone.run("services.py", "down")
+    assert "MLflow: was not up" in done.stdout
+
+
+@pytest.mark.slow
+def test_up_serves_both_and_down_stops_both(clone):
+    up = clone.run("services.py", "up")
+    assert up.returncode == 0, up.stderr
+    assert f"http://127.0.0.1:{clone.airflow_port}   user admin, password " in up.stdout
+    assert get(f"http://127.0.0.1:{clone.mlflow_port}/health") == b"OK"
+    health = json.loads(get(f"http://127.0.0.1:{clone.airflow_port}/api/v2/monitor/health"))
+    assert {part: state["status"] for part, state in health.items()} == {
+        "metadatabase": "healthy",
+        "scheduler": "healthy",
+        "triggerer": "healthy",
+        "dag_processor": "healthy",
+    }
+    again = clone.run("services.py", "up")
+    assert again.stdout.count("already up") == 2
+
+    pids = [json.loads(path.read_text())["pid"] for path in clone.folder.glob(".run/*.json")]
+    family = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+    down = clone.run("services.py", "down")
+    assert down.stdout.splitlines() == ["Airflow: stopped", "MLflow: stopped"]
+    assert not [process for process in family if process.is_running()]
+    assert not list(clone.folder.glob(".run/*.json"))

@@ -1,0 +1,113 @@
+"""`make train`: the whole DAG with the real stages against a real MLflow server, and how it fails."""
+
+import json
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+SMALL = [
+    "training.max_epochs=1",
+    "training.snapshots_per_epoch=16",
+    "data.grid.step_s=7200",
+    "model.d_model=16",
+    "model.n_heads=2",
+    "model.n_layers=1",
+    "embeddings.node2vec.enabled=false",
+]
+OVERRIDES = [word for override in SMALL for word in ("--set", override)]
+
+
+def runs(clone):
+    """(status, tags) of every run in the clone's MLflow."""
+    with sqlite3.connect(clone.folder / "data" / "mlflow" / "mlflow.db") as database:
+        rows = database.execute("select run_uuid, status from runs").fetchall()
+        tags = "select key, value from tags where run_uuid = ?"
+        return [(status, dict(database.execute(tags, [run]).fetchall())) for run, status in rows]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "DATA=nowhere is not a folder"),
+        (["--data", "scripts"], "DATA=scripts holds no events/*.parquet"),
+        (["--set", "training.max_epoch=1"], "did you mean 'training.max_epochs'"),
+        (["--env", "locl"], "unknown environment 'locl'"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_starts(clone, arguments, words):
+    done = clone.run("train.py", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+    assert not (clone.folder / ".airflow").exists()
+
+
+def test_a_taken_mlflow_port_is_one_line(clone, tiny_data):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", clone.mlflow_port))
+        server.listen()
+        done = clone.run("train.py", "--data", str(tiny_data))
+    assert done.returncode == 2
+    assert f"error: port {clone.mlflow_port} for MLflow is taken by " in done.stderr
+
+
+@pytest.mark.slow
+def test_training_whole(clone, tiny_data):
+    done = clone.run("train.py", "--data", str(tiny_data), *OVERRIDES)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    last = done.stdout[done.stdout.rindex("MLflow run  ") :]
+    assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
+    assert "is stopped again: `make up` opens it" in last
+    assert "translation" in done.stdout
+    ((status, tags),) = runs(clone)
+    assert status == "FINISHED"
+    assert tags["dag_id"] == "model_training"
+    assert tags["airflow_run_id"].startswith("manual__")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", clone.mlflow_port)) != 0
+
+
+@pytest.mark.slow
+def test_a_stage_that_refuses_its_data_is_one_line(clone, tiny_data):
+    done = clone.run("train.py", "--data", str(tiny_data), *OVERRIDES, "--set", "data.split.test=[2025-01-10]")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: model_training failed: ")]
+    assert "fetch_files: " in line
+    assert "data.split.train is empty" in line
+    ((status, tags),) = runs(clone)
+    assert status == "FAILED"
+    assert tags["failure_reason"].startswith("fetch_files: ")
+
+
+@pytest.mark.slow
+def test_airflow_dags_test_without_mlflow(clone, tiny_data):
+    """The plain Airflow command, from another folder, with nothing but the folders configured."""
+    environment = clone.environment | {
+        "AIRFLOW_HOME": str(clone.folder / "home"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(clone.folder / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(clone.folder / "plugins"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{clone.folder}/home/airflow.db",
+    }
+    overrides = [*SMALL, f"data.local_folder={tiny_data}", "training.mlflow.use_mlflow=false"]
+
+    def airflow(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            cwd=clone.folder.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert airflow("db", "migrate").returncode == 0
+    assert "No data found" in airflow("dags", "list-import-errors").stdout
+    done = airflow("dags", "test", "model_training", "--conf", json.dumps({"env": "local", "overrides": overrides}))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "No MLflow run was opened" in done.stdout

@@ -1,0 +1,263 @@
+"""The stage operator: arguments, streaming, exit codes, its end by force, and the pod it builds."""
+
+import logging
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from delay_pipeline import stage
+from delay_pipeline.links import MlflowRunLink
+from delay_pipeline.stage import StageOperator
+
+RUN = {
+    "env": "local",
+    "overrides": ["training.max_epochs=1", "data.local_folder=/a folder; rm -rf $HOME"],
+    "run_id": "abc",
+    "warm_start_run_id": None,
+    "resume_run": False,
+    "run_url": "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+}
+WRITE_RESULT = """
+    import json, pathlib, sys
+    pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({"argv": sys.argv[1:]}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _outside_a_task_runner(monkeypatch):
+    monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
+
+
+@pytest.fixture
+def stage_is(monkeypatch, tmp_path):
+    """Replace `python -m transformer` by a script."""
+
+    def replace(script):
+        path = tmp_path / "stage.py"
+        path.write_text(textwrap.dedent(script))
+        monkeypatch.setattr(stage, "MODULE", [str(path)])
+
+    return replace
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """(time, text) of every line an operator logs."""
+    seen = []
+    logger = logging.Logger("stage")
+    logger.handle = lambda record: seen.append((time.monotonic(), record.getMessage()))
+    monkeypatch.setattr(StageOperator, "log", logger, raising=False)
+    return seen
+
+
+def operator(name="train-model", **changes):
+    return StageOperator(task_id=name.replace("-", "_"), stage=name, mlflow_run={**RUN, **changes})
+
+
+def run(task):
+    """Execute; return the XComs it pushed."""
+    xcoms = {}
+    ti = SimpleNamespace(xcom_push=lambda key, value: xcoms.update({key: value}))
+    task.xcoms = xcoms
+    task.execute({"ti": ti})
+    return xcoms
+
+
+def test_arguments_are_the_contract():
+    assert operator("fetch-files", warm_start_run_id="old").stage_arguments() == [
+        "fetch-files",
+        "--env",
+        "local",
+        "--set",
+        "training.max_epochs=1",
+        "--set",
+        "data.local_folder=/a folder; rm -rf $HOME",
+        "--run-id",
+        "abc",
+    ]
+    plain = {"overrides": []}
+    assert operator(**plain, run_id="").stage_arguments() == ["train-model", "--env", "local"]
+    warm = operator(**plain, warm_start_run_id="old").stage_arguments()
+    assert warm[3:] == ["--run-id", "abc", "--warm-start-run-id", "old"]
+    resumed = operator(**plain, warm_start_run_id="abc", resume_run=True).stage_arguments()
+    assert resumed[3:] == ["--run-id", "abc", "--warm-start-run-id", "abc", "--resume"]
+
+
+def test_success_leaves_the_result_and_the_link(stage_is, lines):
+    stage_is(WRITE_RESULT)
+    xcoms = run(task := operator())
+    assert xcoms["result"]["argv"][:-2] == task.stage_arguments()
+    assert xcoms[MlflowRunLink().xcom_key] == RUN["run_url"]
+    assert MlflowRunLink().get_link(task, ti_key=None) == RUN["run_url"]
+    assert "error" not in xcoms
+
+
+def test_output_streams_line_by_line_and_merged(stage_is, lines):
+    stage_is(
+        f"""
+    import sys, time
+    print("to stdout")
+    time.sleep(1)
+    print("to stderr", file=sys.stderr)
+    {WRITE_RESULT}
+        """
+    )
+    run(operator())
+    assert [text for _, text in lines] == ["to stdout", "to stderr"]
+    assert lines[1][0] - lines[0][0] > 0.5
+
+
+def test_exit_2_is_the_users_to_correct_and_not_retried(stage_is, lines):
+    stage_is('import sys; print("error: data/x does not exist", file=sys.stderr); print("bye"); sys.exit(2)')
+    task = operator()
+    with pytest.raises(AirflowFailException, match=r"^data/x does not exist$"):
+        run(task)
+    assert task.xcoms["error"] == "data/x does not exist"
+
+
+def test_exit_1_is_retried(stage_is, lines):
+    stage_is('import sys; print("error: MLflow does not answer", file=sys.stderr); sys.exit(1)')
+    with pytest.raises(AirflowException, match=r"^MLflow does not answer$") as failed:
+        run(operator())
+    assert not isinstance(failed.value, AirflowFailException)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("import sys; print('last words'); sys.exit(1)", "last words"),
+        ("import sys; sys.exit(3)", "train-model exited with 3 and said nothing"),
+        ("import os; os.kill(os.getpid(), 9)", "train-model was ended by SIGKILL; out of memory"),
+        ("pass", "left no JSON object"),
+    ],
+)
+def test_other_ends_are_said_in_one_line(stage_is, lines, script, message):
+    stage_is(script)
+    with pytest.raises(AirflowException, match=message) as failed:
+        run(operator())
+    assert not isinstance(failed.value, AirflowFailException)
+    assert "\n" not in str(failed.value)
+
+
+def test_a_bad_configuration_is_refused_before_anything_starts(stage_is, lines):
+    stage_is("print('started')")
+    with pytest.raises(AirflowFailException, match="unknown key"):
+        run(operator(overrides=["training.max_epoch=1"]))
+    assert lines == []
+
+
+FAMILY = """
+    import os, signal, subprocess, sys, time
+    child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "
+                                                    "print('deaf', flush=True); time.sleep(60)"])
+    def save(*_):
+        print("saved", flush=True)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+    print(f"pids {os.getpid()} {child.pid}", flush=True)
+    time.sleep(60)
+"""
+
+
+def wait_for_family(lines):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        texts = [text for _, text in lines]
+        if "deaf" in texts and (pids := [text for text in texts if text.startswith("pids")]):
+            return [int(pid) for pid in pids[0].split()[1:]]
+        time.sleep(0.05)
+    raise AssertionError(f"stage did not start: {lines}")
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
+    stage_is(FAMILY)
+    task = operator()
+    pids = []
+
+    def kill():
+        pids.extend(wait_for_family(lines))
+        task.on_kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(AirflowException, match="stopped before its end") as failed:
+        run(task)
+    killer.join()
+    assert not isinstance(failed.value, AirflowFailException)
+    assert "saved" in [text for _, text in lines]
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
+
+
+def test_an_interrupt_leaves_nothing_running(stage_is, lines):
+    stage_is(FAMILY)
+    pids = []
+
+    def interrupt():
+        pids.extend(wait_for_family(lines))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(operator())
+    killer.join()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
+        time.sleep(0.05)
+    assert all(gone(pid) for pid in pids)
+
+
+def test_the_pod_runs_the_same_arguments(monkeypatch):
+    built = {}
+    monkeypatch.setattr(KubernetesHook, "is_in_cluster", property(lambda self: False))
+    monkeypatch.setattr(
+        KubernetesPodOperator,
+        "execute",
+        lambda self, context: built.update(pod=self.build_pod_request_obj(context)),
+    )
+    overrides = ["compute.backend=kubernetes", "compute.kubernetes.image=registry/delays:1.2"]
+    task = operator("evaluate-model", overrides=overrides)
+    ti = SimpleNamespace(
+        xcom_push=lambda key, value: None, dag_id="model_training", task_id="evaluate_model", map_index=-1, try_number=1
+    )
+    task.execute({"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace(), "ts": datetime.now(UTC)})
+
+    pod = built["pod"]
+    (container,) = pod.spec.containers  # no XCom sidecar
+    assert container.image == "registry/delays:1.2"
+    assert container.command == ["python", "-m", "transformer"]
+    assert container.args == task.stage_arguments()
+    assert container.args[0] == "evaluate-model"
+    assert pod.metadata.namespace == "train-delays"
+    assert pod.spec.service_account_name == "train-delays"
+    assert pod.metadata.name.startswith("evaluate-model")
+    assert pod.metadata.labels["task_id"] == "evaluate_model"
+
+
+def test_a_kill_without_a_local_process_goes_to_the_pod(monkeypatch):
+    killed = []
+    monkeypatch.setattr(KubernetesPodOperator, "on_kill", lambda self: killed.append(self.task_id))
+    operator().on_kill()
+    assert killed == ["train_model"]
+
+
+def test_the_stage_runs_with_this_python():
+    assert stage.MODULE == ["-m", "transformer"]
+    assert sys.executable

@@ -1,0 +1,182 @@
+"""The network: a set of trains, blind to padding and to what each switch turns off, and never in the past."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from transformer.config import ModelConfig, UseInputsConfig
+from transformer.model.network import DelayTransformer, NetworkShape, not_in_the_past, squash
+from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
+
+SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0}
+SHAPE = NetworkShape(n_prev=4, n_foll=5, n_train_types=3, n_points=9, d_embedding=6, scales=SCALES)
+CONFIG = ModelConfig(d_model=16, n_heads=2, n_layers=2, d_feedforward=16, d_point=4, dropout=0.0)
+
+
+def network(config: ModelConfig = CONFIG, shape: NetworkShape = SHAPE) -> DelayTransformer:
+    torch.manual_seed(0)
+    vectors = torch.randn(shape.n_points, shape.d_embedding)
+    made = DelayTransformer(config, shape, vectors).eval()
+    torch.nn.init.normal_(made.head_out.weight)  # untrained, it predicts the translation and nothing would show
+    return made
+
+
+def batch(n_snapshots: int = 2, n_trains: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random snapshots in which every train exists and some events do not."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return 200 * torch.randn(*shape, generator=g)
+
+    def integers(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(high, shape, generator=g)
+
+    past, following = (n_snapshots, n_trains, SHAPE.n_prev), (n_snapshots, n_trains, SHAPE.n_foll)
+    past_mask = torch.arange(SHAPE.n_prev) >= integers(SHAPE.n_prev, *past[:2], 1)
+    next_mask = torch.arange(SHAPE.n_foll) <= integers(SHAPE.n_foll, *following[:2], 1)
+    return {
+        "instant": integers(10**9, n_snapshots),
+        "train_mask": torch.ones(n_snapshots, n_trains, dtype=torch.bool),
+        "train_type": integers(3, n_snapshots, n_trains),
+        "departed": past_mask.any(-1),
+        "last_delay": normal(n_snapshots, n_trains),
+        "translation": normal(n_snapshots, n_trains),
+        "past_mask": past_mask,
+        "past_delay": normal(*past) * past_mask,
+        "past_observed": -normal(*past).abs() * past_mask,
+        "past_point": integers(9, *past) * past_mask,
+        "past_type": integers(4, *past) * past_mask,
+        "next_mask": next_mask,
+        "next_planned": normal(*following).abs() * next_mask,
+        "next_point": integers(9, *following) * next_mask,
+        "next_type": integers(4, *following) * next_mask,
+        "next_features": normal(*following, len(FEATURES)) * next_mask[..., None],
+        "time_of_day": torch.rand(n_snapshots, generator=g),
+        "day_of_week": integers(7, n_snapshots),
+    }
+
+
+def padded(given: dict[str, torch.Tensor], extra: int, fill: float) -> dict[str, torch.Tensor]:
+    """The same snapshots with `extra` slots without a train, full of junk."""
+    result = {}
+    for name, values in given.items():
+        if values.ndim == 1:
+            result[name] = values
+            continue
+        junk = torch.full((values.shape[0], extra, *values.shape[2:]), fill).to(values.dtype)
+        if name.endswith("_mask") or name == "departed":
+            junk = torch.zeros_like(junk) if name == "train_mask" else torch.ones_like(junk)
+        result[name] = torch.cat([values, junk], 1)
+    return result
+
+
+def test_untrained_it_predicts_the_translation():
+    given = batch()
+    fresh = DelayTransformer(CONFIG, SHAPE, torch.randn(9, 6)).eval()
+    expected = not_in_the_past(given["translation"][..., None].expand(-1, -1, 5), given["next_planned"])
+    torch.testing.assert_close(fresh(given), expected)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0, 2.0])
+def test_padding_never_changes_a_prediction(fill: float):
+    made, given = network(), batch()
+    torch.testing.assert_close(made(padded(given, 7, fill))[:, :6], made(given), rtol=1e-5, atol=1e-3)
+
+
+def test_padding_may_differ_per_snapshot():
+    made, given = network(), batch(1, 6)
+    other = batch(1, 2, seed=5)
+    together = {
+        name: torch.cat([given[name], padded(other, 4, 1.0)[name] if given[name].ndim > 1 else other[name]])
+        for name in given
+    }
+    torch.testing.assert_close(made(together)[0], made(given)[0], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(made(together)[1, :2], made(other)[0], rtol=1e-5, atol=1e-3)
+
+
+def test_trains_are_a_set():
+    made, given = network(), batch()
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    shuffled = {name: values if values.ndim == 1 else values[:, order] for name, values in given.items()}
+    torch.testing.assert_close(made(shuffled), made(given)[:, order], rtol=1e-5, atol=1e-3)
+
+
+def test_trains_influence_each_other():
+    made, given = network(), batch()
+    changed = {name: values.clone() for name, values in given.items()}
+    changed["past_delay"][:, 0] += 3_000 * changed["past_mask"][:, 0]
+    changed["translation"][:, 0] += 3_000
+    assert ((made(changed) - made(given))[:, 1:].abs() > 1e-3).any()
+
+
+def test_snapshot_without_a_train_gives_numbers():
+    given = batch()
+    given["train_mask"] = torch.zeros_like(given["train_mask"])
+    assert torch.isfinite(network()(given)).all()
+
+
+def test_never_in_the_past():
+    given = batch()
+    given["next_planned"] = given["next_planned"] - 5_000 * given["next_mask"]
+    predicted = network()(given)
+    assert (predicted >= -given["next_planned"] - 1e-3).all()
+
+
+GROUPS = {
+    "past_delays": ["past_delay", "past_observed"],
+    "past_points": ["past_point"],
+    "following_times": ["next_planned"],
+    "following_points": ["next_point"],
+    "event_types": ["past_type", "next_type"],
+    "train_type": ["train_type"],
+    "calendar": ["time_of_day", "day_of_week"],
+    "section_statistics": ["next_features"],
+    "train_history": ["next_features"],
+}
+
+
+@pytest.mark.parametrize("group", [field.name for field in fields(UseInputsConfig)])
+def test_each_input_group_counts_when_on_and_not_when_off(group: str):
+    only = UseInputsConfig(**{field.name: field.name == group for field in fields(UseInputsConfig)})
+    without = replace(UseInputsConfig(), **{group: False})
+    if group == "train_type":  # the network's load counts the trains of each type
+        without = replace(without, network_load=False)
+    given, other = batch(seed=1), batch(seed=2)
+    mixed = dict(given)
+    if group == "network_load":  # one train fewer for the others to see
+        mixed["train_mask"] = given["train_mask"].clone()
+        mixed["train_mask"][:, -1] = False
+        neither = replace(only, network_load=False, calendar=True)
+        with_it, without_it = (network(replace(CONFIG, use_inputs=use)) for use in (only, neither))
+        for made in (with_it, without_it):
+            for layer in made.encoder:  # attention off: only the counted load can tell
+                torch.nn.init.zeros_(layer.attention_out.weight)
+        assert not torch.allclose(with_it(mixed)[:, :-1], with_it(given)[:, :-1])
+        torch.testing.assert_close(without_it(mixed)[:, :-1], without_it(given)[:, :-1])
+        return
+    for name in GROUPS[group]:
+        mixed[name] = other[name]
+        if name == "next_features":  # the two groups share one array: change this group's columns alone
+            names = SECTION_FEATURES if group == "section_statistics" else HISTORY_FEATURES
+            columns = [FEATURES.index(feature) for feature in names]
+            mixed[name] = given[name].clone()
+            mixed[name][..., columns] = other[name][..., columns]
+    mixed["translation"] = given["translation"]
+
+    def correction(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return network(replace(CONFIG, use_inputs=use)).correction(inputs)
+
+    assert not torch.allclose(correction(only, mixed), correction(only, given)), f"{group} on its own says nothing"
+    torch.testing.assert_close(correction(without, mixed), correction(without, given))
+
+
+def test_no_point_embeddings_at_all():
+    shape = replace(SHAPE, d_embedding=0)
+    assert torch.isfinite(network(shape=shape)(batch())).all()
+
+
+def test_squash_is_linear_near_zero_and_logarithmic_far_out():
+    values = torch.tensor([0.0, 1.0, 1e6])
+    np.testing.assert_allclose(squash(values, 100.0), [0, 0.01, np.log(2e4)], rtol=1e-3)

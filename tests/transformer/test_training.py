@@ -1,0 +1,225 @@
+"""Training: it learns, stops and goes on as if it had not stopped, and its checkpoints are all one needs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from transformer import training
+from transformer.config import Config, load_config
+from transformer.data.datamodule import SnapshotDataModule
+from transformer.errors import UserError
+from transformer.precomputed import obtain_embeddings, obtain_statistics
+from transformer.stages import resolved_split
+from transformer.tracking import RunLog
+from transformer.training import BEST, CHECKPOINTS, HISTORY, LAST, load_module, load_weights, read_history
+
+
+def run(config: Config, folder: Path, **start: Path) -> training.TrainingResult:
+    split = resolved_split(config)
+    return training.train(
+        config,
+        split,
+        obtain_statistics(config, split),
+        obtain_embeddings(config, split),
+        RunLog(config, ""),
+        folder,
+        **start,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run(small_config, folder)
+    return folder / CHECKPOINTS
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    a, b = (load_module(path).state_dict() for path in (left, right))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_leaves_the_documented_files_and_a_row_per_epoch(trained: Path):
+    assert sorted(path.name for path in trained.iterdir()) == [BEST, HISTORY, LAST]
+    history = read_history(trained / HISTORY)
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert all(row["val_mae_s"] > 0 and row["learning_rate"] >= 0 for row in history)
+
+
+def test_checkpoint_loads_without_pickle_and_predicts_alone(trained: Path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    assert {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+    module = load_module(trained / BEST)
+    assert module.network.point_vectors.abs().sum() > 0
+    assert module.network.scales["delay"] > 1
+
+
+def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
+    run(small_config, tmp_path / "same")
+    assert same_weights(tmp_path / "same" / CHECKPOINTS / LAST, trained / LAST)
+    other = replace(small_config, training=replace(small_config.training, seed=7))
+    run(other, tmp_path / "other")
+    assert not same_weights(tmp_path / "other" / CHECKPOINTS / LAST, trained / LAST)
+
+
+class SuddenEndError(Exception):
+    pass
+
+
+class InterruptAfter(Callback):
+    """Ends the training without warning in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise SuddenEndError
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resumed_training_equals_an_uninterrupted_one(
+    small_config: Config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+):
+    make = training._trainer
+
+    def interrupted(*arguments: object) -> L.Trainer:
+        trainer = make(*arguments)
+        trainer.callbacks.insert(0, InterruptAfter(epoch))
+        return trainer
+
+    with monkeypatch.context() as patch, pytest.raises(SuddenEndError):
+        patch.setattr(training, "_trainer", interrupted)
+        run(small_config, tmp_path)
+    assert len(read_history(tmp_path / CHECKPOINTS / HISTORY)) == epoch
+    run(small_config, tmp_path, resume=tmp_path / CHECKPOINTS / LAST)
+    for name in (LAST, BEST):
+        assert same_weights(tmp_path / CHECKPOINTS / name, trained / name), name
+    assert read_history(tmp_path / CHECKPOINTS / HISTORY) == read_history(trained / HISTORY)
+    states = [torch.load(f / LAST, weights_only=True) for f in (tmp_path / CHECKPOINTS, trained)]
+    assert states[0]["global_step"] == states[1]["global_step"] and states[0]["epoch"] == states[1]["epoch"]
+
+
+def test_resuming_a_finished_training_says_so(small_config: Config, trained: Path, tmp_path: Path):
+    result = run(small_config, tmp_path, resume=trained / LAST)
+    assert result.epochs == 3 and result.best_val_mae_s == min(r["val_mae_s"] for r in read_history(trained / HISTORY))
+
+
+def test_warm_start_takes_the_weights_and_a_fresh_optimizer(small_config: Config, trained: Path, tmp_path: Path):
+    cold = read_history(trained / HISTORY)
+    run(small_config, tmp_path, warm_start=trained / BEST)
+    warm = read_history(tmp_path / CHECKPOINTS / HISTORY)
+    assert [row["epoch"] for row in warm] == [0, 1, 2]
+    assert warm[0]["train_loss"] < cold[0]["train_loss"]
+
+
+def test_warm_start_with_another_network_is_refused_with_the_difference(
+    small_config: Config, trained: Path, tmp_path: Path
+):
+    wider = replace(small_config, model=replace(small_config.model, d_model=48))
+    with pytest.raises(
+        UserError, match=r"weights do not fit.*network\.head_rank has shape \(5, 16\), expected \(5, 24\)"
+    ):
+        run(wider, tmp_path, warm_start=trained / BEST)
+    assert not (tmp_path / CHECKPOINTS).exists()
+
+
+def test_warm_start_keeps_the_embeddings_of_the_present_data(small_config: Config, trained: Path):
+    split = resolved_split(small_config)
+    module = training.create_module(
+        small_config, split, obtain_statistics(small_config, split), obtain_embeddings(small_config, split)
+    )
+    module.network.point_vectors += 1
+    before = module.network.point_vectors.clone()
+    load_weights(module, trained / BEST)
+    assert torch.equal(module.network.point_vectors, before)
+
+
+def test_not_a_checkpoint_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="is no checkpoint of this model"):
+        load_module(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="does not exist; train the model first"):
+        load_module(tmp_path / "y.ckpt")
+
+
+def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path: Path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "bomb": Bomb()}, tmp_path / "bomb.ckpt")
+    with pytest.raises(UserError, match="is no checkpoint of this model"):
+        load_module(tmp_path / "bomb.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hardware_that_is_not_there_is_refused_in_one_line(small_config: Config, tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    gpu = replace(small_config, training=replace(small_config.training, accelerator="gpu"))
+    with pytest.raises(UserError, match=r"training\.accelerator=gpu.*use auto"):
+        run(gpu, tmp_path)
+
+
+@pytest.mark.slow
+def test_one_batch_can_be_overfitted(small_overrides: list[str], tmp_path: Path):
+    """A network that cannot learn two snapshots by heart is wired wrong."""
+    overrides = [
+        *small_overrides,
+        "training.overfit_batches=1",
+        "training.batch_size=2",
+        "training.max_epochs=600",
+        "training.learning_rate=0.003",
+        "training.early_stopping.enabled=false",
+        "model.dropout=0",
+        "model.d_model=64",
+        "model.d_feedforward=128",
+    ]
+    result = run(load_config("local", overrides), tmp_path)
+    assert result.best_val_mae_s < 0.1 * result.val_translation_mae_s
+
+
+def test_early_stopping_stops(small_config: Config, tmp_path: Path):
+    impatient = replace(
+        small_config.training,
+        max_epochs=30,
+        learning_rate=1e-9,
+        early_stopping=replace(small_config.training.early_stopping, patience=2, min_delta_s=1.0),
+    )
+    assert run(replace(small_config, training=impatient), tmp_path).epochs == 3
+
+
+@pytest.mark.parametrize("name", ["mae", "huber", "mse"])
+def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
+    chosen = replace(small_config.training, max_epochs=1, loss=replace(small_config.training.loss, name=name))
+    assert run(replace(small_config, training=chosen), tmp_path).epochs == 1
+
+
+def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
+    split = resolved_split(small_config)
+    statistics = obtain_statistics(small_config, split)
+
+    def first_batch(epoch: int) -> torch.Tensor:
+        data = SnapshotDataModule(small_config, split, statistics)
+        data.setup("fit")
+        data.trainer = type("Trainer", (), {"current_epoch": epoch})()
+        return data.train_dataloader().dataset[0]["instant"]
+
+    assert torch.equal(first_batch(3), first_batch(3))
+    assert not torch.equal(first_batch(3), first_batch(4))
+
+
+def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    often = replace(small_config.training, max_epochs=1, log_every_s=0.001)
+    with caplog.at_level("INFO", logger="transformer.training"):
+        run(replace(small_config, training=often), tmp_path)
+    lines = [record.message for record in caplog.records]
+    assert any("epoch 1/1, step" in line and "snapshots/s" in line and "left" in line for line in lines)
+    assert any("epoch 1/1 done" in line and "skill" in line for line in lines)
+    assert training.duration(75) == "1 min 15 s" and training.duration(3_700) == "1 h 01 min"
