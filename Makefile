@@ -3,13 +3,14 @@
 PYTHON ?= python3.11
 MLFLOW_PORT ?= 5000
 AIRFLOW_PORT ?= 8080
+TAG ?= latest
 export MLFLOW_PORT AIRFLOW_PORT
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint bench up down lock
+.PHONY: help setup train test test-fast lint bench up down lock image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -36,7 +37,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED) ## measure what the documentation claims
-	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
 	@$(BIN)/python scripts/services.py up
@@ -44,9 +45,18 @@ up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (M
 down: $(INSTALLED) ## stop what `make up` started
 	@$(BIN)/python scripts/services.py down
 
+image: ## build the images of a cluster: make image [REGISTRY=registry.example.org/] [TAG=0.1.0]
+	@for names in trainer:transformer airflow:airflow mlflow:mlflow; do \
+		image="$(REGISTRY)train-delay-$${names#*:}:$(TAG)"; \
+		docker build --target "$${names%:*}" --tag "$$image" --build-arg IMAGE="$$image" --build-arg VERSION="$(TAG)" \
+			--build-arg GIT_COMMIT="$$(git rev-parse HEAD)" . || exit 1; \
+	done
+
 lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow
 	@for name in requirements requirements-dev; do \
 		$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-find-links --no-emit-index-url \
 			--no-emit-trusted-host --output-file $$name.txt $$name.in || exit 1; \
 		sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt; \
 	done  # the lock names torch without its build: a CPU wheel where one is at hand, else the CUDA build
+	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-emit-find-links --no-emit-index-url \
+		--no-emit-trusted-host deploy/requirements/cluster.in

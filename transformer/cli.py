@@ -28,7 +28,7 @@ from transformer.config import (
     redact,
     to_dict,
 )
-from transformer.errors import ServiceError, UserError
+from transformer.errors import ServiceError, Terminated, UserError
 from transformer.files import write_json
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
-    except ServiceError as error:
-        return _fail(str(error), 1)
+    except Terminated:
+        return _fail("terminated by SIGTERM", 128 + signal.SIGTERM)
     except Exception as error:
-        if not isinstance(error, (OSError, MemoryError)):
+        if not isinstance(error, (ServiceError, OSError, MemoryError)):
             log.exception("unexpected error")
-        return _fail(f"{type(error).__name__}: {error}", 1)
+        return _fail(str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}", 1)
     return 0
 
 

@@ -209,7 +209,7 @@ class EarlyStoppingConfig:
 class TrainingConfig:
     max_epochs: int = 20
     snapshots_per_epoch: int = 1_024
-    batch_size: int = 8  # snapshots a step
+    batch_size: int = 8  # snapshots a step, over all processes: with more GPUs each takes fewer of them
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     gradient_clip_norm: float = 1.0
@@ -220,6 +220,7 @@ class TrainingConfig:
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "auto"
     num_workers: int = 0  # snapshots are built in columns; workers pay off beside a GPU
     log_every_s: float = 5.0  # a progress line in the task log
+    allow_changes_on_resume: bool = False  # true = a resumed training may differ from the one it continues
     overfit_batches: int = 0  # debug: train and validate on this many fixed batches
     loss: LossConfig = field(default_factory=LossConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -230,10 +231,47 @@ class TrainingConfig:
 
 # --- compute.yaml ----------------------------------------------------------------------------------------------------
 @dataclass
+class ProfileConfig:
+    """Size of a pod and the nodes it may run on: what an entry of `compute.kubernetes.profiles` may say."""
+
+    name: str = ""
+    cpu: int = 1  # cores reserved; more are used when the node has them to spare
+    memory: str = "4Gi"  # reserved, and the limit
+    gpus: int = 0
+    shared_memory: str = "1Gi"  # /dev/shm of data loaders and NCCL; counts as memory
+    disk: str = "10Gi"  # /tmp: event tables, cache, checkpoints
+    node_selector: list[str] = field(default_factory=list)  # labels a node must have, key=value
+    tolerations: list[str] = field(default_factory=list)  # taints it may have, key:Effect or key=value:Effect
+
+
+@dataclass
+class StageProfilesConfig:
+    """Name of the profile that each stage's pod gets."""
+
+    fetch_files: str = "cpu-small"
+    compute_statistics_and_embeddings: str = "cpu-large"
+    train_model: str = "gpu-1"
+    evaluate_model: str = "cpu-large"
+    tune: str = "gpu-1"
+
+
+@dataclass
 class KubernetesConfig:
     image: str = "train-delay-transformer:latest"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "Always"  # a tag that moved must not run old code
     namespace: str = "train-delays"
     service_account: str = "train-delays"
+    secret: str = ""  # a Kubernetes secret whose keys become environment variables (MLFLOW_…, AWS_…); "" = none
+    priority_class: str = "train-delays"  # "" = the cluster's default
+    schedule_timeout_s: int = 1_200  # a node must be found within; adding one to a GPU pool takes minutes
+    startup_timeout_s: int = 1_200  # from then on the container must start within; a CUDA image has gigabytes
+    profiles: list[Any] = field(default_factory=list)  # of the keys of `ProfileConfig`
+    stages: StageProfilesConfig = field(default_factory=StageProfilesConfig)
+
+    def profile(self, stage: str) -> ProfileConfig:
+        """Profile of the pod of a stage of the command line, for example `train-model`."""
+        name = getattr(self.stages, stage.replace("-", "_"))
+        return _profile(next(entry for entry in self.profiles if entry["name"] == name))
 
 
 @dataclass
@@ -393,6 +431,8 @@ _POSITIVE = (
     "training.log_every_s",
     "training.loss.huber_delta_s",
     "training.early_stopping.patience",
+    "compute.kubernetes.schedule_timeout_s",
+    "compute.kubernetes.startup_timeout_s",
 )
 _NOT_NEGATIVE = (
     "data.validation.max_delay_s",
@@ -410,6 +450,8 @@ _NOT_NEGATIVE = (
 _SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed")
 _BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
 _TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
+_KUBERNETES_NAMES = ("compute.kubernetes.namespace", "compute.kubernetes.service_account")
+_OPTIONAL_KUBERNETES_NAMES = ("compute.kubernetes.secret", "compute.kubernetes.priority_class")
 
 
 def check(config: Config) -> None:
@@ -452,10 +494,59 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
         )
     if mlflow.use_mlflow and not mlflow.experiment_name.strip():
         yield "training.mlflow.experiment_name", "training.mlflow.experiment_name is empty; name the experiment"
+    yield from _pod_complaints(config.compute)
+
+
+def _pod_complaints(compute: ComputeConfig) -> Iterator[tuple[str, str]]:
+    key = "compute.kubernetes.profiles"
+    names = [entry.get("name") for entry in compute.kubernetes.profiles if isinstance(entry, dict)]
+    for entry in compute.kubernetes.profiles:
+        if not isinstance(entry, dict):
+            yield key, f"{key}: {entry!r} is no profile; write it as {{name: cpu-small, cpu: 2, memory: 8Gi}}"
+            return
+        name = entry.get("name")
+        if not isinstance(name, str) or not name or names.count(name) > 1:
+            yield key, f"{key}: name={name!r} is empty or given twice; name each profile once"
+        for reason in _profile_complaints(entry):
+            yield key, f"{key}: profile {name!r}: {reason}"
+    if compute.backend == "kubernetes":
+        for stage, name in to_dict(compute.kubernetes.stages).items():
+            if name not in names:
+                wanted = f"compute.kubernetes.stages.{stage}"
+                yield wanted, f"{wanted}={name!r} is no profile{_nearest(name, map(str, names), listed=True)}"
+
+
+def _profile_complaints(entry: dict[str, Any]) -> Iterator[str]:
+    try:
+        profile = _profile(entry)
+    except OmegaConfBaseException as error:
+        yield str(error).splitlines()[0]
+        return
+    if profile.cpu < 1:
+        yield f"cpu={profile.cpu} must be above 0"
+    if profile.gpus < 0:
+        yield f"gpus={profile.gpus} must not be negative"
+    for key in ("memory", "shared_memory", "disk"):
+        if not re.fullmatch(r"[1-9]\d*(Mi|Gi|Ti)", quantity := getattr(profile, key)):
+            yield f"{key}={quantity!r} is no quantity; write it as 512Mi, 8Gi or 1Ti"
+    for label in profile.node_selector:
+        if not re.fullmatch(r"[^=:\s]+=[^=:\s]*", label):
+            yield f"node_selector: {label!r} is no label; write it as key=value"
+    for taint in profile.tolerations:
+        if not re.fullmatch(r"[^=:\s]+(=[^=:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)", taint):
+            yield f"tolerations: {taint!r} is no taint; write it as key:NoSchedule or key=value:NoSchedule"
+
+
+def _profile(entry: dict[str, Any]) -> ProfileConfig:
+    return cast(ProfileConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ProfileConfig), entry)))
 
 
 def _is_time_of_day(text: str) -> bool:
     return re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is not None
+
+
+def _is_kubernetes_name(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", name) is not None
 
 
 def _is_timezone(name: str) -> bool:
@@ -483,6 +574,13 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (_SEEDS, lambda value: 0 <= value < 2**32, "must lie in [0, 4294967295]"),
     (_BELOW_ONE, lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     (("data.validation.max_dropped_share",), lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (_KUBERNETES_NAMES, _is_kubernetes_name, "is no Kubernetes name; use small letters, digits and hyphens"),
+    (
+        _OPTIONAL_KUBERNETES_NAMES,
+        lambda value: not value or _is_kubernetes_name(value),
+        "is no Kubernetes name; use small letters, digits and hyphens, or leave it empty",
+    ),
+    (("compute.kubernetes.image",), lambda value: len(value.split()) == 1, "is no image; write registry/name:tag"),
     (_TIMES_OF_DAY, _is_time_of_day, "is not a time of day; write it as HH:MM, for example '05:00'"),
     (("data.timezone",), _is_timezone, "is no time zone; give an IANA name such as Europe/Paris"),
 )
@@ -522,8 +620,7 @@ def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[
 def _read_group(path: Path) -> dict[str, Any]:
     source = f"{path.parent.name}/{path.name}"
     if path.stem not in GROUPS or path.suffix != ".yaml":
-        files = [f"{group}.yaml" for group in GROUPS]
-        raise UserError(f"{source}: not a configuration file{_nearest(path.name, files, listed=True)}")
+        raise UserError(f"{source}: a configuration file is named GROUP.yaml{_nearest(path.stem, GROUPS, listed=True)}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except (yaml.YAMLError, ValueError) as error:

@@ -9,5 +9,9 @@ class UserError(ValueError):
     """
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that nothing takes it for a failure it could handle."""
+
+
 class ServiceError(RuntimeError):
     """A service the pipeline needs (MLflow, S3) did not answer; one line, exit 1, and a retry may help."""

@@ -23,6 +23,7 @@ from transformer.statistics import (
     save_statistics,
     statistics_hash,
 )
+from transformer.storage import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +62,14 @@ def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> 
         UserError: unreadable data, or a damaged cache.
     """
     folder = statistics_folder(config, split)
-    if folder.is_dir() and not recompute:
+    if (folder.is_dir() or _fetched(config, folder)) and not recompute:
         log.info("statistics: reused from %s", folder)
         return load_statistics(folder)
     log.info("statistics: computing over %d service dates", len(split.train))
     statistics = compute_statistics(config.data, split.train)
     save_statistics(statistics, folder, replace=recompute)
     log.info("statistics: written to %s", folder)
+    _share(config, folder, replace=recompute)
     return statistics
 
 
@@ -78,7 +80,7 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
         UserError: unreadable data, or a damaged cache.
     """
     folder = embeddings_folder(config, split)
-    if folder.is_dir() and not recompute:
+    if (folder.is_dir() or _fetched(config, folder)) and not recompute:
         log.info("embeddings: reused from %s", folder)
         edges = read_parquet(folder / "edges.parquet", remedy=f"remove {folder} and run the stage again")
         return Embeddings(PointEmbeddings.load(folder / "points.parquet"), edges)
@@ -90,12 +92,26 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
         points.save(temporary / "points.parquet")
         write_parquet(temporary / "edges.parquet", edges)
     log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
+    _share(config, folder, replace=recompute)
     return Embeddings(points, edges)
 
 
 def embeddings_for(config: Config, embeddings: Embeddings, days: Sequence[date]) -> PointEmbeddings:
     """`embeddings` with the points that first appear in the timetable of `days` filled in from their neighbours."""
     return extend(embeddings.points, timetable_edges(config, days))
+
+
+def _fetched(config: Config, folder: Path) -> bool:
+    """Take a folder of the cache from the bucket, where another machine may have left it under the same hash."""
+    if not config.data.download_data_from_s3:
+        return False
+    return Bucket.from_config(config.data).download_folder(f"{folder.parent.name}/{folder.name}", folder)
+
+
+def _share(config: Config, folder: Path, replace: bool) -> None:
+    """Leave a folder of the cache in the bucket for other machines."""
+    if config.data.save_results_to_s3:
+        Bucket.from_config(config.data).upload_folder(folder, f"{folder.parent.name}/{folder.name}", replace=replace)
 
 
 def timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:

@@ -5,6 +5,7 @@ Each takes the merged configuration and the MLflow run's id ("" = no tracking) a
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -12,9 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from transformer.config import Config, content_hash
+from transformer.config import Config, SplitConfig, content_hash
 from transformer.data.event_table import read_days
-from transformer.data.events import Split, available_dates, data_fingerprint, read_op_nodes, resolve_split
+from transformer.data.events import (
+    Split,
+    configured_split,
+    data_fingerprint,
+    format_dates,
+    read_op_nodes,
+    resolve_split,
+)
 from transformer.errors import UserError
 from transformer.files import write_json
 from transformer.precomputed import (
@@ -24,23 +32,27 @@ from transformer.precomputed import (
     obtain_statistics,
     statistics_folder,
 )
-from transformer.tracking import RunLog, configuration_hash
+from transformer.storage import Bucket
+from transformer.tracking import AIRFLOW_RUN, RunLog, configuration_hash
 
 log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 
 
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
     run = RunLog(config, run_id)
     run.begin()
-    split = resolved_split(config)
+    split = prepare_data(config, run)
     folder = Path(config.data.local_folder)
-    log.info("data: %d service dates in %s", len(available_dates(folder)), folder)
+    log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
     _, report = read_days(config.data, split.all)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
-    run.tags({"data_fingerprint": fingerprint, **{f"{name}_dates": _listed(d) for name, d in split.as_dict().items()}})
+    run.tags({"data_fingerprint": fingerprint})
     return {
         "folder": str(folder),
         "split": split.as_dict(),
@@ -53,7 +65,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     """Compute, or reuse under their content hash, the statistics and embeddings of the training dates."""
     run = RunLog(config, run_id)
     run.begin()
-    split = resolved_split(config)
+    split = prepare_data(config, run)
     reuse = config.training.use_precomputed
     statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
     embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
@@ -77,7 +89,7 @@ def train_model(
 
     run = RunLog(config, run_id)
     run.begin()
-    split = resolved_split(config)
+    split = prepare_data(config, run)
     folder = run_folder(config, run_id)
     warm_start = last = None
     if resume:
@@ -85,7 +97,10 @@ def train_model(
             raise UserError(
                 f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent"
             )
-        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "resume")
+        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "from_mlflow")
+    elif (owner := run.tag(training.CHECKPOINTS_OF)) and owner == run.tag(AIRFLOW_RUN):
+        log.info("training: an earlier try of this DAG run left a checkpoint, continuing from it")
+        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "from_mlflow")
     elif warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
         warm_start = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
@@ -122,12 +137,13 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
 
     run = RunLog(config, run_id)
     run.begin()
-    split = resolved_split(config)
+    split = prepare_data(config, run)
     folder = run_folder(config, run_id)
     checkpoints = folder / training.CHECKPOINTS
-    for name in (training.BEST, training.HISTORY):
-        if run_id and not (checkpoints / name).is_file():
-            run.download(f"{training.CHECKPOINTS}/{name}", folder)
+    if run_id:  # what MLflow holds counts: a local copy may be older, or another machine's
+        for name in (training.BEST, training.HISTORY):
+            run.download(f"{training.CHECKPOINTS}/{name}", folder / "from_mlflow")
+        checkpoints = folder / "from_mlflow" / training.CHECKPOINTS
     module = training.load_module(checkpoints / training.BEST)
     statistics = obtain_statistics(config, split)
     embeddings = obtain_embeddings(config, split)
@@ -168,10 +184,24 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
     return output
 
 
-def resolved_split(config: Config) -> Split:
-    """The service dates of each split, from the configuration or by order of the dates there are."""
-    data = config.data
-    return resolve_split(data.split, Path(data.local_folder), data.validation.skip_partial_dates)
+def prepare_data(config: Config, run: RunLog) -> Split:
+    """The service dates of each split, with their event tables in `data.local_folder`: each pod has a disk of its own.
+
+    A run keeps the split it began with: dates that arrive later do not move its test dates into its training.
+    """
+    data, folder = config.data, Path(config.data.local_folder)
+    chosen = data.split
+    if not configured_split(chosen).all and (pinned := run.tag(SPLIT)):
+        chosen = SplitConfig(**json.loads(pinned))
+    available = None
+    if data.download_data_from_s3:
+        bucket = Bucket.from_config(data)
+        available = bucket.available_dates()
+        wanted = configured_split(chosen).all or available  # telling partial dates apart needs them all
+        bucket.sync_data([day for day in available if day in set(wanted)], folder)
+    split = resolve_split(chosen, folder, data.validation.skip_partial_dates, available)
+    run.tags({SPLIT: json.dumps({name: format_dates(getattr(split, name)) for name in SPLITS})})
+    return split
 
 
 def run_folder(config: Config, run_id: str) -> Path:

@@ -25,6 +25,8 @@ from transformer.errors import ServiceError, UserError
 
 log = logging.getLogger(__name__)
 
+AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
+
 CONFIG_ARTIFACT = "config/config.yaml"
 BATCH = 100  # params or tags in one request, the server's limit
 METRIC_BATCH = 1_000  # metrics in one request, likewise
@@ -32,7 +34,7 @@ FAILURE_REASON = "failure_reason"  # tag of a failed run
 # MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
 _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # waits of 2, 4 and some s in between
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 _RUNNING, _FINISHED, _FAILED = (
@@ -201,6 +203,13 @@ class RunLog:
             with mlflow_errors(self.config):
                 _set_tags(self._client, self.run_id, values)
 
+    def tag(self, name: str) -> str:
+        """Value of a tag, "" when the run does not have it or there is no run."""
+        if self._client is None:
+            return ""
+        with mlflow_errors(self.config):
+            return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
+
     def artifact(self, path: Path, folder: str) -> None:
         """Copy a file into artifact folder `folder`."""
         if self._client is not None:
@@ -214,7 +223,7 @@ class RunLog:
                 self._client.log_artifacts(self.run_id, str(path), folder)
 
     def download(self, artifact: str, target: Path) -> Path:
-        """Fetch one artifact file into the folder `target`.
+        """Fetch one artifact file to `target / artifact`, where it appears whole, and return that path.
 
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
@@ -222,13 +231,14 @@ class RunLog:
         if self._client is None:
             raise ValueError("there is no run to download from")
         check_server(self.config)  # of a warm start, this is the first request
-        target.mkdir(parents=True, exist_ok=True)
+        path = target / artifact
+        path.parent.mkdir(parents=True, exist_ok=True)
         folder = artifact.rpartition("/")[0]
-        with mlflow_errors(self.config):
+        with mlflow_errors(self.config), tempfile.TemporaryDirectory(dir=target) as temporary:
             _existing(self._client, self.run_id, "MLflow run")
             if artifact not in {entry.path for entry in self._client.list_artifacts(self.run_id, folder or None)}:
                 raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
-            return Path(self._client.download_artifacts(self.run_id, artifact, str(target)))
+            return Path(self._client.download_artifacts(self.run_id, artifact, temporary)).replace(path)
 
 
 @contextmanager

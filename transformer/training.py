@@ -15,16 +15,16 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import MLFlowLogger
 
-from transformer.config import Config, TrainingConfig
+from transformer.config import Config, TrainingConfig, flatten, to_dict
 from transformer.data.datamodule import SnapshotDataModule
 from transformer.data.events import Split
-from transformer.errors import UserError
+from transformer.errors import Terminated, UserError
 from transformer.files import read_json, write_json
 from transformer.model.module import DelayModule, input_scales
 from transformer.model.network import NetworkShape
 from transformer.precomputed import Embeddings, embeddings_for
 from transformer.statistics import Statistics
-from transformer.tracking import RunLog
+from transformer.tracking import AIRFLOW_RUN, RunLog
 
 log = logging.getLogger(__name__)
 # Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
@@ -37,6 +37,13 @@ BEST, LAST = "best.ckpt", "last.ckpt"  # fixed names: whoever resumes or evaluat
 CHECKPOINTS = "checkpoints"  # folder in the run's artifacts and in its local folder
 HISTORY = "history.json"
 MONITORED = "val/mae_s"
+CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
+# Where and how a training runs may differ when it is resumed; what it computes may not.
+_FREE_ON_RESUME = (
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.", "compute.",
+    "paths.", "training.accelerator", "training.devices", "training.strategy", "training.num_workers",
+    "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,14 @@ def train(
     module = create_module(config, split, statistics, embeddings)
     if warm_start is not None:
         load_weights(module, warm_start)
+    identity = training_identity(config, split)
+    if resume is not None and not training.allow_changes_on_resume:
+        refuse_changes(identity, resume)
     target = folder / CHECKPOINTS
     target.mkdir(parents=True, exist_ok=True)
-    history = History(target / HISTORY)
-    trainer = _trainer(config, run, target, history)
+    history = History(target / HISTORY, identity)
+    upload = CheckpointUpload(run, target)
+    trainer = _trainer(config, run, history, upload)
     n_parameters = sum(p.numel() for p in module.parameters())
     log.info(
         "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",
@@ -92,7 +103,12 @@ def train(
         trainer.precision,
     )
     began = time.monotonic()
-    trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    except Terminated:
+        upload.copy_changed()
+        log.info("terminated after %d whole epochs; resume or retry continues from there", len(history.rows))
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not history.rows:
@@ -136,6 +152,29 @@ def load_module(checkpoint: Path) -> DelayModule:
     return module.eval()
 
 
+def training_identity(config: Config, split: Split) -> dict[str, str]:
+    """What must stay the same for a training to be continued: the configuration that matters and the service dates."""
+    values = {key: str(value) for key, value in flatten(to_dict(config)).items()}
+    kept = {key: value for key, value in values.items() if not key.startswith(_FREE_ON_RESUME)}
+    return {**kept, **{f"data.split.{name}": ", ".join(days) for name, days in split.as_dict().items()}}
+
+
+def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
+    """Raises UserError with every difference between this training and the one that wrote `checkpoint`."""
+    try:
+        states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
+        before: dict[str, str] = states[History.__qualname__]["identity"]
+    except Exception as error:
+        raise UserError(f"{checkpoint} is no checkpoint of this model ({_first_line(error)})") from None
+    changed = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
+    if changed:
+        listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
+        raise UserError(
+            f"resume: the configuration differs from that of the run: {listed}; "
+            "give the same, or set training.allow_changes_on_resume=true"
+        )
+
+
 def load_weights(module: DelayModule, checkpoint: Path) -> None:
     """Take over the weights of a checkpoint; the point embeddings stay those of the present data.
 
@@ -161,10 +200,11 @@ def load_weights(module: DelayModule, checkpoint: Path) -> None:
 
 
 class History(Callback):
-    """One row per epoch in `history.json`, kept in the checkpoints too, so that a resumed training has all of them."""
+    """One row per epoch in `history.json`; checkpoints keep the rows and the training's identity for who resumes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
+        self.identity = identity
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -181,10 +221,22 @@ class History(Callback):
             write_json(self.path, self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+
+
+class BestAndLast(ModelCheckpoint):
+    """Saves `best.ckpt` and `last.ckpt`; resumed on another machine or in another folder it still knows the best."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        moved = {name: self._moved(state_dict[name]) for name in state_dict if name.endswith("_path")}
+        models = {self._moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})
+
+    def _moved(self, path: str) -> str:
+        return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
 
 class CheckpointUpload(Checkpoint):
@@ -194,16 +246,23 @@ class CheckpointUpload(Checkpoint):
         self.run = run
         self.folder = folder
         self._uploaded: dict[str, int] = {}
+        self._owned = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        for name in (LAST, BEST, HISTORY):
+        if trainer.is_global_zero:
+            self.copy_changed()
+
+    def copy_changed(self) -> None:
+        """Copy what was written since the last call. The server shows a file only once it has arrived whole."""
+        for name in (BEST, HISTORY, LAST):  # `last` at the end: whoever sees it finds the others as new
             path = self.folder / name
             changed = path.stat().st_mtime_ns if path.is_file() else 0
             if changed and changed != self._uploaded.get(name):
                 self.run.artifact(path, CHECKPOINTS)
                 self._uploaded[name] = changed
+        if not self._owned:
+            self.run.tags({CHECKPOINTS_OF: self.run.tag(AIRFLOW_RUN)})
+            self._owned = True
 
 
 class ProgressLines(Callback):
@@ -220,7 +279,7 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._snapshots += len(batch["instant"]) * trainer.world_size
+        self._snapshots += len(batch["instant"]) * trainer.world_size  # each process has an equal share, or nearly
         now = time.monotonic()
         if now - self._last < self.every_s or not trainer.is_global_zero:
             return
@@ -277,8 +336,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _trainer(config: Config, run: RunLog, target: Path, history: History) -> L.Trainer:
+def _trainer(config: Config, run: RunLog, history: History, upload: CheckpointUpload) -> L.Trainer:
     training = config.training
+    target = upload.folder
     callbacks: list[Callback] = [history]
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar() if on_terminal else ProgressLines(training.log_every_s))
@@ -293,7 +353,7 @@ def _trainer(config: Config, run: RunLog, target: Path, history: History) -> L.T
             )
         )
     callbacks.append(
-        ModelCheckpoint(
+        BestAndLast(
             target,
             filename=BEST.removesuffix(".ckpt"),
             monitor=MONITORED,
@@ -303,7 +363,7 @@ def _trainer(config: Config, run: RunLog, target: Path, history: History) -> L.T
             enable_version_counter=False,
         )
     )
-    callbacks.append(CheckpointUpload(run, target))
+    callbacks.append(upload)
     logger = RunLogger(run_id=run.run_id, tracking_uri=training.mlflow.tracking_uri) if run.run_id else False
     try:
         return L.Trainer(
@@ -319,6 +379,7 @@ def _trainer(config: Config, run: RunLog, target: Path, history: History) -> L.T
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module shares each batch out itself
             reload_dataloaders_every_n_epochs=1,  # new random instants
             default_root_dir=target,
         )

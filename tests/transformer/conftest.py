@@ -1,6 +1,16 @@
-"""A small simulated railway, made once, and the real data where it is."""
+"""A small simulated railway, made once, the real data where it is, and MLflow servers."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -52,3 +62,62 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"real train-running data is not at {REAL_DATA.parent.name}/{REAL_DATA.name}")
     return REAL_DATA
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """A server in a process group of its own, with a database and artifacts in its own folder."""
+
+    url: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], MlflowServer]]:
+    """Starts an MLflow server on a free port, about 10 s each; those still up at the end are stopped."""
+    servers = []
+
+    def start() -> MlflowServer:
+        folder = tmp_path_factory.mktemp("mlflow")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
+        command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, env=os.environ | quiet, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+        servers.append(server := MlflowServer(f"http://127.0.0.1:{port}", folder, process))
+        deadline = time.monotonic() + 120
+        while not _is_healthy(server.url):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(start_mlflow: Callable[[], MlflowServer]) -> str:
+    """Base URL of an MLflow server that every test may log to; mark the test slow."""
+    return start_mlflow().url

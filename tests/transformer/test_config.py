@@ -221,9 +221,17 @@ def test_a_wrong_override_is_named(override: str, expected: str) -> None:
         ("local/data.yaml", "split: {", "local/data.yaml: not readable as YAML: "),
         ("local/data.yaml", "timezone: !!int x", "local/data.yaml: not readable as YAML: "),
         ("local/data.yaml", "- 1\n- 2", "local/data.yaml: must hold `key: value` lines, found list"),
-        ("local/trainig.yaml", "", "local/trainig.yaml: not a configuration file; did you mean 'training.yaml'?"),
-        ("local/training.yml", "", "local/training.yml: not a configuration file; did you mean 'training.yaml'?"),
-        ("local/wagons.yaml", "", "not a configuration file; known: data.yaml, embeddings.yaml, "),
+        (
+            "local/trainig.yaml",
+            "",
+            "local/trainig.yaml: a configuration file is named GROUP.yaml; did you mean 'training'?",
+        ),
+        (
+            "local/training.yml",
+            "",
+            "local/training.yml: a configuration file is named GROUP.yaml; did you mean 'training'?",
+        ),
+        ("local/zzz.yaml", "", "a configuration file is named GROUP.yaml; known: data, embeddings, model, "),
         ("local/data.yaml", "local_folder: ${oc.env:SECRET}", "local/data.yaml: data.local_folder="),
     ],
 )

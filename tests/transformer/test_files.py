@@ -24,7 +24,7 @@ from transformer.files import (
 )
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """What ends a block early."""
 
 
@@ -51,10 +51,10 @@ def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(Interruption), atomic_path(path) as temporary:
+    with pytest.raises(InterruptionError), atomic_path(path) as temporary:
         temporary.write_text("half of the n")
         assert path.read_text() == "old"
-        raise Interruption
+        raise InterruptionError
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -163,9 +163,9 @@ def test_an_interrupted_folder_leaves_the_old_one(tmp_path: Path, replace: bool)
     target = tmp_path / "0123"
     target.mkdir()
     fill(target, "old")
-    with pytest.raises(Interruption), atomic_folder(target, replace) as temporary:
+    with pytest.raises(InterruptionError), atomic_folder(target, replace) as temporary:
         fill(temporary, "new")
-        raise Interruption
+        raise InterruptionError
     assert read_json(target / "content.json") == "old"
     assert names(tmp_path) == ["0123"]
 

@@ -11,15 +11,19 @@ from lightning.pytorch.callbacks import Callback
 from transformer import training
 from transformer.config import Config, load_config
 from transformer.data.datamodule import SnapshotDataModule
+from transformer.data.events import Split, resolve_split
 from transformer.errors import UserError
 from transformer.precomputed import obtain_embeddings, obtain_statistics
-from transformer.stages import resolved_split
 from transformer.tracking import RunLog
 from transformer.training import BEST, CHECKPOINTS, HISTORY, LAST, load_module, load_weights, read_history
 
 
+def split_of(config: Config) -> Split:
+    return resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+
+
 def run(config: Config, folder: Path, **start: Path) -> training.TrainingResult:
-    split = resolved_split(config)
+    split = split_of(config)
     return training.train(
         config,
         split,
@@ -130,7 +134,7 @@ def test_warm_start_with_another_network_is_refused_with_the_difference(
 
 
 def test_warm_start_keeps_the_embeddings_of_the_present_data(small_config: Config, trained: Path):
-    split = resolved_split(small_config)
+    split = split_of(small_config)
     module = training.create_module(
         small_config, split, obtain_statistics(small_config, split), obtain_embeddings(small_config, split)
     )
@@ -202,7 +206,7 @@ def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
 
 
 def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
-    split = resolved_split(small_config)
+    split = split_of(small_config)
     statistics = obtain_statistics(small_config, split)
 
     def first_batch(epoch: int) -> torch.Tensor:
@@ -223,3 +227,37 @@ def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Pa
     assert any("epoch 1/1, step" in line and "snapshots/s" in line and "left" in line for line in lines)
     assert any("epoch 1/1 done" in line and "skill" in line for line in lines)
     assert training.duration(75) == "1 min 15 s" and training.duration(3_700) == "1 h 01 min"
+
+
+def test_resuming_with_another_configuration_lists_every_difference(
+    small_config: Config, trained: Path, tmp_path: Path
+):
+    changed = replace(
+        small_config,
+        training=replace(small_config.training, learning_rate=0.5, num_workers=1),
+        model=replace(small_config.model, dropout=0.3),
+    )
+    with pytest.raises(UserError) as refusal:
+        run(changed, tmp_path, resume=trained / LAST)
+    message = str(refusal.value)
+    assert "model.dropout: 0.1 → 0.3; training.learning_rate: 0.001 → 0.5;" in message
+    assert "num_workers" not in message  # where it runs is free
+    assert not (tmp_path / CHECKPOINTS).exists()
+
+
+def test_resuming_with_another_configuration_when_allowed(small_config: Config, trained: Path, tmp_path: Path):
+    longer = replace(small_config.training, max_epochs=4, allow_changes_on_resume=True)
+    result = run(replace(small_config, training=longer), tmp_path, resume=trained / LAST)
+    assert result.epochs == 4
+
+
+def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
+    """Resumed where no best.ckpt lies, an epoch that is not better must not become the best."""
+    states = torch.load(trained / LAST, weights_only=True)["callbacks"]
+    state = next(state for name, state in states.items() if name.startswith("BestAndLast"))
+    moved = training.BestAndLast(tmp_path, filename="best", monitor=training.MONITORED, save_last=True)
+    moved.load_state_dict(state)
+    best = min(row["val_mae_s"] for row in read_history(trained / HISTORY))
+    assert float(moved.best_model_score) == pytest.approx(best)
+    assert moved.best_model_path == moved.kth_best_model_path == str(tmp_path / BEST)
+    assert list(moved.best_k_models) == [str(tmp_path / BEST)]

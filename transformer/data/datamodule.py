@@ -43,12 +43,17 @@ def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
 
 @dataclass(frozen=True)
 class SnapshotBatches(Dataset[Batch]):
-    """Item i is the batch of the i-th `batch_size` instants, built when asked for."""
+    """Item i is the batch of the i-th `batch_size` instants, built when asked for.
+
+    With several processes each builds its share of every batch: a step sees the same snapshots whatever their number.
+    """
 
     builder: SnapshotBuilder
     instants: Int64Array
     batch_size: int
     timezone: str
+    rank: int = 0
+    n_processes: int = 1
 
     def __len__(self) -> int:
         return math.ceil(len(self.instants) / self.batch_size)
@@ -57,7 +62,7 @@ class SnapshotBatches(Dataset[Batch]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         chosen = self.instants[index * self.batch_size : (index + 1) * self.batch_size]
-        return to_tensors(self.builder.build(chosen), self.timezone)
+        return to_tensors(self.builder.build(chosen[self.rank :: self.n_processes]), self.timezone)
 
 
 class SnapshotDataModule(LightningDataModule):
@@ -112,7 +117,10 @@ class SnapshotDataModule(LightningDataModule):
 
     def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch]:
         training = self.config.training
-        batches = SnapshotBatches(self.builders[name], instants, training.batch_size, self.config.data.timezone)
+        rank, n_processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = SnapshotBatches(
+            self.builders[name], instants, training.batch_size, self.config.data.timezone, rank, n_processes
+        )
         return DataLoader(
             batches,
             batch_size=None,  # an item is a batch already

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import polars as pl
@@ -133,18 +134,41 @@ def parse_dates(entries: Sequence[str], key: str) -> tuple[date, ...]:
     return tuple(sorted(days))
 
 
-def resolve_split(split: SplitConfig, folder: Path, skip_partial: bool) -> Split:
-    """The dates of each split, by configuration or, when all three lists are empty, by order of the available dates.
+def format_dates(days: Sequence[date]) -> list[str]:
+    """The fewest entries that `parse_dates` reads as `days`: runs of consecutive dates become ranges."""
+    entries: list[str] = []
+    for _, run in groupby(enumerate(sorted(days)), key=lambda item: item[1].toordinal() - item[0]):
+        stretch = [day for _, day in run]
+        entries.append(f"{stretch[0]}..{stretch[-1]}" if len(stretch) > 1 else str(stretch[0]))
+    return entries
+
+
+def configured_split(split: SplitConfig) -> Split:
+    """The dates that the configuration names; all empty = the split is left to the order of the available dates.
 
     Raises:
-        UserError: overlapping splits, a date without data, or too few dates.
+        UserError: an entry that is no date or range.
     """
-    available = available_dates(folder)
-    chosen = Split(
+    return Split(
         parse_dates(split.train, "data.split.train"),
         parse_dates(split.validation, "data.split.validation"),
         parse_dates(split.test, "data.split.test"),
     )
+
+
+def resolve_split(
+    split: SplitConfig, folder: Path, skip_partial: bool, available: Sequence[date] | None = None
+) -> Split:
+    """The dates of each split, by configuration or, when all three lists are empty, by order of the available dates.
+
+    Args:
+        available: dates to choose from when they are not all that `folder` holds, as with a bucket.
+
+    Raises:
+        UserError: overlapping splits, a date without data, or too few dates.
+    """
+    available = available_dates(folder) if available is None else list(available)
+    chosen = configured_split(split)
     if not chosen.all:
         return _split_by_order(available, folder, skip_partial)
     for name in ("train", "validation", "test"):

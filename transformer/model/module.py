@@ -66,10 +66,17 @@ class DelayModule(LightningModule):
         del batch_index
         # Not raised to the present: an event predicted in the past must still pull the weights towards its label.
         predicted = batch["translation"][..., None] + self.network.correction(batch)
-        loss = self.loss(predicted, batch["label"], batch["label_mask"])
-        size = int(batch["instant"].shape[0])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        loss = self.loss(predicted, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
+        # Each process weighs the same, so that the mean over processes and steps is the mean over steps of the whole.
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
+
+    def _share_of_labels(self, mask: Tensor) -> Tensor | float:
+        """This process's labels over the mean of all processes': their averaged gradients are then those of one."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        count = mask.sum()
+        return count * self.trainer.world_size / self.trainer.strategy.reduce(count, reduce_op="sum").clamp(min=1)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         del batch_index

@@ -1,7 +1,7 @@
 """Snapshot building: columns against a loop over the trains, on the same instants, with the same output.
 
-    .venv/bin/python benchmarks/snapshot_building.py            # a simulated network
-    .venv/bin/python benchmarks/snapshot_building.py FOLDER     # event tables of your own
+    .venv/bin/python benchmarks/bench_snapshot_building.py            # a simulated network
+    .venv/bin/python benchmarks/bench_snapshot_building.py FOLDER     # event tables of your own
 
 Prints the ratio of the two in one run, pair by pair. Both produce the padded arrays of a batch, statistics features
 included; the outputs are compared before anything is timed.

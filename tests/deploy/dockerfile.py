@@ -1,0 +1,98 @@
+"""The Dockerfile as its stages, and the stages that install packages carried out in a folder instead of an image."""
+
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dockerfile_parse import DockerfileParser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERFILE = REPOSITORY / "Dockerfile"
+TARGETS = ("airflow", "mlflow", "trainer")
+
+
+@dataclass
+class Stage:
+    name: str
+    base: str
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+
+    def values(self, instruction):
+        return [value for name, value in self.instructions if name == instruction]
+
+    def copies(self):
+        """`(options, sources, destination)` of every COPY."""
+        for value in self.values("COPY"):
+            words = shlex.split(value)
+            options = [word for word in words if word.startswith("--")]
+            *sources, destination = words[len(options) :]
+            yield options, sources, destination
+
+
+def read_stages():
+    parser = DockerfileParser(fileobj=io.BytesIO(DOCKERFILE.read_bytes()))
+    stages = {}
+    stage = None
+    for entry in parser.structure:
+        if entry["instruction"] == "FROM":
+            base, _, name = entry["value"].split()
+            stage = stages[name] = Stage(name, base)
+        elif stage and entry["instruction"] != "COMMENT":
+            stage.instructions.append((entry["instruction"], entry["value"]))
+    return stages
+
+
+def ancestry(stages, name):
+    """The stage and those it builds on, the lowest first."""
+    chain = []
+    while name in stages:
+        chain.insert(0, stages[name])
+        name = stages[name].base
+    return chain
+
+
+def install_packages(target, folder):
+    """Carry out `<target>-packages` below `folder`, with a fresh environment's pip in the place of the base image's.
+
+    Returns:
+        The virtual environment, as the image gets it.
+    """
+    venv, build, base = folder / "venv", folder / "build", folder / "base"
+    build.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", str(base)], check=True)
+    environment = os.environ | {"PATH": f"{base}/bin:{os.environ['PATH']}", "PIP_QUIET": "1"}
+    for stage in ancestry(read_stages(), f"{target}-packages"):
+        for instruction, value in stage.instructions:
+            if instruction == "ENV":
+                environment |= dict(word.split("=", 1) for word in shlex.split(value))
+            elif instruction == "COPY":
+                copy(value, build)
+            elif instruction == "RUN":
+                command = ["bash", "-euc", value.replace("/opt/venv", str(venv))]
+                subprocess.run(command, cwd=build, env=environment, check=True)
+    shutil.rmtree(base)
+    return venv
+
+
+def copy_code(target, folder):
+    """Copy what the image of `target` holds of the repository."""
+    for value in read_stages()[target].values("COPY"):
+        if not value.startswith("--"):
+            copy(value, folder)
+    return folder
+
+
+def copy(value, folder):
+    *sources, destination = shlex.split(value)
+    for source in sources:
+        origin, goal = REPOSITORY / source, folder / destination
+        if origin.is_dir():
+            shutil.copytree(origin, goal, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            goal.mkdir(parents=True, exist_ok=True)
+            shutil.copy(origin, goal)

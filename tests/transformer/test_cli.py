@@ -1,0 +1,347 @@
+"""The command line: its options, its exit statuses, and one `error: …` line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transformer import stages
+from transformer.cli import main
+from transformer.config import valid_keys
+from transformer.errors import ServiceError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNTRACKED = ["--set", "training.mlflow.use_mlflow=false"]
+SECRET = "http://me:geheim@127.0.0.1:9"
+COMMANDS = {
+    "fetch-files": "get the event tables and check them",
+    "compute-statistics-and-embeddings": "statistics and point embeddings of the training dates",
+    "train-model": "train the transformer",
+    "evaluate-model": "evaluate the best checkpoint on the test dates",
+    "config": "print the merged configuration and where each value came from",
+    "simulate": "write sample data: a railway that does not exist",
+    "import-infrabel": "import Infrabel raw punctuality files",
+}
+slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing the commands set for libraries outlives a test, and no terminal's width wraps the help."""
+    before = dict(os.environ)
+    monkeypatch.setenv("COLUMNS", "200")
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with `status` and one `error: …` line; returns that line."""
+
+    def run(arguments: Sequence[str | Path], status: int = 2) -> str:
+        assert main([str(word) for word in arguments]) == status
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, err
+        assert err.splitlines()[-1] == lines[0]
+        assert "Traceback" not in err
+        assert "geheim" not in out + err
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+# --- the command line stays as it is ---------------------------------------------------------------------------------
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = re.findall(r"^    ([a-z-]+)\s+(.+)$", help_of([], capsys), re.MULTILINE)
+    assert dict(listed) == COMMANDS
+
+
+STAGE = {"--env", "--set", "--run-id", "--result"}
+SIMULATION = {
+    *("--seed", "--start-date", "--service-dates", "--lines", "--points", "--journeys-per-day", "--weekend-share"),
+    *("--delay-severity", "--headway-s", "--transfer-s", "--wait-limit-s", "--turn-round-s", "--resolution-s"),
+    *("--missing-terminus-share", "--missing-share", "--silent-share", "--missing-first-stop-share"),
+    *("--missing-position-share", "--timezone"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("fetch-files", STAGE),
+        ("compute-statistics-and-embeddings", STAGE),
+        ("train-model", {*STAGE, "--warm-start-run-id", "--resume"}),
+        ("evaluate-model", STAGE),
+        ("config", {"--env", "--set", "--result"}),
+        ("simulate", {"--to", "--overwrite", "--result", *SIMULATION}),
+        ("import-infrabel", {"--months", "--to", "--from", "--operational-points", "--result"}),
+    ],
+)
+def test_options_of_each_command(command: str, options: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that goes or changes its name breaks DAGs and pods that are out there: say so in the changelog."""
+    shown = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", help_of([command], capsys), re.MULTILINE))
+    assert shown == options | {"--help"}
+
+
+def test_the_module_runs() -> None:
+    done = python("-m", "transformer", "--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+# --- config ----------------------------------------------------------------------------------------------------------
+def test_config_prints_each_value_and_where_it_came_from(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORMER_ENV", "prod")
+    arguments = ["config", "--env", "dev", "--set", "training.max_epochs=7", "--set", "data.split.test=[2024-12-21]"]
+    assert main([*arguments, "--result", str(tmp_path / "config.json")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    printed = {
+        key: (json.loads(value), source)
+        for key, value, source in re.findall(r"^([\w.]+): (.*?) +# (.+)$", out, re.MULTILINE)
+    }
+    assert list(printed) == valid_keys()
+    assert printed["training.max_epochs"] == (7, "--set")
+    assert printed["data.split.test"] == (["2024-12-21"], "--set")
+    assert printed["data.bucket_name"] == ("train-delays-dev", "dev/data.yaml")
+    assert printed["data.endpoint_url"] == (None, "base/data.yaml")
+    assert printed["training.seed"] == (42, "schema default")
+    result = json.loads((tmp_path / "config.json").read_text())
+    assert result["config"]["training"]["max_epochs"] == 7
+    assert result["sources"] == {key: source for key, (_, source) in printed.items()}
+
+
+def test_config_takes_its_environment_from_the_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORMER_ENV", "prod")
+    assert main(["config"]) == 0
+    assert '"train-delays-prod"' in capsys.readouterr().out
+
+
+def test_config_tells_no_password(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["config", "--set", f"training.mlflow.tracking_uri={SECRET}", "--set", f"data.endpoint_url={SECRET}"]
+    assert main([*arguments, "--result", str(tmp_path / "config.json")]) == 0
+    shown = capsys.readouterr()
+    for text in (shown.out, (tmp_path / "config.json").read_text()):
+        assert text.count("http://***@127.0.0.1:9") == 2
+        assert "geheim" not in text
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "transformer", "config"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (1, b"")
+
+
+# --- exit status 2 ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "the following arguments are required: COMMAND; see `python -m transformer --help`"),
+        (["fetch"], "invalid choice: 'fetch'"),
+        (["config", "--evn", "local"], "unrecognized arguments: --evn local"),
+        (["fetch-files", "--run", "abc"], "unrecognized arguments: --run abc"),
+        (["config", "--set"], "argument --set: expected one argument; see `python -m transformer config --help`"),
+        (["config", "--env", "lokal"], "unknown environment 'lokal'; did you mean 'local'?"),
+        (["config", "--env", "base"], "unknown environment 'base'"),
+        (["train-model", "--set", "training.max_epoch=1"], "did you mean 'training.max_epochs'?"),
+        (["train-model", "--set", "training.max_epochs=many"], 'training.max_epochs="many" is not a whole number'),
+        (["train-model", "--set", "training.max_epochs"], "is not of the form key=value"),
+        (["train-model", "--set", "model.dropout=2"], "model.dropout=2.0 must lie in [0, 1)"),
+        (
+            ["config", "--set", f"training.seed={SECRET}"],
+            'training.seed="http://***@127.0.0.1:9" is not a whole number',
+        ),
+        (["config", "--set", f"{SECRET}"], "is not of the form key=value"),
+        (["config", SECRET], "unrecognized arguments: http://***@127.0.0.1:9"),
+        (["train-model", "--resume"], "--resume needs --run-id: the MLflow run to continue"),
+        (["fetch-files", "--run-id", "abc", *UNTRACKED], "training.mlflow.use_mlflow=false knows no runs"),
+        (["simulate", "--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["simulate", "--lines", "0"], "lines=0 must be at least 1"),
+        (["import-infrabel", "--months", "2025-01"], "the following arguments are required: --to"),
+        (["import-infrabel", "--months", "2025-13", "--to", "x"], "2025-13"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exits_2(fails: Callable[..., str], arguments: list[str], expected: str) -> None:
+    assert expected in fails(arguments)
+
+
+def test_a_bad_variable_is_one_line(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMER_ENV", "lokal")
+    assert fails(["config"]) == "unknown environment 'lokal'; did you mean 'local'?"
+
+
+STAGES = [command for command in COMMANDS if command not in ("config", "simulate", "import-infrabel")]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_missing_data_are_one_line(fails: Callable[..., str], stage: str, tmp_path: Path) -> None:
+    message = fails([stage, *UNTRACKED, "--set", f"data.local_folder={tmp_path / 'none'}"])
+    assert message.startswith(f"data.local_folder={tmp_path / 'none'} holds no events/events_YYYY-MM-DD.parquet")
+
+
+@pytest.mark.parametrize("table", ["events/events_2025-01-08.parquet", "op_nodes.parquet", "journeys.parquet"])
+def test_a_truncated_table_is_one_line(
+    fails: Callable[..., str], sample_folder: Path, tmp_path: Path, table: str
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(sample_folder, folder)
+    content = (folder / table).read_bytes()
+    (folder / table).write_bytes(content[: len(content) // 2])
+    options = [*UNTRACKED, "--set", f"data.local_folder={folder}", "--set", f"paths.cache={tmp_path / 'cache'}"]
+    stage = "compute-statistics-and-embeddings" if table == "journeys.parquet" else "fetch-files"
+    assert fails([stage, *options]).startswith(f"{folder / table}: truncated or not Parquet (")
+
+
+@slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_mlflow_down_at_the_start_is_one_line_within_seconds(fails: Callable[..., str], stage: str) -> None:
+    began = time.monotonic()
+    message = fails([stage, "--run-id", "abc", "--set", f"training.mlflow.tracking_uri={SECRET}"])
+    assert time.monotonic() - began < 15
+    assert message.startswith("no MLflow server answers at training.mlflow.tracking_uri=http://127.0.0.1:9 (")
+
+
+@slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_unknown_run_is_one_line(fails: Callable[..., str], stage: str, mlflow_server: str) -> None:
+    arguments = [stage, "--run-id", "0" * 32, "--set", f"training.mlflow.tracking_uri={mlflow_server}"]
+    assert fails(arguments) == (
+        f"--run-id={'0' * 32!r} is no run of this MLflow server; copy the id from the run's page"
+    )
+
+
+@slow
+def test_a_run_to_warm_start_from_must_exist(
+    fails: Callable[..., str], sample_folder: Path, mlflow_server: str
+) -> None:
+    overrides = [f"training.mlflow.tracking_uri={mlflow_server}", f"data.local_folder={sample_folder}"]
+    options = [word for override in overrides for word in ("--set", override)]
+    assert "'none' is no run of this MLflow server" in fails(["train-model", "--warm-start-run-id", "none", *options])
+
+
+# --- exit status 1 ---------------------------------------------------------------------------------------------------
+@slow
+def test_mlflow_that_vanishes_midway_exits_1(
+    fails: Callable[..., str],
+    start_mlflow: Callable[[], Any],
+    sample_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow import MlflowClient
+
+    server = start_mlflow()
+    run_id = MlflowClient(tracking_uri=server.url).create_run("0").info.run_id
+    read_days = stages.read_days
+
+    def read_while_the_server_stops(*arguments: Any) -> Any:
+        server.stop()
+        return read_days(*arguments)
+
+    monkeypatch.setattr(stages, "read_days", read_while_the_server_stops)
+    overrides = [f"training.mlflow.tracking_uri={server.url}", f"data.local_folder={sample_folder}"]
+    options = [word for override in overrides for word in ("--set", override)]
+    message = fails(["fetch-files", "--run-id", run_id, *options], status=1)
+    assert message.startswith(f"MLflow at {server.url}: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (ServiceError("S3 does not answer"), 1, "S3 does not answer"),
+        (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device"),
+        (MemoryError("too many trains"), 1, "MemoryError: too many trains"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError(f"two\nlines about {SECRET}"), 1, "RuntimeError: two lines about http://***@127.0.0.1:9"),
+    ],
+)
+def test_anything_else_is_one_line_too(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, expected: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "fetch_files", fail)
+    assert fails(["fetch-files"], status) == expected
+
+
+def test_the_traceback_of_a_bug_tells_no_password() -> None:
+    bug = f"raise RuntimeError('lost {SECRET}')"
+    program = f"""
+import sys
+from transformer import cli, stages
+def fetch_files(*_): {bug}
+stages.fetch_files = fetch_files
+sys.exit(cli.main(["fetch-files"]))
+"""
+    done = python("-c", program)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: RuntimeError: lost http://***@127.0.0.1:9"
+    assert "geheim" not in done.stderr
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+def test_a_stage_writes_its_result(sample_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    options = [*UNTRACKED, "--set", f"data.local_folder={sample_folder}", "--result", str(path)]
+    assert main(["fetch-files", *options]) == 0
+    result = json.loads(path.read_text())
+    assert result["folder"] == str(sample_folder)
+    assert set(result["split"]) == {"train", "validation", "test"}
+    assert result["quality"]["kept"] == result["quality"]["events"] > 0
+    assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_failed_stage_writes_no_result(fails: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    fails(["fetch-files", *UNTRACKED, "--set", f"data.local_folder={tmp_path}", "--result", path])
+    assert not path.exists()
+
+
+def test_a_result_is_written_whole_or_not_at_all(
+    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", fail)
+    assert "No space left" in fails(["config", "--result", path], status=1)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_result_that_is_a_folder_is_one_line(fails: Callable[..., str], tmp_path: Path) -> None:
+    assert "Is a directory" in fails(["config", "--result", tmp_path], status=1)

@@ -1,0 +1,94 @@
+"""Stages on machines without a shared disk: data from the bucket, statistics and embeddings through it."""
+
+import shutil
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from transformer import stages
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+
+BUCKET = "train-delays"
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, sample_folder: Path):
+    """An S3 server that holds the sample data under `operator/data/`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+    client.create_bucket(Bucket=BUCKET)
+    for path in sample_folder.rglob("*.parquet"):
+        client.upload_file(str(path), BUCKET, f"operator/data/{path.relative_to(sample_folder).as_posix()}")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def machine(small_overrides: list[str], endpoint: str, disk: Path) -> Config:
+    """The configuration of a pod with its own, empty disk."""
+    return load_config(
+        "local",
+        [
+            *small_overrides,
+            f"data.local_folder={disk}/data",
+            f"paths.cache={disk}/cache",
+            f"paths.runs={disk}/runs",
+            "data.download_data_from_s3=true",
+            "data.save_results_to_s3=true",
+            f"data.bucket_name={BUCKET}",
+            "data.bucket_prefix=operator",
+            f"data.endpoint_url={endpoint}",
+        ],
+    )
+
+
+def test_each_stage_on_a_machine_of_its_own(
+    small_overrides: list[str], endpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    disks = [machine(small_overrides, endpoint, tmp_path / name) for name in ("fetch", "compute", "train")]
+    fetched = stages.fetch_files(disks[0], "")
+    assert fetched["split"]["test"] == ["2025-01-13"]
+    stages.compute_statistics_and_embeddings(disks[1], "")
+    with caplog.at_level("INFO"):
+        stages.train_model(disks[2], "")
+    assert "statistics: computing" not in caplog.text and "embeddings: computing" not in caplog.text
+    assert stages.evaluate_model(disks[2], "")["metrics"]["test/n"] > 100
+
+
+def test_only_the_dates_of_the_split_travel(small_overrides: list[str], endpoint: str, tmp_path: Path):
+    config = machine(
+        [
+            *small_overrides,
+            "data.split.train=[2025-01-06..2025-01-08]",
+            "data.split.validation=[2025-01-09]",
+            "data.split.test=[2025-01-11]",
+        ],
+        endpoint,
+        tmp_path,
+    )
+    stages.fetch_files(config, "")
+    days = sorted(path.stem.removeprefix("events_") for path in (tmp_path / "data" / "events").glob("*.parquet"))
+    assert days == ["2025-01-06", "2025-01-07", "2025-01-08", "2025-01-09", "2025-01-11"]
+
+
+def test_left_over_local_dates_do_not_enter_an_automatic_split(
+    small_overrides: list[str], endpoint: str, sample_folder: Path, tmp_path: Path
+):
+    config = machine(small_overrides, endpoint, tmp_path)
+    events = tmp_path / "data" / "events"
+    events.mkdir(parents=True)
+    shutil.copy(sample_folder / "events" / "events_2025-01-13.parquet", events / "events_2025-01-14.parquet")
+    assert stages.fetch_files(config, "")["split"]["test"] == ["2025-01-13"]
+
+
+def test_a_date_that_the_bucket_lacks_is_one_line(small_overrides: list[str], endpoint: str, tmp_path: Path):
+    dates = ["data.split.train=[2025-01-06]", "data.split.validation=[2025-01-07]", "data.split.test=[2026-01-01]"]
+    with pytest.raises(UserError, match=r"data\.split\.test: no events for 2026-01-01"):
+        stages.fetch_files(machine([*small_overrides, *dates], endpoint, tmp_path), "")

@@ -1,0 +1,568 @@
+"""The S3 bucket: event tables come from it, finished statistics and embeddings are shared through it.
+
+Layout under `s3://<data.bucket_name>/<data.bucket_prefix>/`:
+
+    data/events/events_YYYY-MM-DD.parquet, data/op_nodes.parquet, data/journeys.parquet
+    statistics/<hash>/, embeddings/<hash>/      shared folders
+        _COMPLETE                               written last: which content is current, its files, sizes and SHA-256
+        <content>/<file>                        never rewritten with other bytes, so readers cannot see a mixture
+    optuna/
+
+Credentials come from the standard chain alone (environment, profile, web identity of the pod, instance), never from the
+configuration. Any S3-compatible endpoint will do.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import mmap
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.exceptions as aws
+from botocore.config import Config as ClientConfig
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_when_event_set
+from urllib3.exceptions import HTTPError
+
+from transformer.config import DataConfig, content_hash
+from transformer.data.tables import events_path, journeys_path, op_nodes_path
+from transformer.errors import ServiceError, UserError
+from transformer.files import atomic_folder, atomic_path, file_digest, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+DATA = "data"
+COMPLETE = "_COMPLETE"
+SYNC_RECORD = ".s3.json"
+_BLOCK = 1 << 20  # bytes read at once
+_MB = 1e6
+_ETAG = re.compile(r"[0-9a-f]{32}(-(?P<parts>\d+))?")
+_EVENTS_NAME = re.compile(r"events_(\d{4}-\d{2}-\d{2})\.parquet")
+_REFUSED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidIdentityToken"}  # answered with 400
+_ELSEWHERE_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
+_NO_CREDENTIALS = (
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.CredentialRetrievalError,
+    aws.UnknownCredentialError,
+    aws.NoAuthTokenError,
+    aws.TokenRetrievalError,
+    aws.SSOError,
+    aws.ProfileNotFound,
+    aws.ConfigParseError,
+    aws.ConfigNotFound,
+)
+_CREDENTIALS_REMEDY = (
+    "check the credentials of the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE) or of the pod's service account, "
+    "and that they may list, read and, to save results, write this bucket"
+)
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """How hard a bucket is tried."""
+
+    threads: int = 8  # files at a time
+    attempts: int = 5  # per request, and per file when its content breaks off
+    backoff_s: float = 1.0  # at most this long before a file is tried again, doubled each time up to 20 s
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    log_every_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as the bucket lists it."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What a sync did, in files and bytes."""
+
+    transferred: int
+    skipped: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """A downloaded file: what it is a copy of, and when it was written (ns since the epoch)."""
+
+    path: Path
+    etag: str
+    modified_ns: int
+
+
+class _BrokenTransferError(ServiceError):
+    """The content of one object broke off, was damaged or changed under way."""
+
+
+class _DamagedFolderError(Exception):
+    """A shared folder's file is not what `_COMPLETE` says."""
+
+
+class Bucket:
+    """The part of an S3 bucket under `prefix`.
+
+    Every method raises UserError, naming bucket or key and the remedy, for refused or missing credentials, a bucket or
+    object that does not exist, and ServiceError when the service does not answer after all attempts.
+    """
+
+    def __init__(self, client: Any, name: str, prefix: str, settings: TransferSettings) -> None:
+        self._client = client
+        self.name = name
+        self.prefix = prefix
+        self._settings = settings
+
+    @classmethod
+    def from_config(cls, data: DataConfig, settings: TransferSettings | None = None) -> Bucket:
+        """The bucket of `data.bucket_name`, `data.bucket_prefix` and `data.endpoint_url`; nothing is sent yet.
+
+        Raises:
+            UserError: one of the three makes no sense, or the credentials' profile cannot be read.
+        """
+        settings = settings or TransferSettings()
+        if not data.bucket_name:
+            raise UserError("data.bucket_name is empty; set it or switch the transfers from and to S3 off")
+        prefix = data.bucket_prefix.strip("/")
+        if prefix and not _is_plain(prefix):
+            raise UserError(f"data.bucket_prefix={data.bucket_prefix!r} must be plain names, such as trains/2024")
+        options = ClientConfig(
+            connect_timeout=settings.connect_timeout_s,
+            read_timeout=settings.read_timeout_s,
+            retries={"mode": "standard", "total_max_attempts": settings.attempts},
+            max_pool_connections=settings.threads,
+            # Content-MD5 guards the uploads instead: some S3-compatible services refuse the newer checksum trailers.
+            request_checksum_calculation="when_required",
+        )
+        _check_endpoint(data.endpoint_url)
+        try:
+            client = boto3.session.Session().client("s3", endpoint_url=data.endpoint_url, config=options)
+        except _NO_CREDENTIALS as error:
+            raise UserError(f"s3://{data.bucket_name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
+        except (ValueError, aws.BotoCoreError) as error:
+            raise UserError(
+                f"s3://{data.bucket_name}: no client ({type(error).__name__}); check data.endpoint_url and AWS_REGION"
+            ) from None
+        return cls(client, data.bucket_name, prefix, settings)
+
+    def available_dates(self) -> list[date]:
+        """Service dates that have an events object, sorted.
+
+        Raises:
+            UserError: there is none, or one whose name is no date.
+        """
+        folder = f"{self._key(DATA)}/events/"
+        days = []
+        for key in self._list(f"{folder}events_"):
+            name = key.removeprefix(folder)
+            if "/" in name or not name.endswith(".parquet"):
+                continue
+            try:
+                match = _EVENTS_NAME.fullmatch(name)
+                days.append(date.fromisoformat(match[1] if match else ""))
+            except ValueError:
+                raise UserError(
+                    f"{self._address(key)}: not named events_YYYY-MM-DD.parquet; rename or remove it"
+                ) from None
+        if not days:
+            raise UserError(
+                f"{self._address(folder)} holds no events_YYYY-MM-DD.parquet; "
+                "upload the event tables or correct data.bucket_name and data.bucket_prefix"
+            )
+        return sorted(days)
+
+    def sync_data(self, days: Sequence[date], folder: Path) -> SyncResult:
+        """Bring the events of `days`, the points and the journeys into the data folder `folder`.
+
+        Only what is new, changed in the bucket or changed on disk is downloaded, and replaces what was there; each file
+        appears when it is whole and verified. Several processes may sync one folder at the same time.
+        """
+        tables = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
+        stored = self._list(f"{self._key(DATA)}/")
+        wanted: dict[Path, StoredObject] = {}
+        for path in tables:
+            key = self._key(DATA, path.relative_to(folder).as_posix())
+            if key not in stored:
+                raise UserError(
+                    f"{self._address(key)} does not exist; upload it, or correct data.bucket_prefix or data.split"
+                )
+            wanted[path] = stored[key]
+        record = _SyncRecord(folder)
+        stale = {path: item for path, item in wanted.items() if not record.holds(path, item)}
+        began = time.monotonic()
+        try:
+            if stale:
+                log.info("S3: %d of %d files to download from %s", len(stale), len(wanted), self._address(""))
+            self._download(stale, record.add)
+        finally:
+            record.save()
+        result = SyncResult(len(stale), len(wanted) - len(stale), sum(item.size for item in stale.values()))
+        log.info(
+            "S3: %d files downloaded (%.1f MB in %.1f s), %d already here",
+            result.transferred,
+            result.bytes / _MB,
+            time.monotonic() - began,
+            result.skipped,
+        )
+        return result
+
+    def download_folder(self, key_prefix: str, target: Path) -> bool:
+        """Bring the shared folder `key_prefix`, such as `statistics/<hash>`, to `target`, all or nothing.
+
+        Returns:
+            False when the bucket has no complete and undamaged one; `target` is then not made.
+        """
+        shared = self._shared(key_prefix)
+        if shared is None:
+            return False
+        objects, digests = shared
+        try:
+            with atomic_folder(target) as temporary:
+                self._download({temporary / name: item for name, item in objects.items()}, lambda _: None)
+                for name, item in objects.items():
+                    if file_digest(temporary / name) != digests[name]:
+                        raise _DamagedFolderError(self._address(item.key))
+        except _DamagedFolderError as damaged:
+            log.warning("S3: %s is not what %s says; not used", damaged, COMPLETE)
+            return False
+        log.info("S3: %s downloaded to %s", self._address(self._key(key_prefix)), target)
+        return True
+
+    def upload_folder(self, folder: Path, key_prefix: str, replace: bool = False) -> bool:
+        """Share `folder` as `key_prefix`; a complete one that is there stays, unless `replace`.
+
+        Returns:
+            Whether it was uploaded. Interrupted, it leaves nothing that `download_folder` takes.
+        """
+        where = self._address(self._key(key_prefix))
+        if not replace and self._shared(key_prefix) is not None:
+            log.info("S3: %s is there already", where)
+            return False
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = {
+            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
+            for path in paths
+        }
+        content = content_hash(files)
+        for name in files:
+            self._put(self._key(key_prefix, content, name), folder / name)
+        with tempfile.TemporaryDirectory() as scratch:
+            marker = Path(scratch) / COMPLETE
+            write_json(marker, {"content": content, "files": files})
+            self._put(self._key(key_prefix, COMPLETE), marker)
+        log.info("S3: %s uploaded, %d files", where, len(files))
+        return True
+
+    def _shared(self, key_prefix: str) -> tuple[dict[str, StoredObject], dict[str, str]] | None:
+        """Objects and SHA-256 of a complete shared folder by file name; None when there is none."""
+        listed = self._list(f"{self._key(key_prefix)}/")
+        marker = listed.get(self._key(key_prefix, COMPLETE))
+        if marker is None:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            self._download({Path(scratch) / COMPLETE: marker}, lambda _: None)
+            text = (Path(scratch) / COMPLETE).read_text(encoding="utf-8", errors="replace")
+        try:
+            entries = json.loads(text)
+            content = str(entries["content"])
+            files = {str(name): (int(file["size"]), str(file["sha256"])) for name, file in entries["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self._address(marker.key)} is not readable; remove it from the bucket") from None
+        for name in (content, *files):
+            # The names become local paths: a bucket must not be able to write outside the folder.
+            if not _is_plain(name):
+                raise UserError(f"{self._address(marker.key)} names {name!r}, outside its folder; remove it")
+        objects = {}
+        for name, (size, _) in files.items():
+            item = listed.get(self._key(key_prefix, content, name))
+            if item is None or item.size != size:
+                log.warning("S3: %s lacks %s; not used", self._address(self._key(key_prefix)), name)
+                return None
+            objects[name] = item
+        return objects, {name: digest for name, (_, digest) in files.items()}
+
+    def _download(self, wanted: Mapping[Path, StoredObject], arrived: Callable[[_Arrived], None]) -> None:
+        """Download in parallel with a progress line every few seconds; the first failure stops the rest."""
+        progress = _Progress(len(wanted), sum(item.size for item in wanted.values()), self._settings.log_every_s)
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="s3")
+        try:
+            pending = {pool.submit(self._fetch, item, path, progress, stop) for path, item in wanted.items()}
+            while pending:
+                done, pending = wait(pending, timeout=self._settings.log_every_s, return_when=FIRST_COMPLETED)
+                for future in done:
+                    arrived(future.result())
+                    progress.files += 1
+                progress.report()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _fetch(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> _Arrived:
+        """Download one object to `path`, again from its current version when it breaks off or changes under way."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(_BrokenTransferError),
+            stop=stop_after_attempt(self._settings.attempts) | stop_when_event_set(stop),
+            wait=wait_random_exponential(multiplier=self._settings.backoff_s, max=20),
+            sleep=sleep_using_event(stop),
+            reraise=True,
+        ):
+            with attempt, atomic_path(path) as temporary:
+                if attempt.retry_state.attempt_number > 1:
+                    item = self._current(item.key)
+                self._stream(item, temporary, progress, stop)
+                arrival = _Arrived(path, item.etag, temporary.stat().st_mtime_ns)
+        return arrival
+
+    def _stream(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> None:
+        """Write the content of exactly this version of an object to `path` and verify it.
+
+        botocore checks S3's additional checksums while it reads, where an object has one. Size and ETag are checked
+        here.
+        """
+        where = self._address(item.key)
+        with self._one_line(item.key):
+            # If-Match alone would do; the comparison below is for services that do not know it.
+            response = self._client.get_object(Bucket=self.name, Key=item.key, IfMatch=f'"{item.etag}"')
+        if _unquoted(response["ETag"]) != item.etag:
+            raise _BrokenTransferError(f"{where} changed while it was being downloaded; run the stage again")
+        try:
+            with path.open("wb") as file:
+                for block in response["Body"].iter_chunks(_BLOCK):
+                    if stop.is_set():
+                        raise CancelledError
+                    file.write(block)
+                    progress.add(len(block))
+        except (aws.BotoCoreError, HTTPError) as error:
+            raise _BrokenTransferError(
+                f"{where} broke off {self._settings.attempts} times ({type(error).__name__}); run the stage again"
+            ) from None
+        finally:
+            response["Body"].close()
+        encrypted = response.get("SSECustomerAlgorithm") or response.get("ServerSideEncryption", "AES256") != "AES256"
+        if path.stat().st_size != item.size or not (encrypted or self._matches_etag(path, item)):
+            raise _BrokenTransferError(
+                f"{where} arrived with another content than its size and ETag tell; upload it again"
+            )
+
+    def _matches_etag(self, path: Path, item: StoredObject) -> bool:
+        """Whether the file is the one the ETag was made of; true where the ETag cannot tell."""
+        form = _ETAG.fullmatch(item.etag)
+        if form is None:
+            return True
+        if form["parts"] is None:
+            return _md5(path).hexdigest() == item.etag
+        part_size = self._part_size(item, int(form["parts"]))
+        return part_size is None or _multipart_etag(path, part_size) == item.etag
+
+    def _part_size(self, item: StoredObject, parts: int) -> int | None:
+        """Bytes per part of a multipart upload; None where the service does not say, or they differ."""
+        with self._one_line(item.key):
+            try:
+                first = self._client.head_object(Bucket=self.name, Key=item.key, PartNumber=1)
+            except aws.ClientError:
+                return None
+        size = int(first["ContentLength"])
+        return size if size and first.get("PartsCount") == parts == -(-item.size // size) else None
+
+    def _current(self, key: str) -> StoredObject:
+        with self._one_line(key):
+            found = self._client.head_object(Bucket=self.name, Key=key)
+        return StoredObject(key, found["ContentLength"], _unquoted(found["ETag"]))
+
+    def _list(self, start: str) -> dict[str, StoredObject]:
+        """Every object whose key begins with `start`, by key."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start)
+        with self._one_line():
+            return {
+                entry["Key"]: StoredObject(entry["Key"], entry["Size"], _unquoted(entry["ETag"]))
+                for page in pages
+                for entry in page.get("Contents", ())
+            }
+
+    def _put(self, key: str, path: Path) -> None:
+        digest = base64.b64encode(_md5(path).digest()).decode()
+        with self._one_line(key), path.open("rb") as file:
+            self._client.put_object(Bucket=self.name, Key=key, Body=file, ContentMD5=digest)
+
+    def _key(self, *parts: str) -> str:
+        return "/".join([*([self.prefix] if self.prefix else []), *parts])
+
+    def _address(self, key: str) -> str:
+        return f"s3://{self.name}/{key or self.prefix}"
+
+    @contextmanager
+    def _one_line(self, key: str = "") -> Iterator[None]:
+        """Turn what botocore raises into one line. Its own texts, which may quote the request, stay out."""
+        try:
+            yield
+        except aws.ClientError as error:
+            raise self._explained(error, key) from None
+        except _NO_CREDENTIALS as error:
+            raise UserError(f"s3://{self.name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
+        except aws.ParamValidationError:
+            raise UserError(f"data.bucket_name={self.name!r} is no name of a bucket; correct it") from None
+        except (aws.BotoCoreError, HTTPError) as error:
+            raise ServiceError(
+                f"s3://{self.name}: {self._endpoint()} did not answer in {self._settings.attempts} attempts "
+                f"({type(error).__name__}); check data.endpoint_url and the network, then run the stage again"
+            ) from None
+
+    def _explained(self, error: aws.ClientError, key: str) -> UserError | ServiceError:
+        code = " ".join(str(error.response.get("Error", {}).get("Code", "")).split())[:80]
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code == "NoSuchBucket" or (status == 404 and not key):
+            return UserError(f"data.bucket_name={self.name!r} does not exist at {self._endpoint()}; correct it")
+        if status in (401, 403) or code in _REFUSED_CODES:
+            return UserError(f"s3://{self.name}: access refused ({code}); {_CREDENTIALS_REMEDY}")
+        if status == 404:
+            return UserError(f"{self._address(key)} does not exist any more; upload it again or leave it out")
+        if code in _ELSEWHERE_CODES:
+            return UserError(f"s3://{self.name} is in another region than {self._endpoint()}; set AWS_REGION to it")
+        if status == 412:
+            return _BrokenTransferError(
+                f"{self._address(key)} changed while it was being downloaded; run the stage again"
+            )
+        return ServiceError(f"{self._address(key)}: S3 answered {status} {code}; run the stage again")
+
+    def _endpoint(self) -> str:
+        url = urlsplit(self._client.meta.endpoint_url)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+
+
+class _SyncRecord:
+    """`.s3.json` of a synced folder: per file the ETag it was downloaded with and when it was written here.
+
+    Only an aid: a file that it does not know, or that was touched since, is compared by content.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / SYNC_RECORD
+        self._known = self._read()
+        self._new: dict[str, Any] = {}
+
+    def holds(self, path: Path, item: StoredObject) -> bool:
+        """Whether `path` is an unharmed copy of this version of the object."""
+        if not path.is_file() or path.stat().st_size != item.size:
+            return False
+        copy = _Arrived(path, item.etag, path.stat().st_mtime_ns)
+        if self._known.get(self._name(path)) == self._entry(copy):
+            return True
+        if _md5(path).hexdigest() != item.etag:
+            return False
+        self.add(copy)
+        return True
+
+    def add(self, arrived: _Arrived) -> None:
+        self._new[self._name(arrived.path)] = self._entry(arrived)
+
+    def save(self) -> None:
+        """Write what is new, beside what another process recorded meanwhile."""
+        if self._new:
+            write_json(self._path, {**self._read(), **self._new})
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            entries = read_json(self._path)
+        except UserError:
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    @staticmethod
+    def _entry(arrived: _Arrived) -> dict[str, Any]:
+        return {"etag": arrived.etag, "modified_ns": arrived.modified_ns}
+
+
+class _Progress:
+    """Counts what arrives, from every thread, and tells it now and then."""
+
+    def __init__(self, total_files: int, total_bytes: int, log_every_s: float) -> None:
+        self.files = 0
+        self._total_files = total_files
+        self._total_bytes = total_bytes
+        self._log_every_s = log_every_s
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._began = self._told = time.monotonic()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+
+    def report(self) -> None:
+        now = time.monotonic()
+        if now - self._told < self._log_every_s:
+            return
+        self._told = now
+        log.info(
+            "S3: %d of %d files, %.1f of %.1f MB, %.1f MB/s",
+            self.files,
+            self._total_files,
+            self._bytes / _MB,
+            self._total_bytes / _MB,
+            self._bytes / _MB / (now - self._began),
+        )
+
+
+def _check_endpoint(url: str | None) -> None:
+    if url is None:
+        return
+    if "@" in url:
+        raise UserError(f"data.endpoint_url holds a user name or password; {_CREDENTIALS_REMEDY}")
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+(/.*)?", url):
+        raise UserError(f"data.endpoint_url={url!r} is no address; write it like https://s3.example.org")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` stays below the folder it is joined to, in a bucket and on every file system."""
+    parts = name.split("/")
+    return not set(parts) & {"", ".", ".."} and not re.search(r"[\\:\x00-\x1f]", name)
+
+
+def _unquoted(etag: str) -> str:
+    return etag.strip('"')
+
+
+_new_md5 = partial(hashlib.md5, usedforsecurity=False)  # S3's checksum, no protection against forgery
+
+
+def _md5(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _new_md5)
+
+
+def _multipart_etag(path: Path, part_size: int) -> str:
+    """The ETag of a multipart upload: the MD5 over the MD5s of its parts, and their number."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        digests = [_new_md5(view[start : start + part_size]).digest() for start in range(0, len(view), part_size)]
+    return f"{_new_md5(b''.join(digests)).hexdigest()}-{len(digests)}"
