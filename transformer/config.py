@@ -174,6 +174,7 @@ class ModelConfig:
 @dataclass
 class MlflowConfig:
     tracking_uri: str = "http://127.0.0.1:5000"
+    public_uri: str | None = None  # where people open MLflow, when that is not where the pipeline reaches it
     use_mlflow: bool = True
     experiment_name: str = "train-delays"
 

@@ -98,7 +98,7 @@ def open_run(
             "overrides": json.dumps(redact(list(overrides))),
             "configuration_hash": configuration_hash(config),
             "git_commit": git_commit(),
-            "image": os.environ.get("TRANSFORMER_IMAGE", "none"),
+            "image": _training_image(config),
             **({"warm_start_run_id": warm_start_run_id} if warm_start_run_id and not resume else {}),
             **(tags or {}),
         }
@@ -125,7 +125,7 @@ def close_run(config: Config, run_id: str, status: str = _FINISHED, reason: str 
 
 def run_url(config: Config, run_id: str) -> str:
     """Address of the run's page; "" without a run, or where the tracking address is no web server's."""
-    address = public_address(config)
+    address = (config.training.mlflow.public_uri or public_address(config)).rstrip("/")
     if not run_id or not address.startswith(("http://", "https://")):
         return ""
     with mlflow_errors(config):
@@ -136,6 +136,13 @@ def run_url(config: Config, run_id: str) -> str:
 def public_address(config: Config) -> str:
     """`training.mlflow.tracking_uri` without user name and password."""
     return str(redact(config.training.mlflow.tracking_uri)).replace("***@", "").rstrip("/")
+
+
+def _training_image(config: Config) -> str:
+    """The image that trains: of the pods on a cluster, else the one this process runs in."""
+    if config.compute.backend == "kubernetes":
+        return config.compute.kubernetes.image
+    return os.environ.get("TRANSFORMER_IMAGE", "none")
 
 
 def git_commit() -> str:

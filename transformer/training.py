@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transformer.model.module import DelayModule, input_scales
 from transformer.model.network import NetworkShape
 from transformer.precomputed import Embeddings, embeddings_for
 from transformer.statistics import Statistics
-from transformer.tracking import AIRFLOW_RUN, RunLog
+from transformer.tracking import AIRFLOW_RUN, RunLog, mlflow_errors
 
 log = logging.getLogger(__name__)
 # Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
@@ -315,6 +316,14 @@ class ProgressLines(Callback):
 class RunLogger(MLFlowLogger):
     """Lightning's MLflow logger without its end: the DAG's last task closes the run, not the training."""
 
+    def __init__(self, config: Config, run_id: str) -> None:
+        super().__init__(run_id=run_id, tracking_uri=config.training.mlflow.tracking_uri)
+        self._config = config
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with mlflow_errors(self._config):
+            super().log_metrics(metrics, step)
+
     def finalize(self, status: str = "success") -> None:
         del status
 
@@ -364,7 +373,7 @@ def _trainer(config: Config, run: RunLog, history: History, upload: CheckpointUp
         )
     )
     callbacks.append(upload)
-    logger = RunLogger(run_id=run.run_id, tracking_uri=training.mlflow.tracking_uri) if run.run_id else False
+    logger = RunLogger(config, run.run_id) if run.run_id else False
     try:
         return L.Trainer(
             accelerator=training.accelerator,

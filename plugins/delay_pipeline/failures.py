@@ -1,14 +1,22 @@
-"""How errors become task failures: one line each, kept for `close_run`, and a retry only where it can help."""
+"""How ends and errors become task failures: one line each, kept for `close_run`, and a retry only where it can help."""
 
-from collections.abc import Iterator
+import json
+import signal
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
+from kubernetes.client import V1ContainerStateWaiting, V1Pod
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from transformer.errors import ServiceError, UserError
 
 ERROR_KEY = "error"  # XCom under which a failed task leaves its reason
+USER_ERROR = 2  # exit status: the user's input or configuration
+ERROR_PREFIX = "error: "  # of the line with which a stage says why it ends
+SIGNALS = {128 + number: -number for number in signal.Signals}  # a container's exit status after a signal
 
 
 @contextmanager
@@ -25,7 +33,88 @@ def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
         failure = AirflowFailException(str(error))
     except ServiceError as error:
         failure = AirflowException(str(error))
+    except ApiException as error:
+        failure = AirflowException(f"Kubernetes refused: {_status_message(error)}")
+    except HTTPError as error:
+        failure = AirflowException(f"Kubernetes does not answer: {' '.join(str(error).split())}")
     except (Exception, AirflowTaskTimeout) as error:
         failure = error
     ti.xcom_push(key=ERROR_KEY, value=(str(failure) or type(failure).__name__).splitlines()[0])
     raise failure from None
+
+
+def last_word(lines: Iterable[str]) -> str:
+    """What a stage says in the end: its last `error: …` line without the prefix, else its last line."""
+    last = error = ""
+    for line in lines:
+        last = line or last
+        if line.startswith(ERROR_PREFIX):
+            error = line.removeprefix(ERROR_PREFIX)
+    return error or last
+
+
+def stage_failure(stage: str, status: int, said: str) -> AirflowException:
+    """The failure of a stage that ended with an exit status other than 0; negative = the signal that ended it."""
+    if status < 0:
+        hint = "; out of memory is the usual cause" if status == -signal.SIGKILL else ""
+        return AirflowException(f"{stage} was ended by {signal.Signals(-status).name}{hint}")
+    if status == USER_ERROR:
+        return AirflowFailException(said)
+    return AirflowException(said or f"{stage} exited with {status} and said nothing")
+
+
+def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str) -> AirflowException:
+    """The failure of a stage whose pod did not succeed, from what Kubernetes recorded about the pod.
+
+    Args:
+        pod: as last seen; None when it is gone.
+        remedy: what to do about too little memory or no node.
+    """
+    if pod is None:
+        return AirflowException(f"{stage}: its pod is gone: the node was lost or the pod was deleted")
+    if taken_away := _taken_away(pod):
+        return AirflowException(f"{stage}: {taken_away}")
+    states = {entry.name: entry.state for entry in pod.status.container_statuses or []}
+    state = states.get(container)
+    if state and (ended := state.terminated):
+        if ended.reason == "OOMKilled":
+            return AirflowException(f"{stage} ran out of memory; {remedy}")
+        status = SIGNALS.get(ended.exit_code, ended.exit_code)
+        return stage_failure(stage, status, last_word((ended.message or "").splitlines()))
+    waiting = state.waiting if state else None
+    return AirflowException(f"{stage}: {_unfinished(pod, waiting, remedy)}")
+
+
+def _taken_away(pod: V1Pod) -> str:
+    """Why the cluster ended the pod; "" when it did not."""
+    if pod.status.reason:  # Evicted, NodeLost, DeadlineExceeded, UnexpectedAdmissionError …
+        return f"Kubernetes ended its pod: {pod.status.reason}{_colon(pod.status.message)}"
+    for condition in pod.status.conditions or []:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return f"Kubernetes ended its pod: {condition.reason}{_colon(condition.message)}"
+    return ""
+
+
+def _unfinished(pod: V1Pod, waiting: V1ContainerStateWaiting | None, remedy: str) -> str:
+    """What a pod that was given up on was doing."""
+    if pod.status.phase != "Pending":
+        return "it did not end within the execution_timeout of its task"
+    conditions = {condition.type: condition for condition in pod.status.conditions or []}
+    scheduled = conditions.get("PodScheduled")
+    if not scheduled or scheduled.status != "True":
+        return f"no node took its pod in time{_colon(scheduled.message if scheduled else '')}; {remedy}"
+    if waiting and waiting.reason:
+        return f"its container did not start: {waiting.reason}{_colon(waiting.message)}"
+    return f"its container did not start in time on node {pod.spec.node_name}"
+
+
+def _colon(message: str | None) -> str:
+    return f": {' '.join(message.split())}" if message else ""
+
+
+def _status_message(error: ApiException) -> str:
+    """What the API server says; the exception's own text runs over many lines of headers."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"

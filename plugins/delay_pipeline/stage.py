@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodPhase
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException
+from kubernetes.client import models as k8s
 
 from delay_pipeline import REPOSITORY
-from delay_pipeline.failures import one_line_failures
+from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
 from delay_pipeline.links import MlflowRunLink
 from delay_pipeline.process import ProcessGroup
-from transformer.config import Config, load_config
+from transformer.config import Config, load_config, redact
+from transformer.errors import UserError
 
 RESULT_KEY = "result"  # XCom of the JSON object a local stage writes; nothing depends on it
-USER_ERROR = 2  # exit status: the user's input or configuration
 MODULE = ["-m", "transformer"]
+GPU_RESOURCE = "nvidia.com/gpu"
 
 
 class StageOperator(KubernetesPodOperator):
     """Run `python -m transformer <stage>` where `compute.backend` of the run's configuration says.
+
+    A pod is followed from the triggerer, its log too: the task waits deferred, whatever the stage takes.
 
     Args:
         stage: stage name of the command line, for example `train-model`.
@@ -41,12 +45,37 @@ class StageOperator(KubernetesPodOperator):
     operator_extra_links = (MlflowRunLink(),)
     ui_color: ClassVar[str] = "#dbe9f6"
 
+    # A training lasts days, in which the API server may be away more often than the default of three times.
+    MAX_REDEFER_ATTEMPTS = 100
+
     def __init__(self, *, stage: str, mlflow_run: Any, **kwargs: Any) -> None:
         super().__init__(
             name=stage,
-            startup_timeout_seconds=int(timedelta(minutes=20).total_seconds()),  # a node and a CUDA image may be new
-            log_pod_spec_on_failure=False,  # failures are one line
+            deferrable=True,  # no worker slot waits while a pod runs
+            logging_interval=10,  # s between two looks at the log; without it the log shows when the pod has ended
             do_xcom_push=False,  # no XCom sidecar: results go to MLflow
+            log_pod_spec_on_failure=False,  # failures are one line
+            log_events_on_failure=True,  # why no node took the pod, or which took it away
+            # Deletes whatever is left, running or pending: a pod given up on must not train beside its successor.
+            on_finish_action="delete_pod",
+            on_kill_action="delete_pod",
+            termination_grace_period=120,  # s; after SIGTERM train-model saves a checkpoint and uploads it
+            termination_message_policy="FallbackToLogsOnError",  # the pod's status carries the stage's last words
+            automount_service_account_token=False,  # a stage never talks to Kubernetes
+            security_context=k8s.V1PodSecurityContext(
+                run_as_non_root=True,
+                seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+            ),
+            container_security_context=k8s.V1SecurityContext(
+                allow_privilege_escalation=False,
+                capabilities=k8s.V1Capabilities(drop=["ALL"]),
+                read_only_root_filesystem=True,  # everything a stage writes goes below /tmp
+            ),
+            volume_mounts=[
+                k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),
+                # Data loaders pass batches through it; a container's own has 64 MiB.
+                k8s.V1VolumeMount(name="shared-memory", mount_path="/dev/shm"),
+            ],
             **kwargs,
         )
         self.stage = stage
@@ -57,11 +86,26 @@ class StageOperator(KubernetesPodOperator):
         # Airflow stores links when a task ends; this one is wanted while it trains.
         context["ti"].xcom_push(key=MlflowRunLink().xcom_key, value=self.mlflow_run["run_url"])
         with one_line_failures(context["ti"]):
-            config = load_config(self.mlflow_run["env"], self.mlflow_run["overrides"])
+            config = self._config()
             if config.compute.backend == "kubernetes":
-                self._run_in_pod(config, context)
+                self._configure_pod(config)
+                self.pod = self.pod_request_obj = None  # `airflow dags test` hands a retry the operator of the last try
+                super().execute(context)
             else:
                 self._run_here(context)
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
+        """Go on when the trigger has seen the pod end, or has given up on it: in a new process, as a new operator."""
+        with one_line_failures(context["ti"]):
+            config = self._config()
+            self._configure_pod(config)
+            try:
+                super().trigger_reentry(context, event)
+            except AirflowException:
+                if self.pod and self.pod.status.phase == PodPhase.SUCCEEDED:
+                    self.log.warning("The pod could not be followed to its end, but it succeeded")
+                    return
+                raise self._pod_failure(config) from None
 
     def on_kill(self) -> None:
         if self._group:
@@ -82,45 +126,89 @@ class StageOperator(KubernetesPodOperator):
             arguments += ["--resume"] if run["resume_run"] else []
         return arguments
 
-    def _run_in_pod(self, config: Config, context: Context) -> None:
+    def _config(self) -> Config:
+        return load_config(self.mlflow_run["env"], self.mlflow_run["overrides"])
+
+    def _configure_pod(self, config: Config) -> None:
+        """Set what the configuration says about the pod. It is known when the task runs, not when the DAG parses."""
+        for override in self.mlflow_run["overrides"]:
+            if redact(override) != override:
+                raise UserError(
+                    f"overrides: {redact(override)} holds a password that every manifest would show; "
+                    "put it into the secret that compute.kubernetes.secret names"
+                )
         kubernetes = config.compute.kubernetes
+        profile = kubernetes.profile(self.stage)
         self.image = kubernetes.image
+        self.image_pull_policy = kubernetes.image_pull_policy
         self.namespace = kubernetes.namespace
         self.service_account_name = kubernetes.service_account
-        self.cmds = ["python", *MODULE]
-        self.arguments = self.stage_arguments()
-        super().execute(context)
+        self.priority_class_name = kubernetes.priority_class or None
+        self.schedule_timeout_seconds = kubernetes.schedule_timeout_s
+        self.startup_timeout_seconds = kubernetes.startup_timeout_s
+        if self.execution_timeout:  # ends the pod even when no Airflow is left to do so
+            self.active_deadline_seconds = int(self.execution_timeout.total_seconds())
+        # As arguments, so that the image's entry point stays: as process 1 Python would not see SIGTERM.
+        self.arguments = ["python", *MODULE, *self.stage_arguments()]
+        self.labels = {
+            "app.kubernetes.io/name": "train-delays",
+            "stage": self.stage,
+            "mlflow_run_id": make_safe_label_value(self.mlflow_run["run_id"]),
+        }
+        # The libraries would start a thread per core of the node, not per core of the pod.
+        threads = str(max(profile.cpu // max(profile.gpus, 1), 1))
+        self.env_vars = [
+            k8s.V1EnvVar(name="TRANSFORMER_IMAGE", value=kubernetes.image),
+            k8s.V1EnvVar(name="OMP_NUM_THREADS", value=threads),
+            k8s.V1EnvVar(name="POLARS_MAX_THREADS", value=threads),
+        ]
+        if kubernetes.secret:  # by name: no value passes through Airflow
+            secret = k8s.V1SecretEnvSource(name=kubernetes.secret)
+            self.env_from = [k8s.V1EnvFromSource(secret_ref=secret)]
+        gpus = {GPU_RESOURCE: str(profile.gpus)} if profile.gpus else {}
+        self.container_resources = k8s.V1ResourceRequirements(
+            requests={"cpu": str(profile.cpu), "memory": profile.memory, "ephemeral-storage": profile.disk, **gpus},
+            # Of CPU no limit: cores that lie idle may be used. Of memory what was reserved: the node never runs short.
+            limits={"memory": profile.memory, **gpus},
+        )
+        self.volumes = [
+            k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=profile.disk)),
+            k8s.V1Volume(
+                name="shared-memory",
+                empty_dir=k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=profile.shared_memory),
+            ),
+        ]
+        self.node_selector = dict(label.split("=", 1) for label in profile.node_selector)
+        self.tolerations = [_toleration(taint) for taint in profile.tolerations]
+
+    def _pod_failure(self, config: Config) -> AirflowException:
+        profile = config.compute.kubernetes.profile(self.stage)
+        size = f"{profile.cpu} cores, {profile.memory}" + (f", {profile.gpus} GPUs" if profile.gpus else "")
+        remedy = (
+            f"its profile {profile.name} has {size}: "
+            f"choose another with compute.kubernetes.stages.{self.stage.replace('-', '_')}"
+        )
+        return pod_failure(self.stage, self.pod, self.base_container_name, remedy)
 
     def _run_here(self, context: Context) -> None:
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:
             result_file = Path(folder) / "result.json"
             argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
             self._group = ProcessGroup(argv, REPOSITORY)
-            last_line = error_line = ""
+            said = []
             try:
                 for line in self._group.lines():
                     self.log.info(line)
-                    last_line = line or last_line
-                    if line.startswith("error: "):
-                        error_line = line.removeprefix("error: ")
+                    said.append(line)
                 status = self._group.wait()
             except BaseException:  # a timeout or an interrupt must not leave the stage running
                 self._group.stop()
                 raise
-            self._check(status, error_line or last_line)
+            if self._group.stopped:
+                raise AirflowException(f"{self.stage} was stopped before its end")
+            if status:
+                raise stage_failure(self.stage, status, last_word(said))
             context["ti"].xcom_push(key=RESULT_KEY, value=self._read_result(result_file))
-
-    def _check(self, status: int, message: str) -> None:
-        assert self._group is not None
-        if self._group.stopped:
-            raise AirflowException(f"{self.stage} was stopped before its end")
-        if status < 0:
-            hint = "; out of memory is the usual cause" if status == -signal.SIGKILL else ""
-            raise AirflowException(f"{self.stage} was ended by {signal.Signals(-status).name}{hint}")
-        if status == USER_ERROR:
-            raise AirflowFailException(message)
-        if status:
-            raise AirflowException(message or f"{self.stage} exited with {status} and said nothing")
 
     def _read_result(self, path: Path) -> dict[str, Any]:
         try:
@@ -130,3 +218,12 @@ class StageOperator(KubernetesPodOperator):
         if not isinstance(result, dict):
             raise AirflowException(f"{self.stage} exited with 0 and left no JSON object in --result")
         return result
+
+
+def _toleration(taint: str) -> k8s.V1Toleration:
+    """`key:NoSchedule` or `key=value:NoSchedule`, as `kubectl taint` writes it."""
+    label, _, effect = taint.rpartition(":")
+    key, equals, value = label.partition("=")
+    if not equals:
+        return k8s.V1Toleration(key=key, operator="Exists", effect=effect)
+    return k8s.V1Toleration(key=key, operator="Equal", value=value, effect=effect)

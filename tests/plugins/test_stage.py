@@ -1,4 +1,4 @@
-"""The stage operator: arguments, streaming, exit codes, its end by force, and the pod it builds."""
+"""The stage operator: arguments, streaming, exit codes and its end by force."""
 
 import logging
 import os
@@ -7,12 +7,10 @@ import sys
 import textwrap
 import threading
 import time
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -222,33 +220,6 @@ def test_an_interrupt_leaves_nothing_running(stage_is, lines):
     while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
         time.sleep(0.05)
     assert all(gone(pid) for pid in pids)
-
-
-def test_the_pod_runs_the_same_arguments(monkeypatch):
-    built = {}
-    monkeypatch.setattr(KubernetesHook, "is_in_cluster", property(lambda self: False))
-    monkeypatch.setattr(
-        KubernetesPodOperator,
-        "execute",
-        lambda self, context: built.update(pod=self.build_pod_request_obj(context)),
-    )
-    overrides = ["compute.backend=kubernetes", "compute.kubernetes.image=registry/delays:1.2"]
-    task = operator("evaluate-model", overrides=overrides)
-    ti = SimpleNamespace(
-        xcom_push=lambda key, value: None, dag_id="model_training", task_id="evaluate_model", map_index=-1, try_number=1
-    )
-    task.execute({"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace(), "ts": datetime.now(UTC)})
-
-    pod = built["pod"]
-    (container,) = pod.spec.containers  # no XCom sidecar
-    assert container.image == "registry/delays:1.2"
-    assert container.command == ["python", "-m", "transformer"]
-    assert container.args == task.stage_arguments()
-    assert container.args[0] == "evaluate-model"
-    assert pod.metadata.namespace == "train-delays"
-    assert pod.spec.service_account_name == "train-delays"
-    assert pod.metadata.name.startswith("evaluate-model")
-    assert pod.metadata.labels["task_id"] == "evaluate_model"
 
 
 def test_a_kill_without_a_local_process_goes_to_the_pod(monkeypatch):

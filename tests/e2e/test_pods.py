@@ -1,0 +1,240 @@
+"""`model_training` in pods: the real operator and its trigger against a Kubernetes API, with scripted stages.
+
+MLflow is stood in for; `test_pods_training.py` runs the real stages.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.exceptions import TaskDeferred
+
+import transformer
+from delay_pipeline import stage
+from delay_pipeline.failures import pod_failure
+from delay_pipeline.stage import StageOperator
+from tests.e2e.cluster import Cluster, Fate
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model"]
+OK = Fate("print('done')")
+
+
+class FakeTracking:
+    closed = None
+
+    @staticmethod
+    def open_run(config, **given):
+        return given["run_id"] or "3f2a"
+
+    @staticmethod
+    def run_url(config, run_id):
+        return f"http://127.0.0.1:5000/#/{run_id}"
+
+    @classmethod
+    def close_run(cls, config, run_id, status="FINISHED", reason=""):
+        cls.closed = (run_id, status, reason)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _database():
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    with Cluster() as cluster:
+        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", cluster.connection)
+        for stage in STAGES:
+            cluster.plan(stage, OK)
+        yield cluster
+
+
+@pytest.fixture
+def train(monkeypatch, cluster):
+    """Run the DAG in environment dev, quicker than a cluster would need; returns its run."""
+    monkeypatch.setitem(sys.modules, "transformer.tracking", FakeTracking)
+    monkeypatch.setattr(transformer, "tracking", FakeTracking, raising=False)
+    monkeypatch.setattr(FakeTracking, "closed", None)
+
+    def run(*overrides):
+        dag = DagBag(str(REPOSITORY / "dags")).dags["model_training"]
+        for task in dag.tasks:
+            task.retry_delay = timedelta(seconds=0.1)
+            if hasattr(task, "stage"):
+                task.poll_interval = task.startup_check_interval_seconds = 0.2
+                task.logging_interval = 1
+        return dag.test(run_conf={"env": "dev", "overrides": list(overrides)})
+
+    return run
+
+
+def states(run):
+    return {ti.task_id: ti.state for ti in run.get_task_instances()}
+
+
+def test_every_stage_runs_in_a_pod_of_its_own_and_leaves_none(train, cluster):
+    run = train()
+    assert run.state == "success"
+    assert [pod.args[3] for pod in cluster.pods] == STAGES
+    for pod in cluster.pods:
+        assert pod.args[:3] == ["python", "-m", "transformer"]
+        assert pod.args[4:] == ["--env", "dev", "--run-id", "3f2a"]
+        assert len(pod.manifest["spec"]["containers"]) == 1
+    assert all(pod.deleted.is_set() for pod in cluster.pods)
+    assert FakeTracking.closed == ("3f2a", "FINISHED", "")
+    assert all(ti.try_number == 1 for ti in run.get_task_instances())
+
+
+def test_exit_2_is_not_retried_and_its_line_is_the_reason(train, cluster):
+    cluster.plan("train-model", Fate("import sys; print('error: data/x does not exist'); print('bye'); sys.exit(2)"))
+    run = train()
+    assert run.state == "failed"
+    assert states(run)["train_model"] == "failed"
+    assert len(cluster.pods_of("train-model")) == 1
+    assert FakeTracking.closed == ("3f2a", "FAILED", "train_model: data/x does not exist")
+
+
+def retried(run, cluster):
+    return run.state == "success" and len(cluster.pods_of("train-model")) == 2
+
+
+TALK = "import time; print('epoch 1', flush=True); time.sleep(30)"
+
+
+@pytest.mark.parametrize(
+    ("fate", "message"),
+    [
+        (Fate("import sys; print('error: MLflow does not answer'); sys.exit(1)"), "MLflow does not answer"),
+        (Fate(TALK, ends="Evicted"), "train-model: Kubernetes ended its pod: Evicted: The node was low on resource"),
+        (Fate(TALK, ends="OOMKilled"), "train-model ran out of memory; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs"),
+        (Fate(TALK, ends="NodeLost"), "train-model: its pod is gone: the node was lost"),
+    ],
+    ids=["exit 1", "evicted", "out of memory", "node lost"],
+)
+def test_what_may_pass_is_retried_in_a_new_pod(train, cluster, monkeypatch, fate, message):
+    cluster.plan("train-model", fate, OK)
+    failures = []
+
+    def record(*arguments):
+        failures.append(pod_failure(*arguments))
+        return failures[-1]
+
+    monkeypatch.setattr(stage, "pod_failure", record)
+    run = train()
+    assert run.state == "success"
+    assert len(cluster.pods_of("train-model")) == run.get_task_instance("train_model").try_number == 2
+    (failure,) = failures
+    assert str(failure).startswith(message)
+    assert "\n" not in str(failure)
+
+
+def test_a_pod_that_waits_for_its_node_runs_in_the_end(train, cluster):
+    cluster.plan("train-model", Fate("print('done')", unscheduled_s=3))
+    run = train()
+    assert run.state == "success"
+    assert len(cluster.pods_of("train-model")) == 1
+
+
+def test_a_pod_that_finds_no_node_is_removed_and_says_why(train, cluster):
+    cluster.plan("train-model", Fate(unscheduled_s=120))
+    run = train("compute.kubernetes.schedule_timeout_s=1")
+    assert run.state == "failed"
+    pods = cluster.pods_of("train-model")
+    assert len(pods) == 3
+    assert all(pod.deleted.is_set() for pod in pods)
+    assert FakeTracking.closed == (
+        "3f2a",
+        "FAILED",
+        "train_model: train-model: no node took its pod in time: 0/3 nodes are available: 3 Insufficient "
+        "nvidia.com/gpu.; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs: choose another with "
+        "compute.kubernetes.stages.train_model",
+    )
+
+
+def test_log_lines_show_while_the_pod_runs(train, cluster, capsys):
+    cluster.plan("train-model", Fate("import time; print('epoch 1'); time.sleep(5); print('epoch 2')"))
+    assert train().state == "success"
+    (pod,) = cluster.pods_of("train-model")
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [line for line in lines if "[base] epoch 1" in line]
+    shown = datetime.fromisoformat(first.split()[0])
+    assert shown < pod.ended - timedelta(seconds=1)
+    assert len([line for line in lines if "epoch 2" in line]) == 1
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("epoch 1", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def deferred(monkeypatch, cluster):
+    """An operator whose pod trains, and the trigger it waits with, as the triggerer gets it."""
+    monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
+    cluster.plan("train-model", Fate(SAVES))
+    run = {"env": "dev", "overrides": [], "run_id": "3f2a", "warm_start_run_id": None, "resume_run": False}
+    task = StageOperator(task_id="train_model", stage="train-model", mlflow_run={**run, "run_url": ""})
+    ti = SimpleNamespace(
+        xcom_push=lambda key, value: None,
+        dag_id="model_training",
+        task_id="train_model",
+        map_index=-1,
+        try_number=1,
+        start_date=datetime.now(UTC),
+    )
+    with pytest.raises(TaskDeferred) as deferral:
+        task.execute({"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace()})
+    _, arguments = deferral.value.trigger.serialize()
+    (pod,) = cluster.pods
+    wait_until(lambda: pod.log)
+    return task, type(deferral.value.trigger)(**arguments), pod
+
+
+def wait_until(holds, seconds=10):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def saved_and_gone(pod, cluster):
+    wait_until(lambda: pod.gone)
+    assert cluster.deletions == [(pod.name, 120)]
+    assert [line for _, line in pod.log] == ["epoch 1", "saved"]
+    assert pod.process.poll() == 143
+
+
+def test_a_task_killed_while_deferred_takes_its_pod_along(deferred, cluster):
+    _, trigger, pod = deferred
+
+    async def cancel():
+        waiting = asyncio.ensure_future(anext(trigger.run()))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        waiting.cancel()
+        await trigger.on_kill()  # what the triggerer calls when a person ends the task
+
+    asyncio.run(cancel())
+    saved_and_gone(pod, cluster)
+
+
+def test_a_task_killed_before_it_waits_takes_its_pod_along(deferred, cluster):
+    task, _, pod = deferred
+    task.on_kill()
+    saved_and_gone(pod, cluster)
