@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Pod:
     manifest: dict
     fate: Fate
     log: list = field(default_factory=list)  # (time, line)
+    disk: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # empty; pods share none
     process: subprocess.Popen | None = None
     deleted: threading.Event = field(default_factory=threading.Event)
     gone: bool = False
@@ -100,6 +102,9 @@ class Cluster:
         for pod in self.pods:
             pod.gone = True
             _signal(pod, signal.SIGKILL)
+            if pod.process:
+                pod.process.wait()
+            pod.disk.cleanup()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._server.join(10)
         self._loop.close()
@@ -281,8 +286,8 @@ def _start(pod):
     variables = {variable["name"]: variable["value"] for variable in pod.container["env"]}
     return subprocess.Popen(
         argv,
-        cwd=REPOSITORY,
-        env=os.environ | variables | {"PYTHONUNBUFFERED": "1"},
+        cwd=pod.disk.name,
+        env=os.environ | variables | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

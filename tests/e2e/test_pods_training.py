@@ -1,4 +1,4 @@
-"""`airflow dags test model_training` in environment dev: real stages in pods, and an MLflow server."""
+"""`airflow dags test model_training` in environment dev: real stages in pods, MLflow and S3 servers, no shared disk."""
 
 import json
 import os
@@ -10,7 +10,9 @@ import time
 import urllib.error
 import urllib.request
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import REPOSITORY, free_port
@@ -26,9 +28,8 @@ SMALL = [
     "model.n_heads=2",
     "model.n_layers=1",
     "embeddings.node2vec.enabled=false",
-    "data.download_data_from_s3=false",
-    "data.save_results_to_s3=false",
 ]
+BUCKET = "train-delays-dev"  # of environment dev
 SECRET = "s3cr3t-planted"
 
 
@@ -60,12 +61,30 @@ def wait_for(url, seconds):
             time.sleep(0.5)
 
 
-def test_the_whole_pipeline_in_pods(tmp_path, tiny_data, mlflow):
+@pytest.fixture
+def s3(tiny_data, monkeypatch):
+    """Address of an S3 server whose bucket holds the event tables."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket=BUCKET)
+    for path in tiny_data.rglob("*.parquet"):
+        client.upload_file(str(path), BUCKET, f"data/{path.relative_to(tiny_data).as_posix()}")
+    yield address
+    server.stop()
+
+
+def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
     overrides = [
         *SMALL,
-        f"data.local_folder={tiny_data}",
-        f"paths.cache={tmp_path}/cache",
-        f"paths.runs={tmp_path}/runs",
+        f"data.endpoint_url={s3}",
+        "data.local_folder=data",  # relative: on each pod's own disk
+        "paths.cache=cache",
+        "paths.runs=runs",
         f"training.mlflow.tracking_uri={mlflow}",
     ]
     home = tmp_path / "home"
@@ -74,7 +93,6 @@ def test_the_whole_pipeline_in_pods(tmp_path, tiny_data, mlflow):
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
         }
         airflow = [sys.executable, "-m", "airflow"]
         subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
@@ -106,6 +124,10 @@ def test_the_whole_pipeline_in_pods(tmp_path, tiny_data, mlflow):
     assert tags["dag_id"] == "model_training"
     metrics = {metric["key"] for metric in found["data"]["metrics"]}
     assert any(name.startswith("test/") for name in metrics)
+
+    keys = [entry["Key"] for entry in boto3.client("s3", endpoint_url=s3).list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert any(key.startswith("statistics/") for key in keys) and any(key.startswith("embeddings/") for key in keys)
+    assert log.count("statistics: computing") == 1  # the other pods took them from the bucket
 
     assert SECRET not in log
     assert SECRET not in json.dumps([pod.manifest for pod in cluster.pods])
