@@ -166,7 +166,7 @@ class ModelConfig:
     n_layers: int = 3
     d_feedforward: int = 256
     d_point: int = 16  # dimension that all point embeddings together are projected to
-    dropout: float = 0.1
+    dropout: float = 0.25
     use_inputs: UseInputsConfig = field(default_factory=UseInputsConfig)
 
 
@@ -208,11 +208,11 @@ class EarlyStoppingConfig:
 
 @dataclass
 class TrainingConfig:
-    max_epochs: int = 20
+    max_epochs: int = 10
     snapshots_per_epoch: int = 1_024
     batch_size: int = 8  # snapshots a step, over all processes: with more GPUs each takes fewer of them
     learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
     seed: int = 42
     accelerator: str = "auto"

@@ -240,7 +240,7 @@ def test_resuming_with_another_configuration_lists_every_difference(
     with pytest.raises(UserError) as refusal:
         run(changed, tmp_path, resume=trained / LAST)
     message = str(refusal.value)
-    assert "model.dropout: 0.1 → 0.3; training.learning_rate: 0.001 → 0.5;" in message
+    assert "model.dropout: 0.25 → 0.3; training.learning_rate: 0.001 → 0.5;" in message
     assert "num_workers" not in message  # where it runs is free
     assert not (tmp_path / CHECKPOINTS).exists()
 
