@@ -13,7 +13,7 @@ import polars as pl
 from transformer.config import Config, content_hash, to_dict
 from transformer.data.event_table import read_days
 from transformer.data.events import Split, data_fingerprint, read_op_nodes
-from transformer.embeddings import PointEmbeddings, compute_embeddings, extend
+from transformer.embeddings import PointEmbeddings, compute_embeddings
 from transformer.files import atomic_folder, read_parquet, write_parquet
 from transformer.graph import edge_counts, graph_from_edge_counts, merge_edge_counts
 from transformer.statistics import (
@@ -94,11 +94,6 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
     log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
     _share(config, folder, replace=recompute)
     return Embeddings(points, edges)
-
-
-def embeddings_for(config: Config, embeddings: Embeddings, days: Sequence[date]) -> PointEmbeddings:
-    """`embeddings` with the points that first appear in the timetable of `days` filled in from their neighbours."""
-    return extend(embeddings.points, timetable_edges(config, days))
 
 
 def _fetched(config: Config, folder: Path) -> bool:

@@ -27,10 +27,10 @@ from transformer.errors import UserError
 from transformer.files import write_json
 from transformer.precomputed import (
     embeddings_folder,
-    embeddings_for,
     obtain_embeddings,
     obtain_statistics,
     statistics_folder,
+    timetable_edges,
 )
 from transformer.storage import Bucket
 from transformer.tracking import AIRFLOW_RUN, RunLog, configuration_hash
@@ -132,6 +132,7 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
     from transformer import training
     from transformer.data.datamodule import SnapshotDataModule
     from transformer.data.snapshots import grid_instants
+    from transformer.embeddings import extend
     from transformer.evaluation.report import write_evaluation
     from transformer.prediction import labelled_rows
 
@@ -146,14 +147,11 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
         checkpoints = folder / "from_mlflow" / training.CHECKPOINTS
     module = training.load_module(checkpoints / training.BEST)
     statistics = obtain_statistics(config, split)
-    embeddings = obtain_embeddings(config, split)
-    vectors = embeddings_for(config, embeddings, split.test).matrix(statistics.vocabulary.op_ids)
-    if vectors.shape != tuple(module.network.point_vectors.shape):
-        raise UserError(
-            f"the model was trained on {tuple(module.network.point_vectors.shape)} point embeddings, the configuration "
-            f"gives {vectors.shape}; evaluate with the data and embeddings configuration of its training"
-        )
-    module.network.point_vectors = torch.from_numpy(vectors)
+    vocabulary = statistics.vocabulary
+    if module.network.shape.op_ids != vocabulary.op_ids.tolist():
+        raise UserError("the model was trained on other points or dates; evaluate with the data.split of its training")
+    points = extend(training.point_embeddings(module), timetable_edges(config, split.test))
+    module.network.point_vectors = torch.from_numpy(points.matrix(vocabulary.op_ids))
     data = SnapshotDataModule(config, split, statistics)
     data.setup("test")
     began = time.monotonic()
@@ -161,7 +159,7 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
         module,
         data.loaded["test"],
         data.builders["test"],
-        statistics.vocabulary,
+        vocabulary,
         grid_instants(split.test, config.data.grid, config.data.timezone),
         config.data.timezone,
     )
@@ -170,7 +168,7 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
     result = write_evaluation(
         rows,
         read_op_nodes(Path(config.data.local_folder)),
-        embeddings.edges,
+        timetable_edges(config, split.train),
         target,
         prefix="test",
         timezone=config.data.timezone,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import MLFlowLogger
@@ -19,11 +21,12 @@ from lightning.pytorch.loggers import MLFlowLogger
 from transformer.config import Config, TrainingConfig, flatten, to_dict
 from transformer.data.datamodule import SnapshotDataModule
 from transformer.data.events import Split
+from transformer.embeddings import PointEmbeddings, extend
 from transformer.errors import Terminated, UserError
 from transformer.files import read_json, write_json
 from transformer.model.module import DelayModule, input_scales
 from transformer.model.network import NetworkShape
-from transformer.precomputed import Embeddings, embeddings_for
+from transformer.precomputed import Embeddings, timetable_edges
 from transformer.statistics import Statistics
 from transformer.tracking import AIRFLOW_RUN, RunLog, mlflow_errors
 
@@ -38,6 +41,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"  # fixed names: whoever resumes or evaluat
 CHECKPOINTS = "checkpoints"  # folder in the run's artifacts and in its local folder
 HISTORY = "history.json"
 MONITORED = "val/mae_s"
+POINT_VECTORS = "network.point_vectors"  # a buffer, not learned
 CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
 # Where and how a training runs may differ when it is resumed; what it computes may not.
 _FREE_ON_RESUME = (
@@ -84,7 +88,7 @@ def train(
     data = SnapshotDataModule(config, split, statistics)
     module = create_module(config, split, statistics, embeddings)
     if warm_start is not None:
-        load_weights(module, warm_start)
+        load_weights(module, warm_start, embeddings.edges)
     identity = training_identity(config, split)
     if resume is not None and not training.allow_changes_on_resume:
         refuse_changes(identity, resume)
@@ -126,16 +130,17 @@ def train(
 def create_module(config: Config, split: Split, statistics: Statistics, embeddings: Embeddings) -> DelayModule:
     """An untrained module for these inputs."""
     vocabulary = statistics.vocabulary
-    vectors = embeddings_for(config, embeddings, split.validation).matrix(vocabulary.op_ids)
+    points = extend(embeddings.points, timetable_edges(config, split.validation))
     shape = NetworkShape(
         n_prev=config.data.snapshot.n_prev,
         n_foll=config.data.snapshot.n_foll,
-        n_train_types=len(vocabulary.train_types) + 1,
-        n_points=len(vectors),
-        d_embedding=vectors.shape[1],
+        train_types=list(vocabulary.train_types),
+        op_ids=vocabulary.op_ids.tolist(),
+        embedding_dims={kind: vectors.shape[1] for kind, vectors in points.vectors.items()},
         scales=input_scales(statistics),
     )
-    return DelayModule.create(config.model, config.training, shape, torch.from_numpy(vectors))
+    vectors = torch.from_numpy(points.matrix(vocabulary.op_ids))
+    return DelayModule.create(config.model, config.training, shape, vectors)
 
 
 def load_module(checkpoint: Path) -> DelayModule:
@@ -176,28 +181,62 @@ def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
         )
 
 
-def load_weights(module: DelayModule, checkpoint: Path) -> None:
-    """Take over the weights of a checkpoint; the point embeddings stay those of the present data.
+def load_weights(module: DelayModule, checkpoint: Path, edges: pl.DataFrame) -> None:
+    """Warm start: take over the weights of a checkpoint, and its vectors of the points that both know.
+
+    Its weights have learned to read its own vectors: those of another computation mean other directions. Points it did
+    not know get the mean of their neighbours over `edges` (see `graph.edge_counts`).
 
     Raises:
-        UserError: naming the first weight that does not fit.
+        UserError: naming every input that differs, or the first weight that does not fit.
     """
-    own = module.state_dict()
-    given = load_module(checkpoint).state_dict()
-    kept = {"network.point_vectors"}
-    differences = [f"{name} is missing" for name in own if name not in given and name not in kept]
-    differences += [f"{name} is not used" for name in given if name not in own]
-    differences += [
-        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in given and name not in kept and given[name].shape != own[name].shape
-    ]
-    if differences:
+    given = load_module(checkpoint)
+    if differences := _input_differences(given, module):
         raise UserError(
-            f"warm start: {len(differences)} weights do not fit this configuration, first: {differences[0]}; "
-            "use the model and embeddings configuration of that run"
+            f"warm start: the inputs of that model differ: {'; '.join(differences)}; use the same, or train without it"
         )
-    module.load_state_dict({name: own[name] if name in kept else given[name] for name in own})
+    weights, own = given.state_dict(), module.state_dict()
+    unfit = [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name != POINT_VECTORS and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    if unfit:
+        raise UserError(
+            f"warm start: {len(unfit)} weights do not fit this configuration, first: {unfit[0]}; "
+            "use the model configuration of that run"
+        )
+    op_ids = module.network.shape.op_ids
+    known = point_embeddings(given)
+    weights[POINT_VECTORS] = torch.from_numpy(extend(known, edges).matrix(op_ids))
+    module.load_state_dict(weights)
+    shared = len(set(op_ids) & set(given.network.shape.op_ids))
+    log.info("warm start: weights taken over; %d of %d points were known to that model", shared, len(op_ids))
+
+
+def point_embeddings(module: DelayModule) -> PointEmbeddings:
+    """The point vectors a module holds, by kind."""
+    shape = module.network.shape
+    parts = torch.split(module.network.point_vectors[1:].cpu(), list(shape.embedding_dims.values()), dim=1)
+    vectors = {kind: part.numpy().copy() for kind, part in zip(shape.embedding_dims, parts, strict=True)}
+    return PointEmbeddings(np.array(shape.op_ids, np.int32), vectors)
+
+
+def _input_differences(given: DelayModule, own: DelayModule) -> list[str]:
+    """`name: theirs → ours` of everything that gives the same numbers another meaning."""
+
+    def inputs(module: DelayModule) -> dict[str, Any]:
+        shape = module.network.shape
+        return {
+            "data.snapshot.n_prev": shape.n_prev,
+            "data.snapshot.n_foll": shape.n_foll,
+            "embeddings": shape.embedding_dims,
+            "train types": shape.train_types,
+            **{f"model.use_inputs.{name}": on for name, on in to_dict(module.network.use).items()},
+        }
+
+    theirs, ours = inputs(given), inputs(own)
+    return [f"{name}: {theirs[name]} → {ours[name]}" for name in ours if theirs[name] != ours[name]]
 
 
 class History(Callback):

@@ -17,10 +17,10 @@ from polars.testing import assert_frame_equal
 from transformer.config import Config
 from transformer.data.events import Split, available_dates, read_op_nodes
 from transformer.data.tables import events_path, op_nodes_path
+from transformer.embeddings import extend
 from transformer.errors import UserError
 from transformer.precomputed import (
     embeddings_folder,
-    embeddings_for,
     obtain_embeddings,
     obtain_statistics,
     statistics_folder,
@@ -207,7 +207,7 @@ def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split,
     assert new not in pl.read_parquet(op_nodes_path(folder))["op_id"]
 
     embeddings = obtain_embeddings(config, split)
-    extended = embeddings_for(config, embeddings, split.test)
+    extended = extend(embeddings.points, timetable_edges(config, split.test))
     known = embeddings.points.op_ids
     np.testing.assert_array_equal(extended.matrix(known), embeddings.points.matrix(known))
     assert not embeddings.points.matrix([new])[1].any()

@@ -90,14 +90,20 @@ def test_evaluating_without_a_training_says_so(small_overrides: list[str], tmp_p
         stages.evaluate_model(config, "")
 
 
-def test_evaluating_with_other_embeddings_is_refused(results, small_overrides: list[str]):
+def test_evaluating_with_other_training_dates_is_refused(results, small_overrides: list[str], tmp_path: Path):
     config, _ = results
-    other = load_config("local", [*small_overrides, "embeddings.laplacian.dim=5"])
-    folder = stages.run_folder(other, "") / CHECKPOINTS
-    folder.mkdir(parents=True)
+    folder = tmp_path / "data"
+    (folder / "events").mkdir(parents=True)
+    for path in Path(config.data.local_folder).rglob("*.parquet"):
+        (folder / path.relative_to(config.data.local_folder)).write_bytes(path.read_bytes())
+    nodes = pl.read_parquet(folder / "op_nodes.parquet")
+    nodes.with_columns(pl.col("op_id") + 1_000).write_parquet(folder / "op_nodes.parquet")
+    other = load_config("local", [*small_overrides, f"data.local_folder={folder}", f"paths.runs={tmp_path}/runs"])
+    copy = stages.run_folder(other, "") / CHECKPOINTS
+    copy.mkdir(parents=True)
     for path in (stages.run_folder(config, "") / CHECKPOINTS).iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match="evaluate with the data and embeddings configuration of its training"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="trained on other points or dates"):
         stages.evaluate_model(other, "")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import polars as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,7 +14,8 @@ from transformer.config import Config, load_config
 from transformer.data.datamodule import SnapshotDataModule
 from transformer.data.events import Split, resolve_split
 from transformer.errors import UserError
-from transformer.precomputed import obtain_embeddings, obtain_statistics
+from transformer.model.module import DelayModule
+from transformer.precomputed import Embeddings, obtain_embeddings, obtain_statistics
 from transformer.tracking import RunLog
 from transformer.training import BEST, CHECKPOINTS, HISTORY, LAST, load_module, load_weights, read_history
 
@@ -133,15 +135,57 @@ def test_warm_start_with_another_network_is_refused_with_the_difference(
     assert not (tmp_path / CHECKPOINTS).exists()
 
 
-def test_warm_start_keeps_the_embeddings_of_the_present_data(small_config: Config, trained: Path):
-    split = split_of(small_config)
-    module = training.create_module(
-        small_config, split, obtain_statistics(small_config, split), obtain_embeddings(small_config, split)
+def fresh_module(config: Config) -> tuple[DelayModule, Embeddings]:
+    split = split_of(config)
+    embeddings = obtain_embeddings(config, split)
+    return training.create_module(config, split, obtain_statistics(config, split), embeddings), embeddings
+
+
+def test_warm_start_keeps_the_vectors_its_weights_have_learned_to_read(small_config: Config, trained: Path):
+    module, embeddings = fresh_module(small_config)
+    learned = load_module(trained / BEST).network.point_vectors
+    module.network.point_vectors += 1  # as another node2vec would: other directions
+    load_weights(module, trained / BEST, embeddings.edges)
+    assert torch.equal(module.network.point_vectors, learned)
+
+
+def test_warm_start_with_a_point_that_model_did_not_know(small_config: Config, trained: Path, caplog):
+    """A new point gets the mean of its neighbours; the others keep their vectors at their new places."""
+    module, embeddings = fresh_module(small_config)
+    shape = module.network.shape
+    grown = replace(shape, op_ids=[0, *shape.op_ids])  # sorts before all others: every code moves by one
+    wider = DelayModule.create(
+        small_config.model, small_config.training, grown, torch.zeros(grown.n_points, grown.d_embedding)
     )
-    module.network.point_vectors += 1
-    before = module.network.point_vectors.clone()
-    load_weights(module, trained / BEST)
-    assert torch.equal(module.network.point_vectors, before)
+    neighbour = shape.op_ids[3]
+    edge = embeddings.edges.head(1).with_columns(op_a=pl.lit(0, pl.Int32), op_b=pl.lit(neighbour, pl.Int32))
+    with caplog.at_level("INFO"):
+        load_weights(wider, trained / BEST, edge)
+    learned = load_module(trained / BEST).network.point_vectors
+    assert torch.equal(wider.network.point_vectors[2:], learned[1:])
+    assert torch.allclose(wider.network.point_vectors[1, :32], learned[4, :32])
+    assert f"{len(shape.op_ids)} of {len(shape.op_ids) + 1} points were known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "difference"),
+    [
+        (["model.use_inputs.train_type=false"], "model.use_inputs.train_type: True → False"),
+        (["data.snapshot.n_prev=4"], "data.snapshot.n_prev: 5 → 4"),
+        (
+            ["embeddings.node2vec.enabled=false", "embeddings.random.enabled=true"],
+            "embeddings: {'laplacian': 16, 'node2vec': 16, 'geographic': 3} → "
+            "{'laplacian': 16, 'geographic': 3, 'random': 16}",
+        ),
+    ],
+)
+def test_warm_start_with_other_inputs_is_refused_with_the_difference(
+    small_overrides: list[str], trained: Path, overrides: list[str], difference: str
+):
+    module, embeddings = fresh_module(load_config("local", [*small_overrides, *overrides]))
+    with pytest.raises(UserError) as refusal:
+        load_weights(module, trained / BEST, embeddings.edges)
+    assert difference in str(refusal.value)
 
 
 def test_not_a_checkpoint_is_refused_in_one_line(tmp_path: Path):
@@ -212,7 +256,7 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
     def first_batch(epoch: int) -> torch.Tensor:
         data = SnapshotDataModule(small_config, split, statistics)
         data.setup("fit")
-        data.trainer = type("Trainer", (), {"current_epoch": epoch})()
+        data.trainer = type("Trainer", (), {"current_epoch": epoch, "global_rank": 0, "world_size": 1})()
         return data.train_dataloader().dataset[0]["instant"]
 
     assert torch.equal(first_batch(3), first_batch(3))

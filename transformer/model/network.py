@@ -25,14 +25,26 @@ TIME_SCALE_S = 600.0  # ten minutes: where times to and from events begin to be 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """What the network needs to know of the data beside its configuration."""
+    """What the network needs to know of the data beside its configuration, and what its integer codes mean."""
 
     n_prev: int
     n_foll: int
-    n_train_types: int  # the unknown type included
-    n_points: int  # the unknown point included
-    d_embedding: int  # all kinds of point embeddings together
-    scales: dict[str, float] = field(default_factory=dict)  # see `input_scales`
+    train_types: list[str]  # code = position + 1; 0 = unknown
+    op_ids: list[int]  # code = position + 1; 0 = unknown
+    embedding_dims: dict[str, int]  # of each kind of point embedding, in their order
+    scales: dict[str, float] = field(default_factory=dict)  # what inputs are divided by, see `input_scales`
+
+    @property
+    def n_train_types(self) -> int:
+        return len(self.train_types) + 1
+
+    @property
+    def n_points(self) -> int:
+        return len(self.op_ids) + 1
+
+    @property
+    def d_embedding(self) -> int:
+        return sum(self.embedding_dims.values())
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,7 +11,14 @@ from transformer.model.network import DelayTransformer, NetworkShape, not_in_the
 from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
 SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0}
-SHAPE = NetworkShape(n_prev=4, n_foll=5, n_train_types=3, n_points=9, d_embedding=6, scales=SCALES)
+SHAPE = NetworkShape(
+    n_prev=4,
+    n_foll=5,
+    train_types=["long_distance", "regional"],
+    op_ids=list(range(1, 9)),
+    embedding_dims={"laplacian": 4, "random": 2},
+    scales=SCALES,
+)
 CONFIG = ModelConfig(d_model=16, n_heads=2, n_layers=2, d_feedforward=16, d_point=4, dropout=0.0)
 
 
@@ -173,7 +180,7 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
 
 
 def test_no_point_embeddings_at_all():
-    shape = replace(SHAPE, d_embedding=0)
+    shape = replace(SHAPE, embedding_dims={})
     assert torch.isfinite(network(shape=shape)(batch())).all()
 
 
