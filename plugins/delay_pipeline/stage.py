@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,7 +196,7 @@ class StageOperator(KubernetesPodOperator):
             result_file = Path(folder) / "result.json"
             argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
             self._group = ProcessGroup(argv, REPOSITORY)
-            said = []
+            said: deque[str] = deque(maxlen=80)  # as many lines as a pod's status keeps
             try:
                 for line in self._group.lines():
                     self.log.info(line)

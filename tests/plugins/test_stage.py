@@ -211,11 +211,15 @@ def test_an_interrupt_leaves_nothing_running(stage_is, lines):
         pids.extend(wait_for_family(lines))
         os.kill(os.getpid(), signal.SIGINT)
 
-    killer = threading.Thread(target=interrupt)
-    killer.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(operator())
-    killer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        killer = threading.Thread(target=interrupt)
+        killer.start()
+        with pytest.raises(KeyboardInterrupt):
+            run(operator())
+        killer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
         time.sleep(0.05)

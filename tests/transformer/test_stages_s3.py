@@ -56,6 +56,7 @@ def test_each_stage_on_a_machine_of_its_own(
     fetched = stages.fetch_files(disks[0], "")
     assert fetched["split"]["test"] == ["2025-01-13"]
     stages.compute_statistics_and_embeddings(disks[1], "")
+    caplog.clear()
     with caplog.at_level("INFO"):
         stages.train_model(disks[2], "")
     assert "statistics: computing" not in caplog.text and "embeddings: computing" not in caplog.text
