@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,14 +14,17 @@ GRACE_S = 4.0
 
 
 class ProcessGroup:
-    """A command in a process group of its own. Start it, read `lines()` to the end, then `wait()`."""
+    """A command in a process group of its own, with `environment` on top of this process's.
 
-    def __init__(self, argv: Sequence[str], folder: Path) -> None:
+    Start it, read `lines()` to the end, then `wait()`.
+    """
+
+    def __init__(self, argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.stopped = False
         self._process = subprocess.Popen(
             argv,
             cwd=folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

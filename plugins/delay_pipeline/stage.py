@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
 from delay_pipeline import REPOSITORY
+from delay_pipeline.credentials import s3_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
 from delay_pipeline.links import MlflowRunLink
 from delay_pipeline.process import ProcessGroup
@@ -93,7 +94,7 @@ class StageOperator(KubernetesPodOperator):
                 self.pod = self.pod_request_obj = None  # `airflow dags test` hands a retry the operator of the last try
                 super().execute(context)
             else:
-                self._run_here(context)
+                self._run_here(config, context)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
         """Go on when the trigger has seen the pod end, or has given up on it: in a new process, as a new operator."""
@@ -191,11 +192,11 @@ class StageOperator(KubernetesPodOperator):
         )
         return pod_failure(self.stage, self.pod, self.base_container_name, remedy)
 
-    def _run_here(self, context: Context) -> None:
+    def _run_here(self, config: Config, context: Context) -> None:
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:
             result_file = Path(folder) / "result.json"
             argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
-            self._group = ProcessGroup(argv, REPOSITORY)
+            self._group = ProcessGroup(argv, REPOSITORY, s3_environment(config))
             said: deque[str] = deque(maxlen=80)  # as many lines as a pod's status keeps
             try:
                 for line in self._group.lines():
