@@ -16,6 +16,7 @@ import polars as pl
 from transformer.config import Config, SplitConfig, content_hash
 from transformer.data.event_table import read_days
 from transformer.data.events import (
+    ReadingReport,
     Split,
     configured_split,
     data_fingerprint,
@@ -50,7 +51,11 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
-    _, report = read_days(config.data, split.all)
+    report = ReadingReport()
+    for day in split.all:  # one date in memory at a time
+        report.add(read_days(config.data, [day], quiet=True)[1])
+    for line in report.lines():
+        log.info(line)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.tags({"data_fingerprint": fingerprint})
     return {
