@@ -15,7 +15,7 @@ from transformer.data.event_table import read_days
 from transformer.data.events import Split, data_fingerprint, read_op_nodes
 from transformer.embeddings import PointEmbeddings, compute_embeddings
 from transformer.files import atomic_folder, read_parquet, write_parquet
-from transformer.graph import edge_counts, graph_from_edge_counts, merge_edge_counts
+from transformer.graph import count_components, edge_counts, graph_from_edge_counts, merge_edge_counts
 from transformer.statistics import (
     Statistics,
     compute_statistics,
@@ -87,7 +87,9 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
     log.info("embeddings: computing over %d service dates", len(split.train))
     edges = timetable_edges(config, split.train)
     op_nodes = read_op_nodes(Path(config.data.local_folder))
-    points = compute_embeddings(graph_from_edge_counts(edges), op_nodes, config.embeddings)
+    graph = graph_from_edge_counts(edges)
+    log.info("network: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
+    points = compute_embeddings(graph, op_nodes, config.embeddings)
     with atomic_folder(folder, replace=recompute) as temporary:
         points.save(temporary / "points.parquet")
         write_parquet(temporary / "edges.parquet", edges)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformer.data.events import (
     resolve_split,
 )
 from transformer.errors import UserError
-from transformer.files import write_json
+from transformer.files import write_json, write_parquet
 from transformer.precomputed import (
     embeddings_folder,
     obtain_embeddings,
@@ -78,6 +79,10 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
     run.metrics({f"statistics/{name}": value for name, value in summary.items()})
+    with tempfile.TemporaryDirectory() as temporary:  # for people; the cache holds the sums behind it
+        table = Path(temporary) / "sections.parquet"
+        write_parquet(table, statistics.section_table())
+        run.artifact(table, "statistics")
     return {
         "statistics": str(statistics_folder(config, split)),
         "embeddings": str(embeddings_folder(config, split)),

@@ -1,4 +1,4 @@
-"""Snapshots as batches of tensors: random instants to train on, the fixed grid to validate and test on."""
+"""Snapshots as batches of tensors: random instants to train on, the fixed grid to validate on."""
 
 from __future__ import annotations
 
@@ -98,9 +98,6 @@ class SnapshotDataModule(LightningDataModule):
         if self.config.training.overfit_batches:
             return self.train_dataloader()
         return self._grid("validation", self.split.validation)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._grid("test", self.split.test)
 
     def _load(self, name: str) -> None:
         if name not in self.builders:

@@ -6,7 +6,7 @@ Legend of dimensions: E events, J journeys. Times are whole seconds since the Un
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -25,7 +25,7 @@ from transformer.data.events import (
 )
 from transformer.data.tables import EVENT_TYPES
 from transformer.errors import UserError
-from transformer.files import atomic_folder, read_json, write_json
+from transformer.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,6 @@ class LoadedTable:
 
     table: EventTable
     journeys: pl.DataFrame  # [J] train_id, service_date, train_number, train_type in the table's order
-    report: Mapping[str, object]  # what reading dropped and why
 
 
 def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabulary, cache: Path) -> LoadedTable:
@@ -182,14 +181,13 @@ def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabul
     )
     target = cache / "tables" / identity
     if not target.is_dir():
-        events, report = read_days(data, days)
+        events, _ = read_days(data, days)
         journeys = read_journeys(folder, days, data.timezone)
         table = build_event_table(events, journeys, vocabulary)
         with atomic_folder(target) as temporary:
             for column in fields(EventTable):
                 np.save(temporary / f"{column.name}.npy", getattr(table, column.name), allow_pickle=False)
             _journey_names(events, journeys).write_parquet(temporary / "journeys.parquet")
-            write_json(temporary / "report.json", report.as_dict())
     return _open(target)
 
 
@@ -232,4 +230,4 @@ def _open(folder: Path) -> LoadedTable:
         journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cached table is damaged ({error}); remove the folder and run again") from None
-    return LoadedTable(EventTable(**columns), journeys, read_json(folder / "report.json"))
+    return LoadedTable(EventTable(**columns), journeys)
