@@ -92,9 +92,9 @@ class DelayModule(LightningModule):
         mae, translation = self.val_mae.compute(), self.val_translation_mae.compute()
         self.val_mae.reset()
         self.val_translation_mae.reset()
-        self.log("val/mae_s", mae)
+        self.log("val/mae_s", mae, prog_bar=True)
         self.log("val/translation_mae_s", translation)
-        self.log("val/skill", 1 - mae / translation.clamp(min=1e-9))
+        self.log("val/skill", 1 - mae / translation.clamp(min=1e-9), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config = self.training_config
