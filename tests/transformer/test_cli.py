@@ -264,9 +264,9 @@ def test_mlflow_that_vanishes_midway_exits_1(
     run_id = MlflowClient(tracking_uri=server.url).create_run("0").info.run_id
     read_days = stages.read_days
 
-    def read_while_the_server_stops(*arguments: Any) -> Any:
+    def read_while_the_server_stops(*arguments: Any, **options: Any) -> Any:
         server.stop()
-        return read_days(*arguments)
+        return read_days(*arguments, **options)
 
     monkeypatch.setattr(stages, "read_days", read_while_the_server_stops)
     overrides = [f"training.mlflow.tracking_uri={server.url}", f"data.local_folder={sample_folder}"]
