@@ -178,7 +178,7 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
     result = write_evaluation(
         rows,
         read_op_nodes(Path(config.data.local_folder)),
-        timetable_edges(config, split.train),
+        obtain_embeddings(config, split).edges,
         target,
         prefix="test",
         timezone=config.data.timezone,

@@ -275,7 +275,7 @@ def event_features(loaded: LoadedTable, statistics: Statistics, config: Statisti
     for fold in sorted(events["fold"].unique().to_list()):
         left_out = None if fold < 0 else fold
         part = events.with_row_index("row").filter(pl.col("fold") == fold)
-        part = part.join(_section_features(statistics, left_out), on=SECTION, how="left")
+        part = part.join(statistics.section_table(left_out), on=SECTION, how="left")
         part = part.join(_section_parents(statistics, left_out), on=SECTION_PARENT, how="left")
         part = part.join(_history_features(statistics, left_out), on=HISTORY, how="left")
         part = part.join(_history_parents(statistics, left_out), on=HISTORY_PARENT, how="left")
@@ -307,18 +307,6 @@ def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
         mixed("history_mean", "parent_history_mean", own_weight).alias("history_delay"),
         own_weight.alias("history_weight"),
     ]
-
-
-def _section_features(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
-    sums = _without(statistics.sections, without_fold).group_by(SECTION).agg(pl.exclude("fold").sum())
-    middle = _middle_mean(
-        _without(statistics.histograms, without_fold).filter(pl.col("quantity") == "change"),
-        SECTION,
-        statistics.histogram_step_s,
-    )
-    return sums.select(
-        *SECTION, "n", (pl.col("planned") / pl.col("n")).alias("planned_mean"), *_mean_and_deviation("change")
-    ).join(middle.rename({"middle_mean": "change_middle_mean"}), on=SECTION, how="left")
 
 
 def _section_parents(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
