@@ -1,16 +1,14 @@
 """`model_training` run whole, with stages and MLflow stood in for: what passes by XCom, and how it fails."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-import transformer
 from delay_pipeline import stage
+from tests.tracking_double import FakeTracking
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow_database")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGE = """
@@ -23,27 +21,6 @@ pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({{"
 """
 
 
-class FakeTracking:
-    closed = None
-
-    @staticmethod
-    def open_run(config, **given):
-        return given["run_id"] or "new-run"
-
-    @staticmethod
-    def run_url(config, run_id):
-        return f"http://127.0.0.1:5000/#/{run_id}"
-
-    @classmethod
-    def close_run(cls, config, run_id, status="FINISHED", reason=""):
-        cls.closed = (run_id, status, reason)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _database():
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
-
-
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Run the DAG with a conf; `failing` names the stage that exits 2. Returns its run."""
@@ -52,9 +29,7 @@ def train(monkeypatch, tmp_path):
         script = tmp_path / "stage.py"
         script.write_text(STAGE.format(failing=failing))
         monkeypatch.setattr(stage, "MODULE", [str(script)])
-        monkeypatch.setitem(sys.modules, "transformer.tracking", FakeTracking)
-        monkeypatch.setattr(transformer, "tracking", FakeTracking, raising=False)
-        monkeypatch.setattr(FakeTracking, "closed", None)
+        FakeTracking.install(monkeypatch, opened="new-run")
         return DagBag(str(REPOSITORY / "dags")).dags["model_training"].test(run_conf=conf)
 
     return run

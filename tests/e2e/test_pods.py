@@ -4,8 +4,6 @@ MLflow is stood in for; `test_pods_training.py` runs the real stages.
 """
 
 import asyncio
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,38 +14,17 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import TaskDeferred
 
-import transformer
 from delay_pipeline import stage
 from delay_pipeline.failures import pod_failure
 from delay_pipeline.stage import StageOperator
 from tests.e2e.cluster import Cluster, Fate
+from tests.tracking_double import FakeTracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.usefixtures("airflow_database")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model"]
 OK = Fate("print('done')")
-
-
-class FakeTracking:
-    closed = None
-
-    @staticmethod
-    def open_run(config, **given):
-        return given["run_id"] or "3f2a"
-
-    @staticmethod
-    def run_url(config, run_id):
-        return f"http://127.0.0.1:5000/#/{run_id}"
-
-    @classmethod
-    def close_run(cls, config, run_id, status="FINISHED", reason=""):
-        cls.closed = (run_id, status, reason)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _database():
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -62,9 +39,7 @@ def cluster(monkeypatch):
 @pytest.fixture
 def train(monkeypatch, cluster):
     """Run the DAG in environment dev, quicker than a cluster would need; returns its run."""
-    monkeypatch.setitem(sys.modules, "transformer.tracking", FakeTracking)
-    monkeypatch.setattr(transformer, "tracking", FakeTracking, raising=False)
-    monkeypatch.setattr(FakeTracking, "closed", None)
+    FakeTracking.install(monkeypatch, opened="3f2a")
 
     def run(*overrides):
         dag = DagBag(str(REPOSITORY / "dags")).dags["model_training"]
