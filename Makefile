@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint bench up down lock image
+.PHONY: help setup train tune test test-fast lint bench up down lock image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -24,6 +24,10 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 
 train: $(INSTALLED) ## run model_training whole: make train [DATA=folder] [ENV=local] [SET="key=value …"]
 	@$(BIN)/python scripts/train.py $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
+
+tune: $(INSTALLED) ## run a small study whole: make tune [TRIALS=6] [WORKERS=1] [DATA=folder] [ENV=optuna] [SET="key=value …"]
+	@$(BIN)/python scripts/tune.py $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
+		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
 test: $(INSTALLED) ## run every test
 	$(BIN)/python -m pytest

@@ -31,6 +31,7 @@ from datetime import timedelta
 from airflow.sdk import chain, dag, task
 
 from delay_pipeline import runs
+from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import training_params
 from delay_pipeline.stage import StageOperator
 
@@ -41,13 +42,7 @@ from delay_pipeline.stage import StageOperator
     schedule=None,
     max_active_runs=1,  # one training at a time fills a GPU or a laptop
     tags=["delays", "training"],
-    default_args={
-        "retries": 2,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=10),
-        "execution_timeout": timedelta(hours=2),
-    },
+    default_args={**RETRIES, "execution_timeout": timedelta(hours=2)},
 )
 def model_training():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))

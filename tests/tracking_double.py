@@ -1,6 +1,7 @@
 """Stands in for `transformer.tracking` where a DAG runs without an MLflow server; remembers how its run was closed."""
 
 import sys
+from typing import ClassVar
 
 import transformer
 
@@ -8,6 +9,7 @@ import transformer
 class FakeTracking:
     opened = ""  # id of a run that is opened anew
     closed = None  # (run id, status, reason)
+    tags: ClassVar = {}  # of every run
 
     @classmethod
     def open_run(cls, config, **given):
@@ -20,6 +22,13 @@ class FakeTracking:
     @classmethod
     def close_run(cls, config, run_id, status="FINISHED", reason=""):
         cls.closed = (run_id, status, reason)
+
+    class RunLog:
+        def __init__(self, config, run_id):
+            self.run_id = run_id
+
+        def tag(self, name):
+            return FakeTracking.tags.get(name, "")
 
     @classmethod
     def install(cls, monkeypatch, opened):

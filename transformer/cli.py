@@ -106,6 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--warm-start-run-id", metavar="ID", help="begin with the best weights of this MLflow run")
     train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
     add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
+    tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
+    tune.add_argument("--warm-start-run-id", metavar="ID", help="begin every trial with the best weights of this run")
+    tune.add_argument(
+        "--worker",
+        type=int,
+        default=0,
+        metavar="K",
+        help="number of this worker when several run at a time, each with its own; a restart has the same (default: 0)",
+    )
+    add_stage("report-study", "table, figures and best values of the study search.study_name", _report_study)
 
     _add_config_options(add("config", "print the merged configuration and where each value came from", _config))
     _add_simulation_options(add("simulate", "write sample data: a railway that does not exist", _simulate))
@@ -184,6 +194,20 @@ def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, An
     return stages.evaluate_model(config, options.run_id)
 
 
+def _tune(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    if options.worker < 0:
+        raise UserError(f"--worker {options.worker} must not be negative")
+    return stages.tune(config, options.run_id, options.worker, options.warm_start_run_id)
+
+
+def _report_study(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.report_study(config, options.run_id, options.env, options.overrides)
+
+
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     loaded = _load(options)
     config = redact(to_dict(loaded.config))
@@ -214,7 +238,7 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
-    for name in ("mlflow", "matplotlib", "gensim", "alembic"):
+    for name in ("mlflow", "matplotlib", "gensim", "alembic", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries; the last one failing is the pipeline's own line
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

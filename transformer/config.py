@@ -29,7 +29,7 @@ from transformer.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "include" / "config"
 BASE = "base"
-GROUPS = ("data", "embeddings", "model", "training", "compute", "paths")
+GROUPS = ("data", "embeddings", "model", "training", "search", "compute", "paths")
 
 
 # --- data.yaml -------------------------------------------------------------------------------------------------------
@@ -230,6 +230,53 @@ class TrainingConfig:
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
 
+# --- search.yaml -----------------------------------------------------------------------------------------------------
+@dataclass
+class ParameterConfig:
+    """One searched key: what an entry of `search.space` may say. Either `choices`, or `low` and `high`."""
+
+    key: str = ""
+    choices: list[Any] = field(default_factory=list)
+    low: float | None = None  # both ends belong to the range; its numbers are whole where the key's are
+    high: float | None = None
+    step: float | None = None  # None = 1 for whole numbers, continuous for others
+    log: bool = False  # true = every order of magnitude is as likely as the next
+    when: str = ""  # KEY=VALUE or KEY=[VALUE, …] of a key searched above: only then is this one searched
+
+
+@dataclass
+class SamplerConfig:
+    """What proposes the values of the next trial."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    seed: int = 42
+    n_startup_trials: int = 8  # random ones before TPE has something to learn from
+
+
+@dataclass
+class PrunerConfig:
+    """What ends a trial early when its validation MAE falls behind."""
+
+    name: Literal["median", "hyperband", "none"] = "median"
+    n_startup_trials: int = 4  # median: complete trials it compares with at least
+    n_warmup_epochs: int = 2  # median: epochs every trial may train; hyperband: of its shortest bracket
+    reduction_factor: int = 3  # hyperband: one in so many goes on to the next rung
+
+
+@dataclass
+class SearchConfig:
+    study_name: str = "train-delays"
+    n_trials: int = 20  # of the study in all, however often it is interrupted, retried or triggered again
+    n_workers: int = 1  # trials at a time; more than one needs storage_url
+    storage_url: str = ""  # postgresql://user@host/database, its password in PGPASSWORD; "" = SQLite at paths.optuna_db
+    start_with_defaults: bool = True  # the first trial is the configuration as it is
+    heartbeat_s: int = 30  # a worker silent for four times as long is taken for dead and its trial run again
+    max_retries: int = 3  # of a trial whose worker died
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    space: list[Any] = field(default_factory=list)  # of the keys of `ParameterConfig`; see `transformer.tuning.space`
+
+
 # --- compute.yaml ----------------------------------------------------------------------------------------------------
 @dataclass
 class ProfileConfig:
@@ -254,6 +301,7 @@ class StageProfilesConfig:
     train_model: str = "gpu-1"
     evaluate_model: str = "cpu-large"
     tune: str = "gpu-1"
+    report_study: str = "cpu-small"
 
 
 @dataclass
@@ -295,6 +343,7 @@ class Config:
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -359,6 +408,28 @@ def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Pa
         raise UserError(redact(str(error))) from None
 
 
+def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """A copy of `config` with other values at some dotted keys, checked like any other configuration.
+
+    Raises:
+        UserError: naming `source` and the key, for an unknown key or a value of the wrong type or range.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        functools.reduce(lambda branch, group: branch.setdefault(group, {}), groups, tree)[name] = value
+    merged = _merge(OmegaConf.structured(config), tree, source)
+    changed = cast(Config, OmegaConf.to_object(merged))
+    for _, complaint in _complaints(changed):
+        raise UserError(f"{source}: {complaint}")
+    return changed
+
+
+def read_value(text: str) -> Any:
+    """A value as configuration files and `--set` write it. Raises yaml.YAMLError or ValueError when it is not YAML."""
+    return yaml.load(text, Loader=_YamlLoader)
+
+
 def valid_keys() -> list[str]:
     """Every dotted leaf key of the schema, in the order of the files."""
     return list(flatten(to_dict(Config())))
@@ -377,10 +448,11 @@ def to_yaml(config: Config) -> str:
 def redact(value: Any) -> Any:
     """`value` with `***` for what stands before the `@` of an address: `http://user:password@host` → `http://***@host`.
 
-    Texts inside dictionaries and lists are treated alike. What cannot be told from a password counts as one.
+    Texts inside dictionaries and lists are treated alike. What cannot be told from a password counts as one; the user
+    of a PostgreSQL address alone can.
     """
     if isinstance(value, str):
-        return re.sub(r"(?<=://)\S*@", "***@", value)
+        return re.sub(r"(?<=://)(?!(?<=postgresql://)[\w.-]+@[^\s@]*(?:\s|$))\S*@", "***@", value)
     if isinstance(value, Mapping):
         return {key: redact(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -432,6 +504,10 @@ _POSITIVE = (
     "training.log_every_s",
     "training.loss.huber_delta_s",
     "training.early_stopping.patience",
+    "search.n_trials",
+    "search.n_workers",
+    "search.heartbeat_s",
+    "search.pruner.n_warmup_epochs",
     "compute.kubernetes.schedule_timeout_s",
     "compute.kubernetes.startup_timeout_s",
 )
@@ -447,8 +523,11 @@ _NOT_NEGATIVE = (
     "training.num_workers",
     "training.overfit_batches",
     "training.early_stopping.min_delta_s",
+    "search.max_retries",
+    "search.sampler.n_startup_trials",
+    "search.pruner.n_startup_trials",
 )
-_SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed")
+_SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed", "search.sampler.seed")
 _BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
 _TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
 _KUBERNETES_NAMES = ("compute.kubernetes.namespace", "compute.kubernetes.service_account")
@@ -463,6 +542,21 @@ def check(config: Config) -> None:
     """
     for _, complaint in _complaints(config):
         raise UserError(complaint)
+
+
+# Keys whose values must fit each other: `misfits` says how.
+COMBINED_KEYS = (
+    ("model.d_model", "model.n_heads"),
+    tuple(f"model.use_inputs.{entry.name}" for entry in dataclasses.fields(UseInputsConfig)),
+)
+
+
+def misfits(model: ModelConfig) -> Iterator[str]:
+    """A line for each combination of `COMBINED_KEYS` that makes no sense, though every value alone does."""
+    if model.d_model % model.n_heads:
+        yield f"model.d_model={model.d_model} is not divisible by model.n_heads={model.n_heads}; change one of them"
+    if not any(vars(model.use_inputs).values()):
+        yield "model.use_inputs switches every input off; leave at least one on"
 
 
 def _complaints(config: Config) -> Iterator[tuple[str, str]]:
@@ -482,10 +576,8 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
     for key in ("data.download_data_from_s3", "data.save_results_to_s3"):
         if values[key] and not data.bucket_name:
             yield key, f"{key}=true needs data.bucket_name; set it or switch the transfer off"
-    if model.d_model % model.n_heads:
-        yield "", f"model.d_model={model.d_model} is not divisible by model.n_heads={model.n_heads}; change one of them"
-    if not any(to_dict(model.use_inputs).values()):
-        yield "", "model.use_inputs switches every input off; leave at least one on"
+    for complaint in misfits(model):
+        yield "", complaint
     if mlflow.use_mlflow and not _is_address(mlflow.tracking_uri):
         key = "training.mlflow.tracking_uri"
         yield (
@@ -495,7 +587,30 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
         )
     if mlflow.use_mlflow and not mlflow.experiment_name.strip():
         yield "training.mlflow.experiment_name", "training.mlflow.experiment_name is empty; name the experiment"
+    yield from _search_complaints(config.search)
     yield from _pod_complaints(config.compute)
+
+
+def _search_complaints(search: SearchConfig) -> Iterator[tuple[str, str]]:
+    if search.n_workers > 1 and not search.storage_url:
+        yield (
+            "search.n_workers",
+            f"search.n_workers={search.n_workers}: SQLite takes one writer; set search.storage_url to a PostgreSQL "
+            "database, or search.n_workers=1",
+        )
+    if search.storage_url and not _is_postgresql(search.storage_url):
+        key = "search.storage_url"
+        yield (
+            key,
+            f"{key}={search.storage_url.partition('?')[0]!r} is no database; write postgresql://user@host/database "
+            "with the password in PGPASSWORD, or leave it empty",
+        )
+    if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", search.study_name):
+        key = "search.study_name"
+        yield key, f"{key}={search.study_name!r} is no name; use letters, digits, hyphens, dots and underscores"
+    if search.pruner.reduction_factor < 2:
+        key = "search.pruner.reduction_factor"
+        yield key, f"{key}={search.pruner.reduction_factor} must be above 1"
 
 
 def _pod_complaints(compute: ComputeConfig) -> Iterator[tuple[str, str]]:
@@ -569,6 +684,15 @@ def _is_address(uri: str) -> bool:
         return False
 
 
+def _is_postgresql(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        secret = parts.password is not None or "password" in parts.query.lower()
+        return parts.scheme == "postgresql" and bool(parts.path.strip("/")) and parts.port != 0 and not secret
+    except ValueError:
+        return False
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (_POSITIVE, lambda value: value > 0, "must be above 0"),
     (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
@@ -594,18 +718,23 @@ def _load(env: str, overrides: Sequence[str], folder: Path) -> LoadedConfig:
     merged = OmegaConf.structured(Config)
     sources = dict.fromkeys(valid_keys(), "schema default")
     for values, source in _layers(env, overrides, folder):
-        leaves = flatten(values)
-        _refuse_unknown(leaves, source)
-        _refuse_surprises(leaves, source)
-        try:
-            merged = OmegaConf.merge(merged, values)
-        except OmegaConfBaseException as error:
-            raise UserError(_explain(error, values, source)) from None
-        sources |= dict.fromkeys(leaves.keys() & sources.keys(), source)
+        merged = _merge(merged, values, source)
+        sources |= dict.fromkeys(flatten(values).keys() & sources.keys(), source)
     config = cast(Config, OmegaConf.to_object(merged))
     for key, complaint in _complaints(config):
         raise UserError(f"{sources[key]}: {complaint}" if key else complaint)
     return LoadedConfig(config, sources)
+
+
+def _merge(merged: Any, values: dict[str, Any], source: str) -> Any:
+    """Lay `values`, a nested dictionary from `source`, over a structured configuration."""
+    leaves = flatten(values)
+    _refuse_unknown(leaves, source)
+    _refuse_surprises(leaves, source)
+    try:
+        return OmegaConf.merge(merged, values)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, values, source)) from None
 
 
 def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -640,12 +769,12 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
         raise UserError(f"--set {override!r} is not of the form key=value, for example training.max_epochs=5")
     try:
-        nested = yaml.load(text, Loader=_YamlLoader)
+        value = read_value(text)
     except (yaml.YAMLError, ValueError):
         raise UserError(f"--set: {key}: {text!r} is not readable as YAML; quote it") from None
     for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return cast(dict[str, Any], nested)
+        value = {part: value}
+    return cast(dict[str, Any], value)
 
 
 def _refuse_unknown(leaves: Mapping[str, Any], source: str) -> None:
@@ -714,8 +843,10 @@ __all__ = [
     "flatten",
     "load_config",
     "load_config_with_sources",
+    "read_value",
     "redact",
     "to_dict",
     "to_yaml",
     "valid_keys",
+    "with_values",
 ]

@@ -9,6 +9,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformer.data.events import (
     read_op_nodes,
     resolve_split,
 )
+from transformer.durations import duration
 from transformer.errors import UserError
 from transformer.files import write_json, write_parquet
 from transformer.precomputed import (
@@ -40,6 +42,7 @@ from transformer.tracking import AIRFLOW_RUN, RunLog, configuration_hash
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
 SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 
 
@@ -120,7 +123,7 @@ def train_model(
     log.info(
         "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
         result.epochs,
-        training.duration(result.seconds),
+        duration(result.seconds),
         result.best_val_mae_s,
         result.val_translation_mae_s,
         result.best_val_skill,
@@ -173,7 +176,7 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
         grid_instants(split.test, config.data.grid, config.data.timezone),
         config.data.timezone,
     )
-    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", training.duration(time.monotonic() - began))
+    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
     target = folder / "evaluation"
     result = write_evaluation(
         rows,
@@ -190,6 +193,68 @@ def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
     output = {"metrics": result.metrics, "table": result.text, "folder": str(target)}
     write_json(folder / "evaluation.json", output)
     return output
+
+
+def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:
+    """Run trials of the study `search.study_name` until it has `search.n_trials`, each in a nested MLflow run.
+
+    Args:
+        worker: number of this worker; several run at a time, each with its own, on a database that all reach.
+        warm_start_run_id: every trial begins with the best weights of this run.
+    """
+    from transformer import training
+    from transformer.tuning.study import WarmStart, run_trials
+
+    run = RunLog(config, run_id)
+    run.begin()
+    split = prepare_data(config, run)
+    folder = run_folder(config, run_id)
+    warm_start = None
+    if warm_start_run_id:
+        source = RunLog(config, warm_start_run_id)
+        checkpoint = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
+        warm_start = WarmStart(warm_start_run_id, checkpoint)
+    found = run_trials(config, split, run, folder / "trials", worker, warm_start)
+    log.info("study %s: %s", config.search.study_name, found)
+    return {
+        "study_name": config.search.study_name,
+        "complete": found.complete,
+        "pruned": found.pruned,
+        "failed": found.failed,
+        "best_trial": found.best.number if found.best else None,
+        "best_val_mae_s": found.best.value if found.best else None,
+    }
+
+
+def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Say what the study `search.study_name` found: table, figures, best values and the conf that trains them.
+
+    Args:
+        env: environment and
+        overrides: overrides that `config` was made of, for that conf.
+    """
+    from transformer.tuning.database import database_errors, read_database
+    from transformer.tuning.report import write_study_report
+    from transformer.tuning.study import close_ended_runs, find_study
+
+    run = RunLog(config, run_id)
+    run.begin()
+    target = run_folder(config, run_id) / "study"
+    with database_errors(config), read_database(config) as storage:
+        study = find_study(config, storage)
+        close_ended_runs(study, run)
+        report = write_study_report(study, target, env=env, overrides=overrides)
+    run.metrics(report.metrics)
+    run.tags({"best_trial": str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
+    run.artifacts(target, "study")
+    log.info("study %s\n%s", config.search.study_name, report.text)
+    return {
+        "table": report.text,
+        "metrics": report.metrics,
+        "best_trial": report.best_trial,
+        "best_overrides": report.best_overrides,
+        "folder": str(target),
+    }
 
 
 def prepare_data(config: Config, run: RunLog) -> Split:

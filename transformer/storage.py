@@ -6,7 +6,7 @@ Layout under `s3://<data.bucket_name>/<data.bucket_prefix>/`:
     statistics/<hash>/, embeddings/<hash>/      shared folders
         _COMPLETE                               written last: which content is current, its files, sizes and SHA-256
         <content>/<file>                        never rewritten with other bytes, so readers cannot see a mixture
-    optuna/
+    optuna/<file>                               study database, <file>.lock: who may write it
 
 Credentials come from the standard chain alone (environment, profile, web identity of the pod, instance), never from the
 configuration. Any S3-compatible endpoint will do.
@@ -28,6 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecut
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ class StoredObject:
     key: str
     size: int  # bytes
     etag: str
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """A small object with its content."""
+
+    text: str
+    etag: str
+    age_s: float  # since it was written, by the service's clock alone, to the second
 
 
 @dataclass(frozen=True)
@@ -275,6 +285,94 @@ class Bucket:
         log.info("S3: %s uploaded, %d files", where, len(files))
         return True
 
+    def address(self, name: str) -> str:
+        """How messages call the object `name`."""
+        return self._address(self._key(name))
+
+    def names(self, start: str) -> list[str]:
+        """Names of the objects that begin with `start`, sorted."""
+        return sorted(key.removeprefix(self._key("")) for key in self._list(self._key(start)))
+
+    def find(self, name: str) -> StoredObject | None:
+        """The object `name`; None when there is none."""
+        key = self._key(name)
+        return self._list(key).get(key)
+
+    def download_file(self, item: StoredObject, path: Path) -> str:
+        """Bring one object to `path`, whole and verified, in its current version.
+
+        Returns:
+            ETag of that version.
+        """
+        etags: list[str] = []
+        self._download({path: item}, lambda arrived: etags.append(arrived.etag))
+        return etags[0]
+
+    def put_file(self, path: Path, name: str) -> str:
+        """Upload one file as `name`, over what is there.
+
+        Returns:
+            Its ETag.
+        """
+        return self._put(self._key(name), path)
+
+    def read_text(self, name: str) -> StoredText | None:
+        """The object `name` with its content; None when there is none."""
+        key = self._key(name)
+        with self._one_line(key):
+            try:
+                response = self._client.get_object(Bucket=self.name, Key=key)
+            except self._client.exceptions.NoSuchKey:
+                return None
+            text = response["Body"].read().decode("utf-8", errors="replace")
+        now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return StoredText(text, _unquoted(response["ETag"]), (now - response["LastModified"]).total_seconds())
+
+    def write_text(self, name: str, text: str, replaces: str) -> bool:
+        """Write a small object where its version with the ETag `replaces` is, or where none is when that is "".
+
+        Returns:
+            False when the bucket holds another version. A service that knows no conditions writes in any case: who
+            must know that it was the one reads it back.
+        """
+        condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
+        body = text.encode()
+        return self._write_if(self._client.put_object, condition, Key=self._key(name), Body=body) is not None
+
+    def copy(self, source: str, target: str, replaces: str) -> str | None:
+        """Copy an object inside the bucket, in one step for those who read `target`; `replaces` as in `write_text`.
+
+        Returns:
+            ETag of the copy; None when the bucket holds another version of `target`, or no `source`.
+        """
+        condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
+        origin = {"Bucket": self.name, "Key": self._key(source)}
+        answer = self._write_if(self._client.copy_object, condition, Key=self._key(target), CopySource=origin)
+        return None if answer is None else _unquoted(answer["CopyObjectResult"]["ETag"])
+
+    def delete(self, name: str, etag: str = "") -> None:
+        """Delete an object if it is there, with `etag` only that version of it."""
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        self._write_if(self._client.delete_object, condition, Key=self._key(name))
+
+    def _write_if(
+        self, request: Callable[..., dict[str, Any]], condition: dict[str, str], **arguments: Any
+    ) -> dict[str, Any] | None:
+        """The answer to a request that changes an object on a condition; None when that is not met."""
+        with self._one_line(arguments["Key"]):
+            try:
+                try:
+                    return request(Bucket=self.name, **arguments, **condition)
+                except aws.ClientError as error:
+                    if _status(error) != 501:  # S3-compatible services that have not implemented the condition
+                        raise
+                    return request(Bucket=self.name, **arguments)
+            except aws.ClientError as error:
+                # 409: another request to change it is under way. NoSuchKey: it is gone.
+                if _status(error) in (409, 412) or error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    return None
+                raise
+
     def _shared(self, key_prefix: str) -> tuple[dict[str, StoredObject], dict[str, str]] | None:
         """Objects and SHA-256 of a complete shared folder by file name; None when there is none."""
         listed = self._list(f"{self._key(key_prefix)}/")
@@ -402,10 +500,11 @@ class Bucket:
                 for entry in page.get("Contents", ())
             }
 
-    def _put(self, key: str, path: Path) -> None:
+    def _put(self, key: str, path: Path) -> str:
         digest = base64.b64encode(_md5(path).digest()).decode()
         with self._one_line(key), path.open("rb") as file:
-            self._client.put_object(Bucket=self.name, Key=key, Body=file, ContentMD5=digest)
+            response = self._client.put_object(Bucket=self.name, Key=key, Body=file, ContentMD5=digest)
+        return _unquoted(response["ETag"])
 
     def _key(self, *parts: str) -> str:
         return "/".join([*([self.prefix] if self.prefix else []), *parts])
@@ -432,7 +531,7 @@ class Bucket:
 
     def _explained(self, error: aws.ClientError, key: str) -> UserError | ServiceError:
         code = " ".join(str(error.response.get("Error", {}).get("Code", "")).split())[:80]
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        status = _status(error)
         if code == "NoSuchBucket" or (status == 404 and not key):
             return UserError(f"data.bucket_name={self.name!r} does not exist at {self._endpoint()}; correct it")
         if status in (401, 403) or code in _REFUSED_CODES:
@@ -543,6 +642,10 @@ def _is_plain(name: str) -> bool:
     """Whether `name` stays below the folder it is joined to, in a bucket and on every file system."""
     parts = name.split("/")
     return not set(parts) & {"", ".", ".."} and not re.search(r"[\\:\x00-\x1f]", name)
+
+
+def _status(error: aws.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _unquoted(etag: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from transformer.config import Config, content_hash, flatten, redact, to_dict, to_yaml
 from transformer.errors import ServiceError, UserError
@@ -27,8 +28,12 @@ log = logging.getLogger(__name__)
 
 AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
 
+# Tags that say where a run comes from: those nested in it come from there too.
+ORIGIN = ("env", "git_commit", "image", "dag_id", AIRFLOW_RUN, "data_fingerprint", "split", "warm_start_run_id")
+
 CONFIG_ARTIFACT = "config/config.yaml"
 BATCH = 100  # params or tags in one request, the server's limit
+PARAM_LENGTH = 6_000  # characters of a param, likewise
 METRIC_BATCH = 1_000  # metrics in one request, likewise
 FAILURE_REASON = "failure_reason"  # tag of a failed run
 # MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
@@ -37,9 +42,10 @@ _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
-_RUNNING, _FINISHED, _FAILED = (
-    RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED)
+_RUNNING, _FINISHED, _FAILED, _KILLED = (
+    RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
 )
+PARENT = MLFLOW_PARENT_RUN_ID  # tag of a nested run
 
 
 def configuration_hash(config: Config) -> str:
@@ -110,12 +116,12 @@ def open_run(
 
 
 def close_run(config: Config, run_id: str, status: str = _FINISHED, reason: str = "") -> None:
-    """End the run as FINISHED or FAILED; `reason` says why in a tag that the run's page shows."""
+    """End the run as FINISHED, FAILED or KILLED; `reason` says why in a tag that the run's page shows."""
     if not run_id:
         return
     _refuse_untracked(config, run_id)
-    if status not in (_FINISHED, _FAILED):
-        raise ValueError(f"status {status!r}, expected {_FINISHED} or {_FAILED}")
+    if status not in (_FINISHED, _FAILED, _KILLED):
+        raise ValueError(f"status {status!r}, expected {_FINISHED}, {_FAILED} or {_KILLED}")
     client = _client(config)
     with mlflow_errors(config):
         if reason:
@@ -197,6 +203,41 @@ class RunLog:
             with mlflow_errors(self.config):
                 _reopen(self._client, _existing(self._client, self.run_id, "--run-id"))
 
+    def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
+        """Open a run nested in this one, with its own configuration; it inherits what this one says of its origin.
+
+        Args:
+            config: merged configuration of the child, kept as its artifact.
+            params: what tells it from its siblings.
+        """
+        if self._client is None:
+            return RunLog(config, "")
+        with mlflow_errors(self.config):
+            parent = self._client.get_run(self.run_id)
+            inherited = {key: value for key, value in parent.data.tags.items() if key in ORIGIN}
+            child = self._client.create_run(parent.info.experiment_id, tags={PARENT: self.run_id}, run_name=name)
+            origin = {"configuration_hash": configuration_hash(config)}
+            _set_tags(self._client, child.info.run_id, inherited | origin | dict(tags))
+            _log_params(self._client, child, params)
+            _log_text(self._client, child.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+        return RunLog(config, child.info.run_id)
+
+    def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Tags by id of every RUNNING run of this run's experiment that carries `tags`."""
+        if self._client is None:
+            return {}
+        wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        query = " and ".join([f"attributes.status = '{_RUNNING}'", *wanted])
+        found: dict[str, dict[str, str]] = {}
+        with mlflow_errors(self.config):
+            experiment = self._client.get_run(self.run_id).info.experiment_id
+            token: str | None = None
+            while token != "":
+                page = self._client.search_runs([experiment], query, page_token=token)
+                found |= {run.info.run_id: dict(run.data.tags) for run in page}
+                token = page.token or ""
+        return found
+
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         if self._client is not None and values:
             now = int(time.time() * 1_000)
@@ -216,6 +257,10 @@ class RunLog:
             return ""
         with mlflow_errors(self.config):
             return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
+
+    def close(self, status: str, reason: str = "") -> None:
+        """End the run as FINISHED, FAILED or KILLED, for `reason`."""
+        close_run(self.config, self.run_id, status, reason)
 
     def artifact(self, path: Path, folder: str) -> None:
         """Copy a file into artifact folder `folder`."""
@@ -318,9 +363,14 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 def _log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
     known = set(run.data.params)
-    params = [Param(key, str(value)) for key, value in values.items() if key not in known]
+    params = [Param(key, _shortened(str(value))) for key, value in values.items() if key not in known]
     for first in range(0, len(params), BATCH):
         client.log_batch(run.info.run_id, params=params[first : first + BATCH])
+
+
+def _shortened(text: str) -> str:
+    """What the server takes as a param; the whole of it stands in the configuration artifact."""
+    return text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
 
 
 def _set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from transformer.config import Config, TrainingConfig, flatten, to_dict
 from transformer.data.datamodule import SnapshotDataModule
 from transformer.data.events import Split
+from transformer.durations import duration
 from transformer.embeddings import PointEmbeddings, extend
 from transformer.errors import Terminated, UserError
 from transformer.files import read_json, write_json
@@ -45,8 +47,8 @@ POINT_VECTORS = "network.point_vectors"  # a buffer, not learned
 CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
 # Where and how a training runs may differ when it is resumed; what it computes may not.
 _FREE_ON_RESUME = (
-    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.", "compute.",
-    "paths.", "training.accelerator", "training.devices", "training.strategy", "training.num_workers",
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.", "search.",
+    "compute.", "paths.", "training.accelerator", "training.devices", "training.strategy", "training.num_workers",
     "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
 )  # fmt: skip
 
@@ -73,15 +75,19 @@ def train(
     *,
     warm_start: Path | None = None,
     resume: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    resumable: bool = True,
 ) -> TrainingResult:
     """Train, leaving `best.ckpt`, `last.ckpt` and `history.json` in `folder/checkpoints` and in the MLflow run.
 
     Args:
         warm_start: checkpoint whose weights to begin with.
         resume: `last.ckpt` of the training to continue, optimizer, epoch and random numbers too.
+        callbacks: more of them, called after each epoch's row is in the history and before its checkpoint is saved.
+        resumable: copy `last.ckpt` to the MLflow run too.
 
     Raises:
-        UserError: a checkpoint that does not fit, or hardware that is not there.
+        UserError: a checkpoint that does not fit, hardware that is not there, or a training that diverges.
     """
     training = config.training
     L.seed_everything(training.seed, workers=True, verbose=False)
@@ -95,8 +101,8 @@ def train(
     target = folder / CHECKPOINTS
     target.mkdir(parents=True, exist_ok=True)
     history = History(target / HISTORY, identity)
-    upload = CheckpointUpload(run, target)
-    trainer = _trainer(config, run, history, upload)
+    upload = CheckpointUpload(run, target, resumable)
+    trainer = _trainer(config, run, [history, *callbacks], upload)
     n_parameters = sum(p.numel() for p in module.parameters())
     log.info(
         "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",
@@ -256,6 +262,12 @@ class History(Callback):
             "val_translation_mae_s": float(figures["val/translation_mae_s"]),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
+        for name in ("train_loss", "val_mae_s"):
+            if not math.isfinite(row[name]):
+                raise UserError(
+                    f"training diverged in epoch {trainer.current_epoch + 1}: {name} is {row[name]}; "
+                    "lower training.learning_rate"
+                )
         self.rows.append(row)
         if trainer.is_global_zero:
             write_json(self.path, self.rows)
@@ -282,9 +294,11 @@ class BestAndLast(ModelCheckpoint):
 class CheckpointUpload(Checkpoint):
     """Copies the checkpoints of each epoch to MLflow. A `Checkpoint`, so that it runs after the one that saves them."""
 
-    def __init__(self, run: RunLog, folder: Path) -> None:
+    def __init__(self, run: RunLog, folder: Path, resumable: bool = True) -> None:
         self.run = run
         self.folder = folder
+        # `last` at the end: whoever sees it finds the others as new.
+        self._names = (BEST, HISTORY, LAST) if resumable else (BEST, HISTORY)
         self._uploaded: dict[str, int] = {}
         self._owned = False
 
@@ -294,7 +308,7 @@ class CheckpointUpload(Checkpoint):
 
     def copy_changed(self) -> None:
         """Copy what was written since the last call. The server shows a file only once it has arrived whole."""
-        for name in (BEST, HISTORY, LAST):  # `last` at the end: whoever sees it finds the others as new
+        for name in self._names:
             path = self.folder / name
             changed = path.stat().st_mtime_ns if path.is_file() else 0
             if changed and changed != self._uploaded.get(name):
@@ -370,24 +384,14 @@ class RunLogger(MLFlowLogger):
         del params  # the run has the whole configuration since it was opened
 
 
-def duration(seconds: float) -> str:
-    """`75` → `1 min 15 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def read_history(path: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = read_json(path)
     return rows
 
 
-def _trainer(config: Config, run: RunLog, history: History, upload: CheckpointUpload) -> L.Trainer:
+def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: CheckpointUpload) -> L.Trainer:
     training = config.training
     target = upload.folder
-    callbacks: list[Callback] = [history]
     on_terminal = sys.stderr.isatty()
     callbacks.append(TQDMProgressBar() if on_terminal else ProgressLines(training.log_every_s))
     if training.early_stopping.enabled:
@@ -397,7 +401,6 @@ def _trainer(config: Config, run: RunLog, history: History, upload: CheckpointUp
                 min_delta=training.early_stopping.min_delta_s,
                 patience=training.early_stopping.patience,
                 check_on_train_epoch_end=True,
-                check_finite=True,
             )
         )
     callbacks.append(

@@ -1,26 +1,36 @@
-"""S3 credentials of a stage that runs beside the worker: those of the Airflow connection `aws_default`.
+"""Credentials of a stage that runs beside the worker: of Airflow's connections `aws_default` and `optuna_postgres`.
 
-A pod has its own (its role, or a Kubernetes secret); a stage on the worker gets the connection's in its environment,
-under the names that every AWS client reads, and in no argument, log or rendered field.
+A pod has its own (its role, or a Kubernetes secret); a stage on the worker gets the connections' in its environment,
+under the names that every AWS and PostgreSQL client reads, and in no argument, log or rendered field.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
 if TYPE_CHECKING:
     from transformer.config import Config
 
-CONNECTION = "aws_default"
+S3_CONNECTION = "aws_default"
+POSTGRES_CONNECTION = "optuna_postgres"
+STUDY_STAGES = ("tune", "report-study")
+
+
+def stage_environment(stage: str, config: Config) -> dict[str, str]:
+    """Environment variables with the credentials of the services that a stage uses."""
+    return s3_environment(config) | (postgres_environment(config) if stage in STUDY_STAGES else {})
 
 
 def s3_environment(config: Config) -> dict[str, str]:
-    """Environment variables with the connection's credentials; {} when the stage needs no S3 or none are defined."""
+    """Credentials of the bucket; {} when the run uses none or the connection is not defined."""
     if not (config.data.download_data_from_s3 or config.data.save_results_to_s3):
         return {}
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-    hook = AwsBaseHook(aws_conn_id=CONNECTION, client_type="s3")
+    hook = AwsBaseHook(aws_conn_id=S3_CONNECTION, client_type="s3")
     variables = {"AWS_DEFAULT_REGION": hook.region_name, "AWS_ENDPOINT_URL": hook.conn_config.endpoint_url}
     if credentials := hook.get_session().get_credentials():
         frozen = credentials.get_frozen_credentials()
@@ -29,4 +39,19 @@ def s3_environment(config: Config) -> dict[str, str]:
             "AWS_SECRET_ACCESS_KEY": frozen.secret_key,
             "AWS_SESSION_TOKEN": frozen.token,
         }
+    return {name: value for name, value in variables.items() if value}
+
+
+def postgres_environment(config: Config) -> dict[str, str]:
+    """Credentials of the study's database; {} when that is SQLite or the connection is not defined.
+
+    A user named in `search.storage_url` goes before the connection's.
+    """
+    if not config.search.storage_url:
+        return {}
+    try:
+        connection = Connection.get(POSTGRES_CONNECTION)
+    except AirflowNotFoundException:
+        return {}
+    variables = {"PGUSER": connection.login, "PGPASSWORD": connection.password}
     return {name: value for name, value in variables.items() if value}

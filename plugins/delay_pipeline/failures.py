@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
@@ -13,6 +14,12 @@ from urllib3.exceptions import HTTPError
 
 from transformer.errors import ServiceError, UserError
 
+RETRIES = {  # of every task; what the user must correct is not retried at all
+    "retries": 2,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+}
 ERROR_KEY = "error"  # XCom under which a failed task leaves its reason
 USER_ERROR = 2  # exit status: the user's input or configuration
 ERROR_PREFIX = "error: "  # of the line with which a stage says why it ends

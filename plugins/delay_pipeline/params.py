@@ -1,4 +1,4 @@
-"""DAG params of a training: how the trigger form shows them, and the rules that `open_run` holds them to.
+"""DAG params of a training and of a study: how the trigger form shows them, and the rules `open_run` holds them to.
 
 Airflow accepts unknown conf keys silently, and its trigger form sends every field. So the rules are applied to
 `dag_run.conf` itself by the first task: explicit conf beats the environment variable, which beats the default.
@@ -7,6 +7,7 @@ Airflow accepts unknown conf keys silently, and its trigger form sends every fie
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from transformer.errors import UserError
 ENV_VARIABLE = "TRANSFORMER_ENV"
 WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
 RESUME_VARIABLE = "TRANSFORMER_RESUME_RUN"
-DEFAULT_ENV = "local"
+TRAINING_ENV = "local"
+TUNING_ENV = "optuna"
 SWITCH = {"0": False, "1": True}
 
 
@@ -39,16 +41,80 @@ class TrainingRequest:
     resume_run: bool
 
 
+@dataclass(frozen=True)
+class TuningRequest(TrainingRequest):
+    """What a study was asked to do: `n_trials`, `n_workers` and `study_name` are the last of the overrides.
+
+    Attributes:
+        warm_start_run_id: MLflow run whose weights every trial begins with, or the study's own when `resume_run`.
+        train_best: start a training with the best trial's values afterwards.
+    """
+
+    train_best: bool
+
+
 def training_params(environ: Mapping[str, str]) -> dict[str, Param]:
-    """Params of the trigger form, with defaults from the environment variables.
+    """Params of a training's trigger form, with defaults from the environment variables.
 
     A variable with a bad value leaves its field empty: the DAG still parses and its first task names the variable.
     """
-    env: str | None = environ.get(ENV_VARIABLE) or DEFAULT_ENV
+    return _run_params(
+        environ,
+        TRAINING_ENV,
+        weights="Id of the MLflow run whose weights training begins with.",
+        resume="Continue the run above itself: its weights, optimizer, epoch and metric axis.",
+    )
+
+
+def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
+    """Params of a study's trigger form: those of a training, and the study's own."""
+    params = _run_params(
+        environ,
+        TUNING_ENV,
+        weights="Id of the MLflow run whose weights every trial begins with.",
+        resume="The run above is a study's own: go on in it instead of opening another.",
+    )
+    params |= {
+        "n_trials": Param(
+            None,
+            type=["integer", "null"],
+            minimum=1,
+            title="Trials",
+            description_md="Of the study **in total**, those of earlier DAG runs included. Empty: `search.n_trials`.",
+            section="Study",
+        ),
+        "n_workers": Param(
+            None,
+            type=["integer", "null"],
+            minimum=1,
+            title="Workers",
+            description_md="Trials at a time. More than one needs `search.storage_url`. Empty: `search.n_workers`.",
+            section="Study",
+        ),
+        "study_name": Param(
+            None,
+            type=["string", "null"],
+            title="Study",
+            description_md="A study of this name is continued, else a new one begins. Empty: `search.study_name`.",
+            section="Study",
+        ),
+        "train_best": Param(
+            False,
+            type=["boolean", "null"],
+            title="Train the best",
+            description_md="Start `model_training` with the values of the best trial when the study is done.",
+            section="Study",
+        ),
+    }
+    return params
+
+
+def _run_params(environ: Mapping[str, str], default_env: str, *, weights: str, resume: str) -> dict[str, Param]:
+    """Params of every DAG; `weights` and `resume` say what a warm start and its resuming mean there."""
+    env: str | None = environ.get(ENV_VARIABLE) or default_env
     choices: list[str | None] = [*environments()]
     if env not in choices:
         env, choices = None, [*choices, None]
-    resume = SWITCH.get(environ.get(RESUME_VARIABLE) or "0")
     return {
         "env": Param(
             env,
@@ -56,7 +122,7 @@ def training_params(environ: Mapping[str, str]) -> dict[str, Param]:
             enum=choices,
             title="Environment",
             description_md="Configuration folder in `include/config`. "
-            f"Default: `{ENV_VARIABLE}`, else `{DEFAULT_ENV}`.",
+            f"Default: `{ENV_VARIABLE}`, else `{default_env}`.",
             section="Configuration",
         ),
         "overrides": Param(
@@ -79,34 +145,62 @@ def training_params(environ: Mapping[str, str]) -> dict[str, Param]:
             environ.get(WARM_START_VARIABLE) or None,
             type=["string", "null"],
             title="Warm start from run",
-            description_md="Id of the MLflow run whose weights training begins with. "
-            f"Default: `{WARM_START_VARIABLE}`, else random weights.",
+            description_md=f"{weights} Default: `{WARM_START_VARIABLE}`, else random weights.",
             section="MLflow run",
         ),
         "resume_run": Param(
-            resume,
+            SWITCH.get(environ.get(RESUME_VARIABLE) or "0"),
             type=["boolean", "null"],
             title="Resume that run",
-            description_md="Continue the run above itself: its weights, optimizer, epoch and metric axis. "
-            f"Default: `{RESUME_VARIABLE}` (`0` or `1`), else off.",
+            description_md=f"{resume} Default: `{RESUME_VARIABLE}` (`0` or `1`), else off.",
             section="MLflow run",
         ),
     }
 
 
 def read_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TrainingRequest:
-    """Apply every rule to the conf of a DAG run and the environment variables.
+    """Apply every rule to the conf of a training's DAG run and the environment variables.
 
     Raises:
         UserError: unknown key, wrong type, unknown environment, a bad environment variable that is not overruled, or
             a combination that makes no sense.
     """
     conf = conf or {}
-    known = list(training_params({}))
+    _refuse_unknown(conf, training_params({}))
+    return _run_request(conf, environ, TRAINING_ENV)
+
+
+def read_tuning_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TuningRequest:
+    """Apply every rule to the conf of a study's DAG run and the environment variables.
+
+    Raises:
+        UserError: as `read_request`.
+    """
+    conf = conf or {}
+    _refuse_unknown(conf, tuning_params({}))
+    request = _run_request(conf, environ, TUNING_ENV)
+    search = {
+        "n_trials": _count("n_trials", conf),
+        "n_workers": _count("n_workers", conf),
+        "study_name": _study_name(conf),
+    }
+    given = [f"search.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in search.items() if value]
+    train_best = conf.get("train_best")
+    return TuningRequest(
+        **{**vars(request), "overrides": [*request.overrides, *given]},
+        train_best=train_best is not None and _boolean("train_best", train_best),
+    )
+
+
+def _refuse_unknown(conf: Mapping[str, Any], params: Mapping[str, Param]) -> None:
+    known = list(params)
     for key in conf:
         if key not in known:
             raise UserError(f"conf: unknown key {key!r}{_remedy(key, known)}")
 
+
+def _run_request(conf: Mapping[str, Any], environ: Mapping[str, str], default_env: str) -> TrainingRequest:
+    """What every DAG is asked."""
     warm_start_run_id = _run_id("warm_start_run_id", conf, environ.get(WARM_START_VARIABLE))
     run_id = _run_id("run_id", conf, None)
     resume_run = _resume_run(conf, environ)
@@ -117,7 +211,7 @@ def read_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> 
             f"run_id={run_id!r} is not the run to resume, warm_start_run_id={warm_start_run_id!r}; leave run_id out"
         )
     return TrainingRequest(
-        env=_env(conf, environ),
+        env=_env(conf, environ, default_env),
         overrides=_overrides(conf),
         run_id=warm_start_run_id if resume_run else run_id,
         warm_start_run_id=warm_start_run_id,
@@ -125,11 +219,11 @@ def read_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> 
     )
 
 
-def _env(conf: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+def _env(conf: Mapping[str, Any], environ: Mapping[str, str], default: str) -> str:
     given = conf.get("env")
     source, env = ("conf: env", given) if given not in (None, "") else (ENV_VARIABLE, environ.get(ENV_VARIABLE))
     if env in (None, ""):
-        return DEFAULT_ENV
+        return default
     if not isinstance(env, str):
         raise UserError(f"{source}={env!r} is not a text; write the name of an environment in quotes")
     if env not in (known := environments()):
@@ -157,8 +251,12 @@ def _resume_run(conf: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
         if text not in SWITCH:
             raise UserError(f"{RESUME_VARIABLE}={text!r} is neither 0 nor 1; set one of them or unset it")
         return SWITCH[text]
+    return _boolean("resume_run", given)
+
+
+def _boolean(key: str, given: object) -> bool:
     if not isinstance(given, bool):
-        raise UserError(f"conf: resume_run={given!r} is not a boolean; write true or false")
+        raise UserError(f"conf: {key}={given!r} is not a boolean; write true or false")
     return given
 
 
@@ -172,6 +270,22 @@ def _overrides(conf: Mapping[str, Any]) -> list[str]:
         if not isinstance(override, str):
             raise UserError(f'conf: overrides holds {override!r}, which is not a text; write "key=value"')
     return given
+
+
+def _count(key: str, conf: Mapping[str, Any]) -> int | None:
+    given = conf.get(key)
+    if given in (None, ""):
+        return None
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise UserError(f"conf: {key}={given!r} is not a whole number above 0; leave it out to take search.{key}")
+    return given
+
+
+def _study_name(conf: Mapping[str, Any]) -> str | None:
+    given = conf.get("study_name")
+    if given is not None and not isinstance(given, str):
+        raise UserError(f"conf: study_name={given!r} is not a text; write the name in quotes")
+    return given and given.strip()
 
 
 def _remedy(name: str, known: Sequence[str]) -> str:

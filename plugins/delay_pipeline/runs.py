@@ -1,20 +1,28 @@
 """The MLflow run of a DAG run: opened by the first task, closed by the last, known to every stage between.
 
-The bodies of two light tasks. They import MLflow only when they run.
+The bodies of light tasks. They import MLflow only when they run.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
 from delay_pipeline.failures import ERROR_KEY, one_line_failures
-from delay_pipeline.params import read_request
+from delay_pipeline.params import TrainingRequest, read_request, read_tuning_request
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+from transformer.tuning.space import read_space
 
 log = logging.getLogger(__name__)
+
+NO_FAILURE = ("success", "skipped")
 
 
 def open_run(context: Context) -> dict[str, Any]:
@@ -27,23 +35,48 @@ def open_run(context: Context) -> dict[str, Any]:
         AirflowFailException: the conf, an environment variable or the configuration is wrong; not retried.
         AirflowException: MLflow does not answer; retried.
     """
-    dag_run = context["dag_run"]
     with one_line_failures(context["ti"]):
-        from transformer import tracking
-        from transformer.config import load_config
+        request = read_request(context["dag_run"].conf, os.environ)
+        return _open(request, load_config(request.env, request.overrides), context)
 
-        request = read_request(dag_run.conf, os.environ)
+
+def open_study(context: Context) -> dict[str, Any]:
+    """Like `open_run`, of a study: its search space is checked too, and its run is the parent of the trials' runs.
+
+    Returns:
+        As `open_run`, and `workers`, the numbers of the study's workers, and `train_best`.
+
+    Raises:
+        AirflowFailException, AirflowException: as `open_run`.
+    """
+    with one_line_failures(context["ti"]):
+        request = read_tuning_request(context["dag_run"].conf, os.environ)
         config = load_config(request.env, request.overrides)
-        run_id = tracking.open_run(
-            config,
-            env=request.env,
-            overrides=request.overrides,
-            tags={"dag_id": dag_run.dag_id, "airflow_run_id": dag_run.run_id},
-            run_id=request.run_id,
-            warm_start_run_id=request.warm_start_run_id,
-            resume=request.resume_run,
-        )
-        run_url = tracking.run_url(config, run_id) if run_id else ""
+        if request.train_best and not config.training.mlflow.use_mlflow:
+            raise UserError(
+                "train_best=true looks the best trial up in MLflow; set training.mlflow.use_mlflow=true, "
+                "or leave train_best out and trigger model_training with the conf that the report prints"
+            )
+        # Refuses what cannot be searched. The run of a resumed study gives no weights to begin with.
+        read_space(config, warm_start=bool(request.warm_start_run_id) and not request.resume_run)
+        run = _open(request, config, context, study_name=config.search.study_name)
+    return {**run, "workers": list(range(config.search.n_workers)), "train_best": request.train_best}
+
+
+def _open(request: TrainingRequest, config: Config, context: Context, **tags: str) -> dict[str, Any]:
+    from transformer import tracking
+
+    dag_run = context["dag_run"]
+    run_id = tracking.open_run(
+        config,
+        env=request.env,
+        overrides=request.overrides,
+        tags={"dag_id": dag_run.dag_id, "airflow_run_id": dag_run.run_id, **tags},
+        run_id=request.run_id,
+        warm_start_run_id=request.warm_start_run_id,
+        resume=request.resume_run,
+    )
+    run_url = tracking.run_url(config, run_id) if run_id else ""
     log.info("MLflow run: %s", run_url or "none, training.mlflow.use_mlflow is false")
     return {
         "env": request.env,
@@ -55,6 +88,15 @@ def open_run(context: Context) -> dict[str, Any]:
     }
 
 
+def skip_unless_tuned(context: Context) -> None:
+    """Skip the task unless a worker of task `tune` at least started.
+
+    The trials of workers that failed are worth a report; no trigger rule tells them from workers that never ran.
+    """
+    if not any(state in ("success", "failed") for _, state in _instances("tune", _task_states(context))):
+        raise AirflowSkipException("no worker started, so there is nothing to report")
+
+
 def close_run(run: dict[str, Any] | None, context: Context) -> None:
     """Mark the MLflow run FINISHED, or FAILED with the task that failed and why."""
     if not (run and run["run_id"]):
@@ -63,7 +105,6 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
     reason = failure_reason(context)
     with one_line_failures(context["ti"]):
         from transformer import tracking
-        from transformer.config import load_config
 
         tracking.close_run(
             load_config(run["env"], run["overrides"]),
@@ -75,12 +116,32 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
 
 
 def failure_reason(context: Context) -> str:
-    """`train_model: <its error>` of the first task of this DAG run that did not succeed; "" when all did."""
+    """`train_model: <its error>` of the first task of this DAG run that did not succeed; "" when all did.
+
+    A mapped task is named with its index, `tune[1]`. Being skipped is no failure.
+    """
     ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+    states = _task_states(context)
     for task in context["dag"].topological_sort():
-        state = states.get(task.task_id)
-        if task.task_id != ti.task_id and state != "success":
-            error = ti.xcom_pull(task_ids=task.task_id, key=ERROR_KEY)
-            return f"{task.task_id}: {error or state or 'did not run'}"
+        if task.task_id == ti.task_id:
+            continue
+        for index, state in _instances(task.task_id, states):
+            if state not in NO_FAILURE:
+                error = ti.xcom_pull(task_ids=task.task_id, key=ERROR_KEY, map_indexes=index)
+                name = task.task_id if index < 0 else f"{task.task_id}[{index}]"
+                return f"{name}: {error or state or 'did not run'}"
     return ""
+
+
+def _task_states(context: Context) -> Mapping[str, str | None]:
+    ti = context["ti"]
+    return ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+
+
+def _instances(task_id: str, states: Mapping[str, str | None]) -> Iterator[tuple[int, str | None]]:
+    """Map index (-1 = not mapped) and state of each instance of a task; a mapped one is a key `<task_id>_<index>`."""
+    indexes = sorted(int(key[len(task_id) + 1 :]) for key in states if re.fullmatch(rf"{re.escape(task_id)}_\d+", key))
+    if task_id in states or not indexes:
+        yield -1, states.get(task_id)
+    for index in indexes:
+        yield index, states[f"{task_id}_{index}"]

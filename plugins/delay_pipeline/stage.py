@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
 from delay_pipeline import REPOSITORY
-from delay_pipeline.credentials import s3_environment
+from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
 from delay_pipeline.links import MlflowRunLink
 from delay_pipeline.process import ProcessGroup
@@ -37,6 +37,7 @@ class StageOperator(KubernetesPodOperator):
     Args:
         stage: stage name of the command line, for example `train-model`.
         mlflow_run: what `open_run` returned (an XCom reference in a DAG).
+        worker: of a stage that several tasks run at once, the number of this one, from 0.
 
     Raises:
         AirflowFailException: the stage refused its input; not retried.
@@ -50,7 +51,7 @@ class StageOperator(KubernetesPodOperator):
     # A training lasts days, in which the API server may be away more often than the default of three times.
     MAX_REDEFER_ATTEMPTS = 100
 
-    def __init__(self, *, stage: str, mlflow_run: Any, **kwargs: Any) -> None:
+    def __init__(self, *, stage: str, mlflow_run: Any, worker: int | None = None, **kwargs: Any) -> None:
         super().__init__(
             name=stage,
             deferrable=True,  # no worker slot waits while a pod runs
@@ -82,6 +83,7 @@ class StageOperator(KubernetesPodOperator):
         )
         self.stage = stage
         self.mlflow_run = mlflow_run
+        self.worker = worker
         self._group: ProcessGroup | None = None
 
     def execute(self, context: Context) -> None:
@@ -123,10 +125,20 @@ class StageOperator(KubernetesPodOperator):
             arguments += ["--set", override]
         if run["run_id"]:
             arguments += ["--run-id", run["run_id"]]
-        if self.stage == "train-model" and run["warm_start_run_id"]:
-            arguments += ["--warm-start-run-id", run["warm_start_run_id"]]
-            arguments += ["--resume"] if run["resume_run"] else []
-        return arguments
+        if self.worker is not None:
+            arguments += ["--worker", str(self.worker)]
+        return arguments + self._warm_start_arguments()
+
+    def _warm_start_arguments(self) -> list[str]:
+        run = self.mlflow_run
+        if not run["warm_start_run_id"]:
+            return []
+        warm_start = ["--warm-start-run-id", run["warm_start_run_id"]]
+        if self.stage == "train-model":
+            return [*warm_start, "--resume"] if run["resume_run"] else warm_start
+        if self.stage == "tune" and not run["resume_run"]:  # a resumed study's run is no model to begin with
+            return warm_start
+        return []
 
     def _config(self) -> Config:
         return load_config(self.mlflow_run["env"], self.mlflow_run["overrides"])
@@ -196,7 +208,7 @@ class StageOperator(KubernetesPodOperator):
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:
             result_file = Path(folder) / "result.json"
             argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
-            self._group = ProcessGroup(argv, REPOSITORY, s3_environment(config))
+            self._group = ProcessGroup(argv, REPOSITORY, stage_environment(self.stage, config))
             said: deque[str] = deque(maxlen=80)  # as many lines as a pod's status keeps
             try:
                 for line in self._group.lines():

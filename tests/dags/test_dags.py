@@ -1,4 +1,4 @@
-"""Every DAG parses and explains itself; `model_training` is wired as its name says."""
+"""Every DAG parses, explains itself and keeps the rules of all; each is wired as its name says."""
 
 import itertools
 import json
@@ -11,11 +11,13 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGES = {
+PREPARATION = {
     "fetch_files": "fetch-files",
     "compute_statistics_and_embeddings": "compute-statistics-and-embeddings",
-    "train_model": "train-model",
-    "evaluate_model": "evaluate-model",
+}
+STAGES = {
+    "model_training": {**PREPARATION, "train_model": "train-model", "evaluate_model": "evaluate-model"},
+    "hyperparameter_tuning": {**PREPARATION, "tune": "tune", "report_study": "report-study"},
 }
 
 
@@ -27,6 +29,16 @@ def bag():
 @pytest.fixture(scope="module")
 def training(bag):
     return bag.dags["model_training"]
+
+
+@pytest.fixture(scope="module")
+def tuning(bag):
+    return bag.dags["hyperparameter_tuning"]
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def dag(bag, request):
+    return bag.dags[request.param]
 
 
 def test_the_bag_is_full_and_whole(bag):
@@ -45,38 +57,55 @@ def test_every_dag_explains_itself(bag):
             assert param.schema["description_md"] or param.description, name
 
 
-def test_the_documentation_says_what_to_do(training):
-    for word in ("Reads", "Writes", "Rerun", "Resume", "Warm start", "Failing"):
-        assert word in training.doc_md
+def test_the_documentation_says_what_to_do(dag):
+    for word in ("Reads", "Writes", "Trigger", "Rerun", "Resume", "Warm start", "Failing"):
+        assert word in dag.doc_md
 
 
-def test_tasks_come_in_order(training):
-    order = ["open_run", *STAGES, "close_run"]
-    assert sorted(training.task_ids) == sorted(order)
+def test_tasks_come_in_order(dag):
+    stages = STAGES[dag.dag_id]
+    order = ["open_run", *stages, "close_run"]
     for earlier, later in itertools.pairwise(order):
-        assert later in training.get_task(earlier).downstream_task_ids
-    assert {task_id: training.get_task(task_id).stage for task_id in STAGES} == STAGES
+        assert later in dag.get_task(earlier).downstream_task_ids
+    for task_id, stage in stages.items():
+        task = dag.get_task(task_id)
+        assert (task.partial_kwargs["stage"] if task.is_mapped else task.stage) == stage
 
 
-def test_closing_runs_always_and_leaves_the_state_to_the_stages(training):
-    close = training.get_task("close_run")
+def test_closing_runs_always_and_leaves_the_state_to_the_stages(dag):
+    close = dag.get_task("close_run")
     assert close.is_teardown
     assert not close.on_failure_fail_dagrun
     # Were it a setup, clearing one stage would open another MLflow run.
-    assert not training.get_task("open_run").is_setup
+    assert not dag.get_task("open_run").is_setup
 
 
-def test_stages_retry_with_growing_pauses_and_end_some_day(training):
-    for task_id in STAGES:
-        task = training.get_task(task_id)
+def test_stages_retry_with_growing_pauses_and_end_some_day(dag):
+    for task_id in STAGES[dag.dag_id]:
+        task = dag.get_task(task_id)
         assert task.retries == 2
         assert task.retry_exponential_backoff > 1
         assert task.execution_timeout is not None
 
 
-def test_it_runs_when_told_only(training):
-    assert not training.timetable.can_be_scheduled
-    assert training.max_active_runs == 1
+def test_they_run_when_told_only_and_one_at_a_time(dag):
+    assert not dag.timetable.can_be_scheduled
+    assert dag.max_active_runs == 1
+
+
+def test_a_study_is_mapped_over_its_workers_and_names_them(tuning):
+    tune = tuning.get_task("tune")
+    assert tune.is_mapped
+    assert tune.upstream_task_ids == {"open_run", "list_workers", "compute_statistics_and_embeddings"}
+    assert tune.map_index_template == "worker {{ task.worker }}"
+
+
+def test_a_failed_worker_fails_the_dag_run_whatever_is_reported(tuning):
+    """The state of a DAG run is that of its last tasks, and `train_best` needs both the workers and the report."""
+    train_best, close = tuning.get_task("train_best"), tuning.get_task("close_run")
+    assert train_best.upstream_task_ids == {"open_run", "tune", "report_study"}
+    assert train_best.trigger_rule == "all_success"
+    assert close.upstream_task_ids == {"open_run", "report_study", "train_best"}
 
 
 def test_params_are_typed_and_optional(training):
@@ -88,7 +117,15 @@ def test_params_are_typed_and_optional(training):
         "warm_start_run_id": None,
         "resume_run": False,
     }
-    enum = training.params.get_param("env").schema["enum"]
+
+
+def test_params_of_a_study_are_those_of_a_training_and_its_own(training, tuning):
+    own = {"env": "optuna", "n_trials": None, "n_workers": None, "study_name": None, "train_best": False}
+    assert tuning.params.validate() == training.params.validate() | own
+
+
+def test_the_form_offers_every_environment(dag):
+    enum = dag.params.get_param("env").schema["enum"]
     assert enum == sorted(path.name for path in (REPOSITORY / "include/config").iterdir() if path.name != "base")
 
 
@@ -96,14 +133,16 @@ def test_a_bad_environment_variable_does_not_break_parsing():
     parse = (
         "import json; from airflow.dag_processing.dagbag import DagBag; "
         f"bag = DagBag({str(REPOSITORY / 'dags')!r}); "
-        "print(json.dumps([bag.import_errors, bag.dags['model_training'].params.dump()]))"
+        "print(json.dumps([bag.import_errors, [dag.params.dump() for dag in bag.dags.values()]]))"
     )
     variables = {"TRANSFORMER_ENV": "locl", "TRANSFORMER_RESUME_RUN": "yes", "TRANSFORMER_WARM_START_RUN_ID": "abc"}
     done = subprocess.run(
         [sys.executable, "-c", parse], capture_output=True, text=True, check=True, env={**os.environ, **variables}
     )
-    errors, params = json.loads(done.stdout.splitlines()[-1])
+    errors, dags = json.loads(done.stdout.splitlines()[-1])
     assert errors == {}
-    assert params["env"] is None
-    assert params["resume_run"] is None
-    assert params["warm_start_run_id"] == "abc"
+    assert len(dags) == len(STAGES)
+    for params in dags:
+        assert params["env"] is None
+        assert params["resume_run"] is None
+        assert params["warm_start_run_id"] == "abc"

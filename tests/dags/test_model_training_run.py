@@ -1,42 +1,17 @@
 """`model_training` run whole, with stages and MLflow stood in for: what passes by XCom, and how it fails."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
 
-from delay_pipeline import stage
 from tests.tracking_double import FakeTracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow_database")]
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-STAGE = """
-import json, pathlib, sys
-print("running", sys.argv[1], flush=True)
-if sys.argv[1] == {failing!r}:
-    print("error: data/x does not exist; run fetch-files", file=sys.stderr)
-    sys.exit(2)
-pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({{"argv": sys.argv[1:]}}))
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def train(monkeypatch, tmp_path):
-    """Run the DAG with a conf; `failing` names the stage that exits 2. Returns its run."""
-
-    def run(conf, failing=""):
-        script = tmp_path / "stage.py"
-        script.write_text(STAGE.format(failing=failing))
-        monkeypatch.setattr(stage, "MODULE", [str(script)])
-        FakeTracking.install(monkeypatch, opened="new-run")
-        return DagBag(str(REPOSITORY / "dags")).dags["model_training"].test(run_conf=conf)
-
-    return run
-
-
-def states(run):
-    return {ti.task_id: ti.state for ti in run.get_task_instances()}
+def train(run_dag):
+    return partial(run_dag, "model_training")
 
 
 def test_success_hands_the_run_id_to_every_stage_and_closes_the_run(train):
@@ -50,7 +25,7 @@ def test_success_hands_the_run_id_to_every_stage_and_closes_the_run(train):
     assert "--warm-start-run-id" in argv
 
 
-def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train):
+def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train, states):
     run = train({}, failing="train-model")
     assert run.state == "failed"
     assert states(run) == {
@@ -65,7 +40,7 @@ def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train
     assert FakeTracking.closed == ("new-run", "FAILED", "train_model: data/x does not exist; run fetch-files")
 
 
-def test_a_refused_conf_spends_nothing(train):
+def test_a_refused_conf_spends_nothing(train, states):
     run = train({"warm_start": "abc"})
     assert run.state == "failed"
     assert states(run)["open_run"] == "failed"

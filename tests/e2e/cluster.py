@@ -79,6 +79,7 @@ class Cluster:
     def __init__(self):
         self.pods = []  # every pod there ever was, in order of creation
         self.deletions = []  # (name, grace period in seconds or None)
+        self.secrets = {}  # by name, the variables that containers get whose `envFrom` names them
         self._fates = {}
         self._events = []
 
@@ -234,7 +235,7 @@ class Cluster:
         _condition(pod, "PodScheduled", "True")
         pod.manifest["spec"]["nodeName"] = "node-1"
         self._event(pod, "Normal", "Scheduled", f"Successfully assigned {pod.name} to node-1")
-        pod.process = _start(pod)
+        pod.process = _start(pod, self.secrets)
         _container_state(pod, "running", startedAt=_stamp())
         pod.status.update(phase="Running", startTime=_stamp())
         for line in pod.process.stdout:
@@ -281,9 +282,12 @@ class Cluster:
         )
 
 
-def _start(pod):
+def _start(pod, secrets):
     argv = [sys.executable, "-c", pod.fate.script] if pod.fate.script else [sys.executable, *pod.args[1:]]
-    variables = {variable["name"]: variable["value"] for variable in pod.container["env"]}
+    variables = {}
+    for source in pod.container.get("envFrom", []):
+        variables |= secrets[source["secretRef"]["name"]]
+    variables |= {variable["name"]: variable["value"] for variable in pod.container["env"]}
     return subprocess.Popen(
         argv,
         cwd=pod.disk.name,

@@ -1,17 +1,29 @@
-"""A clone of the repository at another path, with its own servers, ports and data."""
+"""A clone of the repository at another path, and servers of MLflow, S3 and PostgreSQL for pods: all with data of their own.
+"""
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.postgres import postgres_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = ["--service-dates", "5", "--lines", "2", "--points", "12", "--journeys-per-day", "40"]
+BUCKET = "train-delays-dev"  # of environment dev
+S3_SECRET = "s3cr3t-planted"
 
 
 def free_port():
@@ -64,3 +76,87 @@ def tiny_data(tmp_path_factory):
     command = [sys.executable, "-m", "transformer", "simulate", "--to", str(folder), *TINY]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def mlflow(tmp_path):
+    """Address of an MLflow server of its own."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    argv += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    argv += ["--artifacts-destination", f"{tmp_path}/artifacts"]
+    with (tmp_path / "mlflow.log").open("w") as log:
+        server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"{address}/health", 60)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(url, seconds):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=2).read()
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def s3(tiny_data, monkeypatch):
+    """Address of an S3 server whose bucket holds the event tables."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket=BUCKET)
+    for path in tiny_data.rglob("*.parquet"):
+        client.upload_file(str(path), BUCKET, f"data/{path.relative_to(tiny_data).as_posix()}")
+    yield address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    with postgres_server() as server:
+        yield server
+
+
+def on_own_disks(mlflow, s3):
+    """Overrides of environment dev for pods that reach these servers and share no disk."""
+    return [
+        f"data.endpoint_url={s3}",
+        "data.local_folder=data",  # relative: on each pod's own disk
+        "paths.cache=cache",
+        "paths.runs=runs",
+        f"training.mlflow.tracking_uri={mlflow}",
+    ]
+
+
+def run_in_pods(dag_id, conf, cluster, home):
+    """`airflow dags test` with an Airflow home of its own and the pods of `cluster`; returns its log."""
+    environment = os.environ | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
+    }
+    airflow = [sys.executable, "-m", "airflow"]
+    subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
+    done = subprocess.run(
+        [*airflow, "dags", "test", dag_id, "--conf", json.dumps(conf)],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-6000:]
+    return log

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from delay_pipeline import stage
-from delay_pipeline.credentials import s3_environment
+from delay_pipeline.credentials import postgres_environment, s3_environment, stage_environment
 from transformer.config import load_config
 
 S3 = ["data.download_data_from_s3=true", "data.bucket_name=b"]
+POSTGRES = ["search.storage_url=postgresql://database.example.org/optuna"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,38 @@ def test_without_a_connection_the_worker_keeps_its_own_chain():
     assert "AWS_SECRET_ACCESS_KEY" not in s3_environment(load_config("local", S3))
 
 
-def test_a_local_stage_has_them_in_its_environment_only(connection, monkeypatch):
+@pytest.fixture
+def database(monkeypatch):
+    conn = {"conn_type": "postgres", "login": "tuner", "password": "pg-secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_OPTUNA_POSTGRES", json.dumps(conn))
+
+
+def test_a_study_has_the_credentials_of_its_database(database):
+    assert postgres_environment(load_config("local", POSTGRES)) == {"PGUSER": "tuner", "PGPASSWORD": "pg-secret"}
+
+
+def test_no_other_stage_and_no_sqlite_study_has_them(connection, database):
+    both = load_config("local", [*S3, *POSTGRES])
+    for stage_name in ("tune", "report-study"):
+        assert {"PGPASSWORD", "AWS_SECRET_ACCESS_KEY"} <= stage_environment(stage_name, both).keys()
+    assert "PGPASSWORD" not in stage_environment("train-model", both)
+    assert stage_environment("tune", load_config("local")) == {}
+
+
+def test_without_a_database_connection_the_worker_keeps_its_own_password():
+    assert postgres_environment(load_config("local", POSTGRES)) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "variable", "secret"),
+    [
+        ("fetch-files", S3, "AWS_SECRET_ACCESS_KEY", "the-secret"),
+        ("tune", POSTGRES, "PGPASSWORD", "pg-secret"),
+    ],
+)
+def test_a_local_stage_has_them_in_its_environment_only(
+    connection, database, monkeypatch, name, overrides, variable, secret
+):
     started = []
 
     class Group:
@@ -63,11 +95,11 @@ def test_a_local_stage_has_them_in_its_environment_only(connection, monkeypatch)
             pass
 
     monkeypatch.setattr(stage, "ProcessGroup", Group)
-    run = {"env": "local", "overrides": S3, "run_id": "", "run_url": "", "warm_start_run_id": None, "resume_run": False}
-    operator = stage.StageOperator(task_id="fetch_files", stage="fetch-files", mlflow_run=run)
+    run = {"env": "local", "overrides": overrides, "run_id": "", "run_url": "", "warm_start_run_id": None}
+    operator = stage.StageOperator(task_id="stage", stage=name, mlflow_run=run)
     context = {"ti": type("TI", (), {"xcom_push": lambda *_, **__: None})()}
-    with pytest.raises(Exception, match="fetch-files exited with 1"):
+    with pytest.raises(Exception, match=f"{name} exited with 1"):
         operator.execute(context)
     [(argv, environment)] = started
-    assert environment["AWS_SECRET_ACCESS_KEY"] == "the-secret"
-    assert not any("the-secret" in part for part in argv)
+    assert environment[variable] == secret
+    assert not any(secret in part for part in argv)

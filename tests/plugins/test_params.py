@@ -2,8 +2,15 @@
 
 import pytest
 
-from delay_pipeline.params import TrainingRequest, read_request, training_params
-from transformer.config import environments
+from delay_pipeline.params import (
+    TrainingRequest,
+    TuningRequest,
+    read_request,
+    read_tuning_request,
+    training_params,
+    tuning_params,
+)
+from transformer.config import environments, load_config
 from transformer.errors import UserError
 
 RESUME = {"warm_start_run_id": "abc", "resume_run": True}
@@ -76,3 +83,65 @@ def test_refusals_are_one_line_that_names_value_and_remedy(conf, environ, words)
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+def test_a_study_is_asked_like_a_training_in_an_environment_of_its_own():
+    assert read_tuning_request(None, {}) == TuningRequest("optuna", [], None, None, False, train_best=False)
+    environ = {"TRANSFORMER_ENV": "dev", "TRANSFORMER_WARM_START_RUN_ID": "abc", "TRANSFORMER_RESUME_RUN": "1"}
+    assert read_tuning_request({}, environ) == TuningRequest("dev", [], "abc", "abc", True, train_best=False)
+    assert read_tuning_request({"env": "local"}, environ).env == "local"
+    shown = {name: param.value for name, param in tuning_params(environ).items()}
+    assert list(shown) == [*training_params({}), "n_trials", "n_workers", "study_name", "train_best"]
+    assert (shown["env"], shown["warm_start_run_id"], shown["resume_run"]) == ("dev", "abc", True)
+
+
+def test_what_the_study_is_told_comes_after_the_overrides_it_beats():
+    conf = {"n_trials": 30, "n_workers": 4, "study_name": " wider models ", "overrides": ["search.n_trials=3"]}
+    assert read_tuning_request(conf, {}).overrides == [
+        "search.n_trials=3",
+        "search.n_trials=30",
+        "search.n_workers=4",
+        'search.study_name="wider models"',
+    ]
+    assert conf["overrides"] == ["search.n_trials=3"]
+    assert load_config("optuna", read_tuning_request({"study_name": "7"}, {}).overrides).search.study_name == "7"
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_empty_fields_of_a_study_leave_the_configuration_as_it_is(empty):
+    conf = {"n_trials": empty, "n_workers": empty, "study_name": empty, "train_best": None}
+    assert read_tuning_request(conf, {}) == read_tuning_request({}, {})
+
+
+def test_what_the_untouched_trigger_form_of_a_study_sends_is_accepted():
+    conf = {name: param.value for name, param in tuning_params({}).items()}
+    assert read_tuning_request(conf, {}) == read_tuning_request({}, {})
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"trials": 3}, ["'trials'", "did you mean 'n_trials'"]),
+        ({"warm_start": "abc"}, ["'warm_start'", "did you mean 'warm_start_run_id'"]),
+        ({"n_trials": 0}, ["n_trials=0", "whole number above 0", "search.n_trials"]),
+        ({"n_trials": True}, ["n_trials=True", "whole number"]),
+        ({"n_workers": 2.0}, ["n_workers=2.0", "whole number"]),
+        ({"n_workers": "2"}, ["n_workers='2'", "whole number"]),
+        ({"study_name": 5}, ["study_name=5", "in quotes"]),
+        ({"train_best": "yes"}, ["train_best='yes'", "true or false"]),
+        ({"train_best": 0}, ["train_best=0", "true or false"]),
+        ({"resume_run": True}, ["resume_run=true", "warm_start_run_id"]),
+    ],
+)
+def test_refusals_of_a_study_are_one_line(conf, words):
+    with pytest.raises(UserError) as refused:
+        read_tuning_request(conf, {})
+    line = str(refused.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_a_training_knows_nothing_of_studies():
+    with pytest.raises(UserError, match="unknown key 'n_trials'"):
+        read_request({"n_trials": 3}, {})

@@ -49,12 +49,18 @@ def built(monkeypatch):
 
     monkeypatch.setattr(KubernetesPodOperator, "execute", remember)
 
-    def build(stage, *overrides, dag_run="manual__2026-01-05T10:00:00+00:00", **changes):
+    def build(stage, *overrides, dag_run="manual__2026-01-05T10:00:00+00:00", worker=None, **changes):
         task_id = stage.replace("-", "_")
         run = {**RUN, "overrides": [*OVERRIDES, *overrides], **changes}
-        task = StageOperator(task_id=task_id, stage=stage, mlflow_run=run, execution_timeout=timedelta(hours=2))
+        task = StageOperator(
+            task_id=task_id, stage=stage, mlflow_run=run, worker=worker, execution_timeout=timedelta(hours=2)
+        )
         ti = SimpleNamespace(
-            xcom_push=lambda key, value: None, dag_id="model_training", task_id=task_id, map_index=-1, try_number=1
+            xcom_push=lambda key, value: None,
+            dag_id="model_training",
+            task_id=task_id,
+            map_index=-1 if worker is None else worker,
+            try_number=1,
         )
         task.execute({"ti": ti, "run_id": dag_run, "dag": SimpleNamespace()})
         return task, manifests[-1]
@@ -83,7 +89,9 @@ def test_pod_is_the_golden_one(built, name, stage, overrides):
     assert manifest == yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("stage", ["fetch-files", "compute-statistics-and-embeddings", "evaluate-model"])
+@pytest.mark.parametrize(
+    "stage", ["fetch-files", "compute-statistics-and-embeddings", "evaluate-model", "report-study"]
+)
 def test_light_stages_take_no_gpu(built, stage):
     _, manifest = built(stage)
     assert "nvidia.com/gpu" not in json.dumps(manifest)
@@ -104,10 +112,29 @@ def test_an_image_has_its_entry_point_and_the_stage_its_arguments(built):
     assert container["args"][-2:] == ["--warm-start-run-id", "77aa"]
 
 
-def test_no_secret_value_reaches_manifest_or_rendered_fields(built, monkeypatch):
-    for variable in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AIRFLOW_CONN_AWS_DEFAULT"):
+def test_each_worker_of_a_study_has_a_pod_that_airflow_tells_from_the_others(built):
+    database = "search.storage_url=postgresql://database.example.org/optuna"
+    for worker in (0, 1):
+        _, manifest = built("tune", database, worker=worker)
+        assert manifest["spec"]["containers"][0]["args"][-2:] == ["--worker", str(worker)]
+        assert manifest["metadata"]["labels"]["map_index"] == str(worker)
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "PGPASSWORD",
+    "AIRFLOW_CONN_AWS_DEFAULT",
+    "AIRFLOW_CONN_OPTUNA_POSTGRES",
+)
+
+
+@pytest.mark.parametrize("stage", ["train-model", "tune"])
+def test_no_secret_value_reaches_manifest_or_rendered_fields(built, monkeypatch, stage):
+    for variable in SECRETS:
         monkeypatch.setenv(variable, SECRET)
-    task, manifest = built("train-model", "compute.kubernetes.secret=train-delays")
+    task, manifest = built(stage, "compute.kubernetes.secret=train-delays")
     rendered = {name: repr(getattr(task, name)) for name in task.template_fields}
     assert SECRET not in json.dumps([manifest, rendered])
     (container,) = manifest["spec"]["containers"]

@@ -4,13 +4,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 import transformer
 from delay_pipeline import runs
 from transformer.errors import ServiceError, UserError
 
-STAGES = ["open_run", "fetch_files", "train_model", "close_run"]
+TRAINING = ["open_run", "fetch_files", "train_model", "close_run"]
+STUDY = ["open_run", "fetch_files", "tune", "report_study", "train_best", "close_run"]
 
 
 class RecordedTracking:
@@ -48,16 +49,20 @@ def opening(conf):
     return {"ti": ti, "dag_run": SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)}
 
 
-def closing(states, errors=None):
+def closing(states, errors=None, tasks=TRAINING):
+    """Context of `close_run`; `errors` of mapped tasks have the key `(task_id, map index)`."""
+    errors = errors or {}
     ti = SimpleNamespace(
         dag_id="model_training",
         run_id="manual__1",
         task_id="close_run",
         get_task_states=lambda dag_id, run_ids: {"manual__1": states},
-        xcom_pull=lambda task_ids, key: (errors or {}).get(task_ids),
+        xcom_pull=lambda task_ids, key, map_indexes: errors.get(
+            task_ids if map_indexes < 0 else (task_ids, map_indexes)
+        ),
     )
-    tasks = [SimpleNamespace(task_id=name) for name in STAGES]
-    return {"ti": ti, "dag": SimpleNamespace(topological_sort=lambda: tasks)}
+    dag = SimpleNamespace(topological_sort=lambda: [SimpleNamespace(task_id=name) for name in tasks])
+    return {"ti": ti, "dag": dag}
 
 
 def test_opening_hands_on_all_that_stages_need(tracking):
@@ -121,6 +126,54 @@ def test_an_absent_server_is_retried(tracking):
     assert not isinstance(failed.value, AirflowFailException)
 
 
+WORKERS = ["search.n_workers=3", "search.storage_url=postgresql://database.example.org/optuna"]
+
+
+def test_opening_a_study_names_it_and_its_workers(tracking):
+    conf = {"overrides": WORKERS, "n_trials": 9, "study_name": "wider", "train_best": True}
+    run = runs.open_study(opening(conf))
+    overrides = [*WORKERS, "search.n_trials=9", 'search.study_name="wider"']
+    assert run == {
+        "env": "optuna",
+        "overrides": overrides,
+        "run_id": "new-run",
+        "warm_start_run_id": None,
+        "resume_run": False,
+        "run_url": "http://127.0.0.1:5000/#/new-run",
+        "workers": [0, 1, 2],
+        "train_best": True,
+    }
+    assert tracking.opened["overrides"] == overrides
+    assert tracking.opened["tags"]["study_name"] == "wider"
+    assert runs.open_study(opening({}))["workers"] == [0]
+
+
+def test_resuming_a_study_goes_on_in_its_run_and_warm_starts_nothing(tracking):
+    """The default space has keys that a warm start would refuse."""
+    run = runs.open_study(opening({"warm_start_run_id": "abc", "resume_run": True}))
+    assert (run["run_id"], tracking.opened["resume"]) == ("abc", True)
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"trials": 3}, "did you mean 'n_trials'"),
+        ({"n_workers": 2}, "search.n_workers=2: SQLite takes one writer"),
+        ({"study_name": "a/b"}, "search.study_name='a/b' is no name"),
+        ({"overrides": ["search.space=[{key: model.d_modl, choices: [32]}]"]}, "model.d_modl"),
+        ({"warm_start_run_id": "abc"}, "changes the model that warm_start_run_id gives the weights of"),
+        ({"train_best": True, "overrides": ["training.mlflow.use_mlflow=false"]}, "train_best=true"),
+    ],
+)
+def test_a_wrong_study_fails_at_once_in_one_line(tracking, conf, words):
+    with pytest.raises(AirflowFailException) as failed:
+        runs.open_study(context := opening(conf))
+    assert words in str(failed.value)
+    assert context["ti"].xcoms == {"error": str(failed.value)}
+    assert "\n" not in str(failed.value)
+    assert tracking.opened is None
+
+
 RUN = {"env": "local", "overrides": [], "run_id": "abc"}
 
 
@@ -144,3 +197,34 @@ def test_closing_after_a_task_that_died_silently(tracking):
 def test_closing_without_a_run_does_nothing(tracking, run):
     runs.close_run(run, closing({}))
     assert tracking.closed is None
+
+
+STUDIED = {"open_run": "success", "fetch_files": "success", "report_study": "success"}
+
+
+def test_closing_a_study_names_the_worker_that_failed(tracking):
+    states = {**STUDIED, **{f"tune_{worker}": "success" for worker in range(12)}, "train_best": "upstream_failed"}
+    runs.close_run(RUN, closing(states | {"tune_2": "failed", "tune_10": "failed"}, {("tune", 2): "killed"}, STUDY))
+    assert tracking.closed == ("abc", "FAILED", "tune[2]: killed")
+
+
+def test_a_training_that_nobody_asked_for_is_no_failure(tracking):
+    runs.close_run(RUN, closing({**STUDIED, "tune_0": "success", "train_best": "skipped"}, tasks=STUDY))
+    assert tracking.closed == ("abc", "FINISHED", "")
+
+
+def test_closing_a_study_whose_workers_never_came_to_be(tracking):
+    states = {"open_run": "success", "fetch_files": "success", "tune": "upstream_failed", "report_study": "skipped"}
+    runs.close_run(RUN, closing(states, tasks=STUDY))
+    assert tracking.closed == ("abc", "FAILED", "tune: upstream_failed")
+
+
+@pytest.mark.parametrize("tune", [{"tune_0": "failed"}, {"tune_0": "upstream_failed", "tune_1": "success"}])
+def test_a_study_is_reported_when_a_worker_ran(tune):
+    runs.skip_unless_tuned(closing(STUDIED | tune))
+
+
+@pytest.mark.parametrize("tune", [{"tune": "upstream_failed"}, {}, {"tuned": "success", "tune_x": "success"}])
+def test_a_study_without_a_worker_is_not_reported(tune):
+    with pytest.raises(AirflowSkipException):
+        runs.skip_unless_tuned(closing(STUDIED | tune))

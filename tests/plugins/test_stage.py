@@ -60,8 +60,8 @@ def lines(monkeypatch):
     return seen
 
 
-def operator(name="train-model", **changes):
-    return StageOperator(task_id=name.replace("-", "_"), stage=name, mlflow_run={**RUN, **changes})
+def operator(name="train-model", worker=None, **changes):
+    return StageOperator(task_id=name.replace("-", "_"), stage=name, worker=worker, mlflow_run={**RUN, **changes})
 
 
 def run(task):
@@ -91,6 +91,17 @@ def test_arguments_are_the_contract():
     assert warm[3:] == ["--run-id", "abc", "--warm-start-run-id", "old"]
     resumed = operator(**plain, warm_start_run_id="abc", resume_run=True).stage_arguments()
     assert resumed[3:] == ["--run-id", "abc", "--warm-start-run-id", "abc", "--resume"]
+
+
+def test_a_study_has_workers_and_resuming_it_is_no_warm_start():
+    plain = ["tune", "--env", "local", "--run-id", "abc", "--worker", "0"]
+    assert operator("tune", worker=0, overrides=[]).stage_arguments() == plain
+    warm = operator("tune", worker=2, overrides=[], warm_start_run_id="old").stage_arguments()
+    assert warm[5:] == ["--worker", "2", "--warm-start-run-id", "old"]
+    resumed = operator("tune", worker=0, overrides=[], warm_start_run_id="abc", resume_run=True).stage_arguments()
+    assert resumed == plain
+    report = operator("report-study", overrides=[], warm_start_run_id="old").stage_arguments()
+    assert report == ["report-study", "--env", "local", "--run-id", "abc"]
 
 
 def test_success_leaves_the_result_and_the_link(stage_is, lines):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,6 +24,7 @@ from transformer.config import (
     to_dict,
     to_yaml,
     valid_keys,
+    with_values,
 )
 from transformer.errors import UserError
 
@@ -298,6 +301,10 @@ def test_check_accepts_the_defaults() -> None:
     [
         (SECRET_ADDRESS, "http://***@host:5000"),
         ("postgresql+psycopg://me:p%40ss@db/studies", "postgresql+psycopg://***@db/studies"),
+        ("postgresql://me:geheim@db/studies", "postgresql://***@db/studies"),
+        ("postgresql://me@db:geheim@db/studies", "postgresql://***@db/studies"),
+        ("postgresql://me@db/studies", "postgresql://me@db/studies"),  # a user alone is no secret
+        ("at postgresql://me@db/x and http://me:geheim@h", "at postgresql://me@db/x and http://***@h"),
         ("https://token@host", "https://***@host"),
         ("http://me:pass@word@host", "http://***@host"),
         ("http://me:pass/word@host", "http://***@host"),
@@ -353,3 +360,50 @@ def test_content_hash_depends_on_content_alone() -> None:
     assert content_hash({"a": 1}) != content_hash({"a": 2})
     assert content_hash("a", "b") != content_hash("ab")
     assert len(content_hash()) == 16
+
+
+# --- values of a trial -----------------------------------------------------------------------------------------------
+def test_other_values_make_another_configuration_and_leave_the_first() -> None:
+    config = load_config("local")
+    changed = with_values(config, {"model.n_layers": 7, "training.loss.name": "huber"}, "trial 3")
+    assert (changed.model.n_layers, changed.training.loss.name) == (7, "huber")
+    assert (config.model.n_layers, config.training.loss.name) == (3, "mae")
+    expected = flatten(to_dict(config)) | {"model.n_layers": 7, "training.loss.name": "huber"}
+    assert flatten(to_dict(changed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model.layers": 2}, "trial 3: unknown key 'model.layers'"),
+        ({"model.n_layers": "two"}, 'trial 3: model.n_layers="two" is not a whole number'),
+        ({"model.d_model": 100}, "trial 3: model.d_model=100 is not divisible by model.n_heads=8"),
+    ],
+)
+def test_other_values_are_checked_like_any(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        with_values(load_config("local"), values, "trial 3")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("search.n_workers=4", "SQLite takes one writer; set search.storage_url"),
+        ("search.storage_url=mysql://host/db", "is no database; write postgresql://user@host/database"),
+        ("search.storage_url=postgresql://host", "is no database"),
+        ("search.storage_url=postgresql://host/db?password=geheim", "host/db' is no database; write postgresql://user"),
+        ("search.storage_url=postgresql://me:geheim@host/db", "***@host/db' is no database; write postgresql://user"),
+        ("search.study_name=a'b", "is no name"),
+        ("search.n_trials=0", "search.n_trials=0 must be above 0"),
+        ("search.pruner.reduction_factor=1", "must be above 1"),
+        ("search.sampler.name=grid", "search.sampler.name"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(override: str, reason: str) -> None:
+    assert reason in refusal(override)
+
+
+def test_many_workers_are_fine_on_a_database() -> None:
+    overrides = ["search.n_workers=4", "search.storage_url=postgresql://optuna@db.example.org/optuna"]
+    assert load_config("local", overrides).search.n_workers == 4
+    assert "storage_url: postgresql://optuna@db.example.org/optuna\n" in to_yaml(load_config("local", overrides))

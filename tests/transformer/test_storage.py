@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body[: reply.cut])
         self.close_connection = True
 
-    do_GET = do_HEAD = do_PUT = _forward  # noqa: N815 (the names that http.server calls)
+    do_GET = do_HEAD = do_PUT = do_DELETE = _forward  # noqa: N815 (the names that http.server calls)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -696,3 +697,114 @@ def test_a_folder_cut_off_for_ever_leaves_nothing(store, proxy, statistics, tmp_
     with pytest.raises(ServiceError, match=r"sections.parquet broke off 3 times"):
         bucket.download_folder("statistics/ab12", cache / "ab12")
     assert list(cache.iterdir()) == []
+
+
+# --- single objects --------------------------------------------------------------------------------------------------
+def test_a_file_goes_there_and_comes_back(store, proxy, tmp_path):
+    bucket, path = store.bucket(proxy), tmp_path / "studies.db"
+    path.write_bytes(os.urandom(50_000))
+    assert bucket.find("optuna/studies.db") is None
+    etag = bucket.put_file(path, "optuna/studies.db")
+    bucket.put_file(path, "optuna/studies.db.tmp")
+    item = bucket.find("optuna/studies.db")
+    assert (item.etag, item.size) == (etag, 50_000)
+    assert bucket.names("optuna/studies.db") == ["optuna/studies.db", "optuna/studies.db.tmp"]
+    assert bucket.address("optuna/studies.db") == f"s3://{store.name}/team/delays/optuna/studies.db"
+    assert bucket.download_file(item, tmp_path / "copy" / "studies.db") == etag
+    assert (tmp_path / "copy" / "studies.db").read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_changes_while_it_comes_arrives_in_its_new_version(store, proxy, tmp_path):
+    bucket, path = store.bucket(proxy), tmp_path / "studies.db"
+    path.write_text("old")
+    bucket.put_file(path, "optuna/studies.db")
+    item = bucket.find("optuna/studies.db")
+    path.write_text("new")
+    etag = bucket.put_file(path, "optuna/studies.db")
+    assert bucket.download_file(item, tmp_path / "copy") == etag != item.etag
+    assert (tmp_path / "copy").read_text() == "new"
+
+
+def test_a_text_is_written_only_over_the_version_that_was_read(store, proxy):
+    bucket, name = store.bucket(proxy), "optuna/studies.db.lock"
+    assert bucket.read_text(name) is None
+    assert not bucket.write_text(name, "x", replaces="0" * 32)
+    assert bucket.write_text(name, "première", replaces="")
+    assert not bucket.write_text(name, "second", replaces="")
+    first = bucket.read_text(name)
+    assert first.text == "première"
+    assert bucket.write_text(name, "third", replaces=first.etag)
+    assert not bucket.write_text(name, "fourth", replaces=first.etag)
+    bucket.delete(name, first.etag)
+    assert bucket.read_text(name).text == "third"
+    bucket.delete(name, bucket.read_text(name).etag)
+    bucket.delete(name, first.etag)
+    bucket.delete(name)
+    assert bucket.read_text(name) is None
+
+
+def test_a_copy_replaces_only_what_it_should(store, proxy):
+    """moto copies on any condition: the proxy answers as S3 does."""
+    bucket = store.bucket(proxy)
+    bucket.write_text("optuna/new", "new", replaces="")
+    etag = bucket.read_text("optuna/new").etag
+    assert bucket.copy("optuna/new", "optuna/current", replaces="") == etag
+    sent = []
+    proxy.before = lambda method, path, headers: sent.append((headers.get("If-Match"), headers.get("If-None-Match")))
+    assert bucket.copy("optuna/new", "optuna/current", replaces=etag) == etag
+    assert bucket.copy("optuna/none", "optuna/current", replaces=etag) is None
+    proxy.after = refuse("PreconditionFailed", 412)
+    assert bucket.copy("optuna/new", "optuna/current", replaces="") is None
+    assert sent == [(f'"{etag}"', None)] * 2 + [(None, "*")]
+
+
+@pytest.mark.parametrize(("code", "status"), [("ConditionalRequestConflict", 409), ("PreconditionFailed", 412)])
+def test_a_write_that_crosses_another_is_none(store, proxy, code, status):
+    proxy.after = refuse(code, status)
+    assert not store.bucket(proxy).write_text("optuna/x.lock", "x", replaces="")
+
+
+def test_a_service_that_has_no_conditions_writes_without(store, proxy):
+    def after(method: str, path: str, reply: Reply) -> None:
+        if conditions.pop():
+            refuse("NotImplemented", 501)(method, path, reply)
+
+    conditions: list[bool] = []
+    proxy.before = lambda method, path, headers: conditions.append("If-None-Match" in headers)
+    proxy.after = after
+    settings = TransferSettings(attempts=1)
+    assert store.bucket(proxy, settings).write_text("optuna/x.lock", "x", replaces="")
+    assert "optuna/x.lock" in store.listing()
+
+
+def test_the_age_of_a_text_is_by_the_services_clock(store, proxy):
+    """A clock ten years ahead of ours, on which the object was written 90 s ago."""
+    bucket = store.bucket(proxy)
+    bucket.write_text("optuna/x.lock", "x", replaces="")
+    now = datetime.now(UTC) + timedelta(days=3650)
+
+    def after(method: str, path: str, reply: Reply) -> None:
+        dates = {"date": now, "last-modified": now - timedelta(seconds=90)}
+        reply.headers = {name: value for name, value in reply.headers.items() if name.lower() not in dates}
+        reply.headers |= {name: format_datetime(value, usegmt=True) for name, value in dates.items()}
+
+    proxy.after = after
+    assert bucket.read_text("optuna/x.lock").age_s == 90
+
+
+def test_refused_access_to_single_objects_is_one_line(store, proxy, tmp_path):
+    (tmp_path / "file").touch()
+    bucket = store.bucket(proxy)
+    proxy.after = refuse("AccessDenied", 403)
+    for request in (
+        lambda: bucket.find("optuna/x"),
+        lambda: bucket.names("optuna/x"),
+        lambda: bucket.put_file(tmp_path / "file", "optuna/x"),
+        lambda: bucket.read_text("optuna/x"),
+        lambda: bucket.write_text("optuna/x", "x", replaces=""),
+        lambda: bucket.copy("optuna/x", "optuna/y", replaces=""),
+        lambda: bucket.delete("optuna/x"),
+    ):
+        with pytest.raises(UserError, match="access refused") as caught:
+            request()
+        one_line(caught.value)

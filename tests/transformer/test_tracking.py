@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from transformer import tracking
-from transformer.config import Config, load_config, valid_keys
+from transformer.config import Config, load_config, valid_keys, with_values
 from transformer.errors import ServiceError, UserError
 from transformer.tracking import RunLog, close_run, configuration_hash, open_run, public_address, run_url
 
@@ -200,9 +200,57 @@ def test_closing(config: Config, client: MlflowClient) -> None:
     assert client.get_run(failed).data.tags["failure_reason"].startswith("xxx")
 
 
-def test_closing_knows_two_ways_to_end() -> None:
-    with pytest.raises(ValueError, match="KILLED"):
-        close_run(load_config("local"), "abc", "KILLED")
+def test_closing_knows_three_ways_to_end() -> None:
+    with pytest.raises(ValueError, match="SCHEDULED"):
+        close_run(load_config("local"), "abc", "SCHEDULED")
+
+
+# --- nested runs -----------------------------------------------------------------------------------------------------
+@slow
+def test_a_child_inherits_its_origin_and_has_its_own_params_and_configuration(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    parent = RunLog(config, open_run(config, env="local", tags={"dag_id": "tuning", "airflow_run_id": "manual"}))
+    parent.tags({"best_trial": "3"})
+    changed = with_values(config, {"model.n_layers": 1}, "trial 7")
+    child = parent.open_child(changed, "trial 7", {"model.n_layers": 1}, {"trial": "7"})
+    child.close("KILLED", "pruned after epoch 2")
+    stored = client.get_run(child.run_id)
+    assert stored.info.run_name == "trial 7"
+    assert stored.info.experiment_id == client.get_run(parent.run_id).info.experiment_id
+    assert stored.info.status == "KILLED"
+    assert stored.data.params == {"model.n_layers": "1"}
+    assert stored.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert {key: stored.data.tags[key] for key in ("env", "dag_id", "airflow_run_id", "git_commit", "trial")} == {
+        "env": "local", "dag_id": "tuning", "airflow_run_id": "manual", "git_commit": "0123abcd", "trial": "7",
+    }  # fmt: skip
+    assert "best_trial" not in stored.data.tags
+    assert stored.data.tags["failure_reason"] == "pruned after epoch 2"
+    assert stored.data.tags["configuration_hash"] == configuration_hash(changed)
+    assert "n_layers: 1" in artifact_text(client, child.run_id, "config/config.yaml", tmp_path)
+
+
+@slow
+def test_running_runs_are_found_by_their_tags(config: Config) -> None:
+    parent = RunLog(config, open_run(config, env="local"))
+    children = [
+        parent.open_child(config, f"trial {n}", {}, {"trial": str(n), "study_id": "a" if n else "b"}) for n in range(3)
+    ]
+    children[1].close("FINISHED")
+    found = parent.running({"study_id": "a"})
+    assert list(found) == [children[2].run_id]
+    assert found[children[2].run_id]["trial"] == "2"
+
+
+@slow
+def test_a_param_longer_than_the_server_takes_is_shortened(config: Config, client: MlflowClient) -> None:
+    entry = {"key": "model.n_layers", "choices": list(range(1, 3_000))}
+    long = load_config(
+        "local", [f"training.mlflow.tracking_uri={config.training.mlflow.tracking_uri}", f"search.space=[{entry}]"]
+    )
+    params = client.get_run(open_run(long, env="local")).data.params
+    assert len(params["search.space"]) == 6_000
+    assert params["search.space"].endswith("…")
 
 
 @slow
@@ -286,6 +334,9 @@ def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
     run.tags({"a": "b"})
     run.artifact(tmp_path / "none", "x")
     run.artifacts(tmp_path, "x")
+    run.close("FAILED", "reason")
+    assert run.open_child(config, "trial 0", {}, {}).run_id == ""
+    assert run.running({"study_id": "a"}) == {}
     with pytest.raises(ValueError, match="no run"):
         run.download("a", tmp_path)
 

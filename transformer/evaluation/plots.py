@@ -59,7 +59,7 @@ def error_map(
     points = point_breakdown.join(located, on="op_id").drop_nulls(value).sort("n")
     unlocated = point_breakdown.join(located, on="op_id", how="anti").height
     stretch = _degree_ratio(located)
-    figure, axes = _figure((10, _map_height(located, stretch, width=8)))
+    figure, axes = new_figure((10, _map_height(located, stretch, width=8)))
     axes.add_collection(LineCollection(list(_segments(edges, located)), colors="#BBBBBB", linewidths=0.6, zorder=1))
     minutes = value == "mae_s"
     shown = points[value].to_numpy() / (60 if minutes else 1)
@@ -84,7 +84,7 @@ def error_map(
         format=None if minutes else PercentFormatter(1.0, decimals=0),
     )
     _name_worst_places(figure, axes, _worst_places(points, value, stretch), value)
-    _title(
+    set_title(
         axes,
         "Model error per operational point" if minutes else "Skill per operational point",
         f"{points.height:,} points, {_total(points)} predictions, dot size = predictions"
@@ -118,7 +118,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
         .sort("snapshot_ts")
         .collect()
     )
-    figure, axes = _figure((11, 5))
+    figure, axes = new_figure((11, 5))
     times = snapshots["snapshot_ts"].dt.replace_time_zone(None).to_numpy()  # UTC: no hour is missing or double
     volume = axes.twinx()
     volume.fill_between(times, snapshots["n"].to_numpy(), color=FAINT_COLOUR, linewidth=0, label="predictions")
@@ -145,7 +145,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
     axes.set_xlabel(f"time of the snapshot ({timezone})")
     axes.set_ylabel("MAE (min)")
     axes.set_ylim(bottom=0)
-    _title(
+    set_title(
         axes,
         f"Error over the day, service date {day.isoformat()}",
         f"{_total(snapshots)} predictions in {snapshots.height:,} snapshots",
@@ -190,7 +190,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
     """
     types = type_breakdown.sort("n", descending=True)
     shown = types.head(_TYPES_SHOWN)
-    figure, axes = _figure((9, 2.2 + 0.55 * shown.height))
+    figure, axes = new_figure((9, 2.2 + 0.55 * shown.height))
     position = np.arange(shown.height)
     model, translation = _mae_minutes(shown)
     axes.barh(position - 0.2, model, 0.38, color=MODEL_COLOUR, label="model")
@@ -203,7 +203,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
     axes.set_xlabel("MAE (min)")
     axes.margins(x=0.15, y=0.02)
     hidden = types.height - shown.height
-    _title(
+    set_title(
         axes,
         "Error by train type",
         f"{_total(types)} predictions, skill beside each pair"
@@ -215,7 +215,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
 
 def error_distribution(rows: pl.DataFrame) -> Figure:
     """Cumulative distribution of the absolute error of both: how many predictions are off by at most x minutes."""
-    figure, axes = _figure((8, 5.5))
+    figure, axes = new_figure((8, 5.5))
     errors = {"model": MODEL_ERROR_S, "translation": TRANSLATION_ERROR_S}
     sizes = rows.select(**{name: error.abs() / 60 for name, error in errors.items()})
     limit = max(float(np.quantile(sizes[name].to_numpy(), 0.98)) for name in errors)
@@ -238,7 +238,7 @@ def error_distribution(rows: pl.DataFrame) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("absolute error (min)")
     axes.set_ylabel("share of predictions with at most this error")
-    _title(axes, "Distribution of the absolute error", f"{_count(rows.height)} predictions")
+    set_title(axes, "Distribution of the absolute error", f"{_count(rows.height)} predictions")
     axes.legend(loc="lower right")
     return figure
 
@@ -269,8 +269,8 @@ def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(edges[0], edges[-1])
         axes.set_xlabel("observed delay (min)")
-        _style(axes)
-        _title(
+        style_axes(axes)
+        set_title(
             axes,
             f"Predicted against observed delay: {name}",
             f"{_count(rows.height)} predictions, {1 - count.sum() / rows.height:.1%} of them beyond the axes",
@@ -290,7 +290,7 @@ def training_curves(history: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(8, 8), layout="constrained")
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 4, 2])
     for axes in (loss, error, rate):
-        _style(axes)
+        style_axes(axes)
 
     def curve(axes: Axes, column: str, colour: str, *, label: str, unit: float = 1, style: str = "-") -> None:
         known = history.drop_nulls(column).sort("epoch")
@@ -320,24 +320,27 @@ def training_curves(history: pl.DataFrame) -> Figure:
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if history["epoch"].n_unique() == 1:
         rate.set_xlim(history["epoch"][0] - 1, history["epoch"][0] + 1)
-    _title(loss, "Training", f"epochs: {history['epoch'].n_unique():,}")
+    set_title(loss, "Training", f"epochs: {history['epoch'].n_unique():,}")
     return figure
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A figure of `size` inches with one axes."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """The look of all figures: no box around the data, a faint grid behind it."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=FAINT_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _title(axes: Axes, title: str, detail: str) -> None:
+def set_title(axes: Axes, title: str, detail: str) -> None:
+    """A title, and below it in small what the figure stands on."""
     axes.set_title(title, loc="left", fontweight="bold", pad=22)
     axes.annotate(
         detail, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=NEUTRAL_COLOUR
@@ -389,7 +392,7 @@ def _ranges(groups: pl.Series, bins: Bins, first: str | None = None) -> list[str
 
 
 def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: str) -> Figure:
-    figure, axes = _figure((9, 5))
+    figure, axes = new_figure((9, 5))
     position = np.arange(frame.height)
     model, translation = _mae_minutes(frame)
     axes.bar(position - 0.2, model, 0.38, color=MODEL_COLOUR, label="model")
@@ -401,7 +404,7 @@ def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: 
     axes.margins(y=0.12)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("MAE (min)")
-    _title(axes, title, f"{_total(frame)} predictions, skill above each pair")
+    set_title(axes, title, f"{_total(frame)} predictions, skill above each pair")
     _legend_above(axes)
     return figure
 

@@ -85,7 +85,7 @@ def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.Data
         ("within 5 min", "within_5_min", _share, ""),
         ("bias (+ = too late)", "bias_s", _signed_seconds, ""),
     ]
-    lines = _aligned(
+    lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
         [
             [label, unit(summary[name]), unit(summary[metrics.TRANSLATION + name]), skill]
@@ -101,7 +101,7 @@ def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.Data
 
 
 def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
-    return _aligned(
+    return aligned(
         [title, "n", "MAE", "translation", "skill", "RMSE", "within 2 min"],
         [
             [
@@ -118,7 +118,7 @@ def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
     )
 
 
-def _aligned(header: list[str], body: list[list[str]]) -> list[str]:
+def aligned(header: list[str], body: list[list[str]]) -> list[str]:
     """Lines of a table under a rule: the first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     cells = [

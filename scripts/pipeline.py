@@ -1,0 +1,208 @@
+"""A whole DAG from nothing: sample data, MLflow, every task in front of the user's eyes, then what came out.
+
+What `train.py` and `tune.py` share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+import services
+from services import REPOSITORY, CommandError
+
+sys.path.insert(0, str(REPOSITORY))  # of this module's importers too
+
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+EVENT_FILES = "events/*.parquet"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A DAG that one command runs whole.
+
+    Attributes:
+        product: what a run of it is, in one word.
+        env: environment when neither the user nor TRANSFORMER_ENV names one.
+        result_task: task whose result holds the table to show.
+        database: name of its Airflow database, its own: the scheduler of `make up` must not take over a run that a
+            command drives.
+    """
+
+    dag: str
+    product: str
+    env: str
+    result_task: str
+    database: str
+
+
+@dataclass
+class DagOutcome:
+    """What a finished DAG run left behind."""
+
+    succeeded: bool = False
+    failure: str = "the DAG run did not start; the reason is above"
+    run_url: str = ""
+    table: str = ""
+
+
+def options_parser(description: str, pipeline: Pipeline) -> argparse.ArgumentParser:
+    """The options that every pipeline takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--env",
+        default=os.environ.get("TRANSFORMER_ENV") or pipeline.env,
+        help=f"environment in include/config; default TRANSFORMER_ENV, else {pipeline.env}",
+    )
+    parser.add_argument("--data", type=Path, help="folder of event tables; default: sample data from the simulator")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    return parser
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Run a command; what the user must correct becomes one line."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # whichever it is, nothing may stay behind
+    try:
+        command()
+    except (CommandError, UserError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_whole(
+    pipeline: Pipeline,
+    env: str,
+    data: Path | None,
+    overrides: Sequence[str],
+    conf: Mapping[str, Any] | None = None,
+    hints: Sequence[str] = (),
+) -> None:
+    """Run the DAG on the data folder, or on sample data, with MLflow up; then show its table and where to look on.
+
+    Args:
+        conf: what else the DAG is told, beside its environment and overrides.
+        hints: lines to show below the address of the MLflow run.
+
+    Raises:
+        UserError, CommandError: the input is wrong, a server does not start, or the DAG run failed.
+    """
+    if data is not None:
+        require_data(data)
+        overrides = [*overrides, f"data.local_folder={json.dumps(str(data.resolve()))}"]
+    config = load_config(env, overrides)
+
+    mlflow: services.Service | None = None
+    if config.training.mlflow.use_mlflow and urlsplit(config.training.mlflow.tracking_uri).hostname in LOCAL_HOSTS:
+        mlflow = services.mlflow_service(os.environ)
+        overrides = [*overrides, f"training.mlflow.tracking_uri=http://{services.HOST}:{mlflow.port}"]
+    if data is None:
+        ensure_sample_data(config)
+
+    started = mlflow is not None and mlflow.start()
+    try:
+        outcome = run_dag(pipeline, {"env": env, "overrides": [*overrides], **(conf or {})})
+    finally:
+        if mlflow and started:
+            mlflow.stop()
+    if outcome.table:  # a study has one even when a worker failed
+        print(f"\n{outcome.table}")
+    if not outcome.succeeded:
+        raise CommandError(f"{pipeline.dag} failed: {outcome.failure}")
+    if outcome.run_url:
+        print(f"\nMLflow run  {outcome.run_url}")
+    for hint in hints:
+        print(hint)
+    if started:
+        print(f"MLflow was started for this {pipeline.product} and is stopped again: `make up` opens it, and Airflow.")
+
+
+def require_data(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"DATA={folder} is not a folder; give one with events/*.parquet and op_nodes.parquet")
+    if not any(folder.glob(EVENT_FILES)):
+        raise UserError(f"DATA={folder} holds no {EVENT_FILES}; give a folder of event tables")
+
+
+def ensure_sample_data(config: Config) -> None:
+    """Simulate the sample network when the configured folder is empty and nothing will fill it."""
+    folder = REPOSITORY / config.data.local_folder
+    if config.data.download_data_from_s3 or any(folder.glob(EVENT_FILES)):
+        return
+    print(f"No event tables in {folder}: simulating a network", flush=True)
+    command = [sys.executable, "-m", "transformer", "simulate", "--to", str(folder)]
+    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
+        raise CommandError("the simulator failed; the reason is above")
+
+
+def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
+    """Make the Airflow database and run every task in front of the user's eyes."""
+    environment = services.airflow_environment(os.environ, pipeline.database)
+    airflow = [sys.executable, "-m", "airflow"]
+    services.AIRFLOW_HOME.mkdir(exist_ok=True)
+    migrate = subprocess.run(
+        [*airflow, "db", "migrate"], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    if migrate.returncode:
+        print(migrate.stdout, migrate.stderr, sep="\n")
+        raise CommandError(f"the Airflow database in {services.AIRFLOW_HOME} cannot be made; the reason is above")
+    logical_date = datetime.now(UTC)
+    process = subprocess.Popen(
+        [*airflow, "dags", "test", pipeline.dag, logical_date.isoformat(), "--conf", json.dumps(conf)],
+        env=environment,
+        cwd=REPOSITORY,
+        # Ctrl-C ends it from here: Airflow itself would take it for a failed try and start another.
+        start_new_session=True,
+    )
+    try:
+        process.wait()
+    finally:
+        if process.poll() is None:
+            services.stop_tree(psutil.Process(process.pid))
+    return read_outcome(pipeline, logical_date, environment)
+
+
+def read_outcome(pipeline: Pipeline, logical_date: datetime, environment: Mapping[str, str]) -> DagOutcome:
+    """State, failures and results of a DAG run, from Airflow's database."""
+    os.environ.clear()
+    os.environ.update(environment)
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        wanted = select(DagRun).where(DagRun.dag_id == pipeline.dag, DagRun.logical_date == logical_date)
+        run = session.scalars(wanted).first()
+        if run is None:
+            return DagOutcome()
+        tasks = run.get_task_instances(session=session)
+        pull = partial(tasks[0].xcom_pull, map_indexes=-1, session=session)
+        errors = []
+        for task in tasks:
+            if task.state == "failed":
+                name = task.task_id if task.map_index < 0 else f"{task.task_id}[{task.map_index}]"
+                error = pull(task_ids=task.task_id, key="error", map_indexes=task.map_index)
+                errors.append(f"{name}: {error or 'its log is above'}")
+        opened = pull(task_ids="open_run") or {}
+        result = pull(task_ids=pipeline.result_task, key="result") or {}
+        return DagOutcome(run.state == "success", "; ".join(errors), opened.get("run_url", ""), result.get("table", ""))

@@ -1,0 +1,46 @@
+"""A DAG run whole in this process, with its stages and MLflow stood in for."""
+
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+from delay_pipeline import stage
+from tests.tracking_double import FakeTracking
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGE = """
+import json, pathlib, sys
+print("running", *sys.argv[1:], flush=True)
+if {failing!r} and set({failing!r}.split()) <= set(sys.argv):
+    print("error: data/x does not exist; run fetch-files", file=sys.stderr)
+    sys.exit(2)
+pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({{"argv": sys.argv[1:]}}))
+"""
+
+
+@pytest.fixture
+def run_dag(monkeypatch, tmp_path, airflow_database):
+    """Run a DAG with a conf. A stage whose arguments have all the words of `failing` exits 2. Returns the DAG run."""
+
+    def run(dag_id, conf, failing=""):
+        script = tmp_path / "stage.py"
+        script.write_text(STAGE.format(failing=failing))
+        monkeypatch.setattr(stage, "MODULE", [str(script)])
+        FakeTracking.install(monkeypatch, opened="new-run")
+        return DagBag(str(REPOSITORY / "dags")).dags[dag_id].test(run_conf=conf)
+
+    return run
+
+
+@pytest.fixture
+def states():
+    """State of every task instance of a DAG run; a mapped one is named with its index."""
+
+    def read(run):
+        return {
+            ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": ti.state
+            for ti in run.get_task_instances()
+        }
+
+    return read

@@ -1,0 +1,177 @@
+"""Killed workers, for real, with the study in S3 or in PostgreSQL: nothing is lost and nothing counts twice."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from transformer import tracking
+from transformer.config import Config, load_config
+from transformer.tuning.database import read_database
+from transformer.tuning.study import progress
+from transformer.tuning.trials import superseded
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SPACE = [
+    {"key": "training.learning_rate", "low": 1e-4, "high": 1e-2, "log": True},
+    {"key": "model.dropout", "choices": [0.0, 0.1]},
+]
+ENDED = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+
+
+@pytest.fixture
+def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
+    return [
+        *small_overrides,
+        "training.mlflow.use_mlflow=true",
+        f"training.mlflow.tracking_uri={mlflow_server}",
+        "training.snapshots_per_epoch=160",
+        f"search.space={json.dumps(SPACE)}",
+        "search.pruner.n_startup_trials=2",
+        "search.pruner.n_warmup_epochs=1",
+    ]
+
+
+def start(overrides: list[str], run_id: str, disk: Path, worker: int = 0) -> subprocess.Popen[str]:
+    """A worker in a pod of its own: everything it writes is on `disk`."""
+    argv = [sys.executable, "-m", "transformer", "tune", "--run-id", run_id, "--worker", str(worker)]
+    for override in [*overrides, f"paths.runs={disk}/runs", f"paths.optuna_db={disk}/studies.db"]:
+        argv += ["--set", override]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    return subprocess.Popen(argv, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def kill_when(process: subprocess.Popen[str], line: str, after_s: float = 0.0) -> str:
+    """SIGKILL so long after the log has said something that matches; returns what it said until then."""
+    said = ""
+    for text in process.stderr:
+        said += text
+        if re.search(line, text):
+            time.sleep(after_s)
+            process.kill()
+            break
+    _, rest = process.communicate()
+    return said + rest
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, log = process.communicate(timeout=600)
+    assert process.returncode == 0, log
+    return log
+
+
+def study_of(config: Config) -> optuna.Study:
+    """A copy of the study in memory, which outlives its database."""
+    copy = optuna.create_study(direction="minimize")
+    with read_database(config) as storage:
+        copy.add_trials(optuna.load_study(study_name=config.search.study_name, storage=storage).get_trials())
+    return copy
+
+
+def nested_runs(mlflow_server: str, parent: str) -> dict[int, list[tuple[str, str]]]:
+    """Status and state of each trial's MLflow runs, by trial number."""
+    client = MlflowClient(tracking_uri=mlflow_server)
+    experiment = client.get_run(parent).info.experiment_id
+    found: dict[int, list[tuple[str, str]]] = {}
+    for run in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'"):
+        found.setdefault(int(run.data.tags["trial"]), []).append((run.info.status, run.data.tags["state"]))
+    return found
+
+
+def check_whole(study: optuna.Study, runs: dict[int, list[tuple[str, str]]], n_trials: int) -> None:
+    """Every trial that counts once, and an MLflow run for each that began, closed as the database says it ended."""
+    found = progress(study)
+    assert (found.counted, found.running, found.waiting) == (n_trials, 0, 0)
+    retried = superseded(study.trials)
+    values = [tuple(trial.params.values()) for trial in study.trials if trial.number not in retried]
+    assert len(set(values)) == n_trials
+    for trial in study.trials:
+        if trial.number in retried:
+            assert runs.get(trial.number, []) in ([], [("KILLED", "retried")])
+        else:
+            status = ENDED[trial.state]
+            assert [run[0] for run in runs[trial.number]] == [status], (trial.number, runs[trial.number])
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("KILLS", "1"))))
+def test_sqlite_in_s3_survives_kills_between_and_during_trials(
+    overrides: list[str], mlflow_server: str, sample_folder: Path, store, tmp_path: Path, seed: int
+):
+    for path in sample_folder.rglob("*.parquet"):
+        store.put(f"data/{path.relative_to(sample_folder).as_posix()}", path.read_bytes())
+    chance = random.Random(seed)
+    in_s3 = [*overrides, *store.overrides, "search.n_trials=6"]
+    config = load_config("local", [*in_s3, f"paths.optuna_db={tmp_path}/reader/studies.db"])
+    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: f"manual__{seed}"})
+    moments = [(r"trial 1 \(2 of 6\)", chance.uniform(0, 1)), (r"epoch 2/3 done", 0.0), (r"trial \d+: complete", 0.0)]
+    for number, (line, after_s) in enumerate(moments):
+        log = kill_when(start(in_s3, run_id, tmp_path / f"pod-{number}"), line, after_s)
+        assert "Traceback" not in log, log
+    finish(start(in_s3, run_id, tmp_path / "last"))
+    check_whole(study_of(config), nested_runs(mlflow_server, run_id), 6)
+    assert not [name for name in store.listing() if name.endswith((".lock", ".tmp"))]
+
+
+def test_sigterm_hands_the_trial_back_at_once(overrides: list[str], mlflow_server: str, tmp_path: Path):
+    here = [*overrides, "search.n_trials=2"]
+    config = load_config("local", [*here, f"paths.optuna_db={tmp_path}/studies.db"])
+    run_id = tracking.open_run(config, env="local")
+    process = start(here, run_id, tmp_path)
+    for text in process.stderr:
+        if "epoch 1/3 done" in text:
+            process.send_signal(signal.SIGTERM)
+            break
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 143 and log.rstrip().endswith("error: terminated by SIGTERM"), log
+    assert nested_runs(mlflow_server, run_id) == {0: [("KILLED", "retried")]}
+    assert [trial.state for trial in study_of(config).trials] == [TrialState.FAIL, TrialState.WAITING]
+    finish(start(here, run_id, tmp_path))
+    check_whole(study_of(config), nested_runs(mlflow_server, run_id), 2)
+
+
+def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
+    overrides: list[str], mlflow_server: str, database_url: str, tmp_path: Path
+):
+    n_trials = 12
+    shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=4", f"search.n_trials={n_trials}"]
+    shared += ["search.heartbeat_s=1"]
+    config = load_config("local", shared)
+    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: "manual__1"})
+    workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]
+    kill_when(workers[3], r"epoch 1/3 done")
+    logs = [finish(worker) for worker in workers[:3]]
+    # Its retry, as Airflow starts it: whatever is still to do is done by now or then.
+    finish(start(shared, run_id, tmp_path / "pod-3b", worker=3))
+    study = study_of(config)
+    assert len(superseded(study.trials)) == 1
+    check_whole(study, nested_runs(mlflow_server, run_id), n_trials)
+    by_worker = {trial.user_attrs["worker"] for trial in study.trials}
+    assert by_worker == {f"{run_id}/{k}" for k in range(4)}
+    assert sum("study train-delays: new" in log for log in logs) <= 1
+
+
+def test_a_worker_that_falls_silent_is_replaced_by_the_others(
+    overrides: list[str], mlflow_server: str, database_url: str, tmp_path: Path
+):
+    shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=2", "search.n_trials=3"]
+    shared += ["search.heartbeat_s=1"]
+    config = load_config("local", shared)
+    run_id = tracking.open_run(config, env="local")
+    kill_when(start(shared, run_id, tmp_path / "pod-0", worker=0), r"epoch 1/3 done")
+    time.sleep(5)  # four heartbeats missed
+    finish(start(shared, run_id, tmp_path / "pod-1", worker=1))
+    study = study_of(config)
+    assert superseded(study.trials) == {0}
+    check_whole(study, nested_runs(mlflow_server, run_id), 3)

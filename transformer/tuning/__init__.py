@@ -1,0 +1,1 @@
+"""Hyperparameter tuning: the searched space, the study, its database and its report."""

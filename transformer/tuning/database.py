@@ -1,0 +1,321 @@
+"""Where a study is kept: a SQLite file with one writer and a copy in the bucket, or a PostgreSQL database for many.
+
+The password of PostgreSQL's user comes from PGPASSWORD, which the client library reads by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psycopg
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from transformer.config import Config, content_hash, redact
+from transformer.errors import ServiceError, UserError
+from transformer.storage import Bucket, TransferSettings
+from transformer.tuning.bucket_copy import BucketCopy
+from transformer.tuning.lease import LeaseSettings, OccupiedError, leased, only_writer_here
+
+log = logging.getLogger(__name__)
+
+OnStale = Callable[[optuna.Study, FrozenTrial], None]
+
+_STALE_BEATS = 4  # heartbeats missed by a worker that is taken for dead
+# A bucket that is away must be noticed before the lease expires.
+_TRANSFER = TransferSettings(attempts=3, connect_timeout_s=5.0, read_timeout_s=20.0)
+# A connection whose other end vanished ends within a minute, on either side: the server then frees its locks.
+_KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # s, s, times
+_SESSION = "; ".join(
+    [
+        # Heartbeats are compared in the session's time zone: the same for every worker, and without summer time.
+        "SET TIME ZONE 'UTC'",
+        *(f"SET tcp_{name} = {value}" for name, value in _KEEPALIVES.items()),
+    ]
+)
+# libpq gives the reason of a refused connection as text alone.
+_REFUSED = re.compile(r"authentication|password|does not exist|pg_hba\.conf|permission denied|not permitted")
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """How long who waits for whom."""
+
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
+    exclusive_within_s: float = 120.0  # another worker claims its trial in a second
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class StudyDatabase:
+    """An open database of studies, to run trials."""
+
+    storage: RDBStorage
+    # Whoever holds it is the only writer, so that every running trial in it was left by a process that died.
+    alone: bool
+    # Lets one worker at a time through, on whichever host. Raises ServiceError when it does not get there in time.
+    exclusively: Callable[[], AbstractContextManager[None]] = nullcontext
+    # Puts what the database holds into the bucket, where it is to be there. Raises ServiceError when it cannot.
+    save: Callable[[], None] = _nothing
+
+
+@contextmanager
+def open_database(
+    config: Config, holder: str, on_stale: OnStale, settings: DatabaseSettings | None = None
+) -> Iterator[StudyDatabase]:
+    """The database of `search.storage_url`, or the SQLite file at `paths.optuna_db`, to run trials.
+
+    The file is this process's alone: on this machine, and with `data.save_results_to_s3` wherever else.
+
+    Args:
+        holder: MLflow run of the study, "" = none. A process of the same run, such as a retry, takes the lease of the
+            file in the bucket over.
+        on_stale: called by `optuna.storages.fail_stale_trials` for each trial of PostgreSQL whose worker fell silent.
+
+    Raises:
+        OccupiedError: another process writes the file; names it and the remedy.
+        UserError: the server refuses address or password, or the file or its copy in the bucket is not sound.
+        ServiceError: the server or the bucket does not answer.
+    """
+    settings = settings or DatabaseSettings()
+    opened = (
+        _open_postgresql(config, on_stale, settings)
+        if config.search.storage_url
+        else _open_sqlite(config, holder, settings)
+    )
+    with opened as database:
+        yield database
+
+
+@contextmanager
+def read_database(config: Config) -> Iterator[RDBStorage]:
+    """The same database to report from, also while others write it; nothing is sent to the bucket.
+
+    With `data.download_data_from_s3` the bucket's copy takes the place of the SQLite file here, unless that descends
+    from it or is being written.
+
+    Raises:
+        UserError: there is no such database, or it is not sound.
+        ServiceError: the server or the bucket does not answer.
+    """
+    if config.search.storage_url:
+        with _storage(config) as storage:
+            yield storage
+        return
+    path = Path(config.paths.optuna_db)
+    if config.data.download_data_from_s3:
+        try:
+            with only_writer_here(path, ""):
+                BucketCopy(path, Bucket.from_config(config.data, _TRANSFER)).fetch()
+        except OccupiedError as occupied:
+            log.info("%s; read as it is", str(occupied).partition(";")[0])
+    if not path.is_file():
+        raise UserError(
+            f"paths.optuna_db={path} does not exist; run a study first, or set data.download_data_from_s3=true where "
+            "the bucket holds it"
+        )
+    with _storage(config) as storage:
+        yield storage
+
+
+def beat(storage: RDBStorage, trial_id: int) -> None:
+    """Record a heartbeat of the trial; nothing where the storage has none. A database that is away is no error."""
+    if storage.get_heartbeat_interval() is None:
+        return
+    try:
+        storage.record_heartbeat(trial_id)
+    except Exception as error:  # whatever it is, the trial itself goes on
+        log.warning("no heartbeat of the trial: %s", _reason(error))
+
+
+@contextmanager
+def beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
+    """Record a heartbeat of the trial now and at every interval of the storage; nothing where it has none.
+
+    Optuna does so in `Study.optimize` alone. A database that is away is tried again at the next beat.
+    """
+    interval_s = storage.get_heartbeat_interval()
+    if interval_s is None:
+        yield
+        return
+    stop = threading.Event()
+    beat(storage, trial_id)
+
+    def keep() -> None:
+        while not stop.wait(interval_s):
+            beat(storage, trial_id)
+
+    heart = threading.Thread(target=keep, name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+
+
+@contextmanager
+def database_errors(config: Config) -> Iterator[None]:
+    """Turn what Optuna's storage and SQLAlchemy raise into one line that names the database, without its password.
+
+    Raises:
+        UserError: the server refuses, or the file is no database.
+        ServiceError: anything else.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:  # their own texts may hold the whole address
+        raise _explained(config, error) from None
+
+
+@contextmanager
+def _open_sqlite(config: Config, holder: str, settings: DatabaseSettings) -> Iterator[StudyDatabase]:
+    path, data = Path(config.paths.optuna_db), config.data
+    save = _nothing
+    with ExitStack() as stack:
+        stack.enter_context(only_writer_here(path, holder))
+        if data.download_data_from_s3 or data.save_results_to_s3:
+            bucket = Bucket.from_config(data, _TRANSFER)
+            copy = BucketCopy(path, bucket)
+            if data.save_results_to_s3:
+                lease = stack.enter_context(leased(bucket, copy.lease_name, holder, settings.lease))
+                copy.remove_leftovers()
+                save = partial(copy.save, lease)
+            if data.download_data_from_s3:
+                copy.fetch()
+            else:
+                copy.refuse_unknown()
+        yield StudyDatabase(stack.enter_context(_storage(config)), alone=True, save=save)
+
+
+@contextmanager
+def _open_postgresql(config: Config, on_stale: OnStale, settings: DatabaseSettings) -> Iterator[StudyDatabase]:
+    search = config.search
+    exclusively = partial(_advisory_lock, config, f"study {search.study_name}", settings.exclusive_within_s)
+    with _storage(
+        config,
+        heartbeat_interval=search.heartbeat_s,
+        grace_period=_STALE_BEATS * search.heartbeat_s,
+        heartbeat_stale_trial_callback=on_stale,
+    ) as storage:
+        yield StudyDatabase(storage, alone=False, exclusively=exclusively)
+
+
+@contextmanager
+def _storage(config: Config, **heartbeats: Any) -> Iterator[RDBStorage]:
+    """Optuna's storage with its tables, disconnected at the end."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    creating: AbstractContextManager[None] = nullcontext()
+    if url := config.search.storage_url:
+        # Workers that start at the same instant would create the same tables.
+        creating = _advisory_lock(config, "tables", DatabaseSettings.exclusive_within_s)
+        engine = {**_postgresql_engine(), "pool_pre_ping": True}
+    else:
+        url = sqlalchemy.URL.create("sqlite", database=str(Path(config.paths.optuna_db).resolve())).render_as_string()
+        engine = {"connect_args": {"timeout": 60.0}}  # s that a writer waits for a reader such as the dashboard
+    with creating, database_errors(config), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+        try:
+            storage = RDBStorage(url, engine, **heartbeats)
+        except RuntimeError as error:  # tables of another Optuna; its text says how to upgrade them
+            raise UserError(f"{_address(config)}: {error}") from None
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _postgresql_engine() -> dict[str, Any]:
+    """Options of a connection to PostgreSQL."""
+    return {
+        "connect_args": {"connect_timeout": 10, "tcp_user_timeout": 60_000, **_KEEPALIVES},  # s, ms
+        "pool_events": [(_prepare, "connect")],
+    }
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.execute(_SESSION)
+    connection.commit()
+
+
+@contextmanager
+def _advisory_lock(config: Config, what: str, within_s: float) -> Iterator[None]:
+    """Hold a lock named `what` of the whole database, which ends with the connection, however that ends.
+
+    The lock is a transaction's and not a session's, so that a connection pooler in between cannot part them.
+
+    Raises:
+        ServiceError: another kept it for `within_s`, or the connection broke while it was held.
+    """
+    key = int(content_hash("train delays", what), 16) - 2**63  # any signed 64-bit number
+    with database_errors(config):
+        engine = sqlalchemy.create_engine(config.search.storage_url, poolclass=NullPool, **_postgresql_engine())
+        connection = engine.connect()
+    with connection:
+        with database_errors(config):
+            limit = {"milliseconds": f"{within_s * 1_000:.0f}"}
+            connection.execute(sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, true)"), limit)
+            try:
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            except OperationalError as error:
+                if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                    raise
+                raise ServiceError(
+                    f"{_address(config)}: another worker has kept the {what} for {within_s:.0f} s; "
+                    "stop it if it hangs, then run the stage again"
+                ) from None
+        yield
+        with database_errors(config):
+            connection.commit()
+
+
+def _explained(config: Config, error: BaseException) -> UserError | ServiceError:
+    cause, where, reason = _cause(error), _address(config), _reason(error)
+    if not config.search.storage_url:
+        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
+            return UserError(f"{where} is no sound SQLite database ({reason}); restore or remove it")
+        return ServiceError(f"{where} cannot be used ({reason}); check its folder and the disk, then run again")
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return UserError(f"{where}: {reason}; let its user create tables there, GRANT CREATE ON SCHEMA public TO …")
+    refused = isinstance(cause, psycopg.Error) and cause.sqlstate is None and _REFUSED.search(reason)
+    if refused or isinstance(cause, ArgumentError | psycopg.ProgrammingError):
+        return UserError(f"{where}: {reason}; correct search.storage_url, and give its user's password in PGPASSWORD")
+    return ServiceError(f"{where} did not answer ({reason}); check that it runs and is reachable, then run again")
+
+
+def _address(config: Config) -> str:
+    url = config.search.storage_url
+    # Options behind the ? may hold a password too.
+    address = str(redact(url)).partition("?")[0]
+    return f"search.storage_url={address}" if url else f"paths.optuna_db={config.paths.optuna_db}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    cause = _cause(error)
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return str(redact(" ".join(lines[0].split())))[:200]

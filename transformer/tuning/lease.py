@@ -1,0 +1,208 @@
+"""Who may write the SQLite file of a study: one process on a machine, and one anywhere for the copy in the bucket.
+
+On a machine the kernel keeps order: a lock on a file ends with its process. In a bucket it is a lease: an object that
+its holder renews, made and renewed on the condition that nobody else wrote it in between. It expires by the service's
+clock alone, so that wrong clocks do not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transformer.errors import ServiceError, UserError
+from transformer.storage import Bucket
+
+log = logging.getLogger(__name__)
+
+
+class OccupiedError(UserError):
+    """Another process writes the study database."""
+
+
+@dataclass(frozen=True)
+class LeaseSettings:
+    """How often a lease is renewed, and after how long without that it is anybody's."""
+
+    renew_every_s: float = 30.0
+    expires_after_s: float = 180.0
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process that writes a study database, as it tells others."""
+
+    holder: str  # MLflow run of its study, "" = none
+    host: str
+    pid: int
+    token: str  # of this process and opening alone
+    since: str
+
+    @classmethod
+    def here(cls, holder: str) -> Writer:
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return cls(holder, socket.gethostname(), os.getpid(), uuid.uuid4().hex, since)
+
+    @classmethod
+    def from_text(cls, text: str) -> Writer:
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return cls("", "an unknown host", 0, "", "an unknown time")
+
+    def to_text(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    def __str__(self) -> str:
+        run = f"MLflow run {self.holder}, " if self.holder else ""
+        return f"{run}process {self.pid} on {self.host}, since {self.since}"
+
+
+@contextmanager
+def only_writer_here(path: Path, holder: str) -> Iterator[None]:
+    """Keep every other process of this machine from writing `path`; ends with the process, however that ends.
+
+    Raises:
+        OccupiedError: there is one; names it.
+        UserError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = path.with_name(f"{path.name}.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"paths.optuna_db={path} cannot be written ({error.strerror}); name another file") from None
+    with guard as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            first = Writer.from_text(file.read())
+            raise OccupiedError(
+                f"{path} is being written by {first}; wait until it ends, or stop process {first.pid}"
+            ) from None
+        file.truncate(0)
+        file.write(Writer.here(holder).to_text())
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)  # the file itself stays: another process may be about to lock it
+
+
+class Lease:
+    """The right to write one object, kept in another that names the holder. Made by `leased`."""
+
+    def __init__(self, bucket: Bucket, name: str, holder: str, settings: LeaseSettings) -> None:
+        self.token = (writer := Writer.here(holder)).token
+        self._writer = writer
+        self._bucket = bucket
+        self._name = name
+        self._settings = settings
+        self._lost = ""  # why, once it is
+        self._renewing = threading.Lock()
+
+    def acquire(self) -> None:
+        """Take the lease if it is free, expired or of the same holder.
+
+        Raises:
+            OccupiedError: another has it; names it.
+        """
+        stored = self._bucket.read_text(self._name)
+        if stored is not None:
+            first = Writer.from_text(stored.text)
+            left_s = self._settings.expires_after_s - stored.age_s
+            same_study = self._writer.holder != "" and first.holder == self._writer.holder
+            if left_s > 0 and not same_study:
+                raise self._occupied(first, left_s)
+            log.warning("S3: %s taken over from %s", self._bucket.address(self._name), first)
+        self._bucket.write_text(self._name, self._writer.to_text(), stored.etag if stored else "")
+        # Read back: another may have been faster, or the service may ignore conditions.
+        stored = self._bucket.read_text(self._name)
+        first = Writer.from_text(stored.text if stored else "")
+        if first.token != self.token:
+            raise self._occupied(first, self._settings.expires_after_s)
+
+    def renew(self) -> None:
+        """Make sure that the lease is still this process's, from now on for its whole time.
+
+        One that expired meanwhile and that nobody took is this process's again.
+
+        Raises:
+            ServiceError: another took it, for good; or the service does not answer.
+        """
+        with self._renewing:
+            for _ in range(2):  # again when an answer was lost and the repeated request found itself too late
+                if self._lost:
+                    break
+                stored = self._bucket.read_text(self._name)
+                first = Writer.from_text(stored.text if stored else "")
+                if stored is None:
+                    self._lost = "was removed by somebody"
+                elif first.token != self.token:
+                    self._lost = f"was taken over by {first}"
+                elif self._bucket.write_text(self._name, self._writer.to_text(), stored.etag):
+                    return
+            lost = self._lost or "could not be renewed"
+        raise ServiceError(f"{self._bucket.address(self._name)} {lost}; nothing is saved from here any more")
+
+    def release(self) -> None:
+        """Give the lease back if it is still this process's."""
+        stored = self._bucket.read_text(self._name)
+        if stored is not None and Writer.from_text(stored.text).token == self.token:
+            self._bucket.delete(self._name, stored.etag)
+
+    def keep(self, stop: threading.Event) -> None:
+        """Renew the lease until `stop` or until it is another's; a service that is away is tried again and again."""
+        away = False
+        while not self._lost and not stop.wait(self._settings.renew_every_s):
+            try:
+                self.renew()
+                away = False
+            except (UserError, ServiceError) as error:
+                if not away:
+                    log.warning("S3: the lease of the study database is not renewed: %s", error)
+                away = True
+
+    def _occupied(self, first: Writer, left_s: float) -> OccupiedError:
+        return OccupiedError(
+            f"{self._bucket.address(self._name)}: the study database is being written by {first}; wait until it ends "
+            f"or stop it; if it is dead, its lease expires in {max(left_s, 1):.0f} s"
+        )
+
+
+@contextmanager
+def leased(bucket: Bucket, name: str, holder: str, settings: LeaseSettings) -> Iterator[Lease]:
+    """Hold the lease `name`; a process of the same non-empty `holder` takes it over at once, any other when it expired.
+
+    Raises:
+        OccupiedError: another has it; names holder, host, since when, and when it would expire.
+    """
+    lease = Lease(bucket, name, holder, settings)
+    lease.acquire()
+    stop = threading.Event()
+    keeper = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        keeper.join()
+        try:
+            lease.release()
+        except (UserError, ServiceError) as error:
+            log.warning(
+                "S3: the lease of the study database is not released and will expire in %.0f s: %s",
+                settings.expires_after_s,
+                error,
+            )

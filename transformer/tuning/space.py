@@ -1,0 +1,344 @@
+"""The search space: what `search.space` says, checked before the first trial. Imports no Optuna.
+
+An entry names one configuration key and its values; whether its numbers are whole, the schema says:
+
+    space:
+      - {key: model.d_model, choices: [64, 128, 192]}                                    # categorical
+      - {key: model.n_layers, low: 2, high: 5}                                           # whole numbers
+      - {key: training.learning_rate, low: 3e-4, high: 3e-3, log: true}                  # numbers
+      - {key: training.loss.name, choices: [mae, huber]}
+      - {key: training.loss.huber_delta_s, low: 30, high: 240, step: 30, when: training.loss.name=huber}
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from transformer.config import (
+    COMBINED_KEYS,
+    Config,
+    ParameterConfig,
+    flatten,
+    misfits,
+    read_value,
+    to_dict,
+    valid_keys,
+    with_values,
+)
+from transformer.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+SOURCE = "search.space"
+MAX_COMBINATIONS = 100_000  # of keys that must fit each other; checking so many takes about a second
+
+# Trials are compared on the same rows, and none chooses where it runs.
+_WHERE = (
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "paths.", "compute.",
+    "search.", "training.mlflow.", "training.accelerator", "training.devices", "training.strategy",
+    "training.num_workers", "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.",
+)  # fmt: skip
+_ROWS = ("data.split.", "data.validation.", "data.grid.", "data.timezone", "data.snapshot.", "training.overfit_batches")
+_INPUTS_ONLY = ("data.snapshot.n_prev",)
+# What the weights of another run have learned to read; only these keys of the model are not of its shape.
+_SHAPE = ("model.", "embeddings.", "data.snapshot.")
+_SHAPELESS = ("model.dropout",)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Another key of the space and the values of it that make a parameter worth searching."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.key}={show(self.values[0]) if len(self.values) == 1 else show(list(self.values))}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched key. `choices`, or numbers from `low` to `high`, both included."""
+
+    key: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+    condition: Condition | None = None
+
+    def __str__(self) -> str:
+        if self.choices:
+            values = ", ".join(map(show, self.choices))
+        else:
+            values = f"{show(self.low)} … {show(self.high)}" + (f" step {show(self.step)}" if self.step else "")
+        return values + (" log" if self.log else "") + (f" when {self.condition}" if self.condition else "")
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        if self.choices:
+            return trial.suggest_categorical(self.key, self.choices)
+        if self.whole:
+            return trial.suggest_int(self.key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        value = trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+        return value if self.step is None else rounded(value)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a trial may have this value."""
+        if self.choices:
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
+            )
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        return self.step is None or _is_whole((value - self.low) / self.step)
+
+    def candidates(self) -> Sequence[Any]:
+        """Every value, of continuous numbers the ends."""
+        if self.choices:
+            return self.choices
+        if self.whole:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        return (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Parameters in the order they are searched, and the configuration's own value of each key."""
+
+    parameters: tuple[Parameter, ...]
+    own: Mapping[str, Any]
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Values of one trial by key; keys whose condition does not hold are left out and keep their own."""
+        chosen: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if self._active(parameter, chosen):
+                chosen[parameter.key] = parameter.suggest(trial)
+        return chosen
+
+    def own_values(self) -> dict[str, Any]:
+        """The configuration's own values of the keys that a trial with them would search."""
+        return {p.key: self.own[p.key] for p in self.parameters if self._active(p, {})}
+
+    def outside(self) -> list[str]:
+        """`key=value` of each own value that the space does not hold."""
+        by_key = {p.key: p for p in self.parameters}
+        return [f"{key}={show(value)}" for key, value in self.own_values().items() if not by_key[key].holds(value)]
+
+    def describe(self) -> dict[str, str]:
+        """What is searched, by key, for people and to tell spaces apart."""
+        return {parameter.key: str(parameter) for parameter in self.parameters}
+
+    def _active(self, parameter: Parameter, chosen: Mapping[str, Any]) -> bool:
+        condition = parameter.condition
+        return condition is None or chosen.get(condition.key, self.own[condition.key]) in condition.values
+
+    def combinations(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every choice of the parameters among `keys` and of those that decide over them."""
+        wanted = set(keys)
+        involved: list[Parameter] = []
+        for parameter in reversed(self.parameters):
+            if parameter.key in wanted:
+                involved.insert(0, parameter)
+                wanted |= {parameter.condition.key} if parameter.condition else set()
+        if math.prod(len(parameter.candidates()) for parameter in involved) > MAX_COMBINATIONS:
+            names = ", ".join(parameter.key for parameter in involved)
+            raise UserError(f"{SOURCE}: {names} have too many combinations to check; give them choices or a step")
+        yield from self._extended({}, involved)
+
+    def _extended(self, chosen: dict[str, Any], rest: list[Parameter]) -> Iterator[dict[str, Any]]:
+        if not rest:
+            yield chosen
+            return
+        first, *others = rest
+        if not self._active(first, chosen):
+            yield from self._extended(chosen, others)
+            return
+        for value in first.candidates():
+            yield from self._extended({**chosen, first.key: value}, others)
+
+
+def read_space(config: Config, *, warm_start: bool = False) -> SearchSpace:
+    """The search space of a configuration.
+
+    Args:
+        warm_start: every trial begins with the weights of a finished run, so that its shape and inputs are given.
+
+    Raises:
+        UserError: naming the entry: an unknown key, one that cannot be searched or is given twice, values of the wrong
+            type or range, a condition that cannot hold, or values that do not fit those of another entry.
+    """
+    if not config.search.space:
+        raise UserError(f"{SOURCE} is empty; list the keys to search in search.yaml of the environment")
+    parameters: list[Parameter] = []
+    for entry in config.search.space:
+        parameter = _parameter(config, entry, parameters)
+        if warm_start and parameter.key.startswith(_SHAPE) and parameter.key not in _SHAPELESS:
+            raise UserError(
+                f"{SOURCE}: {parameter.key} changes the model that warm_start_run_id gives the weights of; "
+                "leave one of them out"
+            )
+        parameters.append(parameter)
+    own = flatten(to_dict(config))
+    space = SearchSpace(tuple(parameters), {parameter.key: own[parameter.key] for parameter in parameters})
+    _refuse_misfits(config, space)
+    return space
+
+
+def _parameter(config: Config, entry: Any, earlier: Sequence[Parameter]) -> Parameter:
+    given = _typed(entry)
+    key = given.key
+    default = _default_of(key)
+    if key in {parameter.key for parameter in earlier}:
+        raise UserError(f"{SOURCE}: {key} is given twice; keep one entry")
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if bool(given.choices) == (given.low is not None or given.high is not None):
+        raise UserError(f"{SOURCE}: {key} needs either choices, or low and high")
+    if given.choices:
+        if given.step is not None or given.log:
+            raise UserError(f"{SOURCE}: {key}: choices take neither step nor log; give low and high instead")
+        parameter = Parameter(key, choices=tuple(_checked(config, key, value) for value in given.choices))
+        if len(set(map(show, parameter.choices))) < len(parameter.choices):
+            raise UserError(f"{SOURCE}: {key}: choices hold a value twice: {parameter}")
+    elif not numeric:
+        raise UserError(f"{SOURCE}: {key} is no number; give it choices, for example [{show(default)}, …]")
+    else:
+        parameter = _range(config, given, whole=isinstance(default, int))
+    if given.when:
+        parameter = dataclasses.replace(parameter, condition=_condition(given, earlier))
+    return parameter
+
+
+def _typed(entry: Any) -> ParameterConfig:
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+        raise UserError(f"{SOURCE}: {entry!r} is no entry; write it as {{key: model.n_layers, low: 2, high: 5}}")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ParameterConfig), entry))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{SOURCE}: {entry['key']}: {str(error).splitlines()[0]}") from None
+    assert isinstance(typed, ParameterConfig)
+    return typed
+
+
+def _default_of(key: str) -> Any:
+    """The schema's default of a key that may be searched."""
+    if key not in (known := valid_keys()):
+        near = difflib.get_close_matches(key, known, n=1)
+        raise UserError(f"{SOURCE}: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    if key.startswith(_WHERE):
+        raise UserError(f"{SOURCE}: {key} says where a trial runs, not what it computes; it cannot be searched")
+    if key.startswith(_ROWS) and key not in _INPUTS_ONLY:
+        raise UserError(f"{SOURCE}: {key} changes the rows on which trials are compared; it cannot be searched")
+    return flatten(to_dict(Config()))[key]
+
+
+def _checked(config: Config, key: str, value: Any) -> Any:
+    """A value as the schema holds it: 1 of a number becomes 1.0. It may still not fit the values of other keys."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise UserError(f"{SOURCE}: {key}: {value!r} is not a single value; give numbers, texts, true or false")
+    # Keys that must fit each other are checked together, below: here each has company that fits.
+    company = {"model.n_heads": 1} if key == "model.d_model" else {}
+    if key == "model.n_heads":
+        company = {"model.d_model": value} if isinstance(value, int) and value > 0 else {}
+    if key.startswith("model.use_inputs."):
+        company = {name: True for name in COMBINED_KEYS[1] if name != key}
+    changed = with_values(config, {**company, key: value}, SOURCE)
+    return flatten(to_dict(changed))[key]
+
+
+def _range(config: Config, given: ParameterConfig, *, whole: bool) -> Parameter:
+    key = given.key
+    if given.low is None or given.high is None:
+        raise UserError(f"{SOURCE}: {key} has only one end; give low and high")
+    numbers = {name: value for name in ("low", "high", "step") if (value := getattr(given, name)) is not None}
+    for name, value in numbers.items():
+        if not math.isfinite(value) or (whole and not _is_whole(value)):
+            raise UserError(f"{SOURCE}: {key}: {name}={show(value)} is not a {'whole' if whole else 'finite'} number")
+    low, high = (_checked(config, key, int(value) if whole else value) for value in (given.low, given.high))
+    if low >= high:
+        raise UserError(f"{SOURCE}: {key}: low={show(low)} is not below high={show(high)}")
+    if given.log and (low <= 0 or given.step is not None):
+        raise UserError(f"{SOURCE}: {key}: log needs low above 0 and takes no step")
+    if given.step is not None and (given.step <= 0 or not _is_whole((high - low) / given.step)):
+        raise UserError(
+            f"{SOURCE}: {key}: step={show(given.step)} does not lead from low={show(low)} to high={show(high)}"
+        )
+    return Parameter(key, low=low, high=high, step=given.step, log=given.log, whole=whole)
+
+
+def _condition(given: ParameterConfig, earlier: Sequence[Parameter]) -> Condition:
+    name, equals, text = given.when.partition("=")
+    name = name.strip()
+    by_key = {parameter.key: parameter for parameter in earlier}
+    if not equals or name not in by_key:
+        raise UserError(
+            f"{SOURCE}: {given.key}: when: {given.when!r} must be KEY=VALUE of an entry above it"
+            + (f": {', '.join(by_key)}" if by_key else "; there is none")
+        )
+    try:
+        read = read_value(text)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"{SOURCE}: {given.key}: when: {text!r} is not readable as YAML; quote it") from None
+    values = tuple(read) if isinstance(read, list) else (read,)
+    for value in values:
+        if not by_key[name].holds(value):
+            raise UserError(f"{SOURCE}: {given.key}: when: {name} never is {show(value)}; it is {by_key[name]}")
+    if not values:
+        raise UserError(f"{SOURCE}: {given.key}: when: {given.when!r} never holds")
+    return Condition(name, values)
+
+
+def _refuse_misfits(config: Config, space: SearchSpace) -> None:
+    own = flatten(to_dict(config))
+    model = copy.deepcopy(config.model)
+    for keys in COMBINED_KEYS:
+        for values in space.combinations(keys):
+            for key in keys:
+                _set(model, key.removeprefix("model."), values.get(key, own[key]))
+            for complaint in misfits(model):
+                raise UserError(f"{SOURCE}: a trial could have {complaint}")
+
+
+def _set(target: Any, key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        target = getattr(target, group)
+    setattr(target, name, value)
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value - round(value)) < 1e-9 * max(1.0, abs(value))
+
+
+def show(value: Any) -> str:
+    """A value as YAML would show it on one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def as_override(value: Any) -> str:
+    """A value as `--set` reads it back: JSON, and text bare where that is read as the same text."""
+    if isinstance(value, str) and re.fullmatch(r"\w[\w./-]*", value) and read_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def rounded(value: float) -> float:
+    """A number that steps lead to, as people write it: 0.3 for the 0.30000000000000004 that 0.1 + 2 × 0.1 gives."""
+    return float(f"{value:.12g}")

@@ -1,0 +1,160 @@
+"""The trials of a study: what is noted on them, which count, and which are the best.
+
+Values are validation MAE in seconds, lower is better.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from transformer.config import redact
+from transformer.tuning.space import as_override, rounded
+
+# Optuna calls experimental what is used here on purpose: heartbeats and retries since 2.8, multivariate TPE in groups.
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
+
+# User attributes of a trial
+IDENTITY = "identity"  # study: what makes its trials comparable, by name
+WARM_START = "warm_start_run_id"  # in it: the MLflow run whose weights every trial began with
+DEFAULTS = "defaults"  # true: the configuration as it is
+EPOCHS = "epochs"  # that it has ended
+FAILURE = "failure"  # why it failed, on one line
+MLFLOW_RUN_ID = "mlflow_run_id"
+SECONDS = "seconds"  # that it took
+TRANSLATION_MAE = "val_translation_mae_s"  # of translation, on the rows of its value
+
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+RETRIED = "retried"  # state of a trial whose worker died and that was run again under another number
+
+
+@dataclass(frozen=True)
+class StudyTrials:
+    """The trials of a study, sorted out. Those that were run again are in `all` only."""
+
+    all: list[FrozenTrial]
+    retried: set[int]
+    complete: list[FrozenTrial]  # best first, of equal ones the earliest
+    pruned: list[FrozenTrial]
+    failed: list[FrozenTrial]
+    running: list[FrozenTrial]
+    waiting: list[FrozenTrial]
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> StudyTrials:
+        trials = study.get_trials(deepcopy=False)
+        retried = superseded(trials)
+        by_state: dict[TrialState, list[FrozenTrial]] = {state: [] for state in TrialState}
+        for trial in trials:
+            if trial.number not in retried:
+                by_state[trial.state].append(trial)
+        return cls(
+            trials,
+            retried,
+            complete=sorted(by_state[TrialState.COMPLETE], key=lambda trial: (value_of(trial), trial.number)),
+            pruned=by_state[TrialState.PRUNED],
+            failed=by_state[TrialState.FAIL],
+            running=by_state[TrialState.RUNNING],
+            waiting=by_state[TrialState.WAITING],
+        )
+
+    @property
+    def counted(self) -> int:
+        """How many trials there are; one that was run again counts once."""
+        return len(self.all) - len(self.retried)
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The best complete trial; there must be one."""
+        return self.complete[0]
+
+    @property
+    def defaults(self) -> FrozenTrial | None:
+        """The trial of the configuration as it is, if complete with a finite value."""
+        as_it_is = (trial for trial in self.complete if trial.user_attrs.get(DEFAULTS))
+        return next((trial for trial in as_it_is if math.isfinite(value_of(trial))), None)
+
+    @property
+    def judged(self) -> list[FrozenTrial]:
+        """Trials with a value: complete ones, best first, then the pruned ones with their last."""
+        return [*self.complete, *(trial for trial in self.pruned if trial.value is not None)]
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key that some trial with a value has searched."""
+        return sorted({key for trial in self.judged for key in trial.params})
+
+    @property
+    def top(self) -> float:
+        """Value above which a complete trial went astray: axes end there, and importances count it as that bad.
+
+        One diverged training would otherwise squeeze all others into a line. The limit lies as far above the best
+        three quarters as three times their spread; of two values or fewer none is astray.
+        """
+        values = np.array([value_of(trial) for trial in self.complete])
+        values = values[np.isfinite(values)]
+        usual = np.quantile(values, 0.75, method="lower")
+        limit = usual + 3 * (usual - values[0])
+        return float(values[values <= limit].max() if usual > values[0] else values[-1])
+
+    def state(self, trial: FrozenTrial) -> str:
+        return RETRIED if trial.number in self.retried else STATES[trial.state]
+
+    def seconds(self) -> float:
+        """Time that all trials took, those that were run again included."""
+        return math.fsum(trial.user_attrs.get(SECONDS, 0.0) for trial in self.all)
+
+
+def superseded(trials: Iterable[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that were run again after their worker died."""
+    return {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+
+
+def value_of(trial: FrozenTrial) -> float:
+    """Validation MAE, in seconds, of a trial that has one."""
+    assert trial.value is not None
+    return trial.value
+
+
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Values of a trial by key, as its configuration had them."""
+    return {key: _as_configured(trial, key) for key in trial.params}
+
+
+def _as_configured(trial: FrozenTrial, key: str) -> Any:
+    distribution, value = trial.distributions[key], trial.params[key]
+    stepped = isinstance(distribution, FloatDistribution) and distribution.step is not None
+    return rounded(value) if stepped else value
+
+
+def failure_of(trial: FrozenTrial) -> str:
+    """Why a trial failed, on one line."""
+    return str(redact(trial.user_attrs.get(FAILURE, "its worker died too often")))
+
+
+def mae_text(seconds: float) -> str:
+    """`1234.5` → `1,234.50 s`."""
+    return f"{seconds:,.2f} s"
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value for people, on at most 20 characters."""
+    text = f"{value:.4g}" if isinstance(value, float) else as_override(value)
+    return text if len(text) <= 20 else f"{text[:19]}…"
