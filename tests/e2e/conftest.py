@@ -1,5 +1,4 @@
-"""A clone of the repository at another path, and servers of MLflow, S3 and PostgreSQL for pods: all with data of their own.
-"""
+"""A clone of the repository at another path, and the servers that pods need; each with ports and data of its own."""
 
 import json
 import os
@@ -115,11 +114,12 @@ def s3(tiny_data, monkeypatch):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client("s3", endpoint_url=address)
-    client.create_bucket(Bucket=BUCKET)
+    bucket = boto3.resource("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
     for path in tiny_data.rglob("*.parquet"):
-        client.upload_file(str(path), BUCKET, f"data/{path.relative_to(tiny_data).as_posix()}")
+        bucket.upload_file(str(path), f"data/{path.relative_to(tiny_data).as_posix()}")
     yield address
+    bucket.objects.all().delete()  # the servers of one process share what they hold
+    bucket.delete()
     server.stop()
 
 

@@ -1,7 +1,14 @@
 """`make tune`: a whole study with the real stages against a real MLflow server, gone on with, and how it is refused."""
 
+import json
 import re
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -55,3 +62,25 @@ def test_a_study_whole_and_gone_on_with(clone, tiny_data):
     studies = [tags for _, tags in found if "mlflow.parentRunId" not in tags]
     assert (len(studies), len(found)) == (2, 2 + 3)
     assert {(tags["dag_id"], tags["study_name"]) for tags in studies} == {("hyperparameter_tuning", name)}
+    assert dashboard_studies(f"sqlite:///{clone.folder / 'data' / 'optuna' / 'studies.db'}") == [name]
+
+
+def dashboard_studies(url):
+    """Names of the studies that Optuna Dashboard shows of a database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "optuna-dashboard"), "--port", str(port), url]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                    return [study["study_name"] for study in json.load(answer)["study_summaries"]]
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.3)
+        raise AssertionError("the dashboard did not answer")
+    finally:
+        process.kill()
+        process.wait()

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from transformer import stages
+from transformer.cli import main
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.training import BEST, CHECKPOINTS
@@ -122,3 +123,60 @@ def test_changing_the_test_date_changes_no_model(small_overrides: list[str], res
     result = stages.train_model(altered, "")
     assert result["best_val_mae_s"] == by_stage["train_model"]["best_val_mae_s"]
     assert (Path(result["checkpoints"]) / BEST).is_file()
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+SPACE = [
+    {"key": "training.learning_rate", "low": 1e-4, "high": 1e-2, "log": True},
+    {"key": "embeddings.node2vec.dim", "choices": [16, 4]},
+]
+
+
+def study(small_overrides: list[str], folder: Path, *overrides: str) -> list[str]:
+    own = [f"paths.optuna_db={folder}/studies.db", f"paths.cache={folder}/cache", f"paths.runs={folder}/runs"]
+    return [*small_overrides, *own, f"search.space={json.dumps(SPACE)}", "search.pruner.name=none", *overrides]
+
+
+@pytest.mark.slow
+def test_a_study_begins_with_the_training_it_starts_from_and_shares_what_trials_need(
+    results, small_overrides: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    overrides = study(small_overrides, tmp_path, "search.n_trials=5")
+    config = load_config("local", overrides)
+    with caplog.at_level("INFO"):
+        tuned = stages.tune(config, "")
+        reported = stages.report_study(config, "", "local", overrides)
+    json.dumps([tuned, reported], allow_nan=False)
+    assert (tuned["complete"], tuned["failed"]) == (5, 0)
+    assert reported["metrics"]["study/defaults_val_mae_s"] == results[1]["train_model"]["best_val_mae_s"]
+    assert reported["metrics"]["study/best_val_mae_s"] == tuned["best_val_mae_s"]
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("statistics: computing") for line in said) == 1
+    assert sum(line.startswith("embeddings: computing") for line in said) == 2  # of 16 and of 4 numbers
+    best = load_config("local", [*overrides, *reported["best_overrides"]])
+    assert stages.train_model(best, "")["best_val_mae_s"] == tuned["best_val_mae_s"]
+    assert {path.name for path in Path(reported["folder"]).iterdir()} >= {"history.png", "slice.png", "trials.csv"}
+
+
+def test_reporting_a_study_that_is_not_there_names_those_that_are(small_overrides: list[str], tmp_path: Path):
+    config = load_config("local", study(small_overrides, tmp_path))
+    with pytest.raises(UserError, match=r"studies\.db does not exist; run a study first"):
+        stages.report_study(config, "", "local", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--worker", "-1"], "--worker -1 must not be negative"),
+        (["--set", "search.space=[]"], "search.space is empty"),
+        (["--set", "search.space=[{key: model.d_model, choices: [100]}]"], "100 is not divisible by model.n_heads=8"),
+        (["--set", "search.n_workers=2"], "SQLite takes one writer"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_its_first_trial(
+    capsys, sample_folder: Path, arguments: list[str], words: str
+):
+    here = ["--set", "training.mlflow.use_mlflow=false", "--set", f"data.local_folder={sample_folder}"]
+    assert main(["tune", "--env", "optuna", *here, *arguments]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and words in last

@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 STUDY_ID = "study_id"  # study, and tag of its trials' MLflow runs: names are used again in other databases
 WORKER = "worker"  # trial: who runs it
 STATE, TRIAL, STUDY_NAME = "state", "trial", "study_name"  # tags of a trial's MLflow run
-FINISHED, KILLED, FAILED = "FINISHED", "KILLED", "FAILED"
+FINISHED, KILLED, FAILED = "FINISHED", "KILLED", "FAILED"  # MLflow's
+_BEGUN = tuple(state for state in TrialState if state is not TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,14 @@ def open_study(
     )
     identity = study_identity(config, space, split, warm_start)
     if IDENTITY not in study.user_attrs:
+        if study.get_trials(deepcopy=False, states=_BEGUN):
+            raise UserError(
+                f"study {search.study_name!r} was not made by this pipeline; give another study_name "
+                "(search.study_name)"
+            )
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
-        study.set_user_attr(IDENTITY, identity)
         _enqueue_defaults(study, space, search)
+        study.set_user_attr(IDENTITY, identity)  # last: a study that has it is whole
         log.info("study %s: new, %d trials to run over", search.study_name, search.n_trials)
         for key, text in space.describe().items():
             log.info("  %s: %s", key, text)
@@ -400,7 +406,7 @@ def _enqueue_defaults(study: optuna.Study, space: SearchSpace, search: SearchCon
     if outside := space.outside():
         log.info("the configuration as it is lies outside the search space and is not tried: %s", ", ".join(outside))
         return
-    study.enqueue_trial(space.own_values(), user_attrs={DEFAULTS: True})
+    study.enqueue_trial(space.own_values(), user_attrs={DEFAULTS: True}, skip_if_exists=True)
 
 
 def _retry(search: SearchConfig) -> RetryHeartbeatStaleTrialCallback:

@@ -217,6 +217,34 @@ def test_a_study_that_began_with_other_weights_is_refused(configure, trainings: 
     assert "warm_start_run_id: 0123abcd → absent; give the same" in message
 
 
+def test_a_study_of_another_program_is_refused(configure, trainings: Trainings, tmp_path: Path):
+    with open_database(configure(), "", lambda *_: None) as database:
+        study = optuna.create_study(storage=database.storage, study_name="train-delays")
+        study.tell(study.ask(), 1.0)
+    assert "was not made by this pipeline" in refusal(lambda: tune(configure(), tmp_path))
+
+
+def test_a_study_whose_making_was_interrupted_is_made_whole(configure, trainings: Trainings, tmp_path: Path):
+    config = configure("search.n_trials=2")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Terminated):
+        patch.setattr(optuna.Study, "set_user_attr", interrupt_at("identity"))
+        tune(config, tmp_path)
+    assert tune(config, tmp_path).complete == 2
+    assert [trial.user_attrs.get("defaults") for trial in trials_of(config)] == [True, None]
+
+
+def interrupt_at(name: str):
+    """`Study.set_user_attr` of a process that is stopped when it comes to `name`."""
+    original = optuna.Study.set_user_attr
+
+    def set_user_attr(study: optuna.Study, key: str, value: object) -> None:
+        if key == name:
+            raise Terminated
+        original(study, key, value)
+
+    return set_user_attr
+
+
 def test_how_a_study_is_searched_may_change_when_it_goes_on(configure, trainings: Trainings, tmp_path: Path):
     tune(configure("search.n_trials=2"), tmp_path)
     changes = ["search.sampler.name=random", "search.pruner.name=median", "training.log_every_s=1"]
