@@ -316,6 +316,8 @@ def _refuse_untracked(config: Config, *run_ids: str | None) -> None:
 def _client(config: Config) -> MlflowClient:
     for name, value in _HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
+    # When a run ends, MLflow prints its address, password included.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     uri = config.training.mlflow.tracking_uri
     try:
         return MlflowClient(tracking_uri=uri)

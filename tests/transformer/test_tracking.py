@@ -200,6 +200,16 @@ def test_closing(config: Config, client: MlflowClient) -> None:
     assert client.get_run(failed).data.tags["failure_reason"].startswith("xxx")
 
 
+@slow
+def test_closing_prints_no_password(secret_config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    run = RunLog(secret_config, open_run(secret_config, env="local"))
+    run.open_child(secret_config, "trial 0", {}, {}).close("FINISHED")
+    run.close("FINISHED")
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "geheim" not in said.err
+
+
 def test_closing_knows_three_ways_to_end() -> None:
     with pytest.raises(ValueError, match="SCHEDULED"):
         close_run(load_config("local"), "abc", "SCHEDULED")
