@@ -167,6 +167,7 @@ class ModelConfig:
     d_feedforward: int = 256
     d_point: int = 16  # dimension that all point embeddings together are projected to
     dropout: float = 0.25
+    round_predictions: bool = False  # to the resolution of the observations: whole minutes where those are
     use_inputs: UseInputsConfig = field(default_factory=UseInputsConfig)
 
 

@@ -11,6 +11,7 @@ of its own, from point 0, whose change is the delay itself.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -30,7 +31,7 @@ from transformer.files import atomic_folder, read_json, write_json, write_parque
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise when the content below changes meaning
+VERSION = 2  # raise when the content below changes meaning
 FOLDS = 10  # at most; with fewer training dates each date is a fold of its own
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_PARENT = ["from_type", "to_type", "train_type"]  # what a section without observations is like
@@ -83,6 +84,7 @@ class Statistics:
     histograms: pl.DataFrame  # fold, *SECTION, quantity (change | running), bin, n
     history: pl.DataFrame  # fold, *HISTORY, train_type, n, delay, delay_squares
     histogram_step_s: int
+    resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of the dates of both. The vocabularies must be the same."""
@@ -98,6 +100,7 @@ class Statistics:
             histograms=_merge([self.histograms, other.histograms], ["fold", *SECTION, "quantity", "bin"]),
             history=_merge([self.history, other.history], ["fold", *HISTORY, "train_type"]),
             histogram_step_s=self.histogram_step_s,
+            resolution_s=math.gcd(self.resolution_s, other.resolution_s),
         )
 
     def summary(self) -> dict[str, float]:
@@ -111,6 +114,7 @@ class Statistics:
             "delay_mean_s": self.inputs["delay"].mean,
             "delay_deviation_s": self.inputs["delay"].std,
             "running_trains_mean": self.inputs["running_trains"].mean,
+            "resolution_s": self.resolution_s,
         }
 
     def section_table(self, without_fold: int | None = None) -> pl.DataFrame:
@@ -209,6 +213,7 @@ def day_statistics(
         histograms=_merge([histograms], ["fold", *SECTION, "quantity", "bin"]),
         history=_merge([history], ["fold", *HISTORY, "train_type"]),
         histogram_step_s=config.histogram_step_s,
+        resolution_s=int(np.gcd.reduce(observed["delay"].to_numpy().astype(np.int64))),
     )
 
 
@@ -361,6 +366,7 @@ def save_statistics(statistics: Statistics, folder: Path, replace: bool = False)
                 "hour_of_day": list(statistics.hour_of_day),
                 "day_of_week": list(statistics.day_of_week),
                 "histogram_step_s": statistics.histogram_step_s,
+                "resolution_s": statistics.resolution_s,
                 "summary": statistics.summary(),
             },
         )
@@ -388,6 +394,7 @@ def load_statistics(folder: Path) -> Statistics:
         hour_of_day=tuple(content["hour_of_day"]),
         day_of_week=tuple(content["day_of_week"]),
         histogram_step_s=content["histogram_step_s"],
+        resolution_s=content["resolution_s"],
         **tables,
     )
 

@@ -75,6 +75,13 @@ def test_moments_merge_like_the_values_would():
     assert Moments().std == 1 and Moments.of(np.array([2.0, 2.0])).std == 1
 
 
+def test_the_resolution_divides_every_observed_delay():
+    assert statistics_of([[0, 60], [-120, 1_800], [None, None]]).resolution_s == 60
+    assert statistics_of([[0, 60], [-120, 1_801]]).resolution_s == 1
+    assert statistics_of([[30, 90], [None, 150]]).resolution_s == 30
+    assert statistics_of([[0, 0], [None, None]]).resolution_s == 0
+
+
 def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
     data, folder = small_config.data, Path(small_config.data.local_folder)
     days = available_dates(folder)[:3]

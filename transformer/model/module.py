@@ -20,11 +20,12 @@ from transformer.statistics import Statistics
 
 
 def input_scales(statistics: Statistics) -> dict[str, float]:
-    """What input quantities are divided by: deviations in seconds, and the mean number of running trains."""
+    """What quantities are divided by: deviations (s), the mean number of running trains, and the step of delays (s)."""
     return {
         "delay": statistics.inputs["delay"].std,
         "change": statistics.inputs["change"].std,
         "running_trains": max(statistics.inputs["running_trains"].mean, 1.0),
+        "resolution": float(max(statistics.resolution_s, 1)),
     }
 
 

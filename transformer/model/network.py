@@ -64,6 +64,7 @@ class DelayTransformer(nn.Module):
         self.shape = shape
         self.use = config.use_inputs
         self.scales = shape.scales
+        self.round_to_s = shape.scales["resolution"] if config.round_predictions else 0.0
         vectors = point_vectors if point_vectors is not None else torch.zeros(shape.n_points, shape.d_embedding)
         if vectors.shape != (shape.n_points, shape.d_embedding):
             raise ValueError(f"point vectors {tuple(vectors.shape)}, expected {(shape.n_points, shape.d_embedding)}")
@@ -89,7 +90,10 @@ class DelayTransformer(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Predicted delays in seconds [B, S, F]; none lies in the past of the snapshot's instant."""
-        return not_in_the_past(batch["translation"][..., None] + self.correction(batch), batch["next_planned"])
+        delay = batch["translation"][..., None] + self.correction(batch)
+        if self.round_to_s:
+            delay = torch.round(delay / self.round_to_s) * self.round_to_s
+        return not_in_the_past(delay, batch["next_planned"])
 
     def correction(self, batch: dict[str, Tensor]) -> Tensor:
         """Seconds to add to the translation of each next event [B, S, F]; 0 where there is no train or event."""

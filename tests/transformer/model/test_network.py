@@ -10,7 +10,7 @@ from transformer.config import ModelConfig, UseInputsConfig
 from transformer.model.network import DelayTransformer, NetworkShape, not_in_the_past, squash
 from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
-SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0}
+SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0, "resolution": 60.0}
 SHAPE = NetworkShape(
     n_prev=4,
     n_foll=5,
@@ -187,3 +187,19 @@ def test_no_point_embeddings_at_all():
 def test_squash_is_linear_near_zero_and_logarithmic_far_out():
     values = torch.tensor([0.0, 1.0, 1e6])
     np.testing.assert_allclose(squash(values, 100.0), [0, 0.01, np.log(2e4)], rtol=1e-3)
+
+
+def test_predictions_are_rounded_to_the_resolution_of_the_observations():
+    given = batch()
+    plain, rounding = network(), network(replace(CONFIG, round_predictions=True))
+    with torch.inference_mode():
+        exact, rounded = plain(given), rounding(given)
+        assert torch.equal(plain.correction(given), rounding.correction(given))  # what the loss sees
+    free = exact > 60 - given["next_planned"]  # not raised to the present
+    assert free.any()
+    assert torch.equal(rounded[free] % 60, torch.zeros(int(free.sum())))
+    assert (rounded - exact)[free].abs().max() <= 30
+    assert (rounded >= -given["next_planned"]).all()
+    fine = network(replace(CONFIG, round_predictions=True), replace(SHAPE, scales={**SCALES, "resolution": 1.0}))
+    with torch.inference_mode():
+        assert (fine(given) - exact).abs().max() <= 0.5
