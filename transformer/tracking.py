@@ -57,6 +57,7 @@ def open_run(
     config: Config,
     *,
     env: str,
+    name: str = "",
     overrides: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
     run_id: str | None = None,
@@ -66,6 +67,7 @@ def open_run(
     """Open the MLflow run a training logs into, and record its configuration and origin.
 
     Args:
+        name: what a new run is called, before the time it was opened; "" = its environment.
         tags: more tags of the run, on top of its environment, overrides, configuration hash, commit and image.
         run_id: log into this existing run instead of a new one; it becomes RUNNING again.
         warm_start_run_id: the run whose weights the training begins from; checked here, before anything is spent.
@@ -98,7 +100,8 @@ def open_run(
             _reopen(client, run)
         else:
             experiment = _experiment(client, config.training.mlflow.experiment_name)
-            run = client.create_run(experiment, run_name=time.strftime(f"{env} %Y-%m-%d %H:%M:%S", time.gmtime()))
+            opened = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            run = client.create_run(experiment, run_name=f"{name or env} {opened}")
         identity = {
             "env": env,
             "overrides": json.dumps(redact(list(overrides))),

@@ -59,17 +59,19 @@ def open_study(context: Context) -> dict[str, Any]:
             )
         # Refuses what cannot be searched. The run of a resumed study gives no weights to begin with.
         read_space(config, warm_start=bool(request.warm_start_run_id) and not request.resume_run)
-        run = _open(request, config, context, study_name=config.search.study_name)
+        study = config.search.study_name
+        run = _open(request, config, context, name=f"study {study}", study_name=study)
     return {**run, "workers": list(range(config.search.n_workers)), "train_best": request.train_best}
 
 
-def _open(request: TrainingRequest, config: Config, context: Context, **tags: str) -> dict[str, Any]:
+def _open(request: TrainingRequest, config: Config, context: Context, name: str = "", **tags: str) -> dict[str, Any]:
     from transformer import tracking
 
     dag_run = context["dag_run"]
     run_id = tracking.open_run(
         config,
         env=request.env,
+        name=name,
         overrides=request.overrides,
         tags={"dag_id": dag_run.dag_id, "airflow_run_id": dag_run.run_id, **tags},
         run_id=request.run_id,

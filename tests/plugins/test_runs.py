@@ -77,6 +77,7 @@ def test_opening_hands_on_all_that_stages_need(tracking):
     }
     assert tracking.opened == {
         "env": "local",
+        "name": "",
         "overrides": ["training.max_epochs=2"],
         "tags": {"dag_id": "model_training", "airflow_run_id": "manual__1"},
         "run_id": None,
@@ -144,6 +145,7 @@ def test_opening_a_study_names_it_and_its_workers(tracking):
         "train_best": True,
     }
     assert tracking.opened["overrides"] == overrides
+    assert tracking.opened["name"] == "study wider"
     assert tracking.opened["tags"]["study_name"] == "wider"
     assert runs.open_study(opening({}))["workers"] == [0]
 

@@ -187,6 +187,12 @@ def test_resuming_needs_a_run_and_no_other() -> None:
     )
 
 
+@slow
+def test_a_run_is_called_by_its_name_or_its_environment(config: Config, client: MlflowClient) -> None:
+    names = [client.get_run(open_run(config, env="local", name=name)).info.run_name for name in ("study wide", "")]
+    assert names[0].startswith("study wide 20") and names[1].startswith("local 20")
+
+
 # --- closing and showing ---------------------------------------------------------------------------------------------
 @slow
 def test_closing(config: Config, client: MlflowClient) -> None:
