@@ -27,6 +27,7 @@ from transformer.config import (
     load_config_with_sources,
     redact,
     to_dict,
+    with_values,
 )
 from transformer.errors import ServiceError, Terminated, UserError
 from transformer.files import write_json
@@ -105,7 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     train = add_stage("train-model", "train the transformer", _train_model)
     train.add_argument("--warm-start-run-id", metavar="ID", help="begin with the best weights of this MLflow run")
     train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
-    add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
+    evaluate = add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
+    evaluate.add_argument("--from", dest="first", metavar="DATE", help="evaluate on these dates instead, from this one")
+    evaluate.add_argument("--to", dest="last", metavar="DATE", help="to this one, both included")
+    evaluate.add_argument("--last", dest="count", type=int, metavar="N", help="or on the last N dates that have data")
+    evaluate.add_argument("--again", action="store_true", help="even when the run has results on these dates")
+    evaluate.add_argument(
+        "--allow-training-dates", action="store_true", help="even when some of them trained or validated the model"
+    )
     tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
     tune.add_argument("--warm-start-run-id", metavar="ID", help="begin every trial with the best weights of this run")
     tune.add_argument(
@@ -117,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_stage("report-study", "table, figures and best values of the study search.study_name", _report_study)
 
+    _add_prediction_options(add("predict", "predict the delays of every train that runs at an instant", _predict))
     _add_config_options(add("config", "print the merged configuration and where each value came from", _config))
     _add_simulation_options(add("simulate", "write sample data: a railway that does not exist", _simulate))
     _add_import_options(add("import-infrabel", "import Infrabel raw punctuality files", _import_infrabel))
@@ -137,6 +146,18 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override one configuration key, for example training.max_epochs=5; can be repeated",
     )
+
+
+def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
+    _add_config_options(parser)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run-id", metavar="ID", help="MLflow run whose model predicts")
+    model.add_argument("--run-folder", type=Path, metavar="FOLDER", help="its folder, without MLflow")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--at", metavar="TIME", help="2024-12-21T08:00+01:00; without an offset in data.timezone")
+    what.add_argument("--ride", type=Path, metavar="GOLD_FOLDER", help="every key of RIDE's test_eval_table.parquet")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="event tables (default: data.local_folder)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".parquet, .csv or .json")
 
 
 def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
@@ -190,8 +211,32 @@ def _train_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     from transformer import stages
+    from transformer.windows import Window
 
-    return stages.evaluate_model(config, options.run_id)
+    window = Window.parse(options.first, options.last, options.count)
+    for option in ("again", "allow_training_dates"):
+        if getattr(options, option) and window is None:
+            raise UserError(f"--{option.replace('_', '-')} is about a window; add --from and --to, or --last N")
+    return stages.evaluate_model(
+        config,
+        options.run_id,
+        window,
+        again=options.again,
+        allow_training_dates=options.allow_training_dates,
+    )
+
+
+def _predict(options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    config = _load(options).config
+    if options.data is not None:
+        here = {"data.local_folder": str(options.data), "data.download_data_from_s3": False}
+        config = with_values(config, here, "--data")
+    model = options.run_folder or options.run_id
+    if options.ride is not None:
+        return stages.predict_ride(config, model, options.ride, options.out)
+    return stages.predict(config, model, options.at, options.out)
 
 
 def _tune(config: Config, options: argparse.Namespace) -> dict[str, Any]:

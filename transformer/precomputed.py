@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
@@ -36,6 +37,22 @@ class Embeddings:
 
     points: PointEmbeddings
     edges: pl.DataFrame  # op_a, op_b, running_time_s, journeys
+
+    def save(self, folder: Path, replace: bool = False) -> None:
+        """Write `points.parquet` and `edges.parquet`; all or nothing."""
+        with atomic_folder(folder, replace=replace) as temporary:
+            self.points.save(temporary / "points.parquet")
+            write_parquet(temporary / "edges.parquet", self.edges)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: missing or damaged files.
+        """
+        edges = read_parquet(folder / "edges.parquet", remedy=f"remove {folder} and run the stage again")
+        return cls(PointEmbeddings.load(folder / "points.parquet"), edges)
 
 
 def statistics_folder(config: Config, split: Split) -> Path:
@@ -82,20 +99,18 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
     folder = embeddings_folder(config, split)
     if (folder.is_dir() or _fetched(config, folder)) and not recompute:
         log.info("embeddings: reused from %s", folder)
-        edges = read_parquet(folder / "edges.parquet", remedy=f"remove {folder} and run the stage again")
-        return Embeddings(PointEmbeddings.load(folder / "points.parquet"), edges)
+        return Embeddings.load(folder)
     log.info("embeddings: computing over %d service dates", len(split.train))
     edges = timetable_edges(config, split.train)
     op_nodes = read_op_nodes(Path(config.data.local_folder))
     graph = graph_from_edge_counts(edges)
     log.info("network: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
     points = compute_embeddings(graph, op_nodes, config.embeddings)
-    with atomic_folder(folder, replace=recompute) as temporary:
-        points.save(temporary / "points.parquet")
-        write_parquet(temporary / "edges.parquet", edges)
+    embeddings = Embeddings(points, edges)
+    embeddings.save(folder, replace=recompute)
     log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
     _share(config, folder, replace=recompute)
-    return Embeddings(points, edges)
+    return embeddings
 
 
 def _fetched(config: Config, folder: Path) -> bool:

@@ -10,8 +10,10 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -20,6 +22,7 @@ from transformer.data.event_table import read_days
 from transformer.data.events import (
     ReadingReport,
     Split,
+    available_dates,
     configured_split,
     data_fingerprint,
     format_dates,
@@ -29,20 +32,20 @@ from transformer.data.events import (
 from transformer.durations import duration
 from transformer.errors import UserError
 from transformer.files import write_json, write_parquet
-from transformer.precomputed import (
-    embeddings_folder,
-    obtain_embeddings,
-    obtain_statistics,
-    statistics_folder,
-    timetable_edges,
-)
+from transformer.precomputed import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
 from transformer.storage import Bucket
-from transformer.tracking import AIRFLOW_RUN, RunLog, configuration_hash
+from transformer.tracking import AIRFLOW_RUN, FINISHED, RunLog, configuration_hash
+from transformer.windows import Window, window_name
+
+if TYPE_CHECKING:
+    from transformer.trained import TrainedModel  # imports torch
 
 log = logging.getLogger(__name__)
+ModelSource = str | Path  # an MLflow run's id, or a run folder
 
 SPLITS = ("train", "validation", "test")
 BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
+EVALUATED = "evaluated/"  # and a window's name: tag of each window that was evaluated, its dates
 SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 
 
@@ -138,61 +141,127 @@ def train_model(
     }
 
 
-def evaluate_model(config: Config, run_id: str) -> dict[str, Any]:
-    """Evaluate the run's best checkpoint on the test dates, beside translation on the same rows."""
-    import torch
+def evaluate_model(
+    config: Config,
+    run_id: str,
+    window: Window | None = None,
+    *,
+    again: bool = False,
+    allow_training_dates: bool = False,
+) -> dict[str, Any]:
+    """Evaluate the run's best checkpoint, beside translation on the same rows, and log into that run.
 
+    All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration.
+
+    Args:
+        window: service dates to evaluate on, with metrics, artifacts and a tag of their own; None = the test dates of
+            the run's split.
+        again: evaluate a window that has been evaluated.
+        allow_training_dates: the window may hold dates that trained the model or chose its best epoch.
+    """
     from transformer import training
-    from transformer.data.datamodule import SnapshotDataModule
-    from transformer.data.snapshots import grid_instants
-    from transformer.embeddings import extend
     from transformer.evaluation.report import write_evaluation
-    from transformer.prediction import labelled_rows
+    from transformer.prediction import evaluation_rows
+    from transformer.trained import TrainedModel, download_trained
 
     run = RunLog(config, run_id)
-    run.begin()
-    split = prepare_data(config, run)
+    status = run.check()
     folder = run_folder(config, run_id)
-    checkpoints = folder / training.CHECKPOINTS
+    source = folder
     if run_id:  # what MLflow holds counts: a local copy may be older, or another machine's
-        for name in (training.BEST, training.HISTORY):
-            run.download(f"{training.CHECKPOINTS}/{name}", folder / "from_mlflow")
-        checkpoints = folder / "from_mlflow" / training.CHECKPOINTS
-    module = training.load_module(checkpoints / training.BEST)
-    statistics = obtain_statistics(config, split)
-    vocabulary = statistics.vocabulary
-    if module.network.shape.op_ids != vocabulary.op_ids.tolist():
-        raise UserError("the model was trained on other points or dates; evaluate with the data.split of its training")
-    points = extend(training.point_embeddings(module), timetable_edges(config, split.test))
-    module.network.point_vectors = torch.from_numpy(points.matrix(vocabulary.op_ids))
-    data = SnapshotDataModule(config, split, statistics)
-    data.setup("test")
+        source = folder / "from_mlflow"
+        trained = download_trained(run, source)
+    else:
+        trained = TrainedModel.load(folder)
+    config = trained.located(config)
+    history = None
+    if window is None:
+        if status != FINISHED:
+            run.begin()
+        if run_id:
+            run.download(f"{training.CHECKPOINTS}/{training.HISTORY}", source)
+        history = pl.DataFrame(training.read_history(source / training.CHECKPOINTS / training.HISTORY))
+        days, prefix, artifacts, target = trained.split.test, "test", "evaluation", folder / "evaluation"
+        result_file = folder / "evaluation.json"
+    else:
+        days = window.dates(_available_dates(config))
+        name = window_name(days)
+        if not allow_training_dates:
+            _refuse_training_dates(trained.split, days)
+        prefix, artifacts, target = f"window/{name}", f"evaluation/{name}", folder / "windows" / name
+        result_file = target / "evaluation.json"
+        if not again and (run.tag(EVALUATED + name) if run_id else result_file.is_file()):
+            raise UserError(f"window {name} has been evaluated; add --again to do it again, or name other dates")
+    _fetch_dates(config, days)
     began = time.monotonic()
-    rows = labelled_rows(
-        module,
-        data.loaded["test"],
-        data.builders["test"],
-        vocabulary,
-        grid_instants(split.test, config.data.grid, config.data.timezone),
-        config.data.timezone,
-    )
+    rows = evaluation_rows(trained, config, days)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
-    target = folder / "evaluation"
     result = write_evaluation(
         rows,
         read_op_nodes(Path(config.data.local_folder)),
-        obtain_embeddings(config, split).edges,
+        trained.embeddings.edges,
         target,
-        prefix="test",
+        prefix=prefix,
         timezone=config.data.timezone,
-        history=pl.DataFrame(training.read_history(checkpoints / training.HISTORY)),
+        history=history,
     )
     run.metrics(result.metrics)
-    run.artifacts(target, "evaluation")
-    log.info("results on %s\n%s", _listed(split.as_dict()["test"]), result.text)
-    output = {"metrics": result.metrics, "table": result.text, "folder": str(target)}
-    write_json(folder / "evaluation.json", output)
+    run.artifacts(target, artifacts)
+    if window is not None:
+        run.tags({EVALUATED + name: ", ".join(format_dates(days))})
+    listed = [day.isoformat() for day in days]
+    log.info("results on %s\n%s", _listed(listed), result.text)
+    output = {"metrics": result.metrics, "table": result.text, "folder": str(target), "dates": listed}
+    write_json(result_file, output)
     return output
+
+
+def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str, Any]:
+    """Write the predictions for every train that runs at an instant, from what was known then, to a file.
+
+    Args:
+        at: ISO 8601 time; without an offset it is one of `data.timezone`.
+        out: .parquet, .csv or .json file; columns: `prediction.PREDICTION_COLUMNS`.
+    """
+    from transformer import prediction
+
+    write = prediction.writer(out)
+    trained = _obtain_trained(config, model)
+    config = trained.located(config)
+    instant = prediction.parse_instant(at, config.data.timezone)
+    available = _available_dates(config)
+    days = [day for day in prediction.dates_around(instant, config) if day in available]
+    local = instant.astimezone(ZoneInfo(config.data.timezone))
+    own = local.date()
+    outside = f"--at {at}: no events of {own}; there are dates from {available[0]} to {available[-1]}"
+    if not days:
+        raise UserError(outside)
+    _fetch_dates(config, days)
+    predictions = prediction.predictions_at(trained, config, instant, days)
+    if own not in days:
+        if predictions.is_empty():
+            raise UserError(outside)
+        log.warning("%s; predicting the trains of other dates that run then", outside)
+    trains = predictions.select("train_id", "service_date").n_unique()
+    write(out, predictions)
+    log.info("predictions: %d trains, %s events, in %s", trains, f"{predictions.height:,}", out)
+    return {"file": str(out), "at": local.isoformat(), "trains": trains, "events": predictions.height}
+
+
+def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> dict[str, Any]:
+    """Write the predictions that RIDE's evaluator compares with `gold/test_eval_table.parquet`, to a Parquet file."""
+    from transformer import ride
+
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: RIDE's evaluator reads Parquet; end it in .parquet")
+    trained = _obtain_trained(config, model)
+    config = trained.located(config)
+    keys = ride.read_keys(gold, config.data.timezone)
+    available = _available_dates(config)
+    _fetch_dates(config, ride.dates_needed(keys, config, available))
+    predictions = ride.predict_ride(trained, config, keys, available)
+    write_parquet(out, predictions)
+    return {"file": str(out), "keys": predictions.height, "delays_per_key": keys.n}
 
 
 def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:
@@ -275,6 +344,40 @@ def prepare_data(config: Config, run: RunLog) -> Split:
     split = resolve_split(chosen, folder, data.validation.skip_partial_dates, available)
     run.tags({SPLIT: json.dumps({name: format_dates(getattr(split, name)) for name in SPLITS})})
     return split
+
+
+def _available_dates(config: Config) -> list[date]:
+    """Service dates that have data, sorted: in the bucket where that is downloaded from, else in the local folder."""
+    if config.data.download_data_from_s3:
+        return Bucket.from_config(config.data).available_dates()
+    return available_dates(Path(config.data.local_folder))
+
+
+def _fetch_dates(config: Config, days: Sequence[date]) -> None:
+    """Bring the event tables of `days` to `data.local_folder` where it is filled from a bucket."""
+    if config.data.download_data_from_s3:
+        Bucket.from_config(config.data).sync_data(days, Path(config.data.local_folder))
+
+
+def _refuse_training_dates(split: Split, days: Sequence[date]) -> None:
+    """Errors on dates that trained a model or chose its best epoch say little about others."""
+    if seen := sorted({*split.train, *split.validation} & set(days)):
+        raise UserError(
+            f"window {window_name(days)}: {', '.join(format_dates(seen))} trained or validated this model; "
+            "leave them out, or add --allow-training-dates"
+        )
+
+
+def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:
+    """A trained model, from a folder or from MLflow; its run is left as it is."""
+    from transformer.trained import TrainedModel, download_trained
+
+    if isinstance(model, Path):
+        return TrainedModel.load(model)
+    run = RunLog(config, model)
+    run.check()
+    with tempfile.TemporaryDirectory() as temporary:
+        return download_trained(run, Path(temporary))
 
 
 def run_folder(config: Config, run_id: str) -> Path:

@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from transformer.config import Config, content_hash, flatten, redact, to_dict, to_yaml
 from transformer.errors import ServiceError, UserError
+from transformer.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
-_RUNNING, _FINISHED, _FAILED, _KILLED = (
+_RUNNING, FINISHED, _FAILED, _KILLED = (
     RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
 )
 PARENT = MLFLOW_PARENT_RUN_ID  # tag of a nested run
@@ -118,13 +119,13 @@ def open_run(
     return str(run.info.run_id)
 
 
-def close_run(config: Config, run_id: str, status: str = _FINISHED, reason: str = "") -> None:
+def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
     """End the run as FINISHED, FAILED or KILLED; `reason` says why in a tag that the run's page shows."""
     if not run_id:
         return
     _refuse_untracked(config, run_id)
-    if status not in (_FINISHED, _FAILED, _KILLED):
-        raise ValueError(f"status {status!r}, expected {_FINISHED}, {_FAILED} or {_KILLED}")
+    if status not in (FINISHED, _FAILED, _KILLED):
+        raise ValueError(f"status {status!r}, expected {FINISHED}, {_FAILED} or {_KILLED}")
     client = _client(config)
     with mlflow_errors(config):
         if reason:
@@ -195,16 +196,28 @@ class RunLog:
         self.run_id = run_id
         self._client = _client(config) if run_id else None
 
+    def check(self) -> str:
+        """Check that the run exists, and return its status; "" when there is no run to log into.
+
+        Raises:
+            UserError: no such run, or no MLflow server at the address.
+        """
+        if self._client is None:
+            return ""
+        check_server(self.config)
+        with mlflow_errors(self.config):
+            return str(_existing(self._client, self.run_id, "--run-id").info.status)
+
     def begin(self) -> None:
         """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back.
 
         Raises:
             UserError: no such run, or no MLflow server at the address.
         """
+        self.check()
         if self._client is not None:
-            check_server(self.config)
             with mlflow_errors(self.config):
-                _reopen(self._client, _existing(self._client, self.run_id, "--run-id"))
+                _reopen(self._client, self._client.get_run(self.run_id))
 
     def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
         """Open a run nested in this one, with its own configuration; it inherits what this one says of its origin.
@@ -277,23 +290,50 @@ class RunLog:
             with mlflow_errors(self.config):
                 self._client.log_artifacts(self.run_id, str(path), folder)
 
+    def holds(self, artifact: str) -> bool:
+        """Whether the run has this artifact, a file or a folder."""
+        if self._client is None:
+            return False
+        with mlflow_errors(self.config):
+            entries = self._client.list_artifacts(self.run_id, artifact.rpartition("/")[0] or None)
+        return artifact in {entry.path for entry in entries}
+
     def download(self, artifact: str, target: Path) -> Path:
         """Fetch one artifact file to `target / artifact`, where it appears whole, and return that path.
 
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
         """
+        path = target / artifact
+        with self._fetched(artifact, target) as fetched:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return fetched.replace(path)
+
+    def download_folder(self, artifact: str, target: Path) -> Path:
+        """Fetch an artifact folder to `target / artifact`, all or nothing in place of what was there; return that path.
+
+        Raises:
+            UserError: no such run or artifact, or no MLflow server at the address.
+        """
+        path = target / artifact
+        with self._fetched(artifact, target) as fetched, atomic_folder(path, replace=True) as temporary:
+            fetched.rename(temporary)
+        return path
+
+    @contextmanager
+    def _fetched(self, artifact: str, target: Path) -> Iterator[Path]:
+        """An artifact in a temporary folder on the disk of `target`."""
         if self._client is None:
             raise ValueError("there is no run to download from")
         check_server(self.config)  # of a warm start, this is the first request
-        path = target / artifact
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = artifact.rpartition("/")[0]
-        with mlflow_errors(self.config), tempfile.TemporaryDirectory(dir=target) as temporary:
-            _existing(self._client, self.run_id, "MLflow run")
-            if artifact not in {entry.path for entry in self._client.list_artifacts(self.run_id, folder or None)}:
-                raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
-            return Path(self._client.download_artifacts(self.run_id, artifact, temporary)).replace(path)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target) as temporary:
+            with mlflow_errors(self.config):
+                _existing(self._client, self.run_id, "MLflow run")
+                if not self.holds(artifact):
+                    raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
+                fetched = Path(self._client.download_artifacts(self.run_id, artifact, temporary))
+            yield fetched
 
 
 @contextmanager

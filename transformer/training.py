@@ -26,11 +26,12 @@ from transformer.durations import duration
 from transformer.embeddings import PointEmbeddings, extend
 from transformer.errors import Terminated, UserError
 from transformer.files import read_json, write_json
+from transformer.inputs import INPUTS, TrainingInputs
 from transformer.model.module import DelayModule, input_scales
 from transformer.model.network import NetworkShape
 from transformer.precomputed import Embeddings, timetable_edges
 from transformer.statistics import Statistics
-from transformer.tracking import AIRFLOW_RUN, RunLog, mlflow_errors
+from transformer.tracking import AIRFLOW_RUN, CONFIG_ARTIFACT, RunLog, mlflow_errors
 
 log = logging.getLogger(__name__)
 # Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
@@ -80,6 +81,8 @@ def train(
 ) -> TrainingResult:
     """Train, leaving `best.ckpt`, `last.ckpt` and `history.json` in `folder/checkpoints` and in the MLflow run.
 
+    Before the first epoch both get what the training is given, so that whoever finds a checkpoint finds its inputs.
+
     Args:
         warm_start: checkpoint whose weights to begin with.
         resume: `last.ckpt` of the training to continue, optimizer, epoch and random numbers too.
@@ -103,6 +106,10 @@ def train(
     history = History(target / HISTORY, identity)
     upload = CheckpointUpload(run, target, resumable)
     trainer = _trainer(config, run, [history, *callbacks], upload)
+    if trainer.is_global_zero:
+        TrainingInputs(config, split, statistics, embeddings).save(folder)
+        run.artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
+        run.artifacts(folder / INPUTS, INPUTS)
     n_parameters = sum(p.numel() for p in module.parameters())
     log.info(
         "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",

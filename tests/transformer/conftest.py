@@ -121,3 +121,13 @@ def _is_healthy(url: str) -> bool:
 def mlflow_server(start_mlflow: Callable[[], MlflowServer]) -> str:
     """Base URL of an MLflow server that every test may log to; mark the test slow."""
     return start_mlflow().url
+
+
+@pytest.fixture(scope="session")
+def trained_folder(small_overrides: list[str]) -> Path:
+    """Run folder of a model that was trained for an epoch on six of the eight simulated dates, without MLflow."""
+    from transformer import stages
+
+    config = load_config("local", [*small_overrides, "training.max_epochs=1"])
+    stages.train_model(config, "")
+    return stages.run_folder(config, "")

@@ -28,6 +28,9 @@ COMMANDS = {
     "compute-statistics-and-embeddings": "statistics and point embeddings of the training dates",
     "train-model": "train the transformer",
     "evaluate-model": "evaluate the best checkpoint on the test dates",
+    "tune": "run trials of the hyperparameter study search.study_name",
+    "report-study": "table, figures and best values of the study search.study_name",
+    "predict": "predict the delays of every train that runs at an instant",
     "config": "print the merged configuration and where each value came from",
     "simulate": "write sample data: a railway that does not exist",
     "import-infrabel": "import Infrabel raw punctuality files",
@@ -94,7 +97,10 @@ SIMULATION = {
         ("fetch-files", STAGE),
         ("compute-statistics-and-embeddings", STAGE),
         ("train-model", {*STAGE, "--warm-start-run-id", "--resume"}),
-        ("evaluate-model", STAGE),
+        ("evaluate-model", {*STAGE, "--from", "--to", "--last", "--again", "--allow-training-dates"}),
+        ("tune", {*STAGE, "--warm-start-run-id", "--worker"}),
+        ("report-study", STAGE),
+        ("predict", {"--env", "--set", "--result", "--run-id", "--run-folder", "--at", "--ride", "--data", "--out"}),
         ("config", {"--env", "--set", "--result"}),
         ("simulate", {"--to", "--overwrite", "--result", *SIMULATION}),
         ("import-infrabel", {"--months", "--to", "--from", "--operational-points", "--result"}),
@@ -186,6 +192,21 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         (["config", SECRET], "unrecognized arguments: http://***@127.0.0.1:9"),
         (["train-model", "--resume"], "--resume needs --run-id: the MLflow run to continue"),
         (["fetch-files", "--run-id", "abc", *UNTRACKED], "training.mlflow.use_mlflow=false knows no runs"),
+        (["evaluate-model", "--last", "two"], "argument --last: invalid int value: 'two'"),
+        (["evaluate-model", "--last", "0", *UNTRACKED], "--last 0 must be above 0"),
+        (["evaluate-model", "--from", "2024-12-20", *UNTRACKED], "--from and --to go together"),
+        (["evaluate-model", "--again", *UNTRACKED], "--again is about a window; add --from and --to, or --last N"),
+        (["evaluate-model", "--allow-training-dates", *UNTRACKED], "--allow-training-dates is about a window"),
+        (["predict", "--at", "2024-12-21T08:00", "--out", "x.csv"], "one of the arguments --run-id --run-folder is"),
+        (["predict", "--run-id", "a", "--out", "x.csv"], "one of the arguments --at --ride is required"),
+        (["predict", "--run-id", "a", "--at", "x"], "the following arguments are required: --out"),
+        (["predict", "--run-id", "a", "--run-folder", "b", "--at", "x", "--out", "y.csv"], "not allowed with argument"),
+        (["predict", "--run-id", "a", "--at", "x", "--out", "y.xls"], "--out y.xls: unknown suffix '.xls'; end it in"),
+        (["predict", "--run-id", "a", "--at", "x", "--out", "y.csv", *UNTRACKED], "use_mlflow=false knows no runs"),
+        (
+            ["predict", "--run-folder", "none", "--at", "x", "--out", "y.csv"],
+            "best.ckpt does not exist; train the model",
+        ),
         (["simulate", "--seed", "one"], "argument --seed: invalid int value: 'one'"),
         (["simulate", "--lines", "0"], "lines=0 must be at least 1"),
         (["import-infrabel", "--months", "2025-01"], "the following arguments are required: --to"),
@@ -201,10 +222,10 @@ def test_a_bad_variable_is_one_line(fails: Callable[..., str], monkeypatch: pyte
     assert fails(["config"]) == "unknown environment 'lokal'; did you mean 'local'?"
 
 
-STAGES = [command for command in COMMANDS if command not in ("config", "simulate", "import-infrabel")]
+STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "evaluate-model"])
 def test_missing_data_are_one_line(fails: Callable[..., str], stage: str, tmp_path: Path) -> None:
     message = fails([stage, *UNTRACKED, "--set", f"data.local_folder={tmp_path / 'none'}"])
     assert message.startswith(f"data.local_folder={tmp_path / 'none'} holds no events/events_YYYY-MM-DD.parquet")
@@ -239,6 +260,27 @@ def test_an_unknown_run_is_one_line(fails: Callable[..., str], stage: str, mlflo
     assert fails(arguments) == (
         f"--run-id={'0' * 32!r} is no run of this MLflow server; copy the id from the run's page"
     )
+
+
+@slow
+def test_a_run_to_predict_with_must_exist(fails: Callable[..., str], mlflow_server: str) -> None:
+    settings = ["--set", f"training.mlflow.tracking_uri={mlflow_server}"]
+    message = fails(["predict", "--run-id", "none", "--at", "2024-12-21T08:00", "--out", "x.csv", *settings])
+    assert message == "--run-id='none' is no run of this MLflow server; copy the id from the run's page"
+
+
+@slow
+def test_a_run_of_something_else_is_not_evaluated_and_stays_as_it_is(
+    fails: Callable[..., str], mlflow_server: str
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_server)
+    run_id = client.create_run("0").info.run_id
+    client.set_terminated(run_id)
+    message = fails(["evaluate-model", "--run-id", run_id, "--set", f"training.mlflow.tracking_uri={mlflow_server}"])
+    assert message.startswith(f"MLflow run {run_id} is no training of this program: it holds no config/config.yaml")
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
 @slow

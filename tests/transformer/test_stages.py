@@ -1,6 +1,7 @@
 """Stages: one after the other from event tables to an evaluated model, each with a JSON-able result."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from transformer import stages
 from transformer.cli import main
-from transformer.config import Config, load_config
+from transformer.config import Config, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
-from transformer.training import BEST, CHECKPOINTS
+from transformer.tracking import close_run, open_run
+from transformer.training import BEST
+from transformer.windows import Window
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +53,12 @@ def test_evaluation_leaves_figures_and_tables(results):
     assert {"summary", "horizon", "delay_change", "train_type", "rank", "op_id", "service_date", "hour"} <= tables
 
 
-def test_validation_figures_are_those_of_the_evaluation(results, small_overrides: list[str]):
+def test_validation_figures_are_those_of_the_evaluation(results):
     """Train-then-evaluate gives the same metric: evaluate the best checkpoint on the validation date."""
     config, by_stage = results
-    split = by_stage["fetch_files"]["split"]
-    swapped = load_config(
-        "local",
-        [
-            *small_overrides,
-            f"data.split.train={split['train']}",
-            f"data.split.validation={split['test']}",
-            f"data.split.test={split['validation']}",
-        ],
-    )
-    folder = stages.run_folder(swapped, "") / CHECKPOINTS
-    folder.mkdir(parents=True)
-    for path in (stages.run_folder(config, "") / CHECKPOINTS).iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    mae = stages.evaluate_model(swapped, "")["metrics"]["test/mae_s"]
+    day = by_stage["fetch_files"]["split"]["validation"][0]
+    found = stages.evaluate_model(config, "", Window.parse(day, day, None), allow_training_dates=True)
+    mae = found["metrics"][f"window/{day}..{day}/mae_s"]
     assert mae == pytest.approx(by_stage["train_model"]["best_val_mae_s"], rel=1e-5)
 
 
@@ -91,21 +82,127 @@ def test_evaluating_without_a_training_says_so(small_overrides: list[str], tmp_p
         stages.evaluate_model(config, "")
 
 
-def test_evaluating_with_other_training_dates_is_refused(results, small_overrides: list[str], tmp_path: Path):
+@pytest.fixture
+def copied(results, small_overrides: list[str], tmp_path: Path) -> Config:
+    """The configuration of another machine: a copy of the run's folder and of the test date, and nothing else."""
+    config, by_stage = results
+    [day] = by_stage["fetch_files"]["split"]["test"]
+    source, folder = Path(config.data.local_folder), tmp_path / "data"
+    (folder / "events").mkdir(parents=True)
+    for name in ("op_nodes.parquet", "journeys.parquet", f"events/events_{day}.parquet"):
+        shutil.copy(source / name, folder / name)
+    here = [f"data.local_folder={folder}", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
+    other = load_config("local", [*small_overrides, *here])
+    shutil.copytree(stages.run_folder(config, ""), stages.run_folder(other, ""))
+    return other
+
+
+def test_an_evaluation_needs_the_run_and_its_dates_alone(results, copied: Config):
+    """Without cache and training data the figures are the same to the last digit."""
+    found = stages.evaluate_model(copied, "")
+    assert found["metrics"] == results[1]["evaluate_model"]["metrics"]
+    assert {path.name for path in Path(copied.paths.cache).iterdir()} == {"tables"}
+
+
+def test_settings_of_today_make_no_other_model(results, copied: Config, caplog: pytest.LogCaptureFixture):
+    changed = with_values(copied, {"data.snapshot.n_prev": 2, "data.split.train": ["2030-01-01"]}, "test")
+    shutil.copytree(stages.run_folder(copied, ""), stages.run_folder(changed, ""))
+    with caplog.at_level("INFO"):
+        found = stages.evaluate_model(changed, "")
+    assert found["metrics"] == results[1]["evaluate_model"]["metrics"]
+    assert "data.snapshot.n_prev=5 (given: 2)" in caplog.text
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+TEST_DAY = "2025-01-13..2025-01-13"
+
+
+def test_a_window_has_results_of_its_own(results):
+    config, by_stage = results
+    found = stages.evaluate_model(config, "", Window(count=1))
+    assert found["dates"] == ["2025-01-13"]
+    expected = {name.replace("test/", f"window/{TEST_DAY}/", 1): value for name, value in metrics_of(by_stage).items()}
+    assert found["metrics"] == expected
+    assert Path(found["folder"]) == stages.run_folder(config, "") / "windows" / TEST_DAY
+    assert not list((stages.run_folder(config, "") / "evaluation").rglob("*windows*"))
+    with pytest.raises(UserError, match=f"window {TEST_DAY} has been evaluated; add --again"):
+        stages.evaluate_model(config, "", Window.parse("2025-01-13", "2025-01-14", None))
+    assert stages.evaluate_model(config, "", Window(count=1), again=True)["metrics"] == expected
+
+
+def metrics_of(by_stage: dict[str, dict]) -> dict[str, float]:
+    return by_stage["evaluate_model"]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        (
+            Window(count=3),
+            "window 2025-01-11..2025-01-13: 2025-01-11..2025-01-12 trained or validated this model; leave",
+        ),
+        (Window.parse("2025-01-06", "2025-01-06", None), "window 2025-01-06..2025-01-06: 2025-01-06 trained or"),
+        (Window.parse("2025-02-01", "2025-03-01", None), "no events between --from 2025-02-01 and --to 2025-03-01; "),
+    ],
+)
+def test_a_window_that_says_nothing_is_refused(results, window: Window, words: str):
     config, _ = results
+    with pytest.raises(UserError, match=words):
+        stages.evaluate_model(config, "", window)
+
+
+def test_windows_on_the_command_line(results, capsys: pytest.CaptureFixture[str]):
+    config, _ = results
+    flat = flatten(to_dict(config))
+    options = [f"--set={key}={json.dumps(value)}" for key, value in flat.items()]
+    assert main(["evaluate-model", *options, "--last", "2"]) == 2
+    assert (
+        "2025-01-12 trained or validated this model; leave them out, or add --allow-training-dates"
+        in (capsys.readouterr().err.splitlines()[-1])
+    )
+    assert (
+        main(["evaluate-model", *options, "--from", "2025-01-12", "--to", "2025-01-13", "--allow-training-dates"]) == 0
+    )
+
+
+@pytest.mark.slow
+def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
+    results, small_overrides: list[str], mlflow_server: str, tmp_path: Path
+):
+    """Train and evaluate, lose everything but MLflow and the test date, and evaluate again, on a window too."""
+    from mlflow import MlflowClient
+
+    config, by_stage = results
+    address = ["training.mlflow.use_mlflow=true", f"training.mlflow.tracking_uri={mlflow_server}"]
+    tracked = load_config("local", [*small_overrides, *address, f"paths.runs={tmp_path}/runs"])
+    run_id = open_run(tracked, env="local")
+    stages.train_model(tracked, run_id)
+    expected = {name: pytest.approx(value, abs=0) for name, value in metrics_of(by_stage).items()}
+    assert stages.evaluate_model(tracked, run_id)["metrics"] == expected
+    close_run(tracked, run_id)
+
     folder = tmp_path / "data"
     (folder / "events").mkdir(parents=True)
-    for path in Path(config.data.local_folder).rglob("*.parquet"):
-        (folder / path.relative_to(config.data.local_folder)).write_bytes(path.read_bytes())
-    nodes = pl.read_parquet(folder / "op_nodes.parquet")
-    nodes.with_columns(pl.col("op_id") + 1_000).write_parquet(folder / "op_nodes.parquet")
-    other = load_config("local", [*small_overrides, f"data.local_folder={folder}", f"paths.runs={tmp_path}/runs"])
-    copy = stages.run_folder(other, "") / CHECKPOINTS
-    copy.mkdir(parents=True)
-    for path in (stages.run_folder(config, "") / CHECKPOINTS).iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match="trained on other points or dates"):
-        stages.evaluate_model(other, "")
+    for name in ("op_nodes.parquet", "journeys.parquet", "events/events_2025-01-13.parquet"):
+        shutil.copy(Path(config.data.local_folder) / name, folder / name)
+    bare = [f"data.local_folder={folder}", f"paths.runs={tmp_path}/other", f"paths.cache={tmp_path}/cache"]
+    elsewhere = load_config("local", [*small_overrides, *address, *bare, "data.snapshot.n_prev=3"])
+    assert stages.evaluate_model(elsewhere, run_id)["metrics"] == expected
+    stages.evaluate_model(elsewhere, run_id, Window(count=1))
+
+    client = MlflowClient(tracking_uri=mlflow_server)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[f"evaluated/{TEST_DAY}"] == "2025-01-13"
+    assert run.data.metrics[f"window/{TEST_DAY}/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
+    assert {entry.path for entry in client.list_artifacts(run_id, "evaluation")} == {
+        f"evaluation/{name}" for name in ("figures", "tables", TEST_DAY)
+    }
+    assert {entry.path for entry in client.list_artifacts(run_id, f"evaluation/{TEST_DAY}")} == {
+        f"evaluation/{TEST_DAY}/{name}" for name in ("figures", "tables")
+    }
+    with pytest.raises(UserError, match="has been evaluated; add --again"):
+        stages.evaluate_model(elsewhere, run_id, Window(count=1))
 
 
 def test_changing_the_test_date_changes_no_model(small_overrides: list[str], results, tmp_path: Path):

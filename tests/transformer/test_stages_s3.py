@@ -10,6 +10,7 @@ from moto.server import ThreadedMotoServer
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.windows import Window
 
 BUCKET = "train-delays"
 
@@ -60,7 +61,20 @@ def test_each_stage_on_a_machine_of_its_own(
     with caplog.at_level("INFO"):
         stages.train_model(disks[2], "")
     assert "statistics: computing" not in caplog.text and "embeddings: computing" not in caplog.text
-    assert stages.evaluate_model(disks[2], "")["metrics"]["test/n"] > 100
+    found = stages.evaluate_model(disks[2], "")["metrics"]
+    assert found["test/n"] > 100
+
+    bare = machine(small_overrides, endpoint, tmp_path / "evaluate")
+    shutil.copytree(stages.run_folder(disks[2], ""), stages.run_folder(bare, ""))
+    assert stages.evaluate_model(bare, "")["metrics"] == found
+    stages.evaluate_model(bare, "", Window(count=1))
+    assert [path.name for path in (tmp_path / "evaluate" / "data" / "events").iterdir()] == [
+        "events_2025-01-13.parquet"
+    ]
+    out = tmp_path / "predictions.csv"
+    stages.predict(bare, stages.run_folder(bare, ""), "2025-01-12T08:00", out)
+    days = sorted(path.stem[-10:] for path in (tmp_path / "evaluate" / "data" / "events").iterdir())
+    assert days == ["2025-01-11", "2025-01-12", "2025-01-13"]
 
 
 def test_only_the_dates_of_the_split_travel(small_overrides: list[str], endpoint: str, tmp_path: Path):

@@ -108,12 +108,9 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         train_types: `train_id, service_date, train_type` per journey; journeys it lacks are of the unknown type.
     """
     key = ["train_id", "service_date"]
-    ordered = (
+    ordered = in_table_order(
         events.join(train_types.select(*key, "train_type"), on=key, how="left", maintain_order="left")
-        .with_columns(pl.col("planned_ts").first().over(key).alias("first_planned"))
-        .sort("first_planned", *key, "seq")
-        .with_columns(pl.struct(key).rle_id().cast(pl.Int32).alias("journey"))
-    )
+    ).with_columns(pl.struct(key).rle_id().cast(pl.Int32).alias("journey"))
     planned = _seconds(ordered["planned_ts"])
     observed = _seconds(ordered["observed_ts"])
     journey = ordered["journey"].to_numpy().astype(np.int32)
@@ -152,6 +149,13 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
     )
 
 
+def in_table_order(events: pl.DataFrame) -> pl.DataFrame:
+    """Validated events in the order in which a table holds them: row e is event e."""
+    key = ["train_id", "service_date"]
+    first_planned = pl.col("planned_ts").first().over(key)
+    return events.sort(first_planned, *key, "seq")
+
+
 def _seconds(column: pl.Series) -> Int64Array:
     return column.dt.epoch("s").fill_null(int(NEVER)).to_numpy().astype(np.int64)
 
@@ -162,6 +166,11 @@ class LoadedTable:
 
     table: EventTable
     journeys: pl.DataFrame  # [J] train_id, service_date, train_number, train_type in the table's order
+
+    @classmethod
+    def of(cls, events: pl.DataFrame, journeys: pl.DataFrame, vocabulary: Vocabulary) -> LoadedTable:
+        """The table of validated `events` in memory; `journeys` with the columns of JOURNEY_SCHEMA."""
+        return cls(build_event_table(events, journeys, vocabulary), _journey_names(events, journeys))
 
 
 def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabulary, cache: Path) -> LoadedTable:
@@ -183,11 +192,11 @@ def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabul
     if not target.is_dir():
         events, _ = read_days(data, days)
         journeys = read_journeys(folder, days, data.timezone)
-        table = build_event_table(events, journeys, vocabulary)
+        loaded = LoadedTable.of(events, journeys, vocabulary)
         with atomic_folder(target) as temporary:
             for column in fields(EventTable):
-                np.save(temporary / f"{column.name}.npy", getattr(table, column.name), allow_pickle=False)
-            _journey_names(events, journeys).write_parquet(temporary / "journeys.parquet")
+                np.save(temporary / f"{column.name}.npy", getattr(loaded.table, column.name), allow_pickle=False)
+            loaded.journeys.write_parquet(temporary / "journeys.parquet")
     return _open(target)
 
 

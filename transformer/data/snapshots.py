@@ -97,19 +97,30 @@ class SnapshotBuilder:
         running = table.last_possible[journey] + wait >= t
         snapshot, journey, t = snapshot[running], journey[running], t[running]
 
-        last = table.passed(journey, t)
-        departed = last >= table.start[journey]
-        at = np.maximum(last, 0)
-        last_delay = np.where(departed, table.observed[at] - table.planned[at], 0)
+        last, last_delay, translation = self.known_delays(journey, t)
         end = table.end[journey]
-        following = last + 1
-        more = following < end
-        next_planned = table.planned[np.minimum(following, end - 1)]
+        more = last + 1 < end
+        next_planned = table.planned[np.minimum(last + 1, end - 1)]
         ended = t > table.planned[end - 1] + last_delay + config.end_grace_s
         silent = t > next_planned + last_delay + config.silence_s
         active = more & ~ended & ~silent
-        translation = np.maximum(last_delay, t - next_planned)
         return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
+
+    def known_delays(self, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """What is known of each journey [N] at its instant [N], running or not.
+
+        Returns:
+            `last`, `last_delay` and `translation` [N], as in `ActiveTrains`; after its last event a journey's
+            translation is its last known delay.
+        """
+        table = self.table
+        last = table.passed(journeys, instants)
+        at = np.maximum(last, 0)
+        last_delay = np.where(last >= table.start[journeys], table.observed[at] - table.planned[at], 0)
+        end = table.end[journeys]
+        next_planned = table.planned[np.minimum(last + 1, end - 1)]
+        translation = np.where(last + 1 < end, np.maximum(last_delay, instants - next_planned), last_delay)
+        return last, last_delay, translation
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the fullest of them (at least one train wide)."""
