@@ -85,12 +85,15 @@ def _group_keys(timezone: str) -> dict[str, pl.Expr]:
         "departed": pl.when("departed").then(pl.lit("yes")).otherwise(pl.lit("no")),
         "rank": pl.col("rank"),
         "op_id": pl.col("op_id"),
+        "train_number": pl.col("train_number").fill_null(pl.col("train_id")),
         "service_date": pl.col("service_date"),
         "hour": pl.col("snapshot_ts").dt.convert_time_zone(timezone).dt.hour(),  # local hour of the snapshot
     }
 
 
-BREAKDOWNS = tuple(_group_keys("UTC"))
+BREAKDOWNS = tuple(
+    name for name in _group_keys("UTC") if name != "train_number"
+)  # thousands of them, each with few rows
 COARSE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each: these go to MLflow
 
 
@@ -130,7 +133,7 @@ def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFram
     """`SUMMARY` per group, one line each, in the natural order of the groups; groups without rows are left out.
 
     Args:
-        by: one of `BREAKDOWNS`, and the name of the group column in the result.
+        by: one of `BREAKDOWNS` or `train_number`, and the name of the group column in the result.
         timezone: IANA name, for `hour`.
 
     Raises:
@@ -148,6 +151,18 @@ def breakdowns(rows: pl.DataFrame, timezone: str) -> dict[str, pl.DataFrame]:
     """
     check_rows(rows)
     return {by: _breakdown(rows, by, timezone) for by in BREAKDOWNS}
+
+
+def worst_groups(groups: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The groups of a breakdown with the greatest MAE, worst first, of the half of them with the most rows.
+
+    A handful of rows says little about a group.
+    """
+    return (
+        groups.filter(pl.col("n") >= pl.col("n").median())
+        .sort("mae_s", descending=True, maintain_order=True)
+        .head(count)
+    )
 
 
 def to_mlflow_metrics(

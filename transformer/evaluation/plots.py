@@ -36,6 +36,8 @@ _COUNT_COLOURS = LinearSegmentedColormap.from_list("counts", ["#D0E3F2", "#4292C
 _DELAY_COLUMNS = {"model": "predicted_delay_s", "translation": "translation_delay_s"}
 _WORST_PLACES = 8  # named on the map
 _TYPES_SHOWN = 15  # bars that still read well
+_CALIBRATION_EDGES_MIN = (-5, -2, -1, 0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 40, 50, 60, 90, 120)
+_CALIBRATION_SHARE = 5e-4  # of the rows at least in a group: the quartiles of fewer are noise
 _MAX_HISTOGRAM_BINS = 120  # a side; more are thinner than a pixel or two
 
 
@@ -162,7 +164,7 @@ def error_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
     """
     return _paired_bars(
         horizon_breakdown,
-        names=_ranges(horizon_breakdown["horizon"], HORIZON, first="overdue"),
+        names=minute_ranges(horizon_breakdown["horizon"], HORIZON, first="overdue"),
         title="Error by horizon",
         xlabel="horizon: planned time of the event − time of the snapshot (min)",
     )
@@ -176,7 +178,7 @@ def error_by_delay_change(change_breakdown: pl.DataFrame) -> Figure:
     """
     return _paired_bars(
         change_breakdown,
-        names=_ranges(change_breakdown["delay_change"], DELAY_CHANGE),
+        names=minute_ranges(change_breakdown["delay_change"], DELAY_CHANGE),
         title="Error by change of delay",
         xlabel="change of delay: observed − last known delay (min)",
     )
@@ -281,6 +283,31 @@ def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def calibration(rows: pl.DataFrame) -> Figure:
+    """What was observed where a certain delay was predicted: the median, for the model and for translation.
+
+    The median is what a model trained on the absolute error aims at: a calibrated one follows the diagonal. The band
+    spans the quartiles of what was observed for the model's predictions. Groups with few rows are left out.
+    """
+    figure, axes = new_figure((8, 6))
+    least, reach = _CALIBRATION_SHARE * rows.height, [0.0, 1.0]
+    for name, colour, style in (("translation", TRANSLATION_COLOUR, "--"), ("model", MODEL_COLOUR, "-")):
+        groups = _calibration_groups(rows, _DELAY_COLUMNS[name]).filter(pl.col("n") >= least)
+        predicted = groups["predicted"].to_numpy()
+        if name == "model":
+            low, high = (groups[quartile].to_numpy() for quartile in ("low", "high"))
+            axes.fill_between(predicted, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(predicted, groups["median"].to_numpy(), color=colour, linestyle=style, marker=".", label=name)
+        reach += predicted.tolist()
+    diagonal = [min(reach), max(reach)]
+    axes.plot(diagonal, diagonal, color="black", linewidth=1, linestyle=":", label="exact")
+    axes.set_xlabel("predicted delay (min)")
+    axes.set_ylabel("observed delay: median, quartiles of the model (min)")
+    set_title(axes, "Calibration", f"{_count(rows.height)} predictions, grouped by predicted delay")
+    _legend_above(axes)
+    return figure
+
+
 def training_curves(history: pl.DataFrame) -> Figure:
     """Training loss, validation MAE against translation, and learning rate by epoch.
 
@@ -322,6 +349,15 @@ def training_curves(history: pl.DataFrame) -> Figure:
         rate.set_xlim(history["epoch"][0] - 1, history["epoch"][0] + 1)
     set_title(loss, "Training", f"epochs: {history['epoch'].n_unique():,}")
     return figure
+
+
+def minute_ranges(groups: pl.Series, bins: Bins, first: str | None = None) -> list[str]:
+    """The bins in `groups` as ranges in minutes; `first` names the lowest one."""
+    edges = [str(edge).replace("-", "−") for edge in bins.edges_min]
+    below = first or f"< {edges[0]}"
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
+    names = dict(zip(bins.labels, [below, *between, f"≥ {edges[-1]}"], strict=True))
+    return [names[label] for label in groups]
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -382,15 +418,6 @@ def _mae_minutes(frame: pl.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     return frame["mae_s"].to_numpy() / 60, frame["translation_mae_s"].to_numpy() / 60
 
 
-def _ranges(groups: pl.Series, bins: Bins, first: str | None = None) -> list[str]:
-    """The bins present in `groups` as ranges in minutes."""
-    edges = [str(edge).replace("-", "−") for edge in bins.edges_min]
-    below = first or f"< {edges[0]}"
-    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
-    names = dict(zip(bins.labels, [below, *between, f"≥ {edges[-1]}"], strict=True))
-    return [names[label] for label in groups]
-
-
 def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: str) -> Figure:
     figure, axes = new_figure((9, 5))
     position = np.arange(frame.height)
@@ -407,6 +434,25 @@ def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: 
     set_title(axes, title, f"{_total(frame)} predictions, skill above each pair")
     _legend_above(axes)
     return figure
+
+
+def _calibration_groups(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Per bin of predicted delay: n, `predicted` mean, and `low`, `median`, `high` of the observed ones, in minutes."""
+    predicted, observed = pl.col(column) / 60, pl.col("observed_delay_s") / 60
+    edges = pl.lit(pl.Series(_CALIBRATION_EDGES_MIN, dtype=pl.Float64))
+    return (
+        rows.lazy()
+        .group_by(edges.search_sorted(predicted, side="right").alias("bin"))
+        .agg(
+            pl.len().alias("n"),
+            predicted.mean().alias("predicted"),
+            observed.quantile(0.25, "linear").alias("low"),
+            observed.median().alias("median"),
+            observed.quantile(0.75, "linear").alias("high"),
+        )
+        .sort("bin")
+        .collect()
+    )
 
 
 def _segments(edges: pl.DataFrame, located: pl.DataFrame) -> NDArray[Any]:

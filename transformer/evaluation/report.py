@@ -76,20 +76,16 @@ def write_evaluation(
 
 def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame]) -> str:
     """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
-    overall = [
-        ("MAE", "mae_s", _seconds, _percent(summary["skill"])),
-        ("RMSE", "rmse_s", _seconds, _percent(summary["skill_rmse"])),
-        ("median absolute error", "median_s", _seconds, ""),
-        ("within 1 min", "within_1_min", _share, ""),
-        ("within 2 min", "within_2_min", _share, ""),
-        ("within 5 min", "within_5_min", _share, ""),
-        ("bias (+ = too late)", "bias_s", _signed_seconds, ""),
-    ]
     lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
         [
-            [label, unit(summary[name]), unit(summary[metrics.TRANSLATION + name]), skill]
-            for label, name, unit, skill in overall
+            [
+                label,
+                text(summary[name]),
+                text(summary[metrics.TRANSLATION + name]),
+                skill_text(summary[skill]) if skill else "",
+            ]
+            for label, name, text, skill in OVERALL
         ],
     )
     types = breakdowns["train_type"].sort("n", descending=True)
@@ -107,11 +103,11 @@ def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
             [
                 _shortened(str(group[by])),
                 f"{group['n']:,}",
-                _seconds(group["mae_s"]),
-                _seconds(group[metrics.TRANSLATION + "mae_s"]),
-                _percent(group["skill"]),
-                _seconds(group["rmse_s"]),
-                _share(group["within_2_min"]),
+                seconds_text(group["mae_s"]),
+                seconds_text(group[metrics.TRANSLATION + "mae_s"]),
+                skill_text(group["skill"]),
+                seconds_text(group["rmse_s"]),
+                share_text(group["within_2_min"]),
             ]
             for group in frame.iter_rows(named=True)
         ],
@@ -133,21 +129,32 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
-def _seconds(value: float) -> str:
+def seconds_text(value: float) -> str:
     return f"{value:,.1f} s"
 
 
-def _signed_seconds(value: float) -> str:
+def signed_seconds_text(value: float) -> str:
     return f"{value:+,.1f} s"
 
 
-def _share(value: float) -> str:
+def share_text(value: float) -> str:
     return f"{value:.1%}"
 
 
-def _percent(value: float | None) -> str:
+def skill_text(value: float | None) -> str:
     """A skill; a dash where translation made no error."""
     return "-" if value is None or math.isnan(value) else f"{value:+.1%}"
+
+
+OVERALL = (  # what is said over all predictions: label, metric, its text, and the skill beside it
+    ("MAE", "mae_s", seconds_text, "skill"),
+    ("RMSE", "rmse_s", seconds_text, "skill_rmse"),
+    ("median absolute error", "median_s", seconds_text, ""),
+    ("within 1 min", "within_1_min", share_text, ""),
+    ("within 2 min", "within_2_min", share_text, ""),
+    ("within 5 min", "within_5_min", share_text, ""),
+    ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
+)
 
 
 def _figures(
@@ -169,5 +176,6 @@ def _figures(
     yield "error_by_type", plots.error_by_type(breakdowns["train_type"])
     yield "error_distribution", plots.error_distribution(rows)
     yield "predicted_vs_observed", plots.predicted_vs_observed(rows)
+    yield "calibration", plots.calibration(rows)
     if history is not None and not history.is_empty():
         yield "training_curves", plots.training_curves(history)

@@ -139,6 +139,26 @@ def test_values_that_are_not_numbers_are_refused(make_rows, column, value):
             compute(rows)
 
 
+def test_trains_are_told_apart_by_number_and_without_one_by_id(make_rows):
+    rows = make_rows([0] * 4, [0] * 4, [0] * 4, train_number=["7", "7", None, "8"], train_id=["a", "b", "c", "d"])
+    assert dict(metrics.breakdown(rows, "train_number").select("train_number", "n").iter_rows()) == {
+        "7": 2,
+        "8": 1,
+        "c": 1,
+    }
+    assert "train_number" not in metrics.breakdowns(rows, "UTC")
+
+
+def test_the_worst_groups_are_those_of_the_greatest_mae_with_enough_rows(make_rows):
+    errors = {1: [10.0] * 3, 2: [50.0] * 3, 3: [900.0], 4: [30.0] * 4, 5: [800.0]}
+    predicted = [error for values in errors.values() for error in values]
+    points = [op for op, values in errors.items() for _ in values]
+    rows = make_rows([0.0] * 12, predicted, [60.0] * 12, op_id=points)
+    groups = metrics.breakdown(rows, "op_id")
+    assert metrics.worst_groups(groups, 10)["op_id"].to_list() == [2, 4, 1]
+    assert metrics.worst_groups(groups, 1)["op_id"].to_list() == [2]
+
+
 def test_no_rows_no_evaluation(make_rows):
     with pytest.raises(UserError, match="0 labelled rows"):
         metrics.summary(make_rows([], [], []))

@@ -44,6 +44,7 @@ def all_figures(rows: pl.DataFrame, network: tuple[pl.DataFrame, pl.DataFrame]) 
         "delay change": plots.error_by_delay_change(breakdown(rows, "delay_change")),
         "type": plots.error_by_type(breakdown(rows, "train_type")),
         "predicted": plots.predicted_vs_observed(rows),
+        "calibration": plots.calibration(rows),
         "distribution": plots.error_distribution(rows),
         "training": plots.training_curves(HISTORY),
     }
@@ -174,6 +175,22 @@ def test_histogram_cells_are_whole_minutes_and_hold_every_pair(make_rows):
     counts = translation.collections[0].get_array()
     column, row = (int(np.searchsorted(edges, minutes)) - 1 for minutes in (10, 9))
     assert counts[row, column] == 1
+
+
+def test_calibration_is_the_observed_median_where_a_delay_was_predicted(make_rows):
+    # 100 predictions of 1.5 min with 1 to 3 min observed, 100 of 6 min with 6, and a single one of 50 min
+    observed = [60.0, 120.0, 120.0, 180.0] * 25 + [360.0] * 100 + [0.0]
+    rows = make_rows(observed, [90.0] * 100 + [360.0] * 100 + [3_000.0], [0.0] * 201)
+    rows = pl.concat([rows] * 12)  # 12 rows of 2,412 are a group, though a small one
+    axes = plots.calibration(rows).axes[0]
+    translation, model, exact = axes.lines
+    assert model.get_xdata().tolist() == [1.5, 6.0, 50.0] and model.get_ydata().tolist() == [2.0, 6.0, 0.0]
+    assert translation.get_xdata().tolist() == [0.0] and translation.get_ydata().tolist() == [3.0]
+    assert exact.get_xdata().tolist() == exact.get_ydata().tolist() == [0.0, 50.0]
+    quartiles = {tuple(point) for point in axes.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(1.5, 1.75), (1.5, 2.25), (6.0, 6.0)} <= quartiles
+    rare = plots.calibration(pl.concat([rows, rows.with_columns(predicted_delay_s=7_200.0).head(1)])).axes[0]
+    assert rare.lines[1].get_xdata().tolist() == [1.5, 6.0, 50.0]
 
 
 def test_distribution_is_the_share_with_at_most_this_error(make_rows):

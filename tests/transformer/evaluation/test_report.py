@@ -31,6 +31,7 @@ def test_evaluation_is_written_and_returned(day_rows, network, tmp_path):
         "error_by_type.png",
         "error_distribution.png",
         "predicted_vs_observed.png",
+        "calibration.png",
         "training_curves.png",
     }
     assert {path.name for path in result.tables} == {f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary")}

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pytest
+
+from transformer.config import DataConfig
+from transformer.data.freshness import check_freshness, newest_observation, newest_observation_in
+from transformer.data.tables import EVENT_SCHEMA, write_events
+from transformer.errors import UserError
+
+BUDAPEST = ZoneInfo("Europe/Budapest")
+DAY = timedelta(days=1)
+
+
+def events(day: date, *times: tuple[datetime, datetime | None]) -> pl.DataFrame:
+    """One journey with an event for each planned and observed time."""
+    lines = [
+        ("t1", day, seq, 1, "A", planned, observed, observed and int((observed - planned).total_seconds()))
+        for seq, (planned, observed) in enumerate(times)
+    ]
+    return pl.DataFrame(lines, schema=EVENT_SCHEMA, orient="row")
+
+
+def utc(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)
+
+
+def test_the_newest_observation_is_the_latest_up_to_now():
+    frame = events(
+        date(2024, 12, 21),
+        (utc(2024, 12, 21, 8), utc(2024, 12, 21, 8, 1)),
+        (utc(2024, 12, 21, 9), utc(2024, 12, 21, 9, 5)),
+        (utc(2024, 12, 21, 10), None),
+        (utc(2024, 12, 21, 11), utc(2024, 12, 21, 11, 2)),
+    )
+    assert newest_observation(frame, utc(2024, 12, 22)) == utc(2024, 12, 21, 11, 2)
+    # A clock that runs ahead must not pass for fresh data; and `now` may be on any clock.
+    assert newest_observation(frame, datetime(2024, 12, 21, 10, 30, tzinfo=BUDAPEST)) == utc(2024, 12, 21, 9, 5)
+    assert newest_observation(frame, utc(2024, 12, 20)) is None
+
+
+def test_a_folder_is_read_back_until_no_older_file_can_hold_a_newer_observation(tmp_path: Path):
+    for name, moment in (("12-10", utc(2024, 12, 10, 8)), ("12-20", utc(2024, 12, 20, 22))):
+        day = date.fromisoformat(f"2024-{name}")
+        # The train of the 20th runs past midnight and is observed on the 21st.
+        write_events(tmp_path, day, events(day, (moment, moment + timedelta(hours=3))))
+    # The file of the 21st holds a train of the early morning, that of the 22nd only the timetable.
+    write_events(tmp_path, date(2024, 12, 21), events(date(2024, 12, 21), (utc(2024, 12, 21, 0), utc(2024, 12, 21, 0))))
+    write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
+    (tmp_path / "events" / "events_2024-12-01.parquet").write_bytes(b"not read")
+    data = DataConfig(local_folder=str(tmp_path))
+    assert newest_observation_in(data, utc(2024, 12, 23)) == utc(2024, 12, 21, 1)
+
+
+def test_without_any_observation_there_is_no_newest_one(tmp_path: Path):
+    write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
+    newest = newest_observation_in(DataConfig(local_folder=str(tmp_path)), utc(2024, 12, 23))
+    with pytest.raises(UserError, match=r"^no observation up to 2024-12-23 01:00 CET; fetch newer data or raise"):
+        check_freshness(newest, utc(2024, 12, 23), DAY, "Europe/Budapest")
+
+
+def test_the_message_says_how_old_and_what_to_do():
+    with pytest.raises(UserError) as caught:
+        check_freshness(utc(2024, 12, 21, 22, 59), utc(2024, 12, 25, 3, 12), DAY, "Europe/Budapest")
+    assert str(caught.value) == (
+        "newest observation is 3 d 4 h old (2024-12-21 23:59 CET), limit 1 d; "
+        "fetch newer data or raise evaluation.freshness.max_age_s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("age", "written"),
+    [
+        (timedelta(days=9, hours=1), "9 d 1 h"),
+        (timedelta(days=2, minutes=59), "2 d"),
+        (timedelta(hours=26), "1 d 2 h"),
+        (timedelta(hours=1, minutes=0, seconds=1), "1 h"),
+        (timedelta(minutes=90), "1 h 30 min"),
+        (timedelta(seconds=61), "1 min 1 s"),
+        (timedelta(seconds=1), "1 s"),
+    ],
+)
+def test_an_age_is_written_in_its_two_largest_units(age, written):
+    now = utc(2024, 12, 21)
+    with pytest.raises(UserError, match=rf" is {written} old \(.*, limit 0 s; "):
+        check_freshness(now - age, now, timedelta(0), "UTC")
+
+
+def test_the_limit_itself_is_fresh_enough_also_across_midnight():
+    newest = datetime(2024, 12, 21, 23, 59, tzinfo=BUDAPEST)
+    assert check_freshness(newest, datetime(2024, 12, 22, 0, 1, tzinfo=BUDAPEST), DAY, "Europe/Budapest") == timedelta(
+        minutes=2
+    )
+    assert check_freshness(newest, newest + DAY, DAY, "Europe/Budapest") == DAY
+    with pytest.raises(UserError, match="is 1 d old"):
+        check_freshness(newest, newest + DAY + timedelta(seconds=1), DAY, "Europe/Budapest")
+
+
+def test_an_age_is_time_that_passed_whatever_the_clocks_were_set_to():
+    # In the night of 27 October 2024 an hour comes twice: from noon to noon 25 hours pass; on 31 March, 23.
+    autumn = datetime(2024, 10, 26, 12, tzinfo=BUDAPEST), datetime(2024, 10, 27, 12, tzinfo=BUDAPEST)
+    with pytest.raises(UserError, match=r"is 1 d 1 h old \(2024-10-26 12:00 CEST\), limit 1 d;"):
+        check_freshness(*autumn, DAY, "Europe/Budapest")
+    spring = datetime(2024, 3, 30, 12, tzinfo=BUDAPEST), datetime(2024, 3, 31, 12, tzinfo=BUDAPEST)
+    assert check_freshness(*spring, DAY, "Europe/Budapest") == timedelta(hours=23)
+    # 02:30 the first time and 02:30 the second time are an hour apart.
+    twice = [datetime(2024, 10, 27, 2, 30, tzinfo=BUDAPEST, fold=fold) for fold in (0, 1)]
+    assert check_freshness(*twice, DAY, "Europe/Budapest") == timedelta(hours=1)
+
+
+def test_clocks_of_different_zones_agree():
+    newest = datetime(2024, 12, 21, 23, 30, tzinfo=timezone(timedelta(hours=-5)))
+    assert check_freshness(newest, utc(2024, 12, 22, 5), DAY, "UTC") == timedelta(minutes=30)
+
+
+def test_a_time_without_a_zone_is_refused():
+    with pytest.raises(ValueError, match="no time zone"):
+        check_freshness(utc(2024, 12, 21), datetime(2024, 12, 22), DAY, "UTC")

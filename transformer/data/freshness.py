@@ -1,0 +1,85 @@
+"""How old the newest observation is: data that stopped arriving must not be evaluated as if nothing had happened."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from transformer.config import DataConfig
+from transformer.data.events import available_dates, read_events
+from transformer.errors import UserError
+
+# Reading keeps events planned up to two days from their service date, and they can be late: an events file may hold
+# observations of so long after midnight.
+REACH = timedelta(days=4)
+
+
+def newest_observation(events: pl.DataFrame, now: datetime) -> datetime | None:
+    """The newest `observed_ts` up to `now`, in UTC; None where nothing was observed.
+
+    Later ones do not count: they come from a wrong clock, and would pass for fresh data for as long as they are ahead.
+    """
+    newest = events.filter(pl.col("observed_ts") <= _utc(now))["observed_ts"].max()
+    return newest if isinstance(newest, datetime) else None
+
+
+def newest_observation_in(data: DataConfig, now: datetime) -> datetime | None:
+    """The newest observation of the valid events in `data.local_folder`, read from the last service date backwards.
+
+    Raises:
+        UserError: no events file, or an unreadable one.
+    """
+    folder = Path(data.local_folder)
+    newest: datetime | None = None
+    for day in reversed(available_dates(folder)):
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        if newest is not None and midnight + REACH < newest:
+            break
+        events, _ = read_events(folder, day, data.timezone, data.validation)
+        newest = max(filter(None, (newest, newest_observation(events, now))), default=None)
+    return newest
+
+
+def check_freshness(newest: datetime | None, now: datetime, max_age: timedelta, timezone: str) -> timedelta:
+    """The age of the newest observation at `now`: time that passed, whatever the clocks were set to meanwhile.
+
+    Args:
+        newest: see `newest_observation`.
+        timezone: IANA name of the clock in the message.
+
+    Raises:
+        UserError: it is older than `max_age`, or there is none.
+    """
+    remedy = "fetch newer data or raise evaluation.freshness.max_age_s"
+    if newest is None:
+        raise UserError(f"no observation up to {_local(now, timezone)}; {remedy}")
+    age = _utc(now) - _utc(newest)
+    if age > max_age:
+        raise UserError(
+            f"newest observation is {_span(age)} old ({_local(newest, timezone)}), limit {_span(max_age)}; {remedy}"
+        )
+    return age
+
+
+def _utc(instant: datetime) -> datetime:
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant} has no time zone")
+    return instant.astimezone(UTC)  # in one zone, Python subtracts what the clocks show, not the time that passed
+
+
+def _local(instant: datetime, timezone: str) -> str:
+    return f"{_utc(instant).astimezone(ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
+
+
+def _span(length: timedelta) -> str:
+    """The two largest units: `3 d 4 h`, `1 d`, `2 h 5 min`, `45 s`."""
+    seconds = round(length.total_seconds())
+    parts: list[tuple[int, str]] = []
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, seconds = divmod(seconds, unit)
+        if count or parts:
+            parts.append((count, name))
+    return " ".join(f"{count} {name}" for count, name in parts[:2] if count) or "0 s"
