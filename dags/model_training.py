@@ -9,7 +9,8 @@ the worker or in a pod (`compute.backend`); `close_run` marks the MLflow run FIN
 
 **Reads** event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
 **Writes** statistics and embeddings to `paths.cache` (reused under a content hash), checkpoints and reports to
-`paths.runs`, and everything worth comparing to MLflow: button *MLflow run* on every stage.
+`paths.runs`, and everything worth comparing to MLflow: button *MLflow run* on every stage, *Report* on
+`evaluate_model`.
 
 **Trigger** with the form, or with any of its fields as conf:
 

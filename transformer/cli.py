@@ -223,6 +223,8 @@ def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, An
         window,
         again=options.again,
         allow_training_dates=options.allow_training_dates,
+        env=options.env,
+        overrides=options.overrides,
     )
 
 

@@ -29,7 +29,7 @@ from transformer.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "include" / "config"
 BASE = "base"
-GROUPS = ("data", "embeddings", "model", "training", "search", "compute", "paths")
+GROUPS = ("data", "embeddings", "model", "training", "evaluation", "search", "compute", "paths")
 
 
 # --- data.yaml -------------------------------------------------------------------------------------------------------
@@ -231,6 +231,30 @@ class TrainingConfig:
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
 
+# --- evaluation.yaml -------------------------------------------------------------------------------------------------
+@dataclass
+class FreshnessConfig:
+    """How old the data may be where the last dates are evaluated."""
+
+    max_age_s: int = 0  # of the newest observation; 0 = any age
+
+
+@dataclass
+class DriftConfig:
+    """From where on a difference between the evaluated events and those of the training dates is a warning."""
+
+    max_observed_drop: float = 0.1  # share of planned events that were observed, below that of the training dates
+    max_unknown_share: float = 0.01  # of the events, at points without events on the training dates
+    psi_noticeable: float = 0.1  # population stability index; the usual thresholds: below 0.1 stable,
+    psi_shifted: float = 0.25  # above 0.25 another distribution
+
+
+@dataclass
+class EvaluationConfig:
+    freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+
+
 # --- search.yaml -----------------------------------------------------------------------------------------------------
 @dataclass
 class ParameterConfig:
@@ -344,6 +368,7 @@ class Config:
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -505,6 +530,8 @@ _POSITIVE = (
     "training.log_every_s",
     "training.loss.huber_delta_s",
     "training.early_stopping.patience",
+    "evaluation.drift.psi_noticeable",
+    "evaluation.drift.psi_shifted",
     "search.n_trials",
     "search.n_workers",
     "search.heartbeat_s",
@@ -524,11 +551,17 @@ _NOT_NEGATIVE = (
     "training.num_workers",
     "training.overfit_batches",
     "training.early_stopping.min_delta_s",
+    "evaluation.freshness.max_age_s",
     "search.max_retries",
     "search.sampler.n_startup_trials",
     "search.pruner.n_startup_trials",
 )
 _SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed", "search.sampler.seed")
+_SHARES = (
+    "data.validation.max_dropped_share",
+    "evaluation.drift.max_observed_drop",
+    "evaluation.drift.max_unknown_share",
+)
 _BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
 _TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
 _KUBERNETES_NAMES = ("compute.kubernetes.namespace", "compute.kubernetes.service_account")
@@ -588,6 +621,13 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
         )
     if mlflow.use_mlflow and not mlflow.experiment_name.strip():
         yield "training.mlflow.experiment_name", "training.mlflow.experiment_name is empty; name the experiment"
+    drift = config.evaluation.drift
+    if drift.psi_noticeable > drift.psi_shifted:
+        yield (
+            "",
+            f"evaluation.drift.psi_noticeable={drift.psi_noticeable} is above "
+            f"evaluation.drift.psi_shifted={drift.psi_shifted}",
+        )
     yield from _search_complaints(config.search)
     yield from _pod_complaints(config.compute)
 
@@ -699,7 +739,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
     (_SEEDS, lambda value: 0 <= value < 2**32, "must lie in [0, 4294967295]"),
     (_BELOW_ONE, lambda value: 0 <= value < 1, "must lie in [0, 1)"),
-    (("data.validation.max_dropped_share",), lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (_SHARES, lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
     (_KUBERNETES_NAMES, _is_kubernetes_name, "is no Kubernetes name; use small letters, digits and hyphens"),
     (
         _OPTIONAL_KUBERNETES_NAMES,

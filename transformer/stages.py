@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -29,13 +29,17 @@ from transformer.data.events import (
     read_op_nodes,
     resolve_split,
 )
+from transformer.data.freshness import check_freshness, newest_observation_in
 from transformer.durations import duration
 from transformer.errors import UserError
+from transformer.evaluation.provenance import Provenance, dates_text, reproducing_commands
+from transformer.evaluation.quality import examine
 from transformer.files import write_json, write_parquet
+from transformer.mlflow_pages import artifact_page
 from transformer.precomputed import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
 from transformer.storage import Bucket
-from transformer.tracking import AIRFLOW_RUN, FINISHED, RunLog, configuration_hash
-from transformer.windows import Window, window_name
+from transformer.tracking import AIRFLOW_RUN, FINISHED, RunLog, configuration_hash, git_commit, run_url
+from transformer.windows import Scope, Window, window_name
 
 if TYPE_CHECKING:
     from transformer.trained import TrainedModel  # imports torch
@@ -45,7 +49,9 @@ ModelSource = str | Path  # an MLflow run's id, or a run folder
 
 SPLITS = ("train", "validation", "test")
 BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
+REPORT = "report.html"  # of an evaluation, beside its figures and tables
 EVALUATED = "evaluated/"  # and a window's name: tag of each window that was evaluated, its dates
+DRIFT = "drift/"  # and "test" or a window's name: tag that says what is not as on the training dates
 SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 
 
@@ -148,18 +154,23 @@ def evaluate_model(
     *,
     again: bool = False,
     allow_training_dates: bool = False,
+    env: str = "local",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate the run's best checkpoint, beside translation on the same rows, and log into that run.
 
-    All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration.
+    All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration. The
+    window of the last dates is refused where the data are older than `evaluation.freshness.max_age_s`.
 
     Args:
         window: service dates to evaluate on, with metrics, artifacts and a tag of their own; None = the test dates of
             the run's split.
         again: evaluate a window that has been evaluated.
         allow_training_dates: the window may hold dates that trained the model or chose its best epoch.
+        env: environment and
+        overrides: overrides that `config` was made of, for the report.
     """
-    from transformer import training
+    from transformer.evaluation.html_report import write_html_report
     from transformer.evaluation.report import write_evaluation
     from transformer.prediction import evaluation_rows
     from transformer.trained import TrainedModel, download_trained
@@ -167,52 +178,87 @@ def evaluate_model(
     run = RunLog(config, run_id)
     status = run.check()
     folder = run_folder(config, run_id)
-    source = folder
-    if run_id:  # what MLflow holds counts: a local copy may be older, or another machine's
-        source = folder / "from_mlflow"
-        trained = download_trained(run, source)
-    else:
-        trained = TrainedModel.load(folder)
-    config = trained.located(config)
-    history = None
+    source = folder / "from_mlflow" if run_id else folder  # a local copy may be older, or another machine's
+    trained = download_trained(run, source) if run_id else TrainedModel.load(source)
+    given, config = config, trained.located(config)
+    now = datetime.now(UTC)
+    history = newest = None
     if window is None:
         if status != FINISHED:
             run.begin()
-        if run_id:
-            run.download(f"{training.CHECKPOINTS}/{training.HISTORY}", source)
-        history = pl.DataFrame(training.read_history(source / training.CHECKPOINTS / training.HISTORY))
-        days, prefix, artifacts, target = trained.split.test, "test", "evaluation", folder / "evaluation"
-        result_file = folder / "evaluation.json"
+        history = _training_history(run, source)
+        scope = Scope.of_test(trained.split.test)
+        _fetch_dates(config, scope.days)
     else:
-        days = window.dates(_available_dates(config))
-        name = window_name(days)
+        scope = Scope.of_window(window, _available_dates(config))
         if not allow_training_dates:
-            _refuse_training_dates(trained.split, days)
-        prefix, artifacts, target = f"window/{name}", f"evaluation/{name}", folder / "windows" / name
-        result_file = target / "evaluation.json"
-        if not again and (run.tag(EVALUATED + name) if run_id else result_file.is_file()):
-            raise UserError(f"window {name} has been evaluated; add --again to do it again, or name other dates")
-    _fetch_dates(config, days)
+            _refuse_training_dates(trained.split, scope.days)
+        _fetch_dates(config, scope.days)
+        if window.count is not None:  # dates that were named are as old as they are
+            newest = _newest_observation(config, now)
+        if not again and (run.tag(EVALUATED + scope.name) if run_id else scope.result_file(folder).is_file()):
+            raise UserError(f"window {scope.name} has been evaluated; add --again to do it again, or name other dates")
+    quality = examine(config, scope.days, trained.reference, now, newest)
     began = time.monotonic()
-    rows = evaluation_rows(trained, config, days)
+    rows = evaluation_rows(trained, config, scope.days)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
+    target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
     result = write_evaluation(
         rows,
-        read_op_nodes(Path(config.data.local_folder)),
+        op_nodes,
         trained.embeddings.edges,
         target,
-        prefix=prefix,
+        prefix=scope.prefix,
         timezone=config.data.timezone,
         history=history,
     )
-    run.metrics(result.metrics)
-    run.artifacts(target, artifacts)
-    if window is not None:
-        run.tags({EVALUATED + name: ", ".join(format_dates(days))})
-    listed = [day.isoformat() for day in days]
+    commit = git_commit()
+    provenance = Provenance(
+        run_id=run_id,
+        env=env,
+        git_commit=commit,
+        data_fingerprint=content_hash(data_fingerprint(Path(config.data.local_folder), scope.days)),
+        configuration_hash=configuration_hash(given),
+        commands=reproducing_commands(
+            commit, env, overrides, run_id, scope.days if window is not None else None, allow_training_dates
+        ),
+        run_url=run_url(config, run_id),
+        more={
+            "trained with commit": run.tag("git_commit"),
+            "trained on": dates_text(trained.split.train),
+            "validated on": dates_text(trained.split.validation),
+        },
+    )
+    report = write_html_report(
+        target / REPORT,
+        rows,
+        op_nodes,
+        result.figures,
+        window=scope.days,
+        timezone=config.data.timezone,
+        provenance=provenance,
+        quality=quality,
+    )
+    metrics = result.metrics | quality.metrics(scope.prefix)
+    run.metrics(metrics)
+    run.artifacts(target, scope.artifacts)
+    tags = {DRIFT + scope.name: quality.drift.verdict} if quality.drift else {}
+    if window is not None:  # counts as evaluated when all of it is there
+        tags[EVALUATED + scope.name] = ", ".join(format_dates(scope.days))
+    run.tags(tags)
+    listed = [day.isoformat() for day in scope.days]
+    report_url = artifact_page(provenance.run_url, f"{scope.artifacts}/{REPORT}")
     log.info("results on %s\n%s", _listed(listed), result.text)
-    output = {"metrics": result.metrics, "table": result.text, "folder": str(target), "dates": listed}
-    write_json(result_file, output)
+    log.info("report: %s", report_url or report)
+    output = {
+        "metrics": metrics,
+        "table": result.text,
+        "folder": str(target),
+        "dates": listed,
+        "report": str(report),
+        "report_url": report_url,
+    }
+    write_json(scope.result_file(folder), output)
     return output
 
 
@@ -357,6 +403,24 @@ def _fetch_dates(config: Config, days: Sequence[date]) -> None:
     """Bring the event tables of `days` to `data.local_folder` where it is filled from a bucket."""
     if config.data.download_data_from_s3:
         Bucket.from_config(config.data).sync_data(days, Path(config.data.local_folder))
+
+
+def _training_history(run: RunLog, folder: Path) -> pl.DataFrame:
+    """A line per epoch of the training whose run folder, or copy of artifacts, this is."""
+    from transformer import training
+
+    if run.run_id:
+        run.download(f"{training.CHECKPOINTS}/{training.HISTORY}", folder)
+    return pl.DataFrame(training.read_history(folder / training.CHECKPOINTS / training.HISTORY))
+
+
+def _newest_observation(config: Config, now: datetime) -> datetime | None:
+    """When the newest observation of all was made; refused where it is older than the configuration allows."""
+    newest = newest_observation_in(config.data, now)
+    if limit := config.evaluation.freshness.max_age_s:
+        age = check_freshness(newest, now, timedelta(seconds=limit), config.data.timezone)
+        log.info("freshness: the newest observation is %s old", duration(age.total_seconds()))
+    return newest
 
 
 def _refuse_training_dates(split: Split, days: Sequence[date]) -> None:

@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from transformer.config import Config, content_hash, flatten, redact, to_dict, to_yaml
 from transformer.errors import ServiceError, UserError
-from transformer.files import atomic_folder
+from transformer.mlflow_pages import run_page
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def run_url(config: Config, run_id: str) -> str:
         return ""
     with mlflow_errors(config):
         experiment = _client(config).get_run(run_id).info.experiment_id
-    return f"{address}/#/experiments/{experiment}/runs/{run_id}"
+    return run_page(address, experiment, run_id)
 
 
 def public_address(config: Config) -> str:
@@ -315,6 +315,8 @@ class RunLog:
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
         """
+        from transformer.files import atomic_folder  # imports polars, which the Airflow image does not hold
+
         path = target / artifact
         with self._fetched(artifact, target) as fetched, atomic_folder(path, replace=True) as temporary:
             fetched.rename(temporary)

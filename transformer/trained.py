@@ -15,6 +15,7 @@ from transformer.config import Config, with_values
 from transformer.data.events import Split, format_dates
 from transformer.embeddings import extend
 from transformer.errors import UserError
+from transformer.evaluation.drift import EventProfile
 from transformer.inputs import INPUTS, TrainingInputs, model_values
 from transformer.model.module import DelayModule
 from transformer.precomputed import Embeddings
@@ -34,6 +35,7 @@ class TrainedModel:
     module: DelayModule
     statistics: Statistics
     embeddings: Embeddings
+    reference: EventProfile | None  # of the training dates, to measure drift against
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -46,7 +48,7 @@ class TrainedModel:
         inputs = TrainingInputs.load(folder)
         if module.network.shape.op_ids != inputs.statistics.vocabulary.op_ids.tolist():
             raise UserError(f"{folder}: checkpoint and statistics are of different trainings; train the model again")
-        return cls(inputs.config, inputs.split, module, inputs.statistics, inputs.embeddings)
+        return cls(inputs.config, inputs.split, module, inputs.statistics, inputs.embeddings, inputs.reference)
 
     def located(self, here: Config) -> Config:
         """The run's own configuration, with data, servers and everything else that makes no model where `here` says.

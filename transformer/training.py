@@ -25,6 +25,7 @@ from transformer.data.events import Split
 from transformer.durations import duration
 from transformer.embeddings import PointEmbeddings, extend
 from transformer.errors import Terminated, UserError
+from transformer.evaluation.drift import profile_dates
 from transformer.files import read_json, write_json
 from transformer.inputs import INPUTS, TrainingInputs
 from transformer.model.module import DelayModule, input_scales
@@ -48,9 +49,10 @@ POINT_VECTORS = "network.point_vectors"  # a buffer, not learned
 CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
 # Where and how a training runs may differ when it is resumed; what it computes may not.
 _FREE_ON_RESUME = (
-    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.", "search.",
-    "compute.", "paths.", "training.accelerator", "training.devices", "training.strategy", "training.num_workers",
-    "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.",
+    "evaluation.", "search.", "compute.", "paths.",
+    "training.accelerator", "training.devices", "training.strategy", "training.num_workers", "training.log_every_s",
+    "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
 )  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def train(
     upload = CheckpointUpload(run, target, resumable)
     trainer = _trainer(config, run, [history, *callbacks], upload)
     if trainer.is_global_zero:
-        TrainingInputs(config, split, statistics, embeddings).save(folder)
+        reference = profile_dates(config.data, split.train)
+        TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
         run.artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
         run.artifacts(folder / INPUTS, INPUTS)
     n_parameters = sum(p.numel() for p in module.parameters())

@@ -1,10 +1,11 @@
-"""Windows of service dates to evaluate a model on, beside the test dates of its training."""
+"""Windows of service dates to evaluate a model on, beside the test dates of its training; how results are called."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Self
 
 from transformer.errors import UserError
@@ -56,6 +57,37 @@ class Window:
                 f"to {days[-1]}"
             )
         return found
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The service dates of an evaluation, and how MLflow and the run folder call it."""
+
+    days: tuple[date, ...]
+    name: str
+    prefix: str  # of its metrics
+    artifacts: str  # folder of its artifacts
+    local: str  # folder of the same files in the run folder
+
+    @classmethod
+    def of_test(cls, days: tuple[date, ...]) -> Self:
+        """Of the test dates of a training."""
+        return cls(days, "test", prefix="test", artifacts="evaluation", local="evaluation")
+
+    @classmethod
+    def of_window(cls, window: Window, available: Sequence[date]) -> Self:
+        """Of a window of the dates that have data.
+
+        Raises:
+            UserError: there is no date in it.
+        """
+        days = window.dates(available)
+        name = window_name(days)
+        return cls(days, name, prefix=f"window/{name}", artifacts=f"evaluation/{name}", local=f"windows/{name}")
+
+    def result_file(self, run_folder: Path) -> Path:
+        """The stage's result, beside the folder whose files become artifacts."""
+        return run_folder / f"{self.local}.json"
 
 
 def window_name(days: Sequence[date]) -> str:

@@ -19,7 +19,7 @@ from kubernetes.client import models as k8s
 from delay_pipeline import REPOSITORY
 from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
-from delay_pipeline.links import MlflowRunLink
+from delay_pipeline.links import MlflowRunLink, ReportLink
 from delay_pipeline.process import ProcessGroup
 from transformer.config import Config, load_config, redact
 from transformer.errors import UserError
@@ -84,6 +84,8 @@ class StageOperator(KubernetesPodOperator):
         self.stage = stage
         self.mlflow_run = mlflow_run
         self.worker = worker
+        if stage == "evaluate-model":
+            self.operator_extra_links = (MlflowRunLink(), ReportLink())
         self._group: ProcessGroup | None = None
 
     def execute(self, context: Context) -> None:

@@ -14,9 +14,10 @@ import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.serialization.serialized_objects import OperatorSerialization
 
 from delay_pipeline import stage
-from delay_pipeline.links import MlflowRunLink
+from delay_pipeline.links import MlflowRunLink, ReportLink
 from delay_pipeline.stage import StageOperator
 
 RUN = {
@@ -111,6 +112,16 @@ def test_success_leaves_the_result_and_the_link(stage_is, lines):
     assert xcoms[MlflowRunLink().xcom_key] == RUN["run_url"]
     assert MlflowRunLink().get_link(task, ti_key=None) == RUN["run_url"]
     assert "error" not in xcoms
+
+
+def test_an_evaluation_links_its_report_too():
+    task = operator("evaluate-model")
+    links = OperatorSerialization.serialize_operator(task)["_operator_extra_links"]
+    assert links == {"MLflow run": MlflowRunLink().xcom_key, "Report": ReportLink().xcom_key}
+    report = "http://127.0.0.1:5000/#/experiments/1/runs/abc/artifacts/evaluation/report.html"
+    assert ReportLink().get_link(task, ti_key=None) == report
+    assert ReportLink().get_link(operator("evaluate-model", run_url=""), ti_key=None) == ""
+    assert list(OperatorSerialization.serialize_operator(operator())["_operator_extra_links"]) == ["MLflow run"]
 
 
 def test_output_streams_line_by_line_and_merged(stage_is, lines):

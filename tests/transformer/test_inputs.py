@@ -17,6 +17,7 @@ def test_a_training_keeps_all_that_its_model_needs(trained_folder: Path):
         "config/config.yaml",
         *(f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "history.json")),
         "inputs/split.json",
+        "inputs/reference.json",
         *(f"inputs/embeddings/{name}.parquet" for name in ("points", "edges")),
         *(f"inputs/statistics/{name}.parquet" for name in ("sections", "histograms", "history")),
         "inputs/statistics/inputs.json",
@@ -33,6 +34,8 @@ def test_inputs_read_back_are_those_that_were_written(trained_folder: Path, smal
     assert again.statistics.inputs == inputs.statistics.inputs
     assert again.statistics.sections.equals(inputs.statistics.sections)
     assert again.embeddings.edges.equals(inputs.embeddings.edges)
+    assert again.reference.dates == inputs.reference.dates == inputs.split.train
+    assert (again.reference.delay == inputs.reference.delay).all()
     assert model_values(inputs.config) == model_values(small_config)
 
 
@@ -47,6 +50,14 @@ def test_where_data_and_servers_were_is_forgotten(trained_folder: Path):
 @pytest.fixture
 def copy(trained_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_folder, tmp_path / "run"))
+
+
+def test_an_older_training_kept_no_profile_of_its_dates(copy: Path):
+    (copy / "inputs" / "reference.json").unlink()
+    inputs = TrainingInputs.load(copy)
+    assert inputs.reference is None
+    inputs.save(copy)
+    assert not (copy / "inputs" / "reference.json").exists()
 
 
 def test_a_setting_that_places_nothing_in_a_model_may_be_unknown_by_now(copy: Path):
@@ -65,6 +76,10 @@ def test_a_setting_that_places_nothing_in_a_model_may_be_unknown_by_now(copy: Pa
         (
             lambda folder: (folder / "inputs" / "embeddings" / "edges.parquet").unlink(),
             r"edges\.parquet does not exist",
+        ),
+        (
+            lambda folder: (folder / "inputs" / "reference.json").write_text("{}"),
+            r"reference\.json: profile of version",
         ),
         (lambda folder: (folder / "inputs" / "statistics" / "history.parquet").write_text("x"), "damaged statistics"),
         (lambda folder: (folder / "config" / "config.yaml").unlink(), r"config\.yaml does not exist"),

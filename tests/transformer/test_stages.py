@@ -10,9 +10,9 @@ import pytest
 
 from transformer import stages
 from transformer.cli import main
-from transformer.config import Config, flatten, load_config, to_dict, with_values
+from transformer.config import Config, FreshnessConfig, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
-from transformer.tracking import close_run, open_run
+from transformer.tracking import close_run, configuration_hash, open_run
 from transformer.training import BEST
 from transformer.windows import Window
 
@@ -51,6 +51,25 @@ def test_evaluation_leaves_figures_and_tables(results):
     assert any(name.startswith("error_timeline") for name in figures)
     tables = {path.stem for path in (folder / "tables").glob("*.json")}
     assert {"summary", "horizon", "delay_change", "train_type", "rank", "op_id", "service_date", "hour"} <= tables
+
+
+def test_evaluation_leaves_a_report_that_opens_alone(results):
+    config, by_stage = results
+    result = by_stage["evaluate_model"]
+    report = Path(result["report"])
+    assert report == Path(result["folder"]) / "report.html" and result["report_url"] == ""
+    page = report.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") > 8
+    assert "Evaluation 2025-01-13" in page and "events kept, of" in page and "Against the training dates" in page
+    assert configuration_hash(config) in page and "2025-01-06 to 2025-01-11" in page
+    assert "python -m transformer train-model --env local\npython -m transformer evaluate-model --env local" in page
+
+
+def test_drift_is_measured_against_the_training_dates(results):
+    metrics = metrics_of(results[1])
+    assert metrics["test/drift/unknown_share"] == 0
+    assert 0 < metrics["test/drift/change_psi"] < metrics["test/drift/delay_psi"] < 1  # of so few trains not near 0
+    assert metrics["test/drift/planned_events"] > metrics["test/drift/observed_events"] > 100
 
 
 def test_validation_figures_are_those_of_the_evaluation(results):
@@ -113,6 +132,31 @@ def test_settings_of_today_make_no_other_model(results, copied: Config, caplog: 
     assert "data.snapshot.n_prev=5 (given: 2)" in caplog.text
 
 
+def test_drifted_events_are_warned_of(results, copied: Config, caplog: pytest.LogCaptureFixture):
+    """The same date, half an hour later and seldom observed."""
+    path = next((Path(copied.data.local_folder) / "events").iterdir())
+    seldom = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.col("observed_ts") + pl.duration(minutes=30))
+    pl.read_parquet(path).with_columns(observed_ts=seldom).write_parquet(path)
+    with caplog.at_level("WARNING"):
+        found = stages.evaluate_model(copied, "")
+    usual = metrics_of(results[1])
+    assert found["metrics"]["test/drift/delay_psi"] > 3 * usual["test/drift/delay_psi"]
+    assert found["metrics"]["test/drift/observed_share"] == pytest.approx(
+        usual["test/drift/observed_share"] / 2, rel=0.02
+    )
+    assert "drift: delays: PSI" in caplog.text and "drift: observed events" in caplog.text
+    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert "Read the result with care" in page and "distributed otherwise than on the training dates" in page
+
+
+def test_a_run_of_an_older_training_is_evaluated_without_drift(results, copied: Config):
+    (stages.run_folder(copied, "") / "inputs" / "reference.json").unlink()
+    found = stages.evaluate_model(copied, "")
+    expected = {name: value for name, value in metrics_of(results[1]).items() if "/drift/" not in name}
+    assert found["metrics"] == expected
+    assert "Against the training dates" not in Path(found["report"]).read_text(encoding="utf-8")
+
+
 # --- windows ---------------------------------------------------------------------------------------------------------
 TEST_DAY = "2025-01-13..2025-01-13"
 
@@ -132,6 +176,29 @@ def test_a_window_has_results_of_its_own(results):
 
 def metrics_of(by_stage: dict[str, dict]) -> dict[str, float]:
     return by_stage["evaluate_model"]["metrics"]
+
+
+def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pytest.LogCaptureFixture):
+    config, _ = results
+
+    def limited(seconds: int) -> Config:
+        changed = replace(config, evaluation=replace(config.evaluation, freshness=FreshnessConfig(max_age_s=seconds)))
+        shutil.copytree(stages.run_folder(config, ""), stages.run_folder(changed, ""), dirs_exist_ok=True)
+        return changed
+
+    stale = (
+        r"newest observation is \d+ d( \d+ h)? old \(2025-01-1[34] .* CET\), limit 1 d; fetch newer data or raise eval"
+    )
+    for again in (True, False):  # evaluated or not
+        with pytest.raises(UserError, match=stale):
+            stages.evaluate_model(limited(86_400), "", Window(count=1), again=again)
+    old = Window.parse("2025-01-13", "2025-01-13", None)
+    named = stages.evaluate_model(limited(86_400), "", old, again=True)
+    with caplog.at_level("INFO"):
+        fresh = stages.evaluate_model(limited(10**10), "", Window(count=1), again=True)
+    assert fresh["metrics"] == named["metrics"]
+    assert "freshness: the newest observation is" in caplog.text
+    assert "newest observation" in Path(fresh["report"]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -187,19 +254,26 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
         shutil.copy(Path(config.data.local_folder) / name, folder / name)
     bare = [f"data.local_folder={folder}", f"paths.runs={tmp_path}/other", f"paths.cache={tmp_path}/cache"]
     elsewhere = load_config("local", [*small_overrides, *address, *bare, "data.snapshot.n_prev=3"])
-    assert stages.evaluate_model(elsewhere, run_id)["metrics"] == expected
-    stages.evaluate_model(elsewhere, run_id, Window(count=1))
+    evaluated = stages.evaluate_model(elsewhere, run_id)
+    assert evaluated["metrics"] == expected
+    window = stages.evaluate_model(elsewhere, run_id, Window(count=1))
 
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.get_run(run_id)
+    page = f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+    assert evaluated["report_url"] == f"{page}/artifacts/evaluation/report.html"
+    assert window["report_url"] == f"{page}/artifacts/evaluation/{TEST_DAY}/report.html"
+    assert f'href="{page}"' in Path(window["report"]).read_text(encoding="utf-8")
+    assert run.data.tags["drift/test"] == run.data.tags[f"drift/{TEST_DAY}"]
+    assert run.data.tags["drift/test"].startswith("delays: PSI 0.")
     assert run.info.status == "FINISHED"
     assert run.data.tags[f"evaluated/{TEST_DAY}"] == "2025-01-13"
     assert run.data.metrics[f"window/{TEST_DAY}/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
     assert {entry.path for entry in client.list_artifacts(run_id, "evaluation")} == {
-        f"evaluation/{name}" for name in ("figures", "tables", TEST_DAY)
+        f"evaluation/{name}" for name in ("figures", "tables", "report.html", TEST_DAY)
     }
     assert {entry.path for entry in client.list_artifacts(run_id, f"evaluation/{TEST_DAY}")} == {
-        f"evaluation/{TEST_DAY}/{name}" for name in ("figures", "tables")
+        f"evaluation/{TEST_DAY}/{name}" for name in ("figures", "tables", "report.html")
     }
     with pytest.raises(UserError, match="has been evaluated; add --again"):
         stages.evaluate_model(elsewhere, run_id, Window(count=1))

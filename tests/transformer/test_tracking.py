@@ -89,7 +89,7 @@ def test_a_new_run_tells_where_it_comes_from(
     assert run.data.params["data.split.train"] == "[]"
     written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
     assert written["training"]["max_epochs"] == 10
-    assert set(written) == {"data", "embeddings", "model", "training", "search", "compute", "paths"}
+    assert set(written) == {"data", "embeddings", "model", "training", "evaluation", "search", "compute", "paths"}
 
 
 @slow

@@ -1,11 +1,12 @@
 """Windows of service dates: what the command line may say, and which dates they hold."""
 
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from transformer.errors import UserError
-from transformer.windows import Window, window_name
+from transformer.windows import Scope, Window, window_name
 
 DAYS = [date(2024, 12, day) for day in (16, 13, 14, 20)]
 
@@ -32,6 +33,17 @@ def test_no_option_is_no_window():
 def test_a_window_is_called_by_its_ends():
     assert window_name((date(2024, 12, 14), date(2024, 12, 16))) == "2024-12-14..2024-12-16"
     assert window_name((date(2024, 12, 14),)) == "2024-12-14..2024-12-14"
+
+
+def test_results_of_windows_and_of_the_test_dates_lie_apart():
+    test, window = Scope.of_test((DAYS[3],)), Scope.of_window(Window(count=2), DAYS)
+    assert (test.prefix, test.artifacts, test.local) == ("test", "evaluation", "evaluation")
+    assert window.days == (date(2024, 12, 16), date(2024, 12, 20))
+    name = "2024-12-16..2024-12-20"
+    assert (window.name, window.prefix, window.artifacts) == (name, f"window/{name}", f"evaluation/{name}")
+    run = Path("run")
+    assert test.result_file(run) == run / "evaluation.json"
+    assert window.result_file(run) == run / "windows" / f"{name}.json"
 
 
 @pytest.mark.parametrize(

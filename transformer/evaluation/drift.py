@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from transformer.config import DataConfig
+from transformer.config import DataConfig, DriftConfig
 from transformer.data.events import JOURNEY, read_events
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
@@ -33,16 +33,6 @@ BIN_SHARE = 0.02  # of the reference in every bin of a PSI, at least: a nearly e
 
 Counts = npt.NDArray[np.int64]
 Level = Literal["ok", "noticeable", "beyond limit"]
-
-
-@dataclass
-class DriftLimits:
-    """From where on a difference between a window and the training dates is worth a warning."""
-
-    max_observed_drop: float = 0.1  # share of planned events that were observed, below that of the training dates
-    max_unknown_share: float = 0.01  # of the events, at points without events on the training dates
-    psi_noticeable: float = 0.1  # population stability index; the usual thresholds: below 0.1 stable,
-    psi_shifted: float = 0.25  # above 0.25 another distribution
 
 
 @dataclass(frozen=True)
@@ -99,6 +89,11 @@ class Drift:
         """A line for each measure that is not as on the training dates."""
         return [f"{measure.label}: {measure.text}" for measure in self.measures if measure.level != "ok"]
 
+    @property
+    def verdict(self) -> str:
+        """The warnings in one line, or that there is none."""
+        return "; ".join(self.warnings) or "as on the training dates"
+
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/delay_psi`, …; undefined ones are left out."""
         values = {"planned_events": float(self.planned), "observed_events": float(self.observed)}
@@ -124,7 +119,7 @@ def profile_of(events: pl.DataFrame, until: datetime | None = None) -> EventProf
     )
 
 
-def profile_dates(data: DataConfig, days: Sequence[date], until: datetime | None = None) -> EventProfile:
+def profile_dates(data: DataConfig, days: Sequence[date]) -> EventProfile:
     """The profile of whole service dates, one in memory at a time.
 
     Raises:
@@ -133,11 +128,11 @@ def profile_dates(data: DataConfig, days: Sequence[date], until: datetime | None
     if not days:
         raise UserError("no service dates to profile; name at least one")
     folder = Path(data.local_folder)
-    first, *others = (profile_of(read_events(folder, day, data.timezone, data.validation)[0], until) for day in days)
+    first, *others = (profile_of(read_events(folder, day, data.timezone, data.validation)[0]) for day in days)
     return sum(others, start=first)
 
 
-def measure_drift(window: EventProfile, reference: EventProfile, limits: DriftLimits) -> Drift:
+def measure_drift(window: EventProfile, reference: EventProfile, limits: DriftConfig) -> Drift:
     """Compare a window with the profile of the training dates, and log each measure, as a warning beyond its limit."""
     drift = Drift(tuple(_measures(window, reference, limits)), window.planned, window.observed)
     for measure in drift.measures:
@@ -202,7 +197,7 @@ def load_profile(path: Path) -> EventProfile:
         raise UserError(f"{path}: damaged profile ({type(error).__name__}: {error}); train again") from None
 
 
-def _measures(window: EventProfile, reference: EventProfile, limits: DriftLimits) -> Iterator[Measure]:
+def _measures(window: EventProfile, reference: EventProfile, limits: DriftConfig) -> Iterator[Measure]:
     drop = reference.observed_share - window.observed_share
     yield Measure(
         "observed_share",
@@ -229,7 +224,7 @@ def _measures(window: EventProfile, reference: EventProfile, limits: DriftLimits
     yield _psi_measure("change_psi", "changes of delay per section", window.change, reference.change, limits)
 
 
-def _psi_measure(name: str, label: str, window: Counts, reference: Counts, limits: DriftLimits) -> Measure:
+def _psi_measure(name: str, label: str, window: Counts, reference: Counts, limits: DriftConfig) -> Measure:
     value = population_stability_index(window, reference)
     limit = f"limits {limits.psi_noticeable:g} and {limits.psi_shifted:g}"
     if math.isnan(value):

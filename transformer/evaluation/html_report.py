@@ -9,8 +9,8 @@ import base64
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 import jinja2
 import polars as pl
 
-from transformer.data.events import ReadingReport, format_dates
 from transformer.errors import UserError
 from transformer.evaluation import metrics
-from transformer.evaluation.drift import Drift
 from transformer.evaluation.plots import minute_ranges
+from transformer.evaluation.provenance import Provenance, dates_text
+from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.report import MAX_TYPES, OVERALL, seconds_text, share_text, signed_seconds_text, skill_text
 from transformer.files import write_text
 
@@ -81,29 +81,6 @@ class Champion:
     name: str
     rows: pl.DataFrame  # of the same window, see `metrics.ROW_SCHEMA`
     interval: Mapping[str, float] | None = None  # of MAE − the champion's: `low_s`, `high_s` and its `confidence`
-
-
-@dataclass(frozen=True)
-class DataQuality:
-    """What is known of the events that were evaluated on."""
-
-    reading: ReadingReport | None = None
-    drift: Drift | None = None
-    newest_observation: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the evaluated model comes from, and how to evaluate it once more."""
-
-    run_id: str
-    env: str
-    git_commit: str
-    data_fingerprint: str  # of the evaluated dates
-    configuration_hash: str
-    commands: Sequence[str]  # shell lines, in order
-    run_url: str = ""
-    more: Mapping[str, str] = field(default_factory=dict)  # label and value
 
 
 @dataclass(frozen=True)
@@ -200,7 +177,7 @@ def write_html_report(
         _Section("Run", tables=[_run_table(provenance, window)]),
     ]
     page = _template().render(
-        title=f"Evaluation {_dates(window)}",
+        title=f"Evaluation {dates_text(window)}",
         headline=evaluation.headline(),
         verdict=verdict,
         warnings=list(_warnings(rows, window, quality)),
@@ -408,7 +385,7 @@ def _run_table(provenance: Provenance, window: Sequence[date]) -> _Table:
         "What was evaluated",
         {
             "run": provenance.run_id,
-            "window": _dates(window),
+            "window": dates_text(window),
             "environment": provenance.env,
             "commit": provenance.git_commit,
             "data fingerprint": provenance.data_fingerprint,
@@ -416,10 +393,6 @@ def _run_table(provenance: Provenance, window: Sequence[date]) -> _Table:
             **provenance.more,
         },
     )
-
-
-def _dates(days: Sequence[date]) -> str:
-    return ", ".join(format_dates(days)).replace("..", " to ")
 
 
 def _text_table(caption: str, lines: Mapping[str, str]) -> _Table:
@@ -430,7 +403,7 @@ def _text_table(caption: str, lines: Mapping[str, str]) -> _Table:
 
 def _warnings(rows: pl.DataFrame, window: Sequence[date], quality: DataQuality) -> Iterator[str]:
     if missing := sorted(set(window) - set(rows["service_date"].unique())):
-        yield f"No prediction on {_dates(missing)}, though the window holds it"
+        yield f"No prediction on {dates_text(missing)}, though the window holds it"
     if quality.drift:
         yield from quality.drift.warnings
 

@@ -9,14 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from transformer.config import DataConfig
+from transformer.config import DataConfig, DriftConfig
 from transformer.data.events import available_dates, read_events
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.errors import UserError
 from transformer.evaluation.drift import (
     CHANGE_RANGE_MIN,
     DELAY_RANGE_MIN,
-    DriftLimits,
     EventProfile,
     load_profile,
     measure_drift,
@@ -137,16 +136,16 @@ def test_psi_of_nothing_is_undefined():
     assert math.isnan(population_stability_index(np.ones(3, int), np.zeros(3, int)))
 
 
-def levels(window: EventProfile, reference: EventProfile, limits: DriftLimits | None = None) -> dict[str, str]:
+def levels(window: EventProfile, reference: EventProfile, limits: DriftConfig | None = None) -> dict[str, str]:
     return {
-        measure.name: measure.level for measure in measure_drift(window, reference, limits or DriftLimits()).measures
+        measure.name: measure.level for measure in measure_drift(window, reference, limits or DriftConfig()).measures
     }
 
 
 def test_the_same_distribution_is_no_drift(caplog):
     reference, window = many(delays(180, seed=1)), many(delays(180, seed=2))
     with caplog.at_level(logging.INFO):
-        drift = measure_drift(window, reference, DriftLimits())
+        drift = measure_drift(window, reference, DriftConfig())
     assert drift.warnings == [] and {record.levelname for record in caplog.records} == {"INFO"}
     metrics = drift.metrics("drift")
     assert metrics["drift/planned_events"] == metrics["drift/observed_events"] == 20_000
@@ -157,7 +156,7 @@ def test_the_same_distribution_is_no_drift(caplog):
 def test_a_shifted_delay_is_told_from_a_shifted_change(caplog):
     reference, later = many(delays(180, seed=1)), many(delays(180, seed=2) + 180)
     with caplog.at_level(logging.WARNING):
-        drift = measure_drift(later, reference, DriftLimits())
+        drift = measure_drift(later, reference, DriftConfig())
     assert [line.split(":")[0] for line in drift.warnings] == ["delays"]
     assert [record.getMessage() for record in caplog.records] == [f"drift: {line}" for line in drift.warnings]
     assert "distributed otherwise than on the training dates" in drift.warnings[0]
@@ -167,14 +166,14 @@ def test_a_shifted_delay_is_told_from_a_shifted_change(caplog):
 def test_between_the_thresholds_a_shift_is_noticeable():
     reference, window = many(delays(180, seed=1)), many(delays(280, seed=2))
     assert levels(window, reference)["delay_psi"] == "noticeable"
-    assert levels(window, reference, DriftLimits(psi_noticeable=0.5, psi_shifted=0.9))["delay_psi"] == "ok"
+    assert levels(window, reference, DriftConfig(psi_noticeable=0.5, psi_shifted=0.9))["delay_psi"] == "ok"
 
 
 def test_fewer_observed_events_are_a_warning():
     reference = profile_of(events({"a": [0] * 9 + [None]}))
     some, few = profile_of(events({"a": [0] * 8 + [None] * 2})), profile_of(events({"a": [0] * 7 + [None] * 3}))
-    assert levels(some, reference, DriftLimits(max_observed_drop=0.11))["observed_share"] == "ok"
-    drift = measure_drift(few, reference, DriftLimits(max_observed_drop=0.11))
+    assert levels(some, reference, DriftConfig(max_observed_drop=0.11))["observed_share"] == "ok"
+    drift = measure_drift(few, reference, DriftConfig(max_observed_drop=0.11))
     assert drift.warnings[0] == (
         "observed events: 7 of 10 planned events (70.0%), 90.0% on the training dates; limit 11 points below"
     )
@@ -183,13 +182,13 @@ def test_fewer_observed_events_are_a_warning():
 def test_events_at_points_that_training_never_saw_are_a_warning():
     reference = many(delays(180, seed=1, n=1_000))
     window = many(delays(180, seed=2, n=1_000), first_op=10)  # one of ten points, op 10, is known
-    drift = measure_drift(window, reference, DriftLimits())
+    drift = measure_drift(window, reference, DriftConfig())
     assert drift.metrics("d")["d/unknown_share"] == 0.9
     assert "900 events (90.0%) at 9 points without events on the training dates; limit 1.0%" in drift.warnings[0]
 
 
 def test_a_window_without_observations_warns_and_logs_no_undefined_metric():
     reference, silent = many(delays(180, seed=1, n=1_000)), profile_of(events({"a": [None] * 10}))
-    drift = measure_drift(silent, reference, DriftLimits())
+    drift = measure_drift(silent, reference, DriftConfig())
     assert len(drift.warnings) == 3 and "no events to compare" in drift.warnings[1]
     assert set(drift.metrics("d")) == {"d/planned_events", "d/observed_events", "d/observed_share", "d/unknown_share"}

@@ -13,7 +13,9 @@ import pytest
 from transformer.data.events import ReadingReport
 from transformer.errors import UserError
 from transformer.evaluation.drift import Drift, Measure
-from transformer.evaluation.html_report import Champion, DataQuality, Provenance, write_html_report
+from transformer.evaluation.html_report import Champion, write_html_report
+from transformer.evaluation.provenance import Provenance
+from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.report import write_evaluation
 
 DAY = date(2024, 12, 20)

@@ -127,6 +127,7 @@ def test_own_values_outside_the_space_are_told():
         ({"key": "paths.cache", "choices": ["a", "b"]}, "says where a trial runs"),
         ({"key": "training.mlflow.use_mlflow", "choices": [True, False]}, "says where a trial runs"),
         ({"key": "search.n_trials", "low": 1, "high": 2}, "says where a trial runs"),
+        ({"key": "evaluation.drift.psi_shifted", "low": 0.1, "high": 2}, "says where a trial runs"),
         ({"key": "data.snapshot.n_foll", "low": 5, "high": 15}, "changes the rows on which trials are compared"),
         ({"key": "data.grid.step_s", "choices": [900]}, "changes the rows on which trials are compared"),
         ({"key": "model.dropout", "choices": [0.1], "when": "model.n_layers=2"}, "must be KEY=VALUE of an entry above"),

@@ -1,0 +1,49 @@
+"""What is found out about the events of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import pytest
+
+from transformer.data.event_table import read_days
+from transformer.evaluation.drift import profile_dates, profile_of
+from transformer.evaluation.quality import examine
+
+DAYS = (date(2025, 1, 12), date(2025, 1, 13))
+LATER = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_reading_and_drift_are_of_all_dates(small_config):
+    reference = profile_dates(small_config.data, DAYS)
+    quality = examine(small_config, DAYS, reference, LATER)
+    assert quality.reading == read_days(small_config.data, DAYS, quiet=True)[1]
+    assert quality.drift.planned == reference.planned == quality.reading.kept
+    assert quality.drift.verdict == "as on the training dates"
+    metrics = quality.metrics("window/x")
+    assert metrics["window/x/drift/delay_psi"] == metrics["window/x/drift/unknown_share"] == 0
+    assert metrics["window/x/drift/observed_events"] == reference.observed
+
+
+def test_what_is_planned_later_than_now_is_no_drift(small_config):
+    noon = datetime(2025, 1, 13, 11, tzinfo=UTC)
+    reference = profile_dates(small_config.data, DAYS)
+    so_far = profile_of(read_days(small_config.data, DAYS, quiet=True)[0], until=noon)
+    assert examine(small_config, DAYS, reference, noon).drift.planned == so_far.planned < reference.planned
+
+
+def test_the_limits_are_the_configurations(small_config, caplog: pytest.LogCaptureFixture):
+    strict = replace(small_config.evaluation.drift, psi_noticeable=1e-9, psi_shifted=1e-9)
+    config = replace(small_config, evaluation=replace(small_config.evaluation, drift=strict))
+    quality = examine(config, DAYS[1:], profile_dates(config.data, DAYS[:1]), LATER)
+    assert quality.drift.verdict.startswith("delays: PSI 0.")
+    assert [record.levelname for record in caplog.records if "PSI" in record.getMessage()] == ["WARNING"] * 2
+
+
+def test_without_a_profile_of_the_training_dates_there_is_no_drift(small_config, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO"):
+        quality = examine(small_config, DAYS, None, LATER, newest_observation=LATER)
+    assert quality.drift is None and quality.metrics("test") == {}
+    assert quality.newest_observation == LATER
+    assert "drift: not measured" in caplog.text
