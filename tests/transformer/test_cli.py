@@ -28,6 +28,8 @@ COMMANDS = {
     "compute-statistics-and-embeddings": "statistics and point embeddings of the training dates",
     "train-model": "train the transformer",
     "evaluate-model": "evaluate the best checkpoint on the test dates",
+    "tune": "run trials of the hyperparameter study search.study_name",
+    "report-study": "table, figures and best values of the study search.study_name",
     "config": "print the merged configuration and where each value came from",
     "simulate": "write sample data: a railway that does not exist",
     "import-infrabel": "import Infrabel raw punctuality files",
@@ -201,7 +203,8 @@ def test_a_bad_variable_is_one_line(fails: Callable[..., str], monkeypatch: pyte
     assert fails(["config"]) == "unknown environment 'lokal'; did you mean 'local'?"
 
 
-STAGES = [command for command in COMMANDS if command not in ("config", "simulate", "import-infrabel")]
+NO_DATA = ("report-study", "config", "simulate", "import-infrabel")  # those that read no event tables
+STAGES = [command for command in COMMANDS if command not in NO_DATA]
 
 
 @pytest.mark.parametrize("stage", STAGES)
