@@ -289,8 +289,21 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
 
-class BestAndLast(ModelCheckpoint):
-    """Saves `best.ckpt` and `last.ckpt`; resumed on another machine or in another folder it still knows the best."""
+class FixedCheckpoint(ModelCheckpoint):
+    """Keeps one file of a fixed name; resumed on another machine or in another folder it still knows the best score.
+
+    The last epoch has one of its own: the option `save_last` leaves out epochs that are no new best.
+    """
+
+    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+        super().__init__(
+            folder,
+            filename=name.removesuffix(".ckpt"),
+            monitor=monitor,
+            mode="min",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         moved = {name: self._moved(state_dict[name]) for name in state_dict if name.endswith("_path")}
@@ -413,18 +426,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
                 check_on_train_epoch_end=True,
             )
         )
-    callbacks.append(
-        BestAndLast(
-            target,
-            filename=BEST.removesuffix(".ckpt"),
-            monitor=MONITORED,
-            mode="min",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-    )
-    callbacks.append(upload)
+    callbacks += [FixedCheckpoint(target, BEST, MONITORED), FixedCheckpoint(target, LAST), upload]
     logger = RunLogger(config, run.run_id) if run.run_id else False
     try:
         return L.Trainer(

@@ -371,7 +371,7 @@ def test_other_values_make_another_configuration_and_leave_the_first() -> None:
     config = load_config("local")
     changed = with_values(config, {"model.n_layers": 7, "training.loss.name": "huber"}, "trial 3")
     assert (changed.model.n_layers, changed.training.loss.name) == (7, "huber")
-    assert (config.model.n_layers, config.training.loss.name) == (3, "mae")
+    assert (config.model.n_layers, config.training.loss.name) == (2, "mae")
     expected = flatten(to_dict(config)) | {"model.n_layers": 7, "training.loss.name": "huber"}
     assert flatten(to_dict(changed)) == expected
 

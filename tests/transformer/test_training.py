@@ -112,6 +112,14 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert states[0]["global_step"] == states[1]["global_step"] and states[0]["epoch"] == states[1]["epoch"]
 
 
+def test_last_is_of_the_last_epoch_also_when_that_is_no_new_best(small_config: Config, tmp_path: Path):
+    config = copy.deepcopy(small_config)
+    config.training.learning_rate = 1e-30  # no epoch is better than the first
+    run(config, tmp_path)
+    epochs = {name: torch.load(tmp_path / CHECKPOINTS / name, weights_only=True)["epoch"] for name in (BEST, LAST)}
+    assert epochs == {BEST: 0, LAST: 2}
+
+
 def test_resuming_a_finished_training_says_so(small_config: Config, trained: Path, tmp_path: Path):
     result = run(small_config, tmp_path, resume=trained / LAST)
     assert result.epochs == 3 and result.best_val_mae_s == min(r["val_mae_s"] for r in read_history(trained / HISTORY))
@@ -293,7 +301,7 @@ def test_resuming_with_another_configuration_lists_every_difference(
     with pytest.raises(UserError) as refusal:
         run(changed, tmp_path, resume=trained / LAST)
     message = str(refusal.value)
-    assert "model.dropout: 0.25 → 0.3; training.learning_rate: 0.001 → 0.5;" in message
+    assert "model.dropout: 0.25 → 0.3; training.learning_rate: 0.0015 → 0.5;" in message
     assert "num_workers" not in message  # where it runs is free
     assert not (tmp_path / CHECKPOINTS).exists()
 
@@ -307,8 +315,8 @@ def test_resuming_with_another_configuration_when_allowed(small_config: Config, 
 def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
     """Resumed where no best.ckpt lies, an epoch that is not better must not become the best."""
     states = torch.load(trained / LAST, weights_only=True)["callbacks"]
-    state = next(state for name, state in states.items() if name.startswith("BestAndLast"))
-    moved = training.BestAndLast(tmp_path, filename="best", monitor=training.MONITORED, save_last=True)
+    moved = training.FixedCheckpoint(tmp_path, BEST, training.MONITORED)
+    state = states[moved.state_key]
     moved.load_state_dict(state)
     best = min(row["val_mae_s"] for row in read_history(trained / HISTORY))
     assert float(moved.best_model_score) == pytest.approx(best)
