@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.e2e.conftest import free_port
 from tests.e2e.test_train import OVERRIDES, runs
 
 SPACE = "search.space=[{key: training.learning_rate, low: 3e-4, high: 3e-3, log: true}]"
@@ -67,9 +67,7 @@ def test_a_study_whole_and_gone_on_with(clone, tiny_data):
 
 def dashboard_studies(url):
     """Names of the studies that Optuna Dashboard shows of a database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).parent / "optuna-dashboard"), "--port", str(port), url]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

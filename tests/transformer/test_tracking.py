@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from transformer import tracking
-from transformer.config import Config, load_config, valid_keys, with_values
+from transformer.config import GROUPS, Config, load_config, valid_keys, with_values
 from transformer.errors import ServiceError, UserError
 from transformer.tracking import RunLog, close_run, configuration_hash, open_run, public_address, run_url
 
@@ -89,7 +89,7 @@ def test_a_new_run_tells_where_it_comes_from(
     assert run.data.params["data.split.train"] == "[]"
     written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
     assert written["training"]["max_epochs"] == 10
-    assert set(written) == {"data", "embeddings", "model", "training", "evaluation", "search", "compute", "paths"}
+    assert set(written) == set(GROUPS)
 
 
 @slow
@@ -328,37 +328,6 @@ def test_artifacts_come_back_as_they_went(config: Config, tmp_path: Path) -> Non
 
 
 @slow
-def test_an_artifact_folder_comes_back_whole_and_in_place_of_an_older_one(config: Config, tmp_path: Path) -> None:
-    run = RunLog(config, open_run(config, env="local"))
-    (tmp_path / "up" / "statistics").mkdir(parents=True)
-    for name in ("split.json", "statistics/history.txt"):
-        (tmp_path / "up" / name).write_text(name)
-    run.artifacts(tmp_path / "up", "inputs")
-    assert run.holds("inputs") and run.holds("inputs/split.json") and run.holds("inputs/statistics")
-    assert not run.holds("split.json") and not run.holds("inputs/none")
-    down = tmp_path / "down"
-    (down / "inputs").mkdir(parents=True)
-    (down / "inputs" / "outdated").write_text("old")
-    assert run.download_folder("inputs", down) == down / "inputs"
-    assert {path.relative_to(down).as_posix() for path in down.rglob("*") if path.is_file()} == {
-        "inputs/split.json",
-        "inputs/statistics/history.txt",
-    }
-    assert run.download_folder("inputs/statistics", tmp_path / "part").is_dir()
-    assert "holds no outputs;" in refusal(lambda: run.download_folder("outputs", down))
-    assert [path.name for path in down.iterdir()] == ["inputs"]
-
-
-@slow
-def test_checking_a_run_leaves_it_as_it_is(config: Config, client: MlflowClient) -> None:
-    run_id = open_run(config, env="local")
-    close_run(config, run_id, "FAILED", "out of memory")
-    assert RunLog(config, run_id).check() == "FAILED"
-    run = client.get_run(run_id)
-    assert (run.info.status, run.data.tags["failure_reason"]) == ("FAILED", "out of memory")
-
-
-@slow
 def test_a_missing_artifact_or_run_is_one_line(config: Config, tmp_path: Path) -> None:
     run_id = open_run(config, env="local")
     for artifact in ("checkpoints/last.ckpt", "last.ckpt"):
@@ -376,7 +345,6 @@ def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
     assert run_url(config, "") == ""
     close_run(config, "", "FAILED", "reason")
     run = RunLog(config, "")
-    assert run.check() == ""
     run.begin()
     run.metrics({"a": 1})
     run.tags({"a": "b"})
@@ -385,10 +353,8 @@ def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
     run.close("FAILED", "reason")
     assert run.open_child(config, "trial 0", {}, {}).run_id == ""
     assert run.running({"study_id": "a"}) == {}
-    assert not run.holds("a")
-    for fetch in (run.download, run.download_folder):
-        with pytest.raises(ValueError, match="no run"):
-            fetch("a", tmp_path)
+    with pytest.raises(ValueError, match="no run"):
+        run.download("a", tmp_path)
 
 
 def test_without_mlflow_there_are_no_runs() -> None:

@@ -25,9 +25,9 @@ from transformer.tuning.space import as_override, rounded
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
 
-# User attributes of a trial
-IDENTITY = "identity"  # study: what makes its trials comparable, by name
+IDENTITY = "identity"  # user attribute of a study: what makes its trials comparable, by name
 WARM_START = "warm_start_run_id"  # in it: the MLflow run whose weights every trial began with
+# User attributes of a trial
 DEFAULTS = "defaults"  # true: the configuration as it is
 EPOCHS = "epochs"  # that it has ended
 FAILURE = "failure"  # why it failed, on one line

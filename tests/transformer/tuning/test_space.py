@@ -94,7 +94,7 @@ def test_a_condition_on_a_key_that_is_not_searched_looks_at_its_own_value():
 
 
 def test_own_values_outside_the_space_are_told():
-    assert space({"key": "model.d_model", "choices": [32, 64]}).outside() == ["model.d_model=128"]
+    assert space({"key": "model.d_model", "choices": [32, 128]}).outside() == ["model.d_model=64"]
 
 
 @pytest.mark.parametrize(
