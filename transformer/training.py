@@ -47,9 +47,10 @@ POINT_VECTORS = "network.point_vectors"  # a buffer, not learned
 CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
 # Where and how a training runs may differ when it is resumed; what it computes may not.
 _FREE_ON_RESUME = (
-    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.", "search.",
-    "compute.", "paths.", "training.accelerator", "training.devices", "training.strategy", "training.num_workers",
-    "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.",
+    "evaluation.", "search.", "compute.", "paths.",
+    "training.accelerator", "training.devices", "training.strategy", "training.num_workers", "training.log_every_s",
+    "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
 )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ MAX_COMBINATIONS = 100_000  # of keys that must fit each other; checking so many
 # Trials are compared on the same rows, and none chooses where it runs.
 _WHERE = (
     "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "paths.", "compute.",
-    "search.", "training.mlflow.", "training.accelerator", "training.devices", "training.strategy",
+    "search.", "evaluation.", "training.mlflow.", "training.accelerator", "training.devices", "training.strategy",
     "training.num_workers", "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.",
 )  # fmt: skip
 _ROWS = ("data.split.", "data.validation.", "data.grid.", "data.timezone", "data.snapshot.", "training.overfit_batches")
