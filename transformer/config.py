@@ -249,10 +249,40 @@ class DriftConfig:
     psi_shifted: float = 0.25  # above 0.25 another distribution
 
 
+class RegistryConfig:
+    """Where trained models are registered, and how long one decision about them may take."""
+
+    model_name: str = "train-delays"  # of the registered model whose versions the trained models become
+    turn_expires_s: float = 300.0  # who holds up the registry for longer is taken for dead; a promotion takes seconds
+
+
+GATE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each, of many rows
+
+
+@dataclass
+class GateConfig:
+    """When a challenger becomes champion. Differences are of mean absolute errors, on the same rows."""
+
+    confidence: float = 0.95  # of every interval
+    resamples: int = 5_000  # of the bootstrap
+    seed: int = 42
+    min_improvement_s: float = 0.0  # the interval must lie beyond it; negative = may be worse by so much
+    must_beat_translation: bool = True  # with the whole interval, too
+    max_degradation: float = 0.1  # no group's error may grow by a larger share, unless that may be chance
+    breakdowns: list[str] = field(default_factory=lambda: ["train_type", "horizon"])  # of these groups
+    min_group_journeys: int = 30  # a group with fewer is shown and not judged
+    min_service_dates: int = 7  # whole dates are drawn where the rows have as many, else journeys
+    min_journeys: int = 30  # with fewer nothing is decided
+    max_unmatched_share: float = 0.01  # rows that only one of the two models predicts
+    ask_for_approval: bool = False  # a person confirms in Airflow what the gate decided
+
+
 @dataclass
 class EvaluationConfig:
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
 
 
 # --- search.yaml -----------------------------------------------------------------------------------------------------
@@ -532,6 +562,10 @@ _POSITIVE = (
     "training.early_stopping.patience",
     "evaluation.drift.psi_noticeable",
     "evaluation.drift.psi_shifted",
+    "evaluation.registry.turn_expires_s",
+    "evaluation.gate.resamples",
+    "evaluation.gate.min_service_dates",
+    "evaluation.gate.min_journeys",
     "search.n_trials",
     "search.n_workers",
     "search.heartbeat_s",
@@ -552,15 +586,24 @@ _NOT_NEGATIVE = (
     "training.overfit_batches",
     "training.early_stopping.min_delta_s",
     "evaluation.freshness.max_age_s",
+    "evaluation.gate.max_degradation",
+    "evaluation.gate.min_group_journeys",
     "search.max_retries",
     "search.sampler.n_startup_trials",
     "search.pruner.n_startup_trials",
 )
-_SEEDS = ("embeddings.node2vec.seed", "embeddings.random.seed", "training.seed", "search.sampler.seed")
 _SHARES = (
     "data.validation.max_dropped_share",
     "evaluation.drift.max_observed_drop",
     "evaluation.drift.max_unknown_share",
+    "evaluation.gate.max_unmatched_share",
+)
+_SEEDS = (
+    "embeddings.node2vec.seed",
+    "embeddings.random.seed",
+    "training.seed",
+    "evaluation.gate.seed",
+    "search.sampler.seed",
 )
 _BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
 _TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
@@ -628,8 +671,16 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
             f"evaluation.drift.psi_noticeable={drift.psi_noticeable} is above "
             f"evaluation.drift.psi_shifted={drift.psi_shifted}",
         )
+    yield from _gate_complaints(config.evaluation.gate)
     yield from _search_complaints(config.search)
     yield from _pod_complaints(config.compute)
+
+
+def _gate_complaints(gate: GateConfig) -> Iterator[tuple[str, str]]:
+    key = "evaluation.gate.breakdowns"
+    for name in gate.breakdowns:
+        if name not in GATE_BREAKDOWNS:
+            yield key, f"{key}: {name!r} is no breakdown{_nearest(name, GATE_BREAKDOWNS, listed=True)}"
 
 
 def _search_complaints(search: SearchConfig) -> Iterator[tuple[str, str]]:
@@ -740,6 +791,12 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (_SEEDS, lambda value: 0 <= value < 2**32, "must lie in [0, 4294967295]"),
     (_BELOW_ONE, lambda value: 0 <= value < 1, "must lie in [0, 1)"),
     (_SHARES, lambda value: 0 <= value <= 1, "must lie in [0, 1]"),
+    (("evaluation.gate.confidence",), lambda value: 0.5 <= value < 1, "must lie in [0.5, 1)"),
+    (
+        ("evaluation.registry.model_name",),
+        lambda value: re.fullmatch(r"[\w-]+([ .][\w-]+)*", value) is not None,
+        "is no name; use letters, digits, hyphens, dots and underscores",
+    ),
     (_KUBERNETES_NAMES, _is_kubernetes_name, "is no Kubernetes name; use small letters, digits and hyphens"),
     (
         _OPTIONAL_KUBERNETES_NAMES,

@@ -407,6 +407,28 @@ def test_a_study_that_cannot_be_is_refused(override: str, reason: str) -> None:
     assert reason in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("evaluation.registry.model_name=''", "evaluation.registry.model_name='' is no name; use letters, digits"),
+        ("evaluation.registry.model_name=a/b", "evaluation.registry.model_name='a/b' is no name"),
+        ("evaluation.registry.turn_expires_s=0", "evaluation.registry.turn_expires_s=0.0 must be above 0"),
+        ("evaluation.gate.confidence=95", "evaluation.gate.confidence=95.0 must lie in [0.5, 1)"),
+        ("evaluation.gate.resamples=0", "evaluation.gate.resamples=0 must be above 0"),
+        ("evaluation.gate.max_degradation=-0.1", "evaluation.gate.max_degradation=-0.1 must not be negative"),
+        ("evaluation.gate.max_unmatched_share=2", "evaluation.gate.max_unmatched_share=2.0 must lie in [0, 1]"),
+        ("evaluation.gate.breakdowns=[horizn]", "evaluation.gate.breakdowns: 'horizn' is no breakdown; did you mean"),
+        ("evaluation.gate.breakdowns=[hour]", "'hour' is no breakdown; known: horizon, delay_change, train_type"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(override: str, reason: str) -> None:
+    assert reason in refusal(override)
+
+
+def test_a_gate_may_let_a_slightly_worse_model_through() -> None:
+    assert load_config("local", ["evaluation.gate.min_improvement_s=-1"]).evaluation.gate.min_improvement_s == -1
+
+
 def test_many_workers_are_fine_on_a_database() -> None:
     overrides = ["search.n_workers=4", "search.storage_url=postgresql://optuna@db.example.org/optuna"]
     assert load_config("local", overrides).search.n_workers == 4

@@ -77,7 +77,8 @@ DELAY_CHANGE = Bins(  # observed delay - last known delay
 )
 
 
-def _group_keys(timezone: str) -> dict[str, pl.Expr]:
+def group_keys(timezone: str) -> dict[str, pl.Expr]:
+    """The group of each row, by name of the breakdown; `timezone` is an IANA name, for `hour`."""
     return {
         "horizon": HORIZON.of(pl.col("horizon_s")),
         "delay_change": DELAY_CHANGE.of(pl.col("observed_delay_s") - pl.col("last_delay_s")),
@@ -91,9 +92,7 @@ def _group_keys(timezone: str) -> dict[str, pl.Expr]:
     }
 
 
-BREAKDOWNS = tuple(
-    name for name in _group_keys("UTC") if name != "train_number"
-)  # thousands of them, each with few rows
+BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != "train_number")  # those have few rows each
 COARSE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each: these go to MLflow
 
 
@@ -187,7 +186,7 @@ def to_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _breakdown(rows: pl.DataFrame, by: str, timezone: str) -> pl.DataFrame:
-    keys = _group_keys(timezone)
+    keys = group_keys(timezone)
     if by not in keys:
         raise UserError(f"unknown breakdown {by!r}; known: {', '.join(keys)}")
     errors = rows.lazy().select(keys[by].alias(by), *_ERRORS)

@@ -1,0 +1,310 @@
+"""The gate: whether a challenger becomes champion, judged against the champion and translation on the same rows.
+
+A difference is that of mean absolute errors, challenger − other: negative means that the challenger is better.
+
+Legend of dimensions: R resamples, G groups of rows (the first is all rows), P predictors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from transformer.config import GateConfig
+from transformer.errors import UserError
+from transformer.evaluation.bootstrap import Estimate, FloatArray, interval, resampled_sums
+from transformer.evaluation.metrics import MODEL_ERROR_S, TRANSLATION_ERROR_S, check_rows, group_keys
+
+CHALLENGER, CHAMPION, TRANSLATION = "challenger", "champion", "translation"
+JOURNEY = ("train_id", "service_date")
+ROW_KEY = ("snapshot_ts", *JOURNEY, "rank", "op_id", "event_type")
+TRUTH = ("observed_delay_s", "translation_delay_s")  # of the data, whatever the model
+SAME_S = 0.5  # how far they may differ: a model's delays are float32
+GROUP_SCHEMA: dict[str, pl.DataType] = {
+    "breakdown": pl.String(),
+    "group": pl.String(),
+    "n": pl.Int64(),
+    "journeys": pl.Int64(),
+    "challenger_mae_s": pl.Float64(),
+    "champion_mae_s": pl.Float64(),
+    "change": pl.Float64(),  # challenger / champion - 1
+    "difference_s": pl.Float64(),
+    "low_s": pl.Float64(),
+    "high_s": pl.Float64(),
+    "degraded": pl.Boolean(),  # by more than `max_degradation`, and not by chance
+}
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gate decides, why, and the figures it did so on."""
+
+    promote: bool
+    reason: str  # one line that names the figures
+    confidence: float  # of every interval
+    n: int  # rows compared
+    unmatched: int  # rows of one model only
+    beyond: int  # rows further ahead than one of the two models predicts at all
+    journeys: int
+    unit: str  # what was resampled: `service date` or `journey`
+    units: int
+    mae_s: dict[str, Estimate]  # of challenger, champion where there is one, and translation
+    difference_s: dict[str, Estimate]  # from challenger to champion and translation
+    skill: dict[str, Estimate]  # of challenger and champion
+    groups: pl.DataFrame  # GROUP_SCHEMA, of the breakdowns that are judged; empty without a champion
+
+    def metrics(self, prefix: str = "gate") -> dict[str, float]:
+        """Figures under MLflow-legal names: `gate/mae_s/challenger`, `gate/difference_s/champion/low`, …"""
+        values: dict[str, float] = {
+            "promote": self.promote,
+            "n": self.n,
+            "unmatched": self.unmatched,
+            "beyond": self.beyond,
+            "journeys": self.journeys,
+            "units": self.units,
+        }
+        for kind, estimates in (("mae_s", self.mae_s), ("difference_s", self.difference_s), ("skill", self.skill)):
+            for name, estimate in estimates.items():
+                ends = {f"{kind}/{name}/low": estimate.low, f"{kind}/{name}/high": estimate.high}
+                values |= {f"{kind}/{name}": estimate.value, **ends}
+        return {f"{prefix}/{name}": float(value) for name, value in values.items() if math.isfinite(value)}
+
+    def tags(self) -> dict[str, str]:
+        return {"gate_decision": "promote" if self.promote else "decline", "gate_reason": self.reason}
+
+    def text(self) -> str:
+        """The comparison as a table for a log."""
+        lines = [
+            f"{'promote' if self.promote else 'decline'}: {self.reason}",
+            f"{self.journeys:,} journeys; {self.unmatched:,} rows of one model only, {self.beyond:,} too far ahead",
+            f"{'':<28}{'MAE s':>26}{'skill':>26}",
+        ]
+        for name, mae in self.mae_s.items():
+            skill = _ends(self.skill[name], ".3f") if name in self.skill else ""
+            lines.append(f"{name:<28}{_ends(mae):>26}{skill:>26}")
+        lines.append(f"{'challenger −':<28}{'difference s':>26}{'change':>26}")
+        for name, difference in self.difference_s.items():
+            change = _number(difference.value / self.mae_s[name].value, "+.1%") if self.mae_s[name].value else ""
+            lines.append(f"{name:<28}{_ends(difference, '+.2f'):>26}{change:>26}")
+        for group in self.groups.iter_rows(named=True):
+            difference = Estimate(group["difference_s"], group["low_s"], group["high_s"])
+            name = f"{group['breakdown']} {group['group']}"
+            degraded = "  degraded" if group["degraded"] else ""
+            lines.append(f"{name:<28}{_ends(difference, '+.2f'):>26}{_number(group['change'], '+.1%'):>26}{degraded}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Rows that both models predict, with the absolute error of every predictor in a column of its name."""
+
+    rows: pl.DataFrame
+    predictors: tuple[str, ...]
+    unmatched: int = 0
+    beyond: int = 0
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Mean absolute errors, in all and in every resample."""
+
+    mae: FloatArray  # [G, P]
+    replicates: FloatArray  # [R, G, P]
+    units: int
+    confidence: float
+
+    def estimate(self, value: Any, replicates_R: FloatArray) -> Estimate:
+        low, high = interval(replicates_R, self.units, self.confidence)
+        return Estimate(float(value), float(low), float(high))
+
+
+def compare(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateConfig) -> GateResult:
+    """Decide whether the challenger becomes champion.
+
+    It does when the interval of its difference to the champion lies beyond `min_improvement_s`, that of its difference
+    to translation below 0, and no group of `breakdowns` has become worse. The first model has translation to beat.
+
+    Args:
+        challenger: evaluation rows (ROW_SCHEMA) of the challenger.
+        champion: those of the champion, of the same window; None = there is none yet.
+
+    Raises:
+        UserError: too few journeys, or rows of the two that do not belong together.
+    """
+    paired = _pair(challenger, champion, gate.max_unmatched_share)
+    journeys = paired.rows.select(pl.struct(JOURNEY).n_unique()).item()
+    if journeys < gate.min_journeys:
+        raise UserError(
+            f"{journeys} journeys are too few to compare models on (evaluation.gate.min_journeys={gate.min_journeys}); "
+            "evaluate on a longer window"
+        )
+    whole_dates = paired.rows["service_date"].n_unique() >= gate.min_service_dates
+    unit = pl.struct(["service_date"] if whole_dates else JOURNEY).rank("dense").cast(pl.Int64) - 1
+    rows = paired.rows.with_columns(unit.alias("unit"))
+    keys = {"": pl.lit(""), **{by: group_keys("UTC")[by] for by in (gate.breakdowns if champion is not None else ())}}
+    groups = pl.concat([_groups(rows, by, key) for by, key in keys.items()])
+    errors = _errors(rows, keys, groups, paired.predictors, gate)
+
+    of = dict(zip(paired.predictors, range(len(paired.predictors)), strict=True))
+    mae_P, mae_RP = errors.mae[0], errors.replicates[:, 0]
+    others = [name for name in paired.predictors if name != CHALLENGER]
+    mae_s = {name: errors.estimate(mae_P[p], mae_RP[:, p]) for name, p in of.items()}
+    difference_s = {
+        name: errors.estimate(mae_P[of[CHALLENGER]] - mae_P[of[name]], mae_RP[:, of[CHALLENGER]] - mae_RP[:, of[name]])
+        for name in others
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_P, ratio_RP = mae_P / mae_P[of[TRANSLATION]], mae_RP / mae_RP[:, [of[TRANSLATION]]]
+    skill = {name: errors.estimate(1 - ratio_P[p], 1 - ratio_RP[:, p]) for name, p in of.items() if name != TRANSLATION}
+    table = _table(groups, errors, of, gate)
+
+    complaints = list(_complaints(mae_s, difference_s, table, gate))
+    verdict = "; ".join(complaints or [_difference(mae_s, difference_s, name) for name in others])
+    unit_name = "service date" if whole_dates else "journey"
+    return GateResult(
+        promote=not complaints,
+        reason=f"{verdict} ({rows.height:,} rows, {gate.confidence:.0%} intervals over {errors.units:,} {unit_name}s)",
+        confidence=gate.confidence,
+        n=rows.height,
+        unmatched=paired.unmatched,
+        beyond=paired.beyond,
+        journeys=journeys,
+        unit=unit_name,
+        units=errors.units,
+        mae_s=mae_s,
+        difference_s=difference_s,
+        skill=skill,
+        groups=table,
+    )
+
+
+def _pair(challenger: pl.DataFrame, champion: pl.DataFrame | None, max_unmatched_share: float) -> _Paired:
+    own, translation = MODEL_ERROR_S.abs().alias(CHALLENGER), TRANSLATION_ERROR_S.abs().alias(TRANSLATION)
+    _check(challenger, CHALLENGER)
+    if champion is None:
+        return _Paired(challenger.with_columns(own, translation), (CHALLENGER, TRANSLATION))
+    _check(champion, CHAMPION)
+    # A model may look further ahead than the other; its additional events are no sign that the rows differ.
+    ahead = pl.col("rank") <= min(challenger["rank"].max(), champion["rank"].max())  # type: ignore[type-var]
+    first, second = challenger.filter(ahead), champion.filter(ahead)
+    theirs = second.select(*ROW_KEY, *TRUTH, MODEL_ERROR_S.abs().alias(CHAMPION))
+    rows = first.with_columns(own, translation).join(theirs, on=ROW_KEY, suffix="_theirs", validate="1:1")
+    unmatched = first.height + second.height - 2 * rows.height
+    share = unmatched / (unmatched + rows.height)
+    if share > max_unmatched_share:
+        raise UserError(
+            f"{unmatched:,} rows ({share:.1%}) are of one model only, above evaluation.gate.max_unmatched_share="
+            f"{max_unmatched_share}; evaluate both models on the same window, with the same data.grid and data.snapshot"
+        )
+    for name in TRUTH:
+        differing = rows.select(((pl.col(name) - pl.col(f"{name}_theirs")).abs() > SAME_S).sum()).item()
+        if differing:
+            raise UserError(
+                f"{name} differs between the two models in {differing:,} of {rows.height:,} rows; "
+                "evaluate both on the same event tables"
+            )
+    beyond = challenger.height + champion.height - first.height - second.height
+    return _Paired(rows, (CHALLENGER, CHAMPION, TRANSLATION), unmatched, beyond)
+
+
+def _check(rows: pl.DataFrame, whose: str) -> None:
+    check_rows(rows)
+    twice = rows.height - rows.select(pl.struct(ROW_KEY).n_unique()).item()
+    if twice:
+        raise UserError(f"{twice:,} rows of the {whose} are there twice; evaluate it on one window")
+
+
+def _groups(rows: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
+    """The groups of one breakdown, in their natural order, with how many rows and journeys they have."""
+    counts = pl.len().cast(pl.Int64).alias("n"), pl.struct(JOURNEY).n_unique().cast(pl.Int64).alias("journeys")
+    found = rows.group_by(key.alias("group")).agg(counts).sort("group")
+    return found.select(pl.lit(by).alias("breakdown"), pl.col("group").cast(pl.String), "n", "journeys")
+
+
+def _errors(
+    rows: pl.DataFrame,
+    keys: dict[str, pl.Expr],
+    groups: pl.DataFrame,
+    predictors: Sequence[str],
+    gate: GateConfig,
+) -> _Errors:
+    numbered = groups.select("breakdown", "group").with_row_index("code")
+    units = int(rows.select(pl.col("unit").max()).item()) + 1
+    sums = np.zeros((units, groups.height, 1 + len(predictors)))  # rows, and the sum of each predictor's errors
+    for by, key in keys.items():
+        cells = (
+            rows.group_by("unit", key.cast(pl.String).alias("group"))
+            .agg(pl.len(), pl.col(predictors).sum())
+            .join(numbered.filter(breakdown=by), on="group")
+        )
+        figures = cells.select(pl.col("len", *predictors).cast(pl.Float64)).to_numpy()
+        sums[cells["unit"].to_numpy(), cells["code"].to_numpy()] = figures
+    resampled = resampled_sums(sums.reshape(units, -1), gate.resamples, gate.seed).reshape(-1, *sums.shape[1:])
+    totals = sums.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # a resample may hold no row of a small group
+        return _Errors(totals[:, 1:] / totals[:, :1], resampled[..., 1:] / resampled[..., :1], units, gate.confidence)
+
+
+def _table(groups: pl.DataFrame, errors: _Errors, of: dict[str, int], gate: GateConfig) -> pl.DataFrame:
+    if CHAMPION not in of:
+        return pl.DataFrame(schema=GROUP_SCHEMA)
+    own, theirs = of[CHALLENGER], of[CHAMPION]
+    low, high = interval(errors.replicates[..., own] - errors.replicates[..., theirs], errors.units, errors.confidence)
+    table = groups.with_columns(
+        pl.Series("challenger_mae_s", errors.mae[:, own]),
+        pl.Series("champion_mae_s", errors.mae[:, theirs]),
+        pl.Series("low_s", low),
+        pl.Series("high_s", high),
+    ).with_columns(
+        (pl.col("challenger_mae_s") / pl.col("champion_mae_s") - 1).alias("change"),
+        (pl.col("challenger_mae_s") - pl.col("champion_mae_s")).alias("difference_s"),
+    )
+    degraded = (
+        (pl.col("change") > gate.max_degradation)
+        & (pl.col("low_s") > 0)
+        & (pl.col("journeys") >= gate.min_group_journeys)
+    )
+    return table.slice(1).with_columns(degraded.alias("degraded")).select(list(GROUP_SCHEMA))
+
+
+def _complaints(
+    mae_s: dict[str, Estimate], difference_s: dict[str, Estimate], table: pl.DataFrame, gate: GateConfig
+) -> Iterator[str]:
+    """Why the challenger does not become champion."""
+    limits = {CHAMPION: 0.0 - gate.min_improvement_s}
+    if gate.must_beat_translation or CHAMPION not in mae_s:
+        limits[TRANSLATION] = 0.0
+    for name, difference in difference_s.items():
+        if name in limits and not difference.high < limits[name]:
+            yield f"{_difference(mae_s, difference_s, name)}, not all below {_number(limits[name], 'g')} s"
+    for group in table.filter("degraded").iter_rows(named=True):
+        yield (
+            f"{group['breakdown']} {group['group']} {group['change']:+.1%} ({group['champion_mae_s']:.2f} s → "
+            f"{group['challenger_mae_s']:.2f} s), more than {gate.max_degradation:.0%}"
+        )
+
+
+def _difference(mae_s: dict[str, Estimate], difference_s: dict[str, Estimate], name: str) -> str:
+    difference = difference_s[name]
+    return (
+        f"MAE {mae_s[CHALLENGER].value:.2f} s against {mae_s[name].value:.2f} s of {_ARTICLE[name]}, "
+        f"difference {_ends(difference, '+.2f')} s"
+    )
+
+
+_ARTICLE = {CHAMPION: "the champion", TRANSLATION: "translation"}
+
+
+def _ends(estimate: Estimate, form: str = ".2f") -> str:
+    """`61.20 [60.11, 62.34]`."""
+    value, low, high = (_number(number, form) for number in vars(estimate).values())
+    return f"{value} [{low}, {high}]"
+
+
+def _number(number: float, form: str) -> str:
+    return format(number, form).replace("-", "−")

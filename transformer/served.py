@@ -1,0 +1,212 @@
+"""The registered model: an MLflow pyfunc that predicts from events alone. It needs neither Airflow nor a checkout.
+
+    model = mlflow.pyfunc.load_model("models:/train-delays@champion")
+    predictions = model.predict(events, params={"at": "2024-12-21T08:00+01:00"})
+
+`events` is a pandas DataFrame with a row for each event of each train, the whole timetable of those that run at that
+instant and what is known of it: the columns of INPUT, those of EVENT_SCHEMA in `transformer.data.tables`. Its times
+are UTC without a zone. What was observed after `at` is not used. The result has a row for every running train and next
+event, the columns of OUTPUT.
+
+MLflow runs this file itself ("models from code"), beside the package as it was at registration: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import polars as pl
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from transformer.config import content_hash, with_values
+from transformer.data.tables import (
+    journeys_from_events,
+    write_events,
+    write_journeys,
+    write_op_nodes,
+)
+from transformer.errors import UserError
+from transformer.files import file_digest
+from transformer.inputs import INPUTS
+from transformer.prediction import dates_around, parse_instant, predictions_at
+from transformer.registry import TRAINED
+from transformer.tracking import CONFIG_ARTIFACT
+from transformer.trained import TrainedModel
+from transformer.training import BEST, CHECKPOINTS
+
+PARTS = (CONFIG_ARTIFACT, f"{CHECKPOINTS}/{BEST}", INPUTS)  # of a run folder
+EXAMPLE_JOURNEYS = 3
+INPUT = Schema(
+    [
+        ColSpec(DataType.string, "train_id"),
+        ColSpec(DataType.datetime, "service_date"),
+        ColSpec(DataType.long, "seq"),
+        ColSpec(DataType.long, "op_id"),
+        ColSpec(DataType.string, "event_type"),
+        ColSpec(DataType.datetime, "planned_ts"),
+        ColSpec(DataType.datetime, "observed_ts"),  # NaT where not observed
+        ColSpec(DataType.string, "train_number", required=False),  # a model may know the number's history
+        ColSpec(DataType.string, "train_type", required=False),  # unknown where left out
+    ]
+)
+OUTPUT = Schema(
+    [
+        ColSpec(DataType.string, "train_id"),
+        ColSpec(DataType.datetime, "service_date"),
+        ColSpec(DataType.string, "train_number", required=False),
+        ColSpec(DataType.string, "train_type", required=False),
+        ColSpec(DataType.integer, "rank"),  # 1 = the train's very next event
+        ColSpec(DataType.integer, "op_id"),
+        ColSpec(DataType.string, "event_type"),
+        ColSpec(DataType.datetime, "planned_ts"),
+        ColSpec(DataType.datetime, "predicted_ts"),
+        ColSpec(DataType.integer, "predicted_delay_s"),
+        ColSpec(DataType.integer, "translation_delay_s"),
+        ColSpec(DataType.double, "last_delay_s", required=False),  # NaN when no event of the train is known
+    ]
+)
+# An ISO 8601 time; "" = that of the newest observation.
+PARAMS = ParamSchema([ParamSpec("at", DataType.string, "")])
+REQUIREMENTS = (  # what importing this module imports
+    "boto3", "lightning", "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pyyaml", "scipy", "tenacity", "torch",
+)  # fmt: skip
+
+
+class ServedModel(PythonModel):
+    """Loads the trained model that lies beside it, once."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self._trained = TrainedModel.load(Path(context.artifacts["trained"]))
+
+    def predict(  # type: ignore[override]  # MLflow passes the context to those that ask for it
+        self, model_input: pd.DataFrame, params: dict[str, str] | None = None
+    ) -> pd.DataFrame:
+        return predict(self._trained, model_input, (params or {}).get("at", ""))
+
+
+def predict(trained: TrainedModel, events: pd.DataFrame, at: str) -> pd.DataFrame:
+    """Predictions at an instant, from and as pandas tables.
+
+    Args:
+        at: ISO 8601; "" = the time of the newest observation.
+
+    Raises:
+        UserError: no such time, no train near it, or events that are not valid.
+    """
+    frame = _from_pandas(events)
+    if not at and frame["observed_ts"].null_count() == frame.height:
+        raise UserError("no event is observed; say of which instant the predictions are, params={'at': …}")
+    newest = frame["observed_ts"].max()
+    instant = parse_instant(at, trained.config.data.timezone) if at else newest
+    assert isinstance(instant, datetime)  # of a column of times
+    return _to_pandas(_predict_at(trained, frame, instant).select(OUTPUT.input_names()))
+
+
+def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
+    """Write the trained model of a run folder as an MLflow model into the new folder `target`.
+
+    It predicts its own example first, so that what cannot predict is not registered.
+
+    Args:
+        example: valid events; a few journeys of them go along as example of the input.
+    """
+    trained = TrainedModel.load(folder)
+    events = _to_pandas(_few_journeys(example))
+    at = f"{events['observed_ts'].median():%Y-%m-%dT%H:%M:%S}+00:00"
+    predict(trained, events, at)
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(temporary) / Path(TRAINED).name
+        for name in trained_files(folder):
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, kept / name)
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(Path(__file__)),
+            code_paths=[str(Path(__file__).parent)],
+            artifacts={"trained": str(kept)},
+            signature=ModelSignature(INPUT, OUTPUT, PARAMS),
+            input_example=(events, {"at": at}),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+        )
+
+
+def content_of(folder: Path) -> str:
+    """Content hash of the trained model of a run folder. Raises UserError as `trained_files` does."""
+    return content_hash({name: file_digest(folder / name) for name in trained_files(folder)})
+
+
+def trained_files(folder: Path) -> list[str]:
+    """The files of a run folder that make its trained model, relative to it.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for part in PARTS:
+        if not (folder / part).exists():
+            raise UserError(f"{folder} holds no trained model: {part} is missing; train the model first")
+    found = [path for part in PARTS for path in (folder / part, *(folder / part).rglob("*")) if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> pl.DataFrame:
+    """Predict from a data folder of these events: read, checked and cut off at the instant as any other."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        config = with_values(trained.config, {"data.local_folder": str(folder)}, "served model")
+        given = events["service_date"].unique()
+        days = sorted(set(dates_around(instant, config)) & set(given))
+        if not days:
+            raise UserError(f"no event is of a service date near {instant.isoformat()}; give those that run then")
+        for day in days:
+            write_events(folder, day, events.filter(service_date=day))
+        attributes = events.group_by("train_id", "service_date").agg(
+            pl.col("train_number", "train_type").first(),
+            pl.lit(None, pl.String).alias("train_relation"),
+            pl.lit(None, pl.String).alias("operator"),
+        )
+        write_journeys(folder, journeys_from_events(events, attributes))
+        nowhere = pl.lit(None, pl.Float64)
+        points = events.select(pl.col("op_id").unique())
+        write_op_nodes(folder, points.with_columns(op_name=pl.col("op_id").cast(pl.String), lat=nowhere, lon=nowhere))
+        return predictions_at(trained, config, instant, days)
+
+
+def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
+    frame = pl.from_pandas(events)
+    absent = [name for name in ("train_number", "train_type") if name not in frame.columns]
+    return (
+        frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+        .with_columns(
+            pl.col("train_id", "event_type", "train_number", "train_type").cast(pl.String),
+            pl.col("service_date").cast(pl.Date),
+            pl.col("seq").cast(pl.Int16),
+            pl.col("op_id").cast(pl.Int32),
+            pl.col("planned_ts", "observed_ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        )
+        .with_columns((pl.col("observed_ts") - pl.col("planned_ts")).dt.total_seconds().alias("delay_sec"))
+    )
+
+
+def _to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
+    """Times in UTC without a zone, and dates as times: all that a signature can say."""
+    zoned = pl.col(pl.Datetime("us", "*")).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return frame.with_columns(zoned, pl.col(pl.Date).cast(pl.Datetime("us"))).to_pandas()
+
+
+def _few_journeys(events: pl.DataFrame) -> pl.DataFrame:
+    """The events of the journeys observed last, with the columns that must be there."""
+    journey = ["train_id", "service_date"]
+    last = events.group_by(journey).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *journey)
+    chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=journey, how="semi").sort(*journey, "seq")
+    return chosen.select(INPUT.required_input_names())
+
+
+mlflow.models.set_model(ServedModel())

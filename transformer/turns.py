@@ -1,0 +1,124 @@
+"""Turns at the model registry: whoever changes what the aliases name does so alone.
+
+MLflow can set an alias and cannot make that depend on what it was. What its server does keep unique and in order are
+the versions of a registered model, so a second model serves as a queue: a version of it is a ticket, the lowest has
+the turn, and deleting it ends the turn. Numbers are never given twice, and a ticket becomes visible only after every
+lower one, so nobody can slip in before it.
+
+A process that died leaves its ticket behind. Whoever waits removes it once it has headed the queue for `expires_s` by
+the waiting process's own clock; that names this one ticket, so two who do so at the same time do no harm. A process
+that stops for as long *between* its last look at the queue and its write would still write: MLflow cannot refuse it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from transformer.errors import ServiceError
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+TOKEN, HOLDER = "token", "holder"  # tags of a ticket
+NO_SOURCE = "ticket:/none"  # a version must say where its model is, and a ticket has none
+LOST = "this process lost its turn at the model registry, it took too long; run it again"
+DESCRIPTION = "No model: its versions are tickets of who is changing the model of the same name without `.queue`."
+
+
+class Turn:
+    """The right to change the registry. Made by `turn`."""
+
+    def __init__(self, client: MlflowClient, queue: str, token: str) -> None:
+        self._client = client
+        self._queue = queue
+        self._token = token
+
+    def confirm(self) -> None:
+        """Call before and after changing something.
+
+        Raises:
+            ServiceError: the turn is over, because it took too long.
+        """
+        if not any(map(self._is_mine, self._tickets()[:1])):
+            raise ServiceError(LOST)
+
+    def draw(self, purpose: str) -> None:
+        """Take a ticket. `purpose` is what others who wait are told."""
+        try:
+            self._client.create_registered_model(self._queue, description=DESCRIPTION)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        holder = f"{purpose}: process {os.getpid()} on {socket.gethostname()}"
+        holder += f", since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        tags = {TOKEN: self._token, HOLDER: holder}
+        self._client.create_model_version(self._queue, NO_SOURCE, tags=tags, await_creation_for=0)
+
+    def wait(self, expires_s: float) -> None:
+        """Wait until the own ticket is the first, removing those before it that expire."""
+        head, since = "", 0.0
+        while True:
+            tickets = self._tickets()
+            if not any(map(self._is_mine, tickets)):
+                raise ServiceError(LOST)
+            first = tickets[0]
+            if self._is_mine(first):
+                return
+            if first.version != head:
+                head, since = first.version, time.monotonic()
+                log.info("model registry: waiting for %s", first.tags.get(HOLDER))
+            elif time.monotonic() - since > expires_s:
+                log.warning("model registry: taking over after %.0f s from %s", expires_s, first.tags.get(HOLDER))
+                self._remove(first)
+            time.sleep(POLL_S)
+
+    def end(self) -> None:
+        """Give back every ticket of this process; a request that was repeated may have drawn a second."""
+        try:
+            for ticket in filter(self._is_mine, self._tickets()):
+                self._remove(ticket)
+        except Exception as error:
+            log.warning("model registry: the turn is not given back and will expire: %s", type(error).__name__)
+
+    def _tickets(self) -> list[ModelVersion]:
+        """In the order of their turns."""
+        found = self._client.search_model_versions(f"name = '{self._queue}'")
+        return sorted(found, key=lambda ticket: int(ticket.version))
+
+    def _is_mine(self, ticket: ModelVersion) -> bool:
+        return ticket.tags.get(TOKEN) == self._token
+
+    def _remove(self, ticket: ModelVersion) -> None:
+        try:
+            self._client.delete_model_version(self._queue, ticket.version)
+        except MlflowException as error:  # somebody else has removed it
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+
+@contextmanager
+def turn(client: MlflowClient, model_name: str, purpose: str, expires_s: float) -> Iterator[Turn]:
+    """Wait for, hold and give back the right to change the registered model `model_name`.
+
+    Args:
+        purpose: what for, as others who wait are told.
+        expires_s: after so long a silent holder loses its turn.
+    """
+    mine = Turn(client, f"{model_name}.queue", uuid.uuid4().hex)
+    try:
+        mine.draw(purpose)
+        mine.wait(expires_s)
+        yield mine
+    finally:
+        mine.end()
