@@ -249,6 +249,7 @@ class DriftConfig:
     psi_shifted: float = 0.25  # above 0.25 another distribution
 
 
+@dataclass
 class RegistryConfig:
     """Where trained models are registered, and how long one decision about them may take."""
 
