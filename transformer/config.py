@@ -29,7 +29,7 @@ from transformer.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "include" / "config"
 BASE = "base"
-GROUPS = ("data", "embeddings", "model", "training", "evaluation", "search", "compute", "paths")
+GROUPS = ("data", "embeddings", "model", "training", "evaluation", "search", "alerts", "compute", "paths")
 
 
 # --- data.yaml -------------------------------------------------------------------------------------------------------
@@ -279,9 +279,20 @@ class GateConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """When DAG model_evaluation runs by itself: in the environment that TRANSFORMER_ENV names, where Airflow runs."""
+
+    cron: str = ""  # minute hour day month weekday, in data.timezone; "" = at no fixed time
+    on_new_model: bool = True  # whenever a training has registered a model
+    last_dates: int = 7  # service dates of its window, and of a run by hand that names none
+
+
+@dataclass
 class EvaluationConfig:
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    max_skill_drop: float = 0.1  # below the skill on the test dates of its training; beyond it a model has degraded
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
@@ -331,6 +342,32 @@ class SearchConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     space: list[Any] = field(default_factory=list)  # of the keys of `ParameterConfig`; see `transformer.tuning.space`
+
+
+# --- alerts.yaml -----------------------------------------------------------------------------------------------------
+@dataclass
+class EmailConfig:
+    """Mail through Airflow's SMTP connection."""
+
+    to: list[str] = field(default_factory=list)  # addresses; [] = no mail
+    sender: str = ""  # address it comes from; "" = that of the connection
+    connection: str = "smtp_default"  # Airflow connection with the server and its password
+
+
+@dataclass
+class SnsConfig:
+    """Amazon SNS, through Airflow's AWS connection."""
+
+    topic_arn: str = ""  # "" = no message
+    connection: str = "aws_default"
+
+
+@dataclass
+class AlertsConfig:
+    """Who is told when a DAG run fails, its data are stale or a model has degraded."""
+
+    email: EmailConfig = field(default_factory=EmailConfig)
+    sns: SnsConfig = field(default_factory=SnsConfig)
 
 
 # --- compute.yaml ----------------------------------------------------------------------------------------------------
@@ -401,6 +438,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -561,8 +599,10 @@ _POSITIVE = (
     "training.log_every_s",
     "training.loss.huber_delta_s",
     "training.early_stopping.patience",
+    "evaluation.schedule.last_dates",
     "evaluation.drift.psi_noticeable",
     "evaluation.drift.psi_shifted",
+    "evaluation.max_skill_drop",
     "evaluation.registry.turn_expires_s",
     "evaluation.gate.resamples",
     "evaluation.gate.min_service_dates",
@@ -777,6 +817,10 @@ def _is_address(uri: str) -> bool:
         return False
 
 
+def _is_email(address: str) -> bool:
+    return re.fullmatch(r"[^@\s,]+@[^@\s,]+", address) is not None
+
+
 def _is_postgresql(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -797,6 +841,26 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         ("evaluation.registry.model_name",),
         lambda value: re.fullmatch(r"[\w-]+([ .][\w-]+)*", value) is not None,
         "is no name; use letters, digits, hyphens, dots and underscores",
+    ),
+    (
+        ("evaluation.schedule.cron",),
+        lambda value: re.fullmatch(r"[\w*,/-]+( +[\w*,/-]+){4}", value) is not None if value else True,
+        "is no cron expression; write minute hour day month weekday, for example '0 6 * * 1', or leave it empty",
+    ),
+    (
+        ("alerts.email.to",),
+        lambda value: all(_is_email(address) for address in value),
+        "holds something else than mail addresses; write [name@example.org, …]",
+    ),
+    (
+        ("alerts.email.sender",),
+        lambda value: not value or _is_email(value),
+        "is no mail address; write name@example.org, or leave it empty",
+    ),
+    (
+        ("alerts.sns.topic_arn",),
+        lambda value: re.fullmatch(r"arn:[\w-]+:sns:[\w-]+:\d+:[\w.-]+", value) is not None if value else True,
+        "is no topic; write arn:aws:sns:REGION:ACCOUNT:NAME, or leave it empty",
     ),
     (_KUBERNETES_NAMES, _is_kubernetes_name, "is no Kubernetes name; use small letters, digits and hyphens"),
     (
