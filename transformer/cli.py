@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import getpass
 import json
 import logging
 import os
@@ -35,6 +36,10 @@ from transformer.files import write_json
 log = logging.getLogger(__name__)
 
 DEFAULT_ENV = "local"
+DEFAULT_VERSION = "challenger"  # alias of the version to promote
+
+
+_OnConfig = Callable[[Config, argparse.Namespace], Any]  # what a command does with its merged configuration
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,10 +96,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--result", type=Path, metavar="FILE", help="write the result there, as JSON")
         return sub
 
-    def add_stage(name: str, text: str, stage: Callable[[Config, argparse.Namespace], Any]) -> argparse.ArgumentParser:
-        sub = add(name, text, lambda options: stage(_load(options).config, options))
+    def add_on_config(name: str, text: str, command: _OnConfig) -> argparse.ArgumentParser:
+        sub = add(name, text, lambda options: command(_load(options).config, options))
         _add_config_options(sub)
+        return sub
+
+    def add_stage(name: str, text: str, stage: _OnConfig) -> argparse.ArgumentParser:
+        sub = add_on_config(name, text, stage)
         sub.add_argument("--run-id", default="", metavar="ID", help="MLflow run to log into; none = nothing is logged")
+        return sub
+
+    def add_decision(name: str, text: str, decide: _OnConfig) -> argparse.ArgumentParser:
+        sub = add_on_config(name, text, decide)
+        sub.add_argument("--why", default="by hand", metavar="TEXT", help="reason, kept in the version's tags")
+        sub.add_argument("--by", metavar="NAME", help="who decides (default: the user of this process)")
         return sub
 
     add_stage("fetch-files", "get the event tables and check them", _fetch_files)
@@ -114,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--allow-training-dates", action="store_true", help="even when some of them trained or validated the model"
     )
+    evaluate.add_argument("--if-new", action="store_true", help="keep the results that the run has on these dates")
+    evaluate.add_argument(
+        "--request", default="", metavar="ID", help="leave what was found in the run's tag request/ID, as JSON"
+    )
+    add_stage(
+        "register-model", "make the run's model a version of the registered model, its challenger", _register_model
+    )
     tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
     tune.add_argument("--warm-start-run-id", metavar="ID", help="begin every trial with the best weights of this run")
     tune.add_argument(
@@ -125,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_stage("report-study", "table, figures and best values of the study search.study_name", _report_study)
 
+    promote = add_decision("promote", "make a version of the registered model its champion", _promote)
+    promote.add_argument(
+        "--version", default=DEFAULT_VERSION, metavar="V", help=f"number or alias (default: {DEFAULT_VERSION})"
+    )
+    add_decision("rollback", "make the previous champion champion again", _rollback)
     _add_prediction_options(add("predict", "predict the delays of every train that runs at an instant", _predict))
     _add_config_options(add("config", "print the merged configuration and where each value came from", _config))
     _add_simulation_options(add("simulate", "write sample data: a railway that does not exist", _simulate))
@@ -211,21 +238,50 @@ def _train_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     from transformer import stages
+    from transformer.evaluating import EvaluationRequest
     from transformer.windows import Window
 
     window = Window.parse(options.first, options.last, options.count)
-    for option in ("again", "allow_training_dates"):
+    for option in ("again", "if_new", "allow_training_dates"):
         if getattr(options, option) and window is None:
             raise UserError(f"--{option.replace('_', '-')} is about a window; add --from and --to, or --last N")
-    return stages.evaluate_model(
-        config,
-        options.run_id,
-        window,
+    if options.request and not options.run_id:
+        raise UserError(f"--request {options.request} leaves a tag in an MLflow run; add --run-id")
+    request = EvaluationRequest(
+        window=window,
         again=options.again,
+        if_new=options.if_new,
         allow_training_dates=options.allow_training_dates,
+        id=options.request,
         env=options.env,
         overrides=options.overrides,
     )
+    return stages.evaluate_model(config, options.run_id, request)
+
+
+def _register_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.register_model(config, options.run_id)
+
+
+def _promote(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.promote_model(config, options.version, options.why, options.by or _user())
+
+
+def _rollback(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    from transformer import stages
+
+    return stages.rollback_model(config, options.why, options.by or _user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a pod's user may have no name
+        return f"user {os.getuid()}"
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:

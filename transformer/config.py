@@ -393,6 +393,7 @@ class StageProfilesConfig:
     compute_statistics_and_embeddings: str = "cpu-large"
     train_model: str = "gpu-1"
     evaluate_model: str = "cpu-large"
+    register_model: str = "cpu-small"
     tune: str = "gpu-1"
     report_study: str = "cpu-small"
 

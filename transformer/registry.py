@@ -76,6 +76,12 @@ def previous_champion(config: Config) -> Registered | None:
     return _named(config, PREVIOUS_CHAMPION)
 
 
+def version_of(config: Config, run_id: str, content: str) -> Registered | None:
+    """The version that a run's trained model became; see `served.content_of`."""
+    with _Models.open(config) as models:
+        return models.of_content(run_id, content)
+
+
 def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
     """Make a run's trained model a version with the alias `challenger`; once, however often it is called.
 

@@ -8,58 +8,39 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import polars as pl
-
-from transformer.config import Config, SplitConfig, content_hash
+from transformer.config import Config, content_hash
 from transformer.data.event_table import read_days
-from transformer.data.events import (
-    ReadingReport,
-    Split,
-    available_dates,
-    configured_split,
-    data_fingerprint,
-    format_dates,
-    read_op_nodes,
-    resolve_split,
-)
-from transformer.data.freshness import check_freshness, newest_observation_in
+from transformer.data.events import ReadingReport, data_fingerprint
 from transformer.durations import duration
 from transformer.errors import UserError
-from transformer.evaluation.provenance import Provenance, dates_text, reproducing_commands
-from transformer.evaluation.quality import examine
-from transformer.files import write_json, write_parquet
-from transformer.mlflow_pages import artifact_page
+from transformer.files import write_parquet
 from transformer.precomputed import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
-from transformer.storage import Bucket
-from transformer.tracking import AIRFLOW_RUN, FINISHED, RunLog, configuration_hash, git_commit, run_url
-from transformer.windows import Scope, Window, window_name
+from transformer.supply import fetch_dates, fetch_split, list_dates
+from transformer.tracking import AIRFLOW_RUN, RunLog, run_folder
 
 if TYPE_CHECKING:
-    from transformer.trained import TrainedModel  # imports torch
+    from transformer.evaluating import EvaluationRequest  # imports torch, as the next does
+    from transformer.registry import Registered
+    from transformer.trained import TrainedModel
 
 log = logging.getLogger(__name__)
+
+MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 ModelSource = str | Path  # an MLflow run's id, or a run folder
 
-SPLITS = ("train", "validation", "test")
 BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
-REPORT = "report.html"  # of an evaluation, beside its figures and tables
-EVALUATED = "evaluated/"  # and a window's name: tag of each window that was evaluated, its dates
-DRIFT = "drift/"  # and "test" or a window's name: tag that says what is not as on the training dates
-SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 
 
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
     run = RunLog(config, run_id)
     run.begin()
-    split = prepare_data(config, run)
+    split = fetch_split(config, run)
     folder = Path(config.data.local_folder)
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
@@ -83,7 +64,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     """Compute, or reuse under their content hash, the statistics and embeddings of the training dates."""
     run = RunLog(config, run_id)
     run.begin()
-    split = prepare_data(config, run)
+    split = fetch_split(config, run)
     reuse = config.training.use_precomputed
     statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
     embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
@@ -111,7 +92,7 @@ def train_model(
 
     run = RunLog(config, run_id)
     run.begin()
-    split = prepare_data(config, run)
+    split = fetch_split(config, run)
     folder = run_folder(config, run_id)
     warm_start = last = None
     if resume:
@@ -147,119 +128,55 @@ def train_model(
     }
 
 
-def evaluate_model(
-    config: Config,
-    run_id: str,
-    window: Window | None = None,
-    *,
-    again: bool = False,
-    allow_training_dates: bool = False,
-    env: str = "local",
-    overrides: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Evaluate the run's best checkpoint, beside translation on the same rows, and log into that run.
-
-    All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration. The
-    window of the last dates is refused where the data are older than `evaluation.freshness.max_age_s`.
+def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | None = None) -> dict[str, Any]:
+    """Evaluate the run's best checkpoint, beside translation and the champion on the same rows, and log into that run.
 
     Args:
-        window: service dates to evaluate on, with metrics, artifacts and a tag of their own; None = the test dates of
-            the run's split.
-        again: evaluate a window that has been evaluated.
-        allow_training_dates: the window may hold dates that trained the model or chose its best epoch.
-        env: environment and
-        overrides: overrides that `config` was made of, for the report.
+        request: which window, and more; None = the test dates of the run's split.
     """
-    from transformer.evaluation.html_report import write_html_report
-    from transformer.evaluation.report import write_evaluation
-    from transformer.prediction import evaluation_rows
-    from transformer.trained import TrainedModel, download_trained
+    from transformer.evaluating import EvaluationRequest, evaluate
 
+    return evaluate(config, run_id, request or EvaluationRequest())
+
+
+def register_model(config: Config, run_id: str) -> dict[str, Any]:
+    """Make the run's trained model a version of the registered model, with the alias `challenger`."""
+    from transformer import registry
+    from transformer.trained import download_trained
+
+    if not run_id:
+        raise UserError("register-model needs --run-id, the MLflow run whose model becomes a version")
     run = RunLog(config, run_id)
-    status = run.check()
-    folder = run_folder(config, run_id)
-    source = folder / "from_mlflow" if run_id else folder  # a local copy may be older, or another machine's
-    trained = download_trained(run, source) if run_id else TrainedModel.load(source)
-    given, config = config, trained.located(config)
-    now = datetime.now(UTC)
-    history = newest = None
-    if window is None:
-        if status != FINISHED:
-            run.begin()
-        history = _training_history(run, source)
-        scope = Scope.of_test(trained.split.test)
-        _fetch_dates(config, scope.days)
-    else:
-        scope = Scope.of_window(window, _available_dates(config))
-        if not allow_training_dates:
-            _refuse_training_dates(trained.split, scope.days)
-        _fetch_dates(config, scope.days)
-        if window.count is not None:  # dates that were named are as old as they are
-            newest = _newest_observation(config, now)
-        if not again and (run.tag(EVALUATED + scope.name) if run_id else scope.result_file(folder).is_file()):
-            raise UserError(f"window {scope.name} has been evaluated; add --again to do it again, or name other dates")
-    quality = examine(config, scope.days, trained.reference, now, newest)
-    began = time.monotonic()
-    rows = evaluation_rows(trained, config, scope.days)
-    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
-    target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
-    result = write_evaluation(
-        rows,
-        op_nodes,
-        trained.embeddings.edges,
-        target,
-        prefix=scope.prefix,
-        timezone=config.data.timezone,
-        history=history,
-    )
-    commit = git_commit()
-    provenance = Provenance(
-        run_id=run_id,
-        env=env,
-        git_commit=commit,
-        data_fingerprint=content_hash(data_fingerprint(Path(config.data.local_folder), scope.days)),
-        configuration_hash=configuration_hash(given),
-        commands=reproducing_commands(
-            commit, env, overrides, run_id, scope.days if window is not None else None, allow_training_dates
-        ),
-        run_url=run_url(config, run_id),
-        more={
-            "trained with commit": run.tag("git_commit"),
-            "trained on": dates_text(trained.split.train),
-            "validated on": dates_text(trained.split.validation),
-        },
-    )
-    report = write_html_report(
-        target / REPORT,
-        rows,
-        op_nodes,
-        result.figures,
-        window=scope.days,
-        timezone=config.data.timezone,
-        provenance=provenance,
-        quality=quality,
-    )
-    metrics = result.metrics | quality.metrics(scope.prefix)
-    run.metrics(metrics)
-    run.artifacts(target, scope.artifacts)
-    tags = {DRIFT + scope.name: quality.drift.verdict} if quality.drift else {}
-    if window is not None:  # counts as evaluated when all of it is there
-        tags[EVALUATED + scope.name] = ", ".join(format_dates(scope.days))
-    run.tags(tags)
-    listed = [day.isoformat() for day in scope.days]
-    report_url = artifact_page(provenance.run_url, f"{scope.artifacts}/{REPORT}")
-    log.info("results on %s\n%s", _listed(listed), result.text)
-    log.info("report: %s", report_url or report)
-    output = {
-        "metrics": metrics,
-        "table": result.text,
-        "folder": str(target),
-        "dates": listed,
-        "report": str(report),
-        "report_url": report_url,
-    }
-    write_json(scope.result_file(folder), output)
-    return output
+    run.check()
+    source = run_folder(config, run_id) / "from_mlflow"
+    trained = download_trained(run, source)
+    config = trained.located(config)
+    day = trained.split.all[-1]  # for the example of the input
+    fetch_dates(config, [day])
+    events, _ = read_days(config.data, [day], quiet=True)
+    registered = registry.register(run, source, events)
+    run.tags({MODEL_VERSION: str(registered.version)})
+    return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
+
+
+def promote_model(config: Config, version: str, why: str, by: str) -> dict[str, Any]:
+    """Make a version champion, by number or alias, whatever the gate says."""
+    from transformer import registry
+
+    return _said(config, registry.promote(config, version, why=why, by=by))
+
+
+def rollback_model(config: Config, why: str, by: str) -> dict[str, Any]:
+    """Make the previous champion champion again."""
+    from transformer import registry
+
+    return _said(config, registry.rollback(config, why=why, by=by))
+
+
+def _said(config: Config, champion: Registered) -> dict[str, Any]:
+    name = config.evaluation.registry.model_name
+    log.info("models:/%s@champion is version %d now, of run %s", name, champion.version, champion.run_id)
+    return {"model": name, "champion": champion.version, "run_id": champion.run_id}
 
 
 def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str, Any]:
@@ -275,14 +192,14 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     trained = _obtain_trained(config, model)
     config = trained.located(config)
     instant = prediction.parse_instant(at, config.data.timezone)
-    available = _available_dates(config)
+    available = list_dates(config)
     days = [day for day in prediction.dates_around(instant, config) if day in available]
     local = instant.astimezone(ZoneInfo(config.data.timezone))
     own = local.date()
     outside = f"--at {at}: no events of {own}; there are dates from {available[0]} to {available[-1]}"
     if not days:
         raise UserError(outside)
-    _fetch_dates(config, days)
+    fetch_dates(config, days)
     predictions = prediction.predictions_at(trained, config, instant, days)
     if own not in days:
         if predictions.is_empty():
@@ -303,8 +220,8 @@ def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> d
     trained = _obtain_trained(config, model)
     config = trained.located(config)
     keys = ride.read_keys(gold, config.data.timezone)
-    available = _available_dates(config)
-    _fetch_dates(config, ride.dates_needed(keys, config, available))
+    available = list_dates(config)
+    fetch_dates(config, ride.dates_needed(keys, config, available))
     predictions = ride.predict_ride(trained, config, keys, available)
     write_parquet(out, predictions)
     return {"file": str(out), "keys": predictions.height, "delays_per_key": keys.n}
@@ -322,7 +239,7 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
 
     run = RunLog(config, run_id)
     run.begin()
-    split = prepare_data(config, run)
+    split = fetch_split(config, run)
     folder = run_folder(config, run_id)
     warm_start = None
     if warm_start_run_id:
@@ -372,66 +289,6 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     }
 
 
-def prepare_data(config: Config, run: RunLog) -> Split:
-    """The service dates of each split, with their event tables in `data.local_folder`: each pod has a disk of its own.
-
-    A run keeps the split it began with: dates that arrive later do not move its test dates into its training.
-    """
-    data, folder = config.data, Path(config.data.local_folder)
-    chosen = data.split
-    if not configured_split(chosen).all and (pinned := run.tag(SPLIT)):
-        chosen = SplitConfig(**json.loads(pinned))
-    available = None
-    if data.download_data_from_s3:
-        bucket = Bucket.from_config(data)
-        available = bucket.available_dates()
-        wanted = configured_split(chosen).all or available  # telling partial dates apart needs them all
-        bucket.sync_data([day for day in available if day in set(wanted)], folder)
-    split = resolve_split(chosen, folder, data.validation.skip_partial_dates, available)
-    run.tags({SPLIT: json.dumps({name: format_dates(getattr(split, name)) for name in SPLITS})})
-    return split
-
-
-def _available_dates(config: Config) -> list[date]:
-    """Service dates that have data, sorted: in the bucket where that is downloaded from, else in the local folder."""
-    if config.data.download_data_from_s3:
-        return Bucket.from_config(config.data).available_dates()
-    return available_dates(Path(config.data.local_folder))
-
-
-def _fetch_dates(config: Config, days: Sequence[date]) -> None:
-    """Bring the event tables of `days` to `data.local_folder` where it is filled from a bucket."""
-    if config.data.download_data_from_s3:
-        Bucket.from_config(config.data).sync_data(days, Path(config.data.local_folder))
-
-
-def _training_history(run: RunLog, folder: Path) -> pl.DataFrame:
-    """A line per epoch of the training whose run folder, or copy of artifacts, this is."""
-    from transformer import training
-
-    if run.run_id:
-        run.download(f"{training.CHECKPOINTS}/{training.HISTORY}", folder)
-    return pl.DataFrame(training.read_history(folder / training.CHECKPOINTS / training.HISTORY))
-
-
-def _newest_observation(config: Config, now: datetime) -> datetime | None:
-    """When the newest observation of all was made; refused where it is older than the configuration allows."""
-    newest = newest_observation_in(config.data, now)
-    if limit := config.evaluation.freshness.max_age_s:
-        age = check_freshness(newest, now, timedelta(seconds=limit), config.data.timezone)
-        log.info("freshness: the newest observation is %s old", duration(age.total_seconds()))
-    return newest
-
-
-def _refuse_training_dates(split: Split, days: Sequence[date]) -> None:
-    """Errors on dates that trained a model or chose its best epoch say little about others."""
-    if seen := sorted({*split.train, *split.validation} & set(days)):
-        raise UserError(
-            f"window {window_name(days)}: {', '.join(format_dates(seen))} trained or validated this model; "
-            "leave them out, or add --allow-training-dates"
-        )
-
-
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:
     """A trained model, from a folder or from MLflow; its run is left as it is."""
     from transformer.trained import TrainedModel, download_trained
@@ -442,11 +299,6 @@ def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:
     run.check()
     with tempfile.TemporaryDirectory() as temporary:
         return download_trained(run, Path(temporary))
-
-
-def run_folder(config: Config, run_id: str) -> Path:
-    """Local folder of a run's checkpoints and reports; without tracking, one per configuration."""
-    return Path(config.paths.runs) / (run_id or f"untracked-{configuration_hash(config)}")
 
 
 def _listed(days: list[str]) -> str:

@@ -54,6 +54,11 @@ def configuration_hash(config: Config) -> str:
     return content_hash(redact(to_dict(config)))
 
 
+def run_folder(config: Config, run_id: str) -> Path:
+    """Local folder of a run's checkpoints and reports; without tracking, one per configuration."""
+    return Path(config.paths.runs) / (run_id or f"untracked-{configuration_hash(config)}")
+
+
 def open_run(
     config: Config,
     *,
@@ -273,6 +278,13 @@ class RunLog:
             return ""
         with mlflow_errors(self.config):
             return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
+
+    def metric(self, name: str) -> float | None:
+        """Latest value of a metric, None when the run does not have it or there is no run."""
+        if self._client is None:
+            return None
+        with mlflow_errors(self.config):
+            return self._client.get_run(self.run_id).data.metrics.get(name)
 
     def close(self, status: str, reason: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, for `reason`."""

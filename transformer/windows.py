@@ -41,15 +41,20 @@ class Window:
             raise UserError(f"--from {first} is after --to {last}; exchange them")
         return window
 
-    def dates(self, available: Sequence[date]) -> tuple[date, ...]:
-        """The dates of this window among those that have data, sorted.
+    def dates(self, available: Sequence[date], today: date) -> tuple[date, ...]:
+        """The dates of this window among those that have data, sorted; the last dates are those before today's.
+
+        Args:
+            today: the date that is not over yet, of which the data say little.
 
         Raises:
             UserError: there is none.
         """
         days = sorted(available)
         if self.count is not None:
-            return tuple(days[-self.count :])
+            if not (over := [day for day in days if day < today]):
+                raise UserError(f"--last {self.count}: no date with events is over; the first of them is {days[0]}")
+            return tuple(over[-self.count :])
         assert self.first is not None and self.last is not None
         if not (found := tuple(day for day in days if self.first <= day <= self.last)):
             raise UserError(
@@ -75,13 +80,8 @@ class Scope:
         return cls(days, "test", prefix="test", artifacts="evaluation", local="evaluation")
 
     @classmethod
-    def of_window(cls, window: Window, available: Sequence[date]) -> Self:
-        """Of a window of the dates that have data.
-
-        Raises:
-            UserError: there is no date in it.
-        """
-        days = window.dates(available)
+    def of_dates(cls, days: tuple[date, ...]) -> Self:
+        """Of a window's dates, sorted."""
         name = window_name(days)
         return cls(days, name, prefix=f"window/{name}", artifacts=f"evaluation/{name}", local=f"windows/{name}")
 

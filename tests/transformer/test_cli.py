@@ -28,8 +28,11 @@ COMMANDS = {
     "compute-statistics-and-embeddings": "statistics and point embeddings of the training dates",
     "train-model": "train the transformer",
     "evaluate-model": "evaluate the best checkpoint on the test dates",
+    "register-model": "make the run's model a version of the registered model, its challenger",
     "tune": "run trials of the hyperparameter study search.study_name",
     "report-study": "table, figures and best values of the study search.study_name",
+    "promote": "make a version of the registered model its champion",
+    "rollback": "make the previous champion champion again",
     "predict": "predict the delays of every train that runs at an instant",
     "config": "print the merged configuration and where each value came from",
     "simulate": "write sample data: a railway that does not exist",
@@ -83,6 +86,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 STAGE = {"--env", "--set", "--run-id", "--result"}
+DECISION = {"--env", "--set", "--result", "--why", "--by"}
 SIMULATION = {
     *("--seed", "--start-date", "--service-dates", "--lines", "--points", "--journeys-per-day", "--weekend-share"),
     *("--delay-severity", "--headway-s", "--transfer-s", "--wait-limit-s", "--turn-round-s", "--resolution-s"),
@@ -97,7 +101,13 @@ SIMULATION = {
         ("fetch-files", STAGE),
         ("compute-statistics-and-embeddings", STAGE),
         ("train-model", {*STAGE, "--warm-start-run-id", "--resume"}),
-        ("evaluate-model", {*STAGE, "--from", "--to", "--last", "--again", "--allow-training-dates"}),
+        (
+            "evaluate-model",
+            {*STAGE, "--from", "--to", "--last", "--again", "--if-new", "--allow-training-dates", "--request"},
+        ),
+        ("register-model", STAGE),
+        ("promote", {*DECISION, "--version"}),
+        ("rollback", DECISION),
         ("tune", {*STAGE, "--warm-start-run-id", "--worker"}),
         ("report-study", STAGE),
         ("predict", {"--env", "--set", "--result", "--run-id", "--run-folder", "--at", "--ride", "--data", "--out"}),
@@ -197,6 +207,11 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         (["evaluate-model", "--from", "2024-12-20", *UNTRACKED], "--from and --to go together"),
         (["evaluate-model", "--again", *UNTRACKED], "--again is about a window; add --from and --to, or --last N"),
         (["evaluate-model", "--allow-training-dates", *UNTRACKED], "--allow-training-dates is about a window"),
+        (["evaluate-model", "--if-new", *UNTRACKED], "--if-new is about a window"),
+        (["evaluate-model", "--request", "a", *UNTRACKED], "--request a leaves a tag in an MLflow run; add --run-id"),
+        (["register-model", *UNTRACKED], "register-model needs --run-id"),
+        (["promote", *UNTRACKED], "use_mlflow=false knows no registered models; switch it on"),
+        (["rollback", *UNTRACKED], "use_mlflow=false knows no registered models"),
         (["predict", "--at", "2024-12-21T08:00", "--out", "x.csv"], "one of the arguments --run-id --run-folder is"),
         (["predict", "--run-id", "a", "--out", "x.csv"], "one of the arguments --at --ride is required"),
         (["predict", "--run-id", "a", "--at", "x"], "the following arguments are required: --out"),
@@ -228,11 +243,13 @@ NO_STAGE = (
     "config",
     "simulate",
     "import-infrabel",
+    "promote",
+    "rollback",
 )  # read no event tables, or log into no run
 STAGES = [command for command in COMMANDS if command not in NO_STAGE]
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "evaluate-model"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("evaluate-model", "register-model")])
 def test_missing_data_are_one_line(fails: Callable[..., str], stage: str, tmp_path: Path) -> None:
     message = fails([stage, *UNTRACKED, "--set", f"data.local_folder={tmp_path / 'none'}"])
     assert message.startswith(f"data.local_folder={tmp_path / 'none'} holds no events/events_YYYY-MM-DD.parquet")

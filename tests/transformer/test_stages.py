@@ -12,7 +12,9 @@ from transformer import stages
 from transformer.cli import main
 from transformer.config import Config, FreshnessConfig, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
-from transformer.tracking import close_run, configuration_hash, open_run
+from transformer.evaluating import EvaluationRequest
+from transformer.outcome import Outcome
+from transformer.tracking import RunLog, close_run, configuration_hash, open_run
 from transformer.training import BEST
 from transformer.windows import Window
 
@@ -76,7 +78,9 @@ def test_validation_figures_are_those_of_the_evaluation(results):
     """Train-then-evaluate gives the same metric: evaluate the best checkpoint on the validation date."""
     config, by_stage = results
     day = by_stage["fetch_files"]["split"]["validation"][0]
-    found = stages.evaluate_model(config, "", Window.parse(day, day, None), allow_training_dates=True)
+    found = stages.evaluate_model(
+        config, "", EvaluationRequest(Window.parse(day, day, None), allow_training_dates=True)
+    )
     mae = found["metrics"][f"window/{day}..{day}/mae_s"]
     assert mae == pytest.approx(by_stage["train_model"]["best_val_mae_s"], rel=1e-5)
 
@@ -163,15 +167,15 @@ TEST_DAY = "2025-01-13..2025-01-13"
 
 def test_a_window_has_results_of_its_own(results):
     config, by_stage = results
-    found = stages.evaluate_model(config, "", Window(count=1))
+    found = stages.evaluate_model(config, "", EvaluationRequest(Window(count=1)))
     assert found["dates"] == ["2025-01-13"]
     expected = {name.replace("test/", f"window/{TEST_DAY}/", 1): value for name, value in metrics_of(by_stage).items()}
     assert found["metrics"] == expected
     assert Path(found["folder"]) == stages.run_folder(config, "") / "windows" / TEST_DAY
     assert not list((stages.run_folder(config, "") / "evaluation").rglob("*windows*"))
     with pytest.raises(UserError, match=f"window {TEST_DAY} has been evaluated; add --again"):
-        stages.evaluate_model(config, "", Window.parse("2025-01-13", "2025-01-14", None))
-    assert stages.evaluate_model(config, "", Window(count=1), again=True)["metrics"] == expected
+        stages.evaluate_model(config, "", EvaluationRequest(Window.parse("2025-01-13", "2025-01-14", None)))
+    assert stages.evaluate_model(config, "", EvaluationRequest(Window(count=1), again=True))["metrics"] == expected
 
 
 def metrics_of(by_stage: dict[str, dict]) -> dict[str, float]:
@@ -191,11 +195,11 @@ def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pyt
     )
     for again in (True, False):  # evaluated or not
         with pytest.raises(UserError, match=stale):
-            stages.evaluate_model(limited(86_400), "", Window(count=1), again=again)
+            stages.evaluate_model(limited(86_400), "", EvaluationRequest(Window(count=1), again=again))
     old = Window.parse("2025-01-13", "2025-01-13", None)
-    named = stages.evaluate_model(limited(86_400), "", old, again=True)
+    named = stages.evaluate_model(limited(86_400), "", EvaluationRequest(old, again=True))
     with caplog.at_level("INFO"):
-        fresh = stages.evaluate_model(limited(10**10), "", Window(count=1), again=True)
+        fresh = stages.evaluate_model(limited(10**10), "", EvaluationRequest(Window(count=1), again=True))
     assert fresh["metrics"] == named["metrics"]
     assert "freshness: the newest observation is" in caplog.text
     assert "newest observation" in Path(fresh["report"]).read_text(encoding="utf-8")
@@ -205,7 +209,7 @@ def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pyt
     ("window", "words"),
     [
         (
-            Window(count=3),
+            Window.parse("2025-01-11", "2025-01-13", None),
             "window 2025-01-11..2025-01-13: 2025-01-11..2025-01-12 trained or validated this model; leave",
         ),
         (Window.parse("2025-01-06", "2025-01-06", None), "window 2025-01-06..2025-01-06: 2025-01-06 trained or"),
@@ -215,20 +219,30 @@ def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pyt
 def test_a_window_that_says_nothing_is_refused(results, window: Window, words: str):
     config, _ = results
     with pytest.raises(UserError, match=words):
-        stages.evaluate_model(config, "", window)
+        stages.evaluate_model(config, "", EvaluationRequest(window))
+
+
+def test_of_the_last_dates_those_that_made_the_model_are_left_out(results, caplog: pytest.LogCaptureFixture):
+    config, _ = results
+    with caplog.at_level("INFO"):
+        found = stages.evaluate_model(config, "", EvaluationRequest(Window(count=3), again=True))
+    assert found["dates"] == ["2025-01-13"]
+    assert "window: 2025-01-11..2025-01-12 left out, they trained or validated this model" in caplog.text
+    everything = stages.evaluate_model(config, "", EvaluationRequest(Window(count=2), allow_training_dates=True))
+    assert everything["dates"] == ["2025-01-12", "2025-01-13"]
 
 
 def test_windows_on_the_command_line(results, capsys: pytest.CaptureFixture[str]):
     config, _ = results
     flat = flatten(to_dict(config))
     options = [f"--set={key}={json.dumps(value)}" for key, value in flat.items()]
-    assert main(["evaluate-model", *options, "--last", "2"]) == 2
+    assert main(["evaluate-model", *options, "--from", "2025-01-12", "--to", "2025-01-13"]) == 2
     assert (
         "2025-01-12 trained or validated this model; leave them out, or add --allow-training-dates"
         in (capsys.readouterr().err.splitlines()[-1])
     )
     assert (
-        main(["evaluate-model", *options, "--from", "2025-01-12", "--to", "2025-01-13", "--allow-training-dates"]) == 0
+        main(["evaluate-model", *options, "--from", "2025-01-11", "--to", "2025-01-13", "--allow-training-dates"]) == 0
     )
 
 
@@ -256,7 +270,7 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     elsewhere = load_config("local", [*small_overrides, *address, *bare, "data.snapshot.n_prev=3"])
     evaluated = stages.evaluate_model(elsewhere, run_id)
     assert evaluated["metrics"] == expected
-    window = stages.evaluate_model(elsewhere, run_id, Window(count=1))
+    window = stages.evaluate_model(elsewhere, run_id, EvaluationRequest(Window(count=1)))
 
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.get_run(run_id)
@@ -267,7 +281,10 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     assert run.data.tags["drift/test"] == run.data.tags[f"drift/{TEST_DAY}"]
     assert run.data.tags["drift/test"].startswith("delays: PSI 0.")
     assert run.info.status == "FINISHED"
-    assert run.data.tags[f"evaluated/{TEST_DAY}"] == "2025-01-13"
+    outcome = Outcome.of_window(RunLog(elsewhere, run_id), TEST_DAY)
+    assert outcome == Outcome.read(window["outcome"])
+    assert outcome.headline.startswith(f"MAE {run.data.metrics['test/mae_s']:.1f} s, translation ")
+    assert not outcome.decision  # it is no registered model
     assert run.data.metrics[f"window/{TEST_DAY}/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
     assert {entry.path for entry in client.list_artifacts(run_id, "evaluation")} == {
         f"evaluation/{name}" for name in ("figures", "tables", "report.html", TEST_DAY)
@@ -276,7 +293,7 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
         f"evaluation/{TEST_DAY}/{name}" for name in ("figures", "tables", "report.html")
     }
     with pytest.raises(UserError, match="has been evaluated; add --again"):
-        stages.evaluate_model(elsewhere, run_id, Window(count=1))
+        stages.evaluate_model(elsewhere, run_id, EvaluationRequest(Window(count=1)))
 
 
 def test_changing_the_test_date_changes_no_model(small_overrides: list[str], results, tmp_path: Path):

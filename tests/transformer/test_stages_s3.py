@@ -10,6 +10,7 @@ from moto.server import ThreadedMotoServer
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.evaluating import EvaluationRequest
 from transformer.windows import Window
 
 BUCKET = "train-delays"
@@ -67,7 +68,7 @@ def test_each_stage_on_a_machine_of_its_own(
     bare = machine(small_overrides, endpoint, tmp_path / "evaluate")
     shutil.copytree(stages.run_folder(disks[2], ""), stages.run_folder(bare, ""))
     assert stages.evaluate_model(bare, "")["metrics"] == found
-    stages.evaluate_model(bare, "", Window(count=1))
+    stages.evaluate_model(bare, "", EvaluationRequest(Window(count=1)))
     assert [path.name for path in (tmp_path / "evaluate" / "data" / "events").iterdir()] == [
         "events_2025-01-13.parquet"
     ]

@@ -9,6 +9,7 @@ from transformer.errors import UserError
 from transformer.windows import Scope, Window, window_name
 
 DAYS = [date(2024, 12, day) for day in (16, 13, 14, 20)]
+TODAY = date(2025, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,15 @@ DAYS = [date(2024, 12, day) for day in (16, 13, 14, 20)]
 def test_a_window_holds_the_dates_that_have_data(options, days: list[int]):
     window = Window.parse(*options)
     assert window is not None
-    assert [day.day for day in window.dates(DAYS)] == days
+    assert [day.day for day in window.dates(DAYS, TODAY)] == days
+
+
+def test_the_last_dates_are_over():
+    today = date(2024, 12, 20)
+    assert [day.day for day in Window(count=2).dates(DAYS, today)] == [14, 16]
+    assert Window(today, today).dates(DAYS, today) == (today,)  # whoever names it wants it
+    with pytest.raises(UserError, match="--last 2: no date with events is over; the first of them is 2024-12-13"):
+        Window(count=2).dates(DAYS, date(2024, 12, 13))
 
 
 def test_no_option_is_no_window():
@@ -36,7 +45,7 @@ def test_a_window_is_called_by_its_ends():
 
 
 def test_results_of_windows_and_of_the_test_dates_lie_apart():
-    test, window = Scope.of_test((DAYS[3],)), Scope.of_window(Window(count=2), DAYS)
+    test, window = Scope.of_test((DAYS[3],)), Scope.of_dates((date(2024, 12, 16), date(2024, 12, 20)))
     assert (test.prefix, test.artifacts, test.local) == ("test", "evaluation", "evaluation")
     assert window.days == (date(2024, 12, 16), date(2024, 12, 20))
     name = "2024-12-16..2024-12-20"
@@ -68,4 +77,4 @@ def test_an_empty_window_is_refused_and_says_what_there_is():
     with pytest.raises(
         UserError, match=r"no events between --from 2024-12-17 and .*; there are dates from 2024-12-13 to"
     ):
-        window.dates(DAYS)
+        window.dates(DAYS, TODAY)

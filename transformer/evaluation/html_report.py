@@ -134,6 +134,7 @@ def write_html_report(
     provenance: Provenance,
     champion: Champion | None = None,
     verdict: str = "",
+    remarks: Sequence[str] = (),
     quality: DataQuality | None = None,
 ) -> Path:
     """Write the report of one model on one window to `target`, atomically.
@@ -145,6 +146,7 @@ def write_html_report(
         window: the service dates that were to be evaluated.
         timezone: IANA name of the railway's clock.
         verdict: whether the model becomes champion, and why.
+        remarks: what to warn of beside the data.
 
     Raises:
         UserError: `rows` is empty or holds a value that is not a number, or the champion predicted none of them.
@@ -180,7 +182,7 @@ def write_html_report(
         title=f"Evaluation {dates_text(window)}",
         headline=evaluation.headline(),
         verdict=verdict,
-        warnings=list(_warnings(rows, window, quality)),
+        warnings=[*remarks, *_warnings(rows, window, quality)],
         sections=[section for section in sections if section.figures or section.tables],
         commands=provenance.commands,
         run_url=provenance.run_url if provenance.run_url.startswith(("https://", "http://")) else "",

@@ -74,6 +74,13 @@ def write_evaluation(
     )
 
 
+def headline(values: Mapping[str, float], prefix: str) -> str:
+    """One line of the metrics of an evaluation: `MAE 81.6 s, translation 120.5 s, skill +32.3%, 27,175 predictions`."""
+    mae, translation = (seconds_text(values[f"{prefix}/{name}"]) for name in ("mae_s", "translation_mae_s"))
+    skill = skill_text(values.get(f"{prefix}/skill"))
+    return f"MAE {mae}, translation {translation}, skill {skill}, {values[f'{prefix}/n']:,.0f} predictions"
+
+
 def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame]) -> str:
     """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
     lines = aligned(
