@@ -4,13 +4,14 @@
 Predicts, for every train running at one instant, how late it will be at each of its next stops.
 
 `open_run` checks the conf and the configuration and opens the MLflow run; then `fetch_files`,
-`compute_statistics_and_embeddings`, `train_model` and `evaluate_model` each run `python -m transformer <stage>`, beside
-the worker or in a pod (`compute.backend`); `close_run` marks the MLflow run FINISHED or FAILED, always.
+`compute_statistics_and_embeddings`, `train_model`, `evaluate_model` and `register_model` each run
+`python -m transformer <stage>`, beside the worker or in a pod (`compute.backend`); `close_run` marks the MLflow run
+FINISHED or FAILED, always.
 
 **Reads** event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
 **Writes** statistics and embeddings to `paths.cache` (reused under a content hash), checkpoints and reports to
 `paths.runs`, and everything worth comparing to MLflow: button *MLflow run* on every stage, *Report* on
-`evaluate_model`.
+`evaluate_model`. The model becomes a version of the registered model, its *challenger*; `model_evaluation` judges it.
 
 **Trigger** with the form, or with any of its fields as conf:
 
@@ -34,7 +35,8 @@ from airflow.sdk import chain, dag, task
 from delay_pipeline import runs
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import training_params
-from delay_pipeline.stage import StageOperator
+from delay_pipeline.schedules import REGISTERED_MODEL
+from delay_pipeline.stage import EvaluateModelOperator, StageOperator
 
 
 @dag(
@@ -71,7 +73,15 @@ def model_training():
             mlflow_run=run,
             execution_timeout=timedelta(days=2),
         ),
-        StageOperator(task_id="evaluate_model", stage="evaluate-model", mlflow_run=run),
+        EvaluateModelOperator(task_id="evaluate_model", mlflow_run=run),
+        StageOperator(
+            task_id="register_model",
+            stage="register-model",
+            mlflow_run=run,
+            pre_execute=runs.skip_unless_tracked,
+            post_execute=runs.announce_model,
+            outlets=[REGISTERED_MODEL],
+        ),
         # A teardown runs whatever happened before it and leaves the DAG run's state to the stages.
         close_run(run).as_teardown(),
     )

@@ -201,8 +201,11 @@ class RunLog:
         self.run_id = run_id
         self._client = _client(config) if run_id else None
 
-    def check(self) -> str:
+    def check(self, name: str = "--run-id") -> str:
         """Check that the run exists, and return its status; "" when there is no run to log into.
+
+        Args:
+            name: how whoever is told that there is no such run has given it.
 
         Raises:
             UserError: no such run, or no MLflow server at the address.
@@ -211,7 +214,7 @@ class RunLog:
             return ""
         check_server(self.config)
         with mlflow_errors(self.config):
-            return str(_existing(self._client, self.run_id, "--run-id").info.status)
+            return str(_existing(self._client, self.run_id, name).info.status)
 
     def begin(self) -> None:
         """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back.

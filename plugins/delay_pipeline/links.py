@@ -1,7 +1,10 @@
 """The buttons that lead from a task to MLflow."""
 
+from contextlib import suppress
+
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
+from delay_pipeline.outcomes import outcome_of
 from transformer.mlflow_pages import artifact_page
 
 
@@ -18,5 +21,14 @@ class ReportLink(MlflowRunLink):
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
-        """Address of the evaluation's report in MLflow; empty when nothing is logged there."""
-        return artifact_page(super().get_link(operator, ti_key=ti_key), "evaluation/report.html")
+        """Address of the evaluation's report in MLflow; empty when nothing is logged there, or not yet.
+
+        Airflow asks when the task has ended, in its process.
+        """
+        run_page = super().get_link(operator, ti_key=ti_key)
+        run = getattr(operator, "mlflow_run", None)
+        if not (run_page and isinstance(run, dict) and run.get("request")):
+            return artifact_page(run_page, "evaluation/report.html")
+        with suppress(Exception):  # a button less is no failure
+            return artifact_page(run_page, outcome_of(run).report)
+        return ""

@@ -1,4 +1,4 @@
-"""DAG params of a training and of a study: how the trigger form shows them, and the rules `open_run` holds them to.
+"""DAG params of a training, a study and an evaluation: how the trigger form shows them, and the rules they follow.
 
 Airflow accepts unknown conf keys silently, and its trigger form sends every field. So the rules are applied to
 `dag_run.conf` itself by the first task: explicit conf beats the environment variable, which beats the default.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from airflow.sdk import Param
@@ -22,6 +24,7 @@ WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
 RESUME_VARIABLE = "TRANSFORMER_RESUME_RUN"
 TRAINING_ENV = "local"
 TUNING_ENV = "optuna"
+EVALUATION_ENV = TRAINING_ENV
 SWITCH = {"0": False, "1": True}
 
 
@@ -51,6 +54,23 @@ class TuningRequest(TrainingRequest):
     """
 
     train_best: bool
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What an evaluation was asked to do.
+
+    Attributes:
+        warm_start_run_id: MLflow run to evaluate; None = champion and challenger of the registry.
+        window: first and last service date, or the number of last ones; None = as many as the configuration says.
+    """
+
+    env: str
+    overrides: list[str]
+    warm_start_run_id: str | None
+    window: tuple[str, str] | int | None
+    again: bool
+    allow_training_dates: bool
 
 
 def training_params(environ: Mapping[str, str]) -> dict[str, Param]:
@@ -109,8 +129,90 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
     return params
 
 
+def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
+    """Params of an evaluation's trigger form."""
+    return {
+        **_configuration_params(environ, EVALUATION_ENV),
+        "warm_start_run_id": Param(
+            None,
+            type=["string", "null"],
+            title="Run to evaluate",
+            description_md="Id of the MLflow run of a training. Empty: the registered champion, and the challenger "
+            "when there is one.",
+            section="Model",
+        ),
+        "window_first": Param(
+            None,
+            type=["string", "null"],
+            format="date",
+            title="First service date",
+            description_md="With the last one below. Both empty: the last dates that have data.",
+            section="Window",
+        ),
+        "window_last": Param(
+            None,
+            type=["string", "null"],
+            format="date",
+            title="Last service date",
+            description_md="Included.",
+            section="Window",
+        ),
+        "window_dates": Param(
+            None,
+            type=["integer", "null"],
+            minimum=1,
+            title="Or the last dates",
+            description_md="So many of those before today that have data, without those that trained the model. "
+            "Empty: `evaluation.schedule.last_dates`.",
+            section="Window",
+        ),
+        "again": Param(
+            False,
+            type=["boolean", "null"],
+            title="Evaluate again",
+            description_md="Also when the run has results on these dates; they are replaced.",
+            section="Window",
+        ),
+        "allow_training_dates": Param(
+            False,
+            type=["boolean", "null"],
+            title="Allow training dates",
+            description_md="Also dates that trained or validated the model. Nothing is promoted on those.",
+            section="Window",
+        ),
+    }
+
+
 def _run_params(environ: Mapping[str, str], default_env: str, *, weights: str, resume: str) -> dict[str, Param]:
-    """Params of every DAG; `weights` and `resume` say what a warm start and its resuming mean there."""
+    """Params of what opens an MLflow run; `weights` and `resume` say what a warm start and its resuming mean there."""
+    return {
+        **_configuration_params(environ, default_env),
+        "run_id": Param(
+            None,
+            type=["string", "null"],
+            title="MLflow run to log into",
+            description_md="Id of an **existing** run. Empty: a new run is opened.",
+            section="MLflow run",
+        ),
+        "warm_start_run_id": Param(
+            environ.get(WARM_START_VARIABLE) or None,
+            type=["string", "null"],
+            title="Warm start from run",
+            description_md=f"{weights} Default: `{WARM_START_VARIABLE}`, else random weights.",
+            section="MLflow run",
+        ),
+        "resume_run": Param(
+            SWITCH.get(environ.get(RESUME_VARIABLE) or "0"),
+            type=["boolean", "null"],
+            title="Resume that run",
+            description_md=f"{resume} Default: `{RESUME_VARIABLE}` (`0` or `1`), else off.",
+            section="MLflow run",
+        ),
+    }
+
+
+def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[str, Param]:
+    """Params of every DAG."""
     env: str | None = environ.get(ENV_VARIABLE) or default_env
     choices: list[str | None] = [*environments()]
     if env not in choices:
@@ -133,27 +235,6 @@ def _run_params(environ: Mapping[str, str], default_env: str, *, weights: str, r
             description_md="One `key=value` a line, on top of the environment: `training.max_epochs=5`. "
             "`python -m transformer config` lists the keys.",
             section="Configuration",
-        ),
-        "run_id": Param(
-            None,
-            type=["string", "null"],
-            title="MLflow run to log into",
-            description_md="Id of an **existing** run. Empty: a new run is opened.",
-            section="MLflow run",
-        ),
-        "warm_start_run_id": Param(
-            environ.get(WARM_START_VARIABLE) or None,
-            type=["string", "null"],
-            title="Warm start from run",
-            description_md=f"{weights} Default: `{WARM_START_VARIABLE}`, else random weights.",
-            section="MLflow run",
-        ),
-        "resume_run": Param(
-            SWITCH.get(environ.get(RESUME_VARIABLE) or "0"),
-            type=["boolean", "null"],
-            title="Resume that run",
-            description_md=f"{resume} Default: `{RESUME_VARIABLE}` (`0` or `1`), else off.",
-            section="MLflow run",
         ),
     }
 
@@ -180,15 +261,42 @@ def read_tuning_request(conf: Mapping[str, Any] | None, environ: Mapping[str, st
     _refuse_unknown(conf, tuning_params({}))
     request = _run_request(conf, environ, TUNING_ENV)
     search = {
-        "n_trials": _count("n_trials", conf),
-        "n_workers": _count("n_workers", conf),
+        "n_trials": _count("n_trials", conf, "search.n_trials"),
+        "n_workers": _count("n_workers", conf, "search.n_workers"),
         "study_name": _study_name(conf),
     }
     given = [f"search.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in search.items() if value]
-    train_best = conf.get("train_best")
     return TuningRequest(
         **{**vars(request), "overrides": [*request.overrides, *given]},
-        train_best=train_best is not None and _boolean("train_best", train_best),
+        train_best=_switch("train_best", conf),
+    )
+
+
+def read_evaluation_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> EvaluationRequest:
+    """Apply every rule to the conf of an evaluation's DAG run and the environment variables.
+
+    The variable with the run to warm-start from has no say: it is about what trains.
+
+    Raises:
+        UserError: as `read_request`.
+    """
+    conf = conf or {}
+    _refuse_unknown(conf, evaluation_params({}))
+    first, last = (_date(key, conf) for key in ("window_first", "window_last"))
+    count = _count("window_dates", conf, "evaluation.schedule.last_dates")
+    if (first is None) != (last is None):
+        raise UserError("conf: window_first and window_last go together; give both, or window_dates")
+    if count and first:
+        raise UserError(f"conf: window_dates={count} and window_first={first} are two windows; give one of them")
+    if first and last and first > last:
+        raise UserError(f"conf: window_first={first} is after window_last={last}; exchange them")
+    return EvaluationRequest(
+        env=_env(conf, environ, EVALUATION_ENV),
+        overrides=_overrides(conf),
+        warm_start_run_id=_run_id("warm_start_run_id", conf, None),
+        window=(first, last) if first and last else count,
+        again=_switch("again", conf),
+        allow_training_dates=_switch("allow_training_dates", conf),
     )
 
 
@@ -254,6 +362,12 @@ def _resume_run(conf: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
     return _boolean("resume_run", given)
 
 
+def _switch(key: str, conf: Mapping[str, Any]) -> bool:
+    """A boolean; absent or empty = off."""
+    given = conf.get(key)
+    return given is not None and _boolean(key, given)
+
+
 def _boolean(key: str, given: object) -> bool:
     if not isinstance(given, bool):
         raise UserError(f"conf: {key}={given!r} is not a boolean; write true or false")
@@ -272,12 +386,26 @@ def _overrides(conf: Mapping[str, Any]) -> list[str]:
     return given
 
 
-def _count(key: str, conf: Mapping[str, Any]) -> int | None:
+def _count(key: str, conf: Mapping[str, Any], default_key: str) -> int | None:
+    """A number above 0; None = the configuration's `default_key` counts."""
     given = conf.get(key)
     if given in (None, ""):
         return None
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise UserError(f"conf: {key}={given!r} is not a whole number above 0; leave it out to take search.{key}")
+        raise UserError(f"conf: {key}={given!r} is not a whole number above 0; leave it out to take {default_key}")
+    return given
+
+
+def _date(key: str, conf: Mapping[str, Any]) -> str | None:
+    given = conf.get(key)
+    if given in (None, ""):
+        return None
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", given):
+            raise ValueError
+        date.fromisoformat(given)
+    except (TypeError, ValueError):
+        raise UserError(f"conf: {key}={given!r} is not a date; write 2024-12-21") from None
     return given
 
 

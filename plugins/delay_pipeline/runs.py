@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from delay_pipeline.failures import ERROR_KEY, one_line_failures
 from delay_pipeline.params import TrainingRequest, read_request, read_tuning_request
+from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.tuning.space import read_space
@@ -88,6 +89,19 @@ def _open(request: TrainingRequest, config: Config, context: Context, name: str 
         "resume_run": request.resume_run,
         "run_url": run_url,
     }
+
+
+def skip_unless_tracked(context: Context) -> None:
+    """Skip the task where nothing is logged to MLflow."""
+    if not context["task"].mlflow_run["run_id"]:
+        raise AirflowSkipException("nothing is logged to MLflow, so there is no model to register")
+
+
+def announce_model(context: Context, result: object = None) -> None:  # noqa: ARG001  (Airflow passes it)
+    """Tell whoever waits for registered models which one this is, and how it was configured."""
+    run = context["task"].mlflow_run
+    told = {"env": run["env"], "overrides": run["overrides"], "run_id": run["run_id"]}
+    context["outlet_events"][REGISTERED_MODEL].extra = told
 
 
 def skip_unless_tuned(context: Context) -> None:

@@ -36,7 +36,7 @@ class StageOperator(KubernetesPodOperator):
 
     Args:
         stage: stage name of the command line, for example `train-model`.
-        mlflow_run: what `open_run` returned (an XCom reference in a DAG).
+        mlflow_run: what `open_run` returned (an XCom reference in a DAG); its `arguments` are the stage's own, if any.
         worker: of a stage that several tasks run at once, the number of this one, from 0.
 
     Raises:
@@ -84,8 +84,6 @@ class StageOperator(KubernetesPodOperator):
         self.stage = stage
         self.mlflow_run = mlflow_run
         self.worker = worker
-        if stage == "evaluate-model":
-            self.operator_extra_links = (MlflowRunLink(), ReportLink())
         self._group: ProcessGroup | None = None
 
     def execute(self, context: Context) -> None:
@@ -129,7 +127,7 @@ class StageOperator(KubernetesPodOperator):
             arguments += ["--run-id", run["run_id"]]
         if self.worker is not None:
             arguments += ["--worker", str(self.worker)]
-        return arguments + self._warm_start_arguments()
+        return arguments + self._warm_start_arguments() + list(run.get("arguments", ()))
 
     def _warm_start_arguments(self) -> list[str]:
         run = self.mlflow_run
@@ -234,6 +232,17 @@ class StageOperator(KubernetesPodOperator):
         if not isinstance(result, dict):
             raise AirflowException(f"{self.stage} exited with 0 and left no JSON object in --result")
         return result
+
+
+class EvaluateModelOperator(StageOperator):
+    """The stage `evaluate-model`, with a button that leads to its report. Its links are the class's: of a mapped
+    operator Airflow knows no others.
+    """
+
+    operator_extra_links = (MlflowRunLink(), ReportLink())
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(stage="evaluate-model", **kwargs)
 
 
 def _toleration(taint: str) -> k8s.V1Toleration:

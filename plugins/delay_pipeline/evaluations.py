@@ -1,0 +1,244 @@
+"""The tasks of `model_evaluation` beside its stages: which models, what was found, what is promoted.
+
+They import MLflow only when they run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from delay_pipeline.failures import one_line_failures
+from delay_pipeline.outcomes import outcome_of
+from delay_pipeline.params import EvaluationRequest, read_evaluation_request
+from delay_pipeline.schedules import REGISTERED_MODEL
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+from transformer.mlflow_pages import artifact_page
+
+if TYPE_CHECKING:
+    from transformer.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+BY_HAND = "manual"  # type of a DAG run that a person started
+
+
+def open_evaluation(context: Context) -> dict[str, Any]:
+    """Check everything the user gave, and choose the models to evaluate. Their runs are left as they are.
+
+    Returns:
+        `env` and `overrides`; `models`, each with what its stage needs; `ask`, whether a person confirms a promotion.
+
+    Raises:
+        AirflowFailException: the conf, an environment variable, the configuration or a run id is wrong; not retried.
+        AirflowException: MLflow does not answer; retried.
+    """
+    dag_run = context["dag_run"]
+    with one_line_failures(context["ti"]):
+        request = read_evaluation_request(_announced(context) or dag_run.conf, os.environ)
+        config = load_config(request.env, request.overrides)
+        if not config.training.mlflow.use_mlflow:
+            raise UserError("training.mlflow.use_mlflow=false keeps no trained models; switch it on")
+        request_id = hashlib.sha256(f"{dag_run.dag_id} {dag_run.run_id}".encode()).hexdigest()[:16]
+        arguments = _window_arguments(request, config, by_hand=dag_run.run_type == BY_HAND)
+        models = [
+            {
+                "model": name,
+                "env": request.env,
+                "overrides": request.overrides,
+                "run_id": run_id,
+                "run_url": run_url,
+                "warm_start_run_id": None,
+                "resume_run": False,
+                "request": request_id,
+                "arguments": [*arguments, "--request", request_id],
+            }
+            for name, run_id, run_url in _models(config, request.warm_start_run_id)
+        ]
+    for model in models:
+        log.info("%s: %s", model["model"], model["run_url"] or model["run_id"])
+    return {
+        "env": request.env,
+        "overrides": request.overrides,
+        "models": models,
+        "ask": config.evaluation.gate.ask_for_approval,
+    }
+
+
+def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Gather what the evaluations found, and decline the challenger that the gate declines.
+
+    Returns:
+        `degraded`: run id, page, window, report and one line of each model that has become worse; `promotion`: version,
+        `instead_of` and why, when the gate promotes, else None; `ask`; `body`: what a person who approves reads.
+    """
+    promotion = None
+    degraded = []
+    lines = []
+    with one_line_failures(context["ti"]):
+        for run, found in _outcomes(opened["models"]):
+            report = artifact_page(run["run_url"], found.report)
+            line = f"{run['model']} on {found.window}: {found.headline}"
+            lines.append(f"- [{line}]({report})" if report else f"- {line}")
+            log.info("%s\n%s", line, report)
+            if found.reason:
+                log.info("%s: %s", found.decision or "not judged", found.reason)
+            if found.degradation:
+                log.warning(found.degradation)
+                degraded.append(
+                    {
+                        "run_id": run["run_id"],
+                        "run_url": run["run_url"],
+                        "window": found.window,
+                        "report_url": report,
+                        "text": found.degradation,
+                    }
+                )
+            if found.decision == "promote":
+                promotion = {"version": found.version, "instead_of": found.instead_of, "reason": found.reason}
+            elif found.decision == "decline":
+                _decline(opened, found.version, found.reason, by=_dag_run(context))
+    reason = [f"**Why:** {promotion['reason']}", ""] if promotion else []
+    return {"degraded": degraded, "promotion": promotion, "ask": opened["ask"], "body": "\n".join([*reason, *lines])}
+
+
+def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Make the challenger champion if the gate, and the person who was asked, say so."""
+    promotion = decision["promotion"]
+    if not promotion:
+        raise AirflowSkipException("the gate promotes nothing")
+    response = context["ti"].xcom_pull(task_ids="approve") if decision["ask"] else None
+    by = f"approved by {_who(response)}" if response else _dag_run(context)
+    with one_line_failures(context["ti"]):
+        from transformer import registry
+
+        try:
+            champion = registry.promote(
+                load_config(opened["env"], opened["overrides"]),
+                promotion["version"],
+                why=promotion["reason"],
+                by=by,
+                instead_of=promotion["instead_of"],
+            )
+        except registry.ChampionChangedError as error:  # trying again would compare nothing
+            raise UserError(f"{error}: clear evaluate_model") from None
+    return {"champion": champion.version, "run_id": champion.run_id}
+
+
+class ApprovePromotion(ApprovalOperator):
+    """Ask a person whether the challenger becomes champion, where the configuration says so; else skipped.
+
+    Args:
+        opened: what `open_evaluation` returned, and
+        decision: what `decide` returned (XCom references in a DAG).
+    """
+
+    template_fields = ("subject", "body", "opened", "decision")
+    ui_color: ClassVar[str] = "#fdf3d0"
+
+    def __init__(self, *, opened: Any, decision: Any, **kwargs: Any) -> None:
+        super().__init__(subject="Promote the challenger?", **kwargs)
+        self.opened = opened
+        self.decision = decision
+
+    def execute(self, context: Context) -> None:
+        promotion = self.decision["promotion"]
+        if not promotion:
+            raise AirflowSkipException("the gate promotes nothing")
+        if not self.decision["ask"]:
+            raise AirflowSkipException("evaluation.gate.ask_for_approval=false: the gate decides alone")
+        replaced = f"version {promotion['instead_of']}" if promotion["instead_of"] else "no champion so far"
+        self.subject = f"Promote version {promotion['version']} to champion, instead of {replaced}?"
+        self.body = self.decision["body"]
+        super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        if event.get("chosen_options") == [self.REJECT]:
+            version = self.decision["promotion"]["version"]
+            with one_line_failures(context["ti"]):
+                _decline(self.opened, version, "a person rejected the promotion", by=f"rejected by {_who(event)}")
+        return super().execute_complete(context, event)
+
+
+def _announced(context: Context) -> dict[str, Any] | None:
+    """What the newest event of the asset says, in the words of a conf; None where no asset started this run."""
+    events = context.get("triggering_asset_events") or {}
+    extras = [event.extra for event in events.get(REGISTERED_MODEL, ()) if event.extra]
+    if not extras:
+        return None
+    newest = extras[-1]
+    return {"env": newest["env"], "overrides": newest["overrides"], "warm_start_run_id": newest["run_id"]}
+
+
+def _window_arguments(request: EvaluationRequest, config: Config, *, by_hand: bool) -> list[str]:
+    if isinstance(request.window, tuple):
+        first, last = request.window
+        arguments = ["--from", first, "--to", last]
+    else:
+        arguments = ["--last", str(request.window or config.evaluation.schedule.last_dates)]
+    if request.again:
+        arguments.append("--again")
+    elif not by_hand:  # what was evaluated is told once more; a person is told to say again
+        arguments.append("--if-new")
+    if request.allow_training_dates:
+        arguments.append("--allow-training-dates")
+    return arguments
+
+
+def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]]:
+    """Name, run id and page of each model to evaluate."""
+    from transformer import registry, tracking
+
+    named = {"champion": registry.champion(config), "challenger": registry.challenger(config)}
+    runs = {name: found.run_id for name, found in named.items() if found}
+    if run_id:
+        tracking.RunLog(config, run_id).check("warm_start_run_id")
+        name = next((name for name, registered in runs.items() if registered == run_id), f"run {run_id[:8]}")
+        runs = {name: run_id}
+    elif not runs:
+        raise UserError(
+            f"model {config.evaluation.registry.model_name} has no version yet; train one with model_training, or name "
+            "a run with warm_start_run_id"
+        )
+    for name, chosen in runs.items():
+        yield name, chosen, tracking.run_url(config, chosen)
+
+
+def _outcomes(models: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Outcome]]:
+    """The models whose evaluation succeeded, and what it found."""
+    missing: UserError | None = None
+    found = 0
+    for run in models:
+        try:
+            outcome = outcome_of(run)
+        except UserError as error:  # this one failed; its task says why
+            missing = error
+            continue
+        found += 1
+        yield run, outcome
+    if missing and not found:
+        raise missing
+
+
+def _decline(opened: Mapping[str, Any], version: int, why: str, *, by: str) -> None:
+    from transformer import registry
+
+    registry.decline(load_config(opened["env"], opened["overrides"]), version, why=why, by=by)
+
+
+def _dag_run(context: Context) -> str:
+    dag_run = context["dag_run"]
+    return f"{dag_run.dag_id} {dag_run.run_id}"
+
+
+def _who(response: Mapping[str, Any]) -> str:
+    user = response.get("responded_by_user") or {}
+    return str(user.get("name") or user.get("id") or "nobody: the time to respond is over")

@@ -1,0 +1,31 @@
+"""When DAGs run by themselves, and the asset that tells one of them of another's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+
+from delay_pipeline.params import ENV_VARIABLE, EVALUATION_ENV
+from transformer.config import environments, load_config
+
+REGISTERED_MODEL = Asset(
+    name="registered_delay_model",
+    uri="train-delays://models/challenger",
+    group="train-delays",
+)
+
+
+def evaluation_schedule(environ: Mapping[str, str]) -> list[Asset] | CronTriggerTimetable | AssetOrTimeSchedule | None:
+    """The schedule of `model_evaluation` in the environment that `TRANSFORMER_ENV` names.
+
+    A name that is no environment counts as none: the DAG still parses, and its first task names the variable.
+    """
+    env = environ.get(ENV_VARIABLE)
+    config = load_config(env if env in environments() else EVALUATION_ENV)
+    schedule = config.evaluation.schedule
+    assets = [REGISTERED_MODEL] if schedule.on_new_model else []
+    if not schedule.cron:
+        return assets or None
+    timetable = CronTriggerTimetable(schedule.cron, timezone=config.data.timezone)
+    return AssetOrTimeSchedule(timetable=timetable, assets=assets) if assets else timetable
