@@ -39,6 +39,7 @@ from datetime import timedelta
 from airflow.sdk import TriggerRule, chain, dag, task
 
 from delay_pipeline import runs
+from delay_pipeline.alerts import FailureAlert
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import tuning_params
 from delay_pipeline.stage import StageOperator
@@ -51,7 +52,8 @@ from delay_pipeline.train_best import TrainBestOperator
     schedule=None,
     max_active_runs=1,  # two studies at a time would share one GPU or laptop
     tags=["delays", "tuning"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2)},
+    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    on_failure_callback=FailureAlert(),
 )
 def hyperparameter_tuning():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))

@@ -37,6 +37,7 @@ from datetime import timedelta
 from airflow.sdk import TriggerRule, chain, dag, task
 
 from delay_pipeline import evaluations
+from delay_pipeline.alerts import DegradationAlert, FailureAlert
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import evaluation_params
 from delay_pipeline.schedules import evaluation_schedule
@@ -50,7 +51,8 @@ from delay_pipeline.stage import EvaluateModelOperator
     catchup=False,
     max_active_runs=1,  # one decision about the champion at a time
     tags=["delays", "evaluation"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2)},
+    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    on_failure_callback=FailureAlert(),
 )
 def model_evaluation():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
@@ -64,7 +66,11 @@ def model_evaluation():
         return opened["models"]
 
     # What one evaluation found counts, whoever else failed.
-    @task(execution_timeout=timedelta(minutes=10), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    @task(
+        execution_timeout=timedelta(minutes=10),
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+        on_success_callback=DegradationAlert(),
+    )
     def decide(opened, **context):
         """Gather what was found, decline a challenger that is not better."""
         return evaluations.decide(opened, context)

@@ -33,6 +33,7 @@ from datetime import timedelta
 from airflow.sdk import chain, dag, task
 
 from delay_pipeline import runs
+from delay_pipeline.alerts import FailureAlert
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import training_params
 from delay_pipeline.schedules import REGISTERED_MODEL
@@ -45,7 +46,8 @@ from delay_pipeline.stage import EvaluateModelOperator, StageOperator
     schedule=None,
     max_active_runs=1,  # one training at a time fills a GPU or a laptop
     tags=["delays", "training"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2)},
+    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    on_failure_callback=FailureAlert(),
 )
 def model_training():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))

@@ -343,6 +343,7 @@ def _log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     for name in ("mlflow", "matplotlib", "gensim", "alembic", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts that are not there and not needed
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries; the last one failing is the pipeline's own line
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

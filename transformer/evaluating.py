@@ -133,9 +133,9 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     }
     log.info("results on %s\n%s", dates_text(scope.days), result.text)
     if contest.gate:
-        log.info("against the champion\n%s", contest.gate.text())
-    for line in filter(None, (degradation, contest.verdict)):
-        log.info(line)
+        log.info("gate: %s", contest.gate.text())
+    if degradation:
+        log.warning(degradation)
     log.info("report: %s", output["report_url"] or report)
     write_json(scope.result_file(folder), output)
     return output

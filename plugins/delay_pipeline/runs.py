@@ -118,7 +118,7 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
     if not (run and run["run_id"]):
         log.info("No MLflow run was opened, so there is none to close")
         return
-    reason = failure_reason(context)
+    reason = failure_reason(context, but_for=context["ti"].task_id)
     with one_line_failures(context["ti"]):
         from transformer import tracking
 
@@ -131,15 +131,16 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
     log.info("MLflow run %s closed: %s", run["run_id"], reason or "FINISHED")
 
 
-def failure_reason(context: Context) -> str:
+def failure_reason(context: Context, but_for: str = "") -> str:
     """`train_model: <its error>` of the first task of this DAG run that did not succeed; "" when all did.
 
-    A mapped task is named with its index, `tune[1]`. Being skipped is no failure.
+    Task `but_for`, which asks, does not count. A mapped task is named with its index, `tune[1]`. Being skipped is no
+    failure.
     """
     ti = context["ti"]
     states = _task_states(context)
     for task in context["dag"].topological_sort():
-        if task.task_id == ti.task_id:
+        if task.task_id == but_for:
             continue
         for index, state in _instances(task.task_id, states):
             if state not in NO_FAILURE:

@@ -1,0 +1,252 @@
+"""Alerts by mail and SNS: a DAG run has failed, or a model has degraded.
+
+Whom to tell says group `alerts` of the run's configuration. Nothing here raises: a run whose alert cannot be sent ends
+as it would have ended. What was sent is noted in an Airflow variable per DAG, so that no alert is sent twice, from
+whichever process and level it comes; an alert that could not be sent is not noted, and the next level tries again.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from airflow.configuration import conf
+from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
+from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+from airflow.sdk import BaseNotifier, Context, Variable
+
+from delay_pipeline.failures import ERROR_KEY
+from delay_pipeline.params import ENV_VARIABLE, TRAINING_ENV
+from delay_pipeline.runs import failure_reason
+from transformer.config import Config, load_config, redact
+from transformer.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "[train delays] "
+SUBJECT_LENGTH = 150
+SNS_SUBJECT_LENGTH = 100  # SNS takes no more, and ASCII only
+LEDGER = "alerts_sent_"  # and the DAG id: variable with the keys of the alerts that were sent
+LEDGER_LENGTH = 200
+OPENING_TASKS = ("open_run", "open_evaluation")
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What people are told.
+
+    Attributes:
+        key: of what happened, the same from whichever process and level it is told.
+        lines: the text.
+        links: name and address.
+    """
+
+    key: str
+    subject: str
+    lines: list[str]
+    links: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, "", *(f"{name}: {address}" for name, address in self._linked())])
+
+    def html(self) -> str:
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines)
+        links = "".join(f'<p><a href="{html.escape(address)}">{name}</a></p>' for name, address in self._linked())
+        return lines + links
+
+    def _linked(self) -> Iterator[tuple[str, str]]:
+        return ((name, address) for name, address in self.links.items() if address)
+
+
+class FailureAlert(BaseNotifier):
+    """For `on_failure_callback` of a DAG and of its tasks: one alert for a DAG run, from whichever comes first.
+
+    The task tells at once and why; the DAG tells what no task can, such as a run that took too long.
+    """
+
+    def notify(self, context: Context) -> None:
+        with _harmless():
+            _send(context, [_failure(context)])
+
+
+class DegradationAlert(BaseNotifier):
+    """For `on_success_callback` of a task that returns `degraded`: one alert for each model and window, ever."""
+
+    def notify(self, context: Context) -> None:
+        with _harmless():
+            ti = context["ti"]
+            found = ti.xcom_pull(task_ids=ti.task_id) or {}
+            _send(context, [_degradation(entry) for entry in found.get("degraded", ())])
+
+
+class _harmless(suppress):  # noqa: N801  (used like the function it extends)
+    """Whatever goes wrong is a line in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(Exception)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            log.warning("alert not sent: %s: %s", type(error).__name__, redact(str(error)))
+        return bool(super().__exit__(kind, error, trace))
+
+
+def _failure(context: Context) -> Alert:
+    dag_id, run_id = _dag_id(context), str(context["run_id"])
+    reason = _reason(context)
+    dag_run = context.get("dag_run")
+    attempt = getattr(dag_run, "clear_number", 0) or 0  # who clears a failed run wants to know when it fails again
+    opened = _opened(context)
+    return Alert(
+        key=f"failed/{run_id}/{attempt}",
+        subject=f"{dag_id} failed: {reason}",
+        lines=[
+            f"{dag_id} failed: {reason}",
+            f"DAG run: {run_id}",
+            f"Environment: {opened.get('env') or _default_env()}",
+            "Correct what the line names, then clear the task: the tasks before it are kept.",
+        ],
+        links={"Airflow": _run_page(dag_id, run_id), "MLflow run": str(opened.get("run_url") or "")},
+    )
+
+
+def _degradation(entry: Mapping[str, str]) -> Alert:
+    return Alert(
+        key=f"degraded/{entry['run_id']}/{entry['window']}",
+        subject=f"model {entry['text']}",
+        lines=[
+            f"A model has {entry['text']}.",
+            f"MLflow run: {entry['run_id']}",
+            "The report says where and when. Train again on newer dates, or go back: `python -m transformer rollback`.",
+        ],
+        links={"Report": entry["report_url"], "MLflow run": entry["run_url"]},
+    )
+
+
+def _send(context: Context, alerts: list[Alert]) -> None:
+    """Send what was not sent yet, on every channel there is; one that fails stops no other."""
+    if not alerts:
+        return
+    config = _config(context)
+    channels = dict(_channels(config))
+    if not channels:
+        log.info("alerts.email.to and alerts.sns.topic_arn are empty: nobody is told")
+        return
+    dag_id = _dag_id(context)
+    for alert in alerts:
+        for channel, send in channels.items():
+            key = f"{channel} {alert.key}"
+            if key in _sent(dag_id):
+                log.info("alert %s was sent before", key)
+                continue
+            with _harmless():
+                send(alert, context)
+                log.info("alert sent by %s: %s", channel, alert.subject)
+                _note(dag_id, key)
+
+
+def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert, Context], None]]]:
+    """Name of each channel that the configuration opens, and what sends through it."""
+    email, sns = config.alerts.email, config.alerts.sns
+
+    def mail(alert: Alert, context: Context) -> None:
+        SmtpNotifier(
+            to=email.to,
+            from_email=email.sender or None,
+            subject=_shortened(alert.subject, SUBJECT_LENGTH),
+            html_content=alert.html(),
+            smtp_conn_id=email.connection,
+        ).notify(context)
+
+    def publish(alert: Alert, context: Context) -> None:
+        SnsNotifier(
+            target_arn=sns.topic_arn,
+            subject=_shortened(alert.subject.encode("ascii", "replace").decode(), SNS_SUBJECT_LENGTH),
+            message=alert.text(),
+            aws_conn_id=sns.connection,
+            region_name=sns.topic_arn.split(":")[3],
+        ).notify(context)
+
+    if email.to:
+        yield "mail", mail
+    if sns.topic_arn:
+        yield "SNS", publish
+
+
+def _shortened(subject: str, length: int) -> str:
+    """One line; the text has all of it."""
+    line = PREFIX + " ".join(subject.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def _sent(dag_id: str) -> list[str]:
+    """Keys of the alerts that were sent; [] where the ledger cannot be read: better told twice than never."""
+    try:
+        return list(Variable.get(LEDGER + dag_id, default=[], deserialize_json=True))
+    except Exception as error:
+        log.warning("alerts: what was sent is not known: %s", type(error).__name__)
+        return []
+
+
+def _note(dag_id: str, key: str) -> None:
+    description = "Alerts that were sent, so that none is sent twice; delete it and they count as new."
+    newest = [*_sent(dag_id), key][-LEDGER_LENGTH:]
+    Variable.set(LEDGER + dag_id, newest, description=description, serialize_json=True)
+
+
+def _reason(context: Context) -> str:
+    """Why the DAG run failed, one line that begins with the task."""
+    ti = context.get("ti")
+    if error := context.get("exception"):  # of a task that tells of itself
+        told = ti.xcom_pull(task_ids=ti.task_id, key=ERROR_KEY, map_indexes=ti.map_index)
+        return f"{ti.task_id}: {told or _line(error)}"
+    reason = failure_reason(context) if ti else ""
+    return str(redact(reason or context.get("reason") or "no task says why"))
+
+
+def _line(error: object) -> str:
+    return str(redact((str(error) or type(error).__name__).splitlines()[0]))
+
+
+def _config(context: Context) -> Config:
+    """The configuration of the run; where that is what failed, of its environment alone, or Airflow's own."""
+    opened = _opened(context)
+    given = getattr(context.get("dag_run"), "conf", None) or {}
+    for env, overrides in (
+        (opened.get("env"), opened.get("overrides") or []),
+        (given.get("env"), given.get("overrides") or []),
+        (given.get("env"), []),
+        (_default_env(), []),
+    ):
+        with suppress(UserError, TypeError):
+            if env:
+                return load_config(env, overrides)
+    return load_config(TRAINING_ENV)
+
+
+def _opened(context: Context) -> dict[str, Any]:
+    """What the first task returned; {} when it did not get so far."""
+    ti = context.get("ti")
+    for task_id in OPENING_TASKS if ti else ():
+        if task_id in context["dag"].task_ids:
+            return ti.xcom_pull(task_ids=task_id) or {}
+    return {}
+
+
+def _default_env() -> str:
+    return os.environ.get(ENV_VARIABLE) or TRAINING_ENV
+
+
+def _dag_id(context: Context) -> str:
+    return str(context["dag"].dag_id)
+
+
+def _run_page(dag_id: str, run_id: str) -> str:
+    server = conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{server}/dags/{dag_id}/runs/{quote(run_id, safe='')}" if server else ""
