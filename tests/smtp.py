@@ -19,7 +19,7 @@ class Mailbox:
         self.messages: list[Message | EmailMessage] = []
         self.connection = ""
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: ARG002, N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.messages.append(message_from_bytes(envelope.content or b"", policy=default))
         return "250 OK"
 

@@ -146,32 +146,32 @@ def _send(context: Context, alerts: list[Alert]) -> None:
                 log.info("alert %s was sent before", key)
                 continue
             with _harmless():
-                send(alert, context)
+                send(alert)
                 log.info("alert sent by %s: %s", channel, alert.subject)
                 _note(dag_id, key)
 
 
-def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert, Context], None]]]:
+def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert], None]]]:
     """Name of each channel that the configuration opens, and what sends through it."""
     email, sns = config.alerts.email, config.alerts.sns
 
-    def mail(alert: Alert, context: Context) -> None:
+    def mail(alert: Alert) -> None:
         SmtpNotifier(
             to=email.to,
             from_email=email.sender or None,
             subject=_shortened(alert.subject, SUBJECT_LENGTH),
             html_content=alert.html(),
             smtp_conn_id=email.connection,
-        ).notify(context)
+        ).notify({})  # no context: nothing in an alert is a template
 
-    def publish(alert: Alert, context: Context) -> None:
+    def publish(alert: Alert) -> None:
         SnsNotifier(
             target_arn=sns.topic_arn,
             subject=_shortened(alert.subject.encode("ascii", "replace").decode(), SNS_SUBJECT_LENGTH),
             message=alert.text(),
             aws_conn_id=sns.connection,
             region_name=sns.topic_arn.split(":")[3],
-        ).notify(context)
+        ).notify({})
 
     if email.to:
         yield "mail", mail

@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from delay_pipeline.schedules import REGISTERED_MODEL
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREPARATION = {
     "fetch_files": "fetch-files",
     "compute_statistics_and_embeddings": "compute-statistics-and-embeddings",
 }
 STAGES = {
-    "model_training": {**PREPARATION, "train_model": "train-model", "evaluate_model": "evaluate-model"},
+    "model_training": {
+        **PREPARATION,
+        "train_model": "train-model",
+        "evaluate_model": "evaluate-model",
+        "register_model": "register-model",
+    },
     "hyperparameter_tuning": {**PREPARATION, "tune": "tune", "report_study": "report-study"},
 }
 
@@ -34,6 +41,11 @@ def training(bag):
 @pytest.fixture(scope="module")
 def tuning(bag):
     return bag.dags["hyperparameter_tuning"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(bag):
+    return bag.dags["model_evaluation"]
 
 
 @pytest.fixture(scope="module", params=STAGES)
@@ -108,6 +120,48 @@ def test_a_failed_worker_fails_the_dag_run_whatever_is_reported(tuning):
     assert close.upstream_task_ids == {"open_run", "report_study", "train_best"}
 
 
+def test_a_training_tells_of_the_model_it_registered(training):
+    register = training.get_task("register_model")
+    assert register.outlets == [REGISTERED_MODEL]
+    assert not any(task.outlets for task in training.tasks if task is not register)
+
+
+def test_an_evaluation_is_mapped_over_its_models_and_names_them(evaluation):
+    evaluate = evaluation.get_task("evaluate_model")
+    assert evaluate.is_mapped
+    assert evaluate.map_index_template == "{{ task.mlflow_run['model'] }}"
+    assert [link.name for link in evaluate.operator_extra_links] == ["MLflow run", "Report"]
+
+
+def test_what_one_evaluation_found_counts_and_nothing_is_promoted_after_a_failed_one(evaluation):
+    assert evaluation.get_task("decide").trigger_rule == "all_done_min_one_success"
+    promote = evaluation.get_task("promote")
+    assert promote.upstream_task_ids == {"open_evaluation", "evaluate_model", "decide", "approve"}
+    assert promote.trigger_rule == "none_failed"
+    assert not promote.downstream_task_ids
+    assert evaluation.max_active_runs == 1
+    assert not evaluation.catchup
+
+
+def test_an_evaluation_runs_when_a_model_was_registered(evaluation):
+    assert evaluation.schedule == [REGISTERED_MODEL]
+
+
+def test_whoever_waits_for_a_person_waits_a_week(evaluation):
+    approve = evaluation.get_task("approve")
+    assert approve.response_timeout.days == 7
+    assert approve.execution_timeout is None
+
+
+def test_failures_are_told_by_the_dag_and_by_its_tasks(bag):
+    for dag in bag.dags.values():
+        assert type(dag.on_failure_callback).__name__ == "FailureAlert"
+        for task in dag.tasks:
+            assert [type(callback).__name__ for callback in task.on_failure_callback] == ["FailureAlert"], task.task_id
+    decide = bag.dags["model_evaluation"].get_task("decide")
+    assert [type(callback).__name__ for callback in decide.on_success_callback] == ["DegradationAlert"]
+
+
 def test_params_are_typed_and_optional(training):
     params = training.params.validate()
     assert params == {
@@ -141,8 +195,11 @@ def test_a_bad_environment_variable_does_not_break_parsing():
     )
     errors, dags = json.loads(done.stdout.splitlines()[-1])
     assert errors == {}
-    assert len(dags) == len(STAGES)
+    assert len(dags) == len(STAGES) + 1
     for params in dags:
         assert params["env"] is None
+    opening = [params for params in dags if "resume_run" in params]
+    assert len(opening) == len(STAGES)
+    for params in opening:
         assert params["resume_run"] is None
         assert params["warm_start_run_id"] == "abc"

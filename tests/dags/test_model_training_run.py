@@ -34,6 +34,7 @@ def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train
         "compute_statistics_and_embeddings": "success",
         "train_model": "failed",
         "evaluate_model": "upstream_failed",
+        "register_model": "upstream_failed",
         "close_run": "success",
     }
     assert run.get_task_instance("train_model").try_number == 1

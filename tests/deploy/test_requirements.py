@@ -19,7 +19,8 @@ import sys
 from types import SimpleNamespace
 sys.modules.update(dict.fromkeys({absent!r}))
 import delay_pipeline_plugin
-from delay_pipeline import runs, stage
+import transformer.outcome, transformer.registry
+from delay_pipeline import alerts, evaluations, runs, stage
 conf = {{"overrides": ["training.mlflow.use_mlflow=false"]}}
 dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)
 ti = SimpleNamespace(xcom_push=lambda key, value: None)

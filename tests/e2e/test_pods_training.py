@@ -1,10 +1,11 @@
-"""`airflow dags test model_training` in environment dev: real stages in pods, MLflow and S3 servers, no shared disk."""
+"""Training and evaluation by `airflow dags test` in environment dev: stages in pods, MLflow and S3, no shared disk."""
 
 import json
 import re
 
 import boto3
 import pytest
+from mlflow import MlflowClient
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods, wait_for
@@ -20,19 +21,23 @@ SMALL = [
     "model.n_heads=2",
     "model.n_layers=1",
     "embeddings.node2vec.enabled=false",
+    "evaluation.gate.min_journeys=5",
 ]
 
 
 def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
+    conf = {"env": "dev", "overrides": [*SMALL, *on_own_disks(mlflow, s3)]}
     with Cluster() as cluster:
-        conf = {"env": "dev", "overrides": [*SMALL, *on_own_disks(mlflow, s3)]}
         log = run_in_pods("model_training", conf, cluster, tmp_path / "home")
+    with Cluster() as evaluating:
+        evaluation = run_in_pods("model_evaluation", conf, evaluating, tmp_path / "home")
 
     assert [pod.args[3] for pod in cluster.pods] == [
         "fetch-files",
         "compute-statistics-and-embeddings",
         "train-model",
         "evaluate-model",
+        "register-model",
     ]
     (run_id,) = {pod.args[pod.args.index("--run-id") + 1] for pod in cluster.pods}
     assert re.fullmatch(r"[0-9a-f]{32}", run_id)
@@ -49,5 +54,27 @@ def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
     assert any(key.startswith("statistics/") for key in keys) and any(key.startswith("embeddings/") for key in keys)
     assert log.count("statistics: computing") == 1  # the other pods took them from the bucket
 
-    assert S3_SECRET not in log
-    assert S3_SECRET not in json.dumps([pod.manifest for pod in cluster.pods])
+    (pod,) = evaluating.pods
+    assert pod.args[3:4] + pod.args[pod.args.index("--run-id") :][:4] == [
+        "evaluate-model",
+        *["--run-id", run_id, "--last", "7"],
+    ]
+    client = MlflowClient(mlflow)
+    run = client.get_run(run_id)
+    (window,) = [tag.removeprefix("gate/") for tag in run.data.tags if tag.startswith("gate/")]
+    assert (
+        run.data.metrics[f"window/{window}/mae_s"] == run.data.metrics["test/mae_s"]
+    )  # the last date is the test date
+    assert run.info.status == "FINISHED"
+    decision = run.data.tags[f"gate/{window}"].partition(":")[0]
+    version = client.get_model_version_by_alias("train-delays", "champion" if decision == "promote" else "challenger")
+    assert (version.run_id, version.tags["decision"]) == (
+        run_id,
+        {"promote": "promoted", "decline": "declined"}[decision],
+    )
+    report = f"evaluation/{window}/report.html"
+    assert f"artifacts/{report}" in evaluation
+    assert report in {entry.path for entry in client.list_artifacts(run_id, f"evaluation/{window}")}
+
+    assert S3_SECRET not in log + evaluation
+    assert S3_SECRET not in json.dumps([pod.manifest for pod in cluster.pods + evaluating.pods])

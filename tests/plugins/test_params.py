@@ -3,8 +3,11 @@
 import pytest
 
 from delay_pipeline.params import (
+    EvaluationRequest,
     TrainingRequest,
     TuningRequest,
+    evaluation_params,
+    read_evaluation_request,
     read_request,
     read_tuning_request,
     training_params,
@@ -145,3 +148,53 @@ def test_refusals_of_a_study_are_one_line(conf, words):
 def test_a_training_knows_nothing_of_studies():
     with pytest.raises(UserError, match="unknown key 'n_trials'"):
         read_request({"n_trials": 3}, {})
+
+
+def test_nothing_given_is_an_evaluation_of_what_is_registered():
+    assert read_evaluation_request(None, {}) == EvaluationRequest("local", [], None, None, False, False)
+    environ = {"TRANSFORMER_ENV": "prod", "TRANSFORMER_WARM_START_RUN_ID": "abc"}
+    assert read_evaluation_request({}, environ).env == "prod"
+    assert read_evaluation_request({}, environ).warm_start_run_id is None  # what trains begin with is another matter
+
+
+def test_what_the_untouched_trigger_form_of_an_evaluation_sends_is_accepted():
+    conf = {name: param.value for name, param in evaluation_params({}).items()}
+    assert read_evaluation_request(conf, {}) == read_evaluation_request({}, {})
+
+
+def test_an_evaluation_is_asked_for_by_model_and_window():
+    conf = {"warm_start_run_id": " abc ", "window_dates": 14, "again": True}
+    assert read_evaluation_request(conf, {}) == EvaluationRequest("local", [], "abc", 14, True, False)
+    conf = {"window_first": "2025-01-01", "window_last": "2025-01-01", "allow_training_dates": True}
+    found = read_evaluation_request(conf, {})
+    assert (found.window, found.allow_training_dates) == (("2025-01-01", "2025-01-01"), True)
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"resume_run": True}, ["'resume_run'", "known: env, overrides, warm_start_run_id, window_first"]),
+        ({"window": 3}, ["'window'", "did you mean 'window_last'"]),
+        ({"window_first": "2025-01-01"}, ["window_first and window_last go together"]),
+        ({"window_last": "2025-01-01"}, ["window_first and window_last go together"]),
+        ({"window_first": "2025-01-01", "window_last": "1 Jan"}, ["window_last='1 Jan'", "write 2024-12-21"]),
+        ({"window_first": 20250101, "window_last": "2025-01-01"}, ["window_first=20250101", "is not a date"]),
+        ({"window_first": "2025-02-30", "window_last": "2025-03-01"}, ["window_first='2025-02-30'", "is not a date"]),
+        ({"window_first": "20250101", "window_last": "2025-03-01"}, ["window_first='20250101'", "is not a date"]),
+        ({"window_first": "2025-01-02", "window_last": "2025-01-01"}, ["is after window_last", "exchange them"]),
+        (
+            {"window_first": "2025-01-01", "window_last": "2025-01-02", "window_dates": 3},
+            ["window_dates=3", "two windows"],
+        ),
+        ({"window_dates": 0}, ["window_dates=0", "leave it out to take evaluation.schedule.last_dates"]),
+        ({"again": "yes"}, ["again='yes'", "true or false"]),
+        ({"warm_start_run_id": "--again"}, ["warm_start_run_id='--again'", "copy it"]),
+    ],
+)
+def test_refusals_of_an_evaluation_are_one_line(conf, words):
+    with pytest.raises(UserError) as refused:
+        read_evaluation_request(conf, {})
+    line = str(refused.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line

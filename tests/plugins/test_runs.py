@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 import transformer
 from delay_pipeline import runs
+from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.errors import ServiceError, UserError
 
 TRAINING = ["open_run", "fetch_files", "train_model", "close_run"]
@@ -230,3 +231,23 @@ def test_a_study_is_reported_when_a_worker_ran(tune):
 def test_a_study_without_a_worker_is_not_reported(tune):
     with pytest.raises(AirflowSkipException):
         runs.skip_unless_tuned(closing(STUDIED | tune))
+
+
+# --- registered models -----------------------------------------------------------------------------------------------
+def registering(run_id):
+    run = {"env": "dev", "overrides": ["training.max_epochs=2"], "run_id": run_id}
+    event = SimpleNamespace(extra=None)
+    return {"task": SimpleNamespace(mlflow_run=run), "outlet_events": {REGISTERED_MODEL: event}}, event
+
+
+def test_a_registered_model_is_announced_with_its_configuration():
+    context, event = registering("abc")
+    runs.skip_unless_tracked(context)
+    runs.announce_model(context, None)
+    assert event.extra == {"env": "dev", "overrides": ["training.max_epochs=2"], "run_id": "abc"}
+
+
+def test_without_mlflow_nothing_is_registered_nor_announced():
+    context, _ = registering("")
+    with pytest.raises(AirflowSkipException, match="no model to register"):
+        runs.skip_unless_tracked(context)

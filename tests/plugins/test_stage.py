@@ -18,7 +18,8 @@ from airflow.serialization.serialized_objects import OperatorSerialization
 
 from delay_pipeline import stage
 from delay_pipeline.links import MlflowRunLink, ReportLink
-from delay_pipeline.stage import StageOperator
+from delay_pipeline.stage import EvaluateModelOperator, StageOperator
+from tests.registry_double import FakeRegistry
 
 RUN = {
     "env": "local",
@@ -114,13 +115,34 @@ def test_success_leaves_the_result_and_the_link(stage_is, lines):
     assert "error" not in xcoms
 
 
+def evaluation(**changes):
+    return EvaluateModelOperator(task_id="evaluate_model", mlflow_run={**RUN, **changes})
+
+
+def test_an_evaluation_has_arguments_of_its_own():
+    own = ["--last", "7", "--request", "0123"]
+    assert evaluation(overrides=[], arguments=own).stage_arguments() == [
+        *["evaluate-model", "--env", "local", "--run-id", "abc"],
+        *own,
+    ]
+
+
+def test_an_evaluation_on_a_window_links_the_report_that_its_run_names(monkeypatch):
+    registry = FakeRegistry(champion="abc").install(monkeypatch)
+    task = evaluation(request="0123")
+    assert ReportLink().get_link(task, ti_key=None) == ""  # it has not ended well
+    registry.found("abc", "0123", report="evaluation/2025-01-24..2025-01-25/report.html")
+    page = f"{RUN['run_url']}/artifacts/evaluation/2025-01-24..2025-01-25/report.html"
+    assert ReportLink().get_link(task, ti_key=None) == page
+
+
 def test_an_evaluation_links_its_report_too():
-    task = operator("evaluate-model")
+    task = evaluation()
     links = OperatorSerialization.serialize_operator(task)["_operator_extra_links"]
     assert links == {"MLflow run": MlflowRunLink().xcom_key, "Report": ReportLink().xcom_key}
     report = "http://127.0.0.1:5000/#/experiments/1/runs/abc/artifacts/evaluation/report.html"
     assert ReportLink().get_link(task, ti_key=None) == report
-    assert ReportLink().get_link(operator("evaluate-model", run_url=""), ti_key=None) == ""
+    assert ReportLink().get_link(evaluation(run_url=""), ti_key=None) == ""
     assert list(OperatorSerialization.serialize_operator(operator())["_operator_extra_links"]) == ["MLflow run"]
 
 

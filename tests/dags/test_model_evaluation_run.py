@@ -1,0 +1,101 @@
+"""`model_evaluation` run whole, with stages, MLflow and registry stood in for: who is evaluated, told and promoted."""
+
+import hashlib
+from functools import partial
+
+import pytest
+
+from delay_pipeline import evaluations
+from tests.registry_double import FakeRegistry
+
+pytestmark = pytest.mark.slow
+
+TOLD = "degraded: skill +1.0% on 2025-01-24..2025-01-25"
+
+
+@pytest.fixture
+def evaluate(run_dag):
+    return partial(run_dag, "model_evaluation")
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Both models are registered, and evaluations leave in their runs what `found` was given for them."""
+    registry = FakeRegistry(champion="old-run", challenger="new-run")
+    registry.left = {"old-run": {}, "new-run": {}}
+    real = evaluations.open_evaluation
+
+    def open_evaluation(context):
+        registry.install(monkeypatch)  # after the fixture that runs a DAG put its own doubles there
+        opened = real(context)
+        for model in opened["models"]:
+            registry.found(model["run_id"], model["request"], **registry.left[model["run_id"]])
+        return opened
+
+    monkeypatch.setattr(evaluations, "open_evaluation", open_evaluation)
+    return registry
+
+
+def arguments(run, index):
+    pulled = run.get_task_instance("decide").xcom_pull(task_ids="evaluate_model", key="result", map_indexes=index)
+    return pulled["argv"][:-2]  # without --result
+
+
+def test_the_better_challenger_becomes_champion(evaluate, registry, states):
+    registry.left["new-run"] = {"version": 2, "decision": "promote", "reason": "better", "instead_of": 1}
+    run = evaluate({"window_dates": 3})
+    assert run.state == "success"
+    assert states(run) == {
+        "open_evaluation": "success",
+        "list_models": "success",
+        "evaluate_model[0]": "success",
+        "evaluate_model[1]": "success",
+        "decide": "success",
+        "approve": "skipped",
+        "promote": "success",
+    }
+    request = hashlib.sha256(f"model_evaluation {run.run_id}".encode()).hexdigest()[:16]
+    for index, run_id in enumerate(("old-run", "new-run")):
+        window = ["--last", "3", "--request", request]
+        assert arguments(run, index) == ["evaluate-model", "--env", "local", "--run-id", run_id, *window]
+    names = [ti.rendered_map_index for ti in run.get_task_instances() if ti.task_id == "evaluate_model"]
+    assert sorted(names) == ["challenger", "champion"]
+    assert registry.decided == [("promote", 2, 1, "better", f"model_evaluation {run.run_id}")]
+
+
+def test_a_declined_challenger_changes_nothing_and_fails_nothing(evaluate, registry, states):
+    registry.left["new-run"] = {"version": 2, "decision": "decline", "reason": "no better"}
+    run = evaluate({})
+    assert run.state == "success"
+    assert (states(run)["approve"], states(run)["promote"]) == ("skipped", "skipped")
+    assert registry.decided == [("decline", 2, "no better", f"model_evaluation {run.run_id}")]
+
+
+def test_after_a_failed_evaluation_nothing_is_promoted_and_the_run_fails(evaluate, registry, states):
+    registry.left["new-run"] = {"version": 2, "decision": "promote", "reason": "better", "instead_of": 1}
+    run = evaluate({}, failing="evaluate-model old-run")
+    assert run.state == "failed"
+    found = states(run)
+    assert (found["evaluate_model[0]"], found["evaluate_model[1]"]) == ("failed", "success")
+    assert (found["decide"], found["promote"]) == ("success", "upstream_failed")
+    assert registry.decided == []
+
+
+def test_a_degraded_model_is_told_of(evaluate, registry, monkeypatch):
+    told = []
+    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: told.extend(alerts))
+    registry.left["old-run"] = {"degradation": TOLD}
+    run = evaluate({})
+    assert run.state == "success"
+    assert [alert.subject for alert in told] == [f"model {TOLD}"]
+
+
+def test_a_refused_conf_spends_nothing_and_is_told_of(evaluate, registry, states, monkeypatch):
+    told = []
+    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: told.extend(alerts))
+    run = evaluate({"window_first": "2025-01-01"})
+    assert run.state == "failed"
+    assert states(run)["open_evaluation"] == "failed"
+    assert run.get_task_instance("open_evaluation").try_number == 1
+    assert {alert.key for alert in told} == {f"failed/{run.run_id}/0"}  # by the task and by the DAG: one alert
+    assert all("go together" in alert.subject for alert in told)

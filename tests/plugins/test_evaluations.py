@@ -1,0 +1,220 @@
+"""Which models an evaluation takes, on which dates, and what becomes of what was found."""
+
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from delay_pipeline import evaluations
+from delay_pipeline.schedules import REGISTERED_MODEL
+from tests.registry_double import FakeRegistry
+
+PAGE = "http://mlflow/#/"
+ALIASES = {"champion": "old-run", "challenger": "new-run"}
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    return FakeRegistry(**ALIASES).install(monkeypatch)
+
+
+def context(conf=None, run_type="manual", events=(), xcoms=None):
+    ti = SimpleNamespace(xcoms={}, task_id="here", map_index=-1)
+    ti.xcom_push = lambda key, value: ti.xcoms.update({key: value})
+    ti.xcom_pull = lambda task_ids: xcoms[task_ids]
+    dag_run = SimpleNamespace(dag_id="model_evaluation", run_id="manual__1", conf=conf, run_type=run_type)
+    told = {REGISTERED_MODEL: [SimpleNamespace(extra=extra) for extra in events]} if events else {}
+    return {"ti": ti, "dag_run": dag_run, "triggering_asset_events": told}
+
+
+def opened(**given):
+    return evaluations.open_evaluation(context(**given))
+
+
+def chosen(**given):
+    return [(model["model"], model["run_id"]) for model in opened(**given)["models"]]
+
+
+def arguments(**given):
+    run = opened(**given)["models"][0]
+    assert run["arguments"][-2:] == ["--request", run["request"]]
+    return run["arguments"][:-2]
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+def test_champion_and_challenger_are_evaluated_unless_a_run_is_named(registry):
+    assert chosen() == list(ALIASES.items())
+    registry.tags["0123456789abcdef"] = {}
+    assert chosen(conf={"warm_start_run_id": "0123456789abcdef"}) == [("run 01234567", "0123456789abcdef")]
+    assert chosen(conf={"warm_start_run_id": "new-run"}) == [("challenger", "new-run")]
+
+
+def test_the_first_model_is_evaluated_before_there_is_a_champion(registry):
+    del registry.versions["champion"]
+    assert chosen() == [("challenger", "new-run")]
+    del registry.versions["challenger"]
+    with pytest.raises(AirflowFailException, match="model train-delays has no version yet; train one with model_tr"):
+        opened()
+
+
+def test_each_model_brings_what_its_stage_needs(registry):
+    found = opened(conf={"env": "dev", "overrides": ["data.grid.step_s=900"]})
+    assert (found["env"], found["overrides"], found["ask"]) == ("dev", ["data.grid.step_s=900"], False)
+    run = found["models"][0]
+    assert len(run["request"]) == 16
+    assert run == {
+        "model": "champion",
+        "env": "dev",
+        "overrides": ["data.grid.step_s=900"],
+        "run_id": "old-run",
+        "run_url": f"{PAGE}old-run",
+        "warm_start_run_id": None,
+        "resume_run": False,
+        "request": run["request"],
+        "arguments": ["--last", "7", "--request", run["request"]],
+    }
+    assert opened(conf={"env": "prod"})["ask"]
+
+
+def test_an_asset_says_which_model_and_how_it_was_configured(registry, monkeypatch):
+    monkeypatch.setenv("TRANSFORMER_ENV", "prod")
+    told = [
+        {"env": "local", "overrides": [], "run_id": "old-run"},
+        {"env": "dev", "overrides": ["data.grid.step_s=900"], "run_id": "new-run"},  # the newest counts
+    ]
+    given = {"run_type": "asset_triggered", "events": told, "conf": {}}
+    assert chosen(**given) == [("challenger", "new-run")]
+    assert (opened(**given)["env"], opened(**given)["overrides"]) == ("dev", ["data.grid.step_s=900"])
+    assert arguments(**given) == ["--last", "7", "--if-new"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "run_type", "expected"),
+    [
+        ({}, "manual", ["--last", "7"]),
+        ({}, "scheduled", ["--last", "7", "--if-new"]),
+        ({"window_dates": 3, "again": True}, "manual", ["--last", "3", "--again"]),
+        (
+            {"window_first": "2025-01-01", "window_last": "2025-01-02", "allow_training_dates": True},
+            "manual",
+            ["--from", "2025-01-01", "--to", "2025-01-02", "--allow-training-dates"],
+        ),
+        ({"overrides": ["evaluation.schedule.last_dates=14"]}, "scheduled", ["--last", "14", "--if-new"]),
+    ],
+)
+def test_every_run_has_a_window(registry, conf, run_type, expected):
+    assert arguments(conf=conf, run_type=run_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"run_id": "abc"}, "conf: unknown key 'run_id'; known: env, overrides, warm_start_run_id, window_first"),
+        ({"warm_start_run_id": "nobody"}, "warm_start_run_id='nobody' is no run of this MLflow server"),
+        ({"overrides": ["training.mlflow.use_mlflow=false"]}, "keeps no trained models; switch it on"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_and_not_retried(registry, conf, words):
+    given = context(conf)
+    with pytest.raises(AirflowFailException, match=words):
+        evaluations.open_evaluation(given)
+    assert "\n" not in given["ti"].xcoms["error"]
+
+
+# --- deciding --------------------------------------------------------------------------------------------------------
+def test_what_was_found_is_gathered(registry):
+    run = opened()
+    request = run["models"][0]["request"]
+    registry.found("old-run", request, degradation="degraded: skill +1.0%")
+    registry.found("new-run", request, version=2, decision="promote", reason="MAE 80 s against 90 s", instead_of=1)
+    assert evaluations.decide(run, context()) == {
+        "degraded": [
+            {
+                "run_id": "old-run",
+                "run_url": f"{PAGE}old-run",
+                "window": "2025-01-24..2025-01-25",
+                "report_url": f"{PAGE}old-run/artifacts/evaluation/w/report.html",
+                "text": "degraded: skill +1.0%",
+            }
+        ],
+        "promotion": {"version": 2, "instead_of": 1, "reason": "MAE 80 s against 90 s"},
+        "ask": False,
+        "body": "**Why:** MAE 80 s against 90 s\n\n"
+        f"- [champion on 2025-01-24..2025-01-25: MAE 90.0 s]({PAGE}old-run/artifacts/evaluation/w/report.html)\n"
+        f"- [challenger on 2025-01-24..2025-01-25: MAE 90.0 s]({PAGE}new-run/artifacts/evaluation/w/report.html)",
+    }
+    assert registry.decided == []
+
+
+def test_a_challenger_that_is_not_better_is_declined(registry):
+    run = opened(conf={"warm_start_run_id": "new-run"})
+    registry.found("new-run", run["models"][0]["request"], version=2, decision="decline", reason="no better")
+    assert evaluations.decide(run, context())["promotion"] is None
+    assert registry.decided == [("decline", 2, "no better", "model_evaluation manual__1")]
+
+
+def test_one_failed_evaluation_hides_no_other(registry):
+    run = opened()
+    registry.found("old-run", run["models"][0]["request"])
+    assert evaluations.decide(run, context())["body"].count("\n") == 0
+
+
+def test_without_any_result_there_is_nothing_to_decide(registry):
+    with pytest.raises(AirflowFailException, match="holds no results of this request; clear evaluate_model"):
+        evaluations.decide(opened(), context())
+
+
+# --- promoting -------------------------------------------------------------------------------------------------------
+PROMOTION = {"version": 2, "instead_of": 1, "reason": "better"}
+RUN = {"env": "local", "overrides": []}
+
+
+def decided(promotion=PROMOTION, ask=False):
+    return {"promotion": promotion, "ask": ask, "body": "why"}
+
+
+def test_the_gate_promotes_alone_where_nobody_is_asked(registry):
+    assert evaluations.promote(RUN, decided(), context()) == {"champion": 2, "run_id": "promoted-run"}
+    assert registry.decided == [("promote", 2, 1, "better", "model_evaluation manual__1")]
+
+
+def test_whoever_approved_is_named(registry):
+    response = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "anna"}}
+    evaluations.promote(RUN, decided(ask=True), context(xcoms={"approve": response}))
+    assert registry.decided == [("promote", 2, 1, "better", "approved by anna")]
+
+
+def test_nothing_to_promote_is_skipped(registry):
+    with pytest.raises(AirflowSkipException, match="promotes nothing"):
+        evaluations.promote(RUN, decided(None), context())
+    assert registry.decided == []
+
+
+def test_a_champion_that_changed_meanwhile_is_not_replaced_and_not_tried_again(registry):
+    registry.changed = True
+    with pytest.raises(AirflowFailException, match="compare them again: clear evaluate_model"):
+        evaluations.promote(RUN, decided(), context())
+
+
+def approval(decision):
+    return evaluations.ApprovePromotion(task_id="approve", opened=RUN, decision=decision)
+
+
+@pytest.mark.parametrize(("decision", "words"), [(decided(None), "promotes nothing"), (decided(), "decides alone")])
+def test_nobody_is_asked_without_need(decision, words):
+    with pytest.raises(AirflowSkipException, match=words):
+        approval(decision).execute(context())
+
+
+def test_a_rejected_model_is_declined_by_whoever_rejected_it(registry, monkeypatch):
+    monkeypatch.setattr(evaluations.ApprovalOperator, "execute_complete", lambda self, context, event: "skipped")
+    event = {"chosen_options": ["Reject"], "params_input": {}, "responded_by_user": {"id": "7", "name": "anna"}}
+    assert approval(decided(ask=True)).execute_complete(context(), event) == "skipped"
+    assert registry.decided == [("decline", 2, "a person rejected the promotion", "rejected by anna")]
+
+
+def test_an_answer_that_never_came_promotes_nothing(registry):
+    event = {"error": "no response", "error_type": "timeout"}
+    with pytest.raises((AirflowException, Exception), match="no response"):
+        approval(decided(ask=True)).execute_complete(context(), event)
+    assert registry.decided == []

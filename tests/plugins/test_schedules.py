@@ -1,0 +1,49 @@
+"""When `model_evaluation` runs by itself."""
+
+import pytest
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable
+
+from delay_pipeline import schedules
+from delay_pipeline.schedules import REGISTERED_MODEL, evaluation_schedule
+from transformer.config import load_config
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """Overrides of whatever environment is asked for."""
+
+    def load(*overrides):
+        asked = []
+
+        def load_env(env):
+            asked.append(env)
+            return load_config(env, overrides)
+
+        monkeypatch.setattr(schedules, "load_config", load_env)
+        return asked
+
+    return load
+
+
+def test_locally_only_a_new_model_starts_an_evaluation():
+    assert evaluation_schedule({}) == [REGISTERED_MODEL]
+
+
+def test_in_production_both_do():
+    schedule = evaluation_schedule({"TRANSFORMER_ENV": "prod"})
+    assert isinstance(schedule, AssetOrTimeSchedule)
+    assert (schedule.timetable.expression, str(schedule.timetable.timezone)) == ("0 6 * * 1", "Europe/Brussels")
+
+
+def test_the_configuration_switches_each_off(configured):
+    configured("evaluation.schedule.on_new_model=false")
+    assert evaluation_schedule({}) is None
+    asked = configured("evaluation.schedule.on_new_model=false", "evaluation.schedule.cron=30 5 * * *")
+    found = evaluation_schedule({"TRANSFORMER_ENV": "dev"})
+    assert isinstance(found, CronTriggerTimetable)
+    assert found.expression == "30 5 * * *"
+    assert asked == ["dev"]
+
+
+def test_an_unknown_environment_counts_as_none():
+    assert evaluation_schedule({"TRANSFORMER_ENV": "locl"}) == [REGISTERED_MODEL]

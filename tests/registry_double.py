@@ -1,0 +1,77 @@
+"""Stands in for the model registry and for MLflow runs where models are evaluated without a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import transformer
+from transformer.errors import ServiceError, UserError
+
+
+class ChampionChangedError(ServiceError):
+    pass
+
+
+class FakeRegistry:
+    """Versions by alias, tags by run id, and what was decided."""
+
+    ChampionChangedError = ChampionChangedError
+
+    def __init__(self, **runs: str) -> None:
+        """`champion="run id"`, `challenger="run id"`."""
+        self.versions = {
+            alias: SimpleNamespace(version=number, run_id=run_id)
+            for number, (alias, run_id) in enumerate(runs.items(), 1)
+        }
+        self.tags: dict[str, dict[str, str]] = {run_id: {} for run_id in runs.values()}
+        self.decided: list[tuple[Any, ...]] = []
+        self.changed = False  # whether another model became champion meanwhile
+
+    def champion(self, config):
+        return self.versions.get("champion")
+
+    def challenger(self, config):
+        return self.versions.get("challenger")
+
+    def promote(self, config, version, *, why, by, instead_of=None):
+        if self.changed:
+            raise ChampionChangedError("the champion changed meanwhile; compare them again")
+        self.decided.append(("promote", version, instead_of, why, by))
+        return SimpleNamespace(version=version, run_id="promoted-run")
+
+    def decline(self, config, version, *, why, by):
+        self.decided.append(("decline", version, why, by))
+
+    def found(self, run_id: str, request: str, **outcome: Any) -> None:
+        """What an evaluation leaves in its run."""
+        from transformer.outcome import Outcome
+
+        values = {"window": "2025-01-24..2025-01-25", "headline": "MAE 90.0 s", "report": "evaluation/w/report.html"}
+        self.tags[run_id][f"request/{request}"] = json.dumps(dataclasses.asdict(Outcome(**values | outcome)))
+
+    def install(self, monkeypatch) -> FakeRegistry:
+        registry = self
+
+        class RunLog:
+            def __init__(self, config, run_id):
+                self.run_id = run_id
+
+            def check(self, name="--run-id"):
+                if self.run_id not in registry.tags:
+                    raise UserError(f"{name}={self.run_id!r} is no run of this MLflow server")
+                return "FINISHED"
+
+            def tag(self, name):
+                return registry.tags[self.run_id].get(name, "")
+
+        tracking = SimpleNamespace(RunLog=RunLog, run_url=lambda config, run_id: f"http://mlflow/#/{run_id}")
+        for name, double in {"tracking": tracking, "registry": self}.items():
+            monkeypatch.setitem(sys.modules, f"transformer.{name}", double)
+            monkeypatch.setattr(transformer, name, double, raising=False)
+        # Imported anew by whoever asks, so that it meets the double of `tracking`, and forgotten with it.
+        monkeypatch.delitem(sys.modules, "transformer.outcome", raising=False)
+        return self
