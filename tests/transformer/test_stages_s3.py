@@ -13,6 +13,8 @@ from transformer.errors import UserError
 from transformer.evaluating import EvaluationRequest
 from transformer.windows import Window
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "train-delays"
 
 

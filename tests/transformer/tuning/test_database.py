@@ -30,6 +30,8 @@ from transformer.tuning.database import (
 )
 from transformer.tuning.lease import LeaseSettings, OccupiedError
 
+pytestmark = pytest.mark.slow  # a hundred seconds together
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("database_process.py")
 DB, LOCK = "optuna/studies.db", "optuna/studies.db.lock"

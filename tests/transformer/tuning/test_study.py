@@ -19,6 +19,8 @@ from transformer.tuning.database import open_database
 from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress, run_trials
 from transformer.tuning.trials import superseded
 
+pytestmark = pytest.mark.slow  # a hundred seconds together
+
 SPACE = [
     {"key": "training.learning_rate", "low": 1e-4, "high": 1e-2, "log": True},
     {"key": "model.n_layers", "low": 1, "high": 4},
