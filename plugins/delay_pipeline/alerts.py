@@ -64,7 +64,12 @@ class Alert:
         return ((name, address) for name, address in self.links.items() if address)
 
 
-class FailureAlert(BaseNotifier):
+class _Alert(BaseNotifier):
+    def render_template_fields(self, context: Context, jinja_env: object = None) -> None:
+        """Nothing in an alert is a template."""
+
+
+class FailureAlert(_Alert):
     """For `on_failure_callback` of a DAG and of its tasks: one alert for a DAG run, from whichever comes first.
 
     The task tells at once and why; the DAG tells what no task can, such as a run that took too long.
@@ -75,7 +80,7 @@ class FailureAlert(BaseNotifier):
             _send(context, [_failure(context)])
 
 
-class DegradationAlert(BaseNotifier):
+class DegradationAlert(_Alert):
     """For `on_success_callback` of a task that returns `degraded`: one alert for each model and window, ever."""
 
     def notify(self, context: Context) -> None:

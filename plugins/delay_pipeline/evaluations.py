@@ -118,6 +118,8 @@ def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) 
     response = context["ti"].xcom_pull(task_ids="approve") if decision["ask"] else None
     by = f"approved by {_who(response)}" if response else _dag_run(context)
     with one_line_failures(context["ti"]):
+        if decision["ask"] and not response:  # somebody marked the task as a success
+            raise UserError("nobody approved the promotion; clear approve to ask again, or use `transformer promote`")
         from transformer import registry
 
         try:
@@ -161,6 +163,9 @@ class ApprovePromotion(ApprovalOperator):
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        if event.get("error_type") == "timeout":
+            with one_line_failures(context["ti"]):
+                raise UserError("nobody answered in time, so nothing is promoted; clear approve to ask again")
         if event.get("chosen_options") == [self.REJECT]:
             version = self.decision["promotion"]["version"]
             with one_line_failures(context["ti"]):
@@ -171,10 +176,11 @@ class ApprovePromotion(ApprovalOperator):
 def _announced(context: Context) -> dict[str, Any] | None:
     """What the newest event of the asset says, in the words of a conf; None where no asset started this run."""
     events = context.get("triggering_asset_events") or {}
-    extras = [event.extra for event in events.get(REGISTERED_MODEL, ()) if event.extra]
-    if not extras:
+    # An event that a person made says nothing of a model.
+    told = [event for event in events.get(REGISTERED_MODEL, ()) if (event.extra or {}).get("run_id")]
+    if not told:
         return None
-    newest = extras[-1]
+    newest = max(told, key=lambda event: event.timestamp).extra
     return {"env": newest["env"], "overrides": newest["overrides"], "warm_start_run_id": newest["run_id"]}
 
 
@@ -199,6 +205,8 @@ def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]
 
     named = {"champion": registry.champion(config), "challenger": registry.challenger(config)}
     runs = {name: found.run_id for name, found in named.items() if found}
+    if runs.get("challenger") == runs.get("champion"):  # a resumed training: its run holds the challenger's files now
+        runs.pop("champion", None)
     if run_id:
         tracking.RunLog(config, run_id).check("warm_start_run_id")
         name = next((name for name, registered in runs.items() if registered == run_id), f"run {run_id[:8]}")
@@ -241,4 +249,4 @@ def _dag_run(context: Context) -> str:
 
 def _who(response: Mapping[str, Any]) -> str:
     user = response.get("responded_by_user") or {}
-    return str(user.get("name") or user.get("id") or "nobody: the time to respond is over")
+    return str(user.get("name") or user.get("id") or "a person without a name")

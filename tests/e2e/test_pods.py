@@ -23,7 +23,7 @@ from tests.tracking_double import FakeTracking
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.usefixtures("airflow_database")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model"]
+STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model", "register-model"]
 OK = Fate("print('done')")
 
 
