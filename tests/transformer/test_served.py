@@ -51,7 +51,8 @@ def run_folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("run")
     config = with_values(small_config, {"training.max_epochs": 1}, "test")
     split = resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
-    inputs = TrainingInputs(config, split, obtain_statistics(config, split), obtain_embeddings(config, split))
+    statistics, embeddings = obtain_statistics(config, split), obtain_embeddings(config, split)
+    inputs = TrainingInputs(config, split, statistics, embeddings, reference=None)
     train(config, split, inputs.statistics, inputs.embeddings, RunLog(config, ""), folder)
     inputs.save(folder)
     return folder
