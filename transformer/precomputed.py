@@ -79,9 +79,11 @@ def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> 
         UserError: unreadable data, or a damaged cache.
     """
     folder = statistics_folder(config, split)
-    if (folder.is_dir() or _fetched(config, folder)) and not recompute:
+    if not recompute and (folder.is_dir() or _fetched(config, folder)):
         log.info("statistics: reused from %s", folder)
-        return load_statistics(folder)
+        statistics = load_statistics(folder)
+        _share(config, folder, replace=False)  # the run that computed them may not have got that far
+        return statistics
     log.info("statistics: computing over %d service dates", len(split.train))
     statistics = compute_statistics(config.data, split.train)
     save_statistics(statistics, folder, replace=recompute)
@@ -97,9 +99,11 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
         UserError: unreadable data, or a damaged cache.
     """
     folder = embeddings_folder(config, split)
-    if (folder.is_dir() or _fetched(config, folder)) and not recompute:
+    if not recompute and (folder.is_dir() or _fetched(config, folder)):
         log.info("embeddings: reused from %s", folder)
-        return Embeddings.load(folder)
+        embeddings = Embeddings.load(folder)
+        _share(config, folder, replace=False)
+        return embeddings
     log.info("embeddings: computing over %d service dates", len(split.train))
     edges = timetable_edges(config, split.train)
     op_nodes = read_op_nodes(Path(config.data.local_folder))

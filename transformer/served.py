@@ -6,7 +6,8 @@
 `events` is a pandas DataFrame with a row for each event of each train, the whole timetable of those that run at that
 instant and what is known of it: the columns of INPUT, those of EVENT_SCHEMA in `transformer.data.tables`. Its times
 are UTC without a zone. What was observed after `at` is not used. The result has a row for every running train and next
-event, the columns of OUTPUT.
+event: the columns of OUTPUT, and the delays in seconds between which a share of the events is to lie, 90 % between
+`low_90_delay_s` and `high_90_delay_s`.
 
 MLflow runs this file itself ("models from code"), beside the package as it was at registration: nothing is pickled.
 """
@@ -34,6 +35,7 @@ from transformer.data.tables import (
     write_op_nodes,
 )
 from transformer.errors import UserError
+from transformer.evaluation.quantiles import intervals_of
 from transformer.files import file_digest
 from transformer.inputs import INPUTS
 from transformer.prediction import dates_around, parse_instant, predictions_at
@@ -72,7 +74,7 @@ OUTPUT = Schema(
         ColSpec(DataType.integer, "translation_delay_s"),
         ColSpec(DataType.double, "last_delay_s", required=False),  # NaN when no event of the train is known
     ]
-)
+)  # and the ends of the predicted intervals, see `output_schema`
 # An ISO 8601 time; "" = that of the newest observation.
 PARAMS = ParamSchema([ParamSpec("at", DataType.string, "")])
 REQUIREMENTS = (  # what importing this module imports
@@ -107,7 +109,14 @@ def predict(trained: TrainedModel, events: pd.DataFrame, at: str) -> pd.DataFram
     newest = frame["observed_ts"].max()
     instant = parse_instant(at, trained.config.data.timezone) if at else newest
     assert isinstance(instant, datetime)  # of a column of times
-    return _to_pandas(_predict_at(trained, frame, instant).select(OUTPUT.input_names()))
+    columns = output_schema(trained).input_names()
+    return _to_pandas(_predict_at(trained, frame, instant).select(columns))
+
+
+def output_schema(trained: TrainedModel) -> Schema:
+    """OUTPUT and the ends of the model's intervals, whole seconds."""
+    ends = [name for interval in intervals_of(trained.module.network.levels) for name in interval.columns]
+    return Schema([*OUTPUT.inputs, *(ColSpec(DataType.integer, name) for name in ends)])
 
 
 def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
@@ -132,7 +141,7 @@ def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
             python_model=str(Path(__file__)),
             code_paths=[str(Path(__file__).parent)],
             artifacts={"trained": str(kept)},
-            signature=ModelSignature(INPUT, OUTPUT, PARAMS),
+            signature=ModelSignature(INPUT, output_schema(trained), PARAMS),
             input_example=(events, {"at": at}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )

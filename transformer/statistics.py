@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from transformer.config import DataConfig, StatisticsConfig, content_hash, to_dict
-from transformer.data.event_table import EventTable, LoadedTable, Vocabulary, build_event_table
+from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, LoadedTable, Vocabulary, build_event_table
 from transformer.data.events import UNKNOWN_TRAIN_TYPE, data_fingerprint, read_events, read_journeys, read_op_nodes
 from transformer.data.snapshots import EventFeatures, SnapshotBuilder, grid_instants
 from transformer.data.tables import EVENT_TYPES
 from transformer.errors import UserError
-from transformer.files import atomic_folder, read_json, write_json, write_parquet
+from transformer.files import UNREADABLE, atomic_folder, read_json, write_json, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,16 @@ SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_PARENT = ["from_type", "to_type", "train_type"]  # what a section without observations is like
 HISTORY = ["train_number", "op_id", "event_type"]
 HISTORY_PARENT = ["op_id", "event_type", "train_type"]
-CUMULATIVE_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "history_change")
-PLAIN_FEATURES = ("change_deviation", "history_delay", "history_weight")
+CUMULATIVE_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "history_change", "history_median_change")
+PLAIN_FEATURES = (
+    "change_deviation", "history_delay", "history_weight", "history_median", "history_low", "history_high",
+)  # fmt: skip
 FEATURES = (*CUMULATIVE_FEATURES, *PLAIN_FEATURES)
 SECTION_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "change_deviation")
-HISTORY_FEATURES = ("history_change", "history_delay", "history_weight")
+HISTORY_FEATURES = (
+    "history_change", "history_median_change", "history_delay", "history_weight",
+    "history_median", "history_low", "history_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,31 @@ class Statistics:
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of the dates of both. The vocabularies must be the same."""
-        if self.fold_of.keys() & other.fold_of.keys():
+        return Statistics.merged([self, other])
+
+    @classmethod
+    def merged(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Statistics of the dates of all parts. The vocabularies must be the same."""
+        first = parts[0]
+        fold_of = {day: fold for part in parts for day, fold in part.fold_of.items()}
+        if len(fold_of) < sum(len(part.fold_of) for part in parts):
             raise ValueError("the same service date is in both statistics")
-        return Statistics(
-            vocabulary=self.vocabulary,
-            fold_of={**self.fold_of, **other.fold_of},
-            inputs={name: self.inputs[name] + other.inputs[name] for name in self.inputs},
-            hour_of_day=tuple(a + b for a, b in zip(self.hour_of_day, other.hour_of_day, strict=True)),
-            day_of_week=tuple(a + b for a, b in zip(self.day_of_week, other.day_of_week, strict=True)),
-            sections=_merge([self.sections, other.sections], ["fold", *SECTION]),
-            histograms=_merge([self.histograms, other.histograms], ["fold", *SECTION, "quantity", "bin"]),
-            history=_merge([self.history, other.history], ["fold", *HISTORY, "train_type"]),
-            histogram_step_s=self.histogram_step_s,
-            resolution_s=math.gcd(self.resolution_s, other.resolution_s),
+        return cls(
+            vocabulary=first.vocabulary,
+            fold_of=fold_of,
+            inputs={name: sum((part.inputs[name] for part in parts), Moments()) for name in first.inputs},
+            hour_of_day=tuple(map(sum, zip(*(part.hour_of_day for part in parts), strict=True))),
+            day_of_week=tuple(map(sum, zip(*(part.day_of_week for part in parts), strict=True))),
+            sections=_merge([part.sections for part in parts], ["fold", *SECTION]),
+            histograms=_merge([part.histograms for part in parts], ["fold", *SECTION, "quantity", "bin"]),
+            history=_merge([part.history for part in parts], ["fold", *HISTORY, "train_type"]),
+            histogram_step_s=first.histogram_step_s,
+            resolution_s=math.gcd(*(part.resolution_s for part in parts)),
         )
+
+    @property
+    def _rows(self) -> int:
+        return self.sections.height + self.histograms.height + self.history.height
 
     def summary(self) -> dict[str, float]:
         """The few numbers a person reads first."""
@@ -117,12 +134,12 @@ class Statistics:
             "resolution_s": self.resolution_s,
         }
 
-    def section_table(self, without_fold: int | None = None) -> pl.DataFrame:
+    def section_table(self, without: Collection[int] = ()) -> pl.DataFrame:
         """Per section and train type: n, mean, deviation and middle mean of delay change and running time, seconds.
 
         The middle mean is the mean of the values between the quartiles, from the histogram.
         """
-        sums = _without(self.sections, without_fold).group_by(SECTION).agg(pl.exclude("fold").sum())
+        sums = _without(self.sections, without).group_by(SECTION).agg(pl.exclude("fold").sum())
         table = sums.select(
             *SECTION,
             "n",
@@ -130,7 +147,7 @@ class Statistics:
             *_mean_and_deviation("change"),
             *_mean_and_deviation("running"),
         )
-        histograms = _without(self.histograms, without_fold)
+        histograms = _without(self.histograms, without)
         for quantity in ("change", "running"):
             middle = _middle_mean(histograms.filter(pl.col("quantity") == quantity), SECTION, self.histogram_step_s)
             table = table.join(middle.rename({"middle_mean": f"{quantity}_middle_mean"}), on=SECTION, how="left")
@@ -138,21 +155,25 @@ class Statistics:
 
 
 def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
-    """Statistics of the training dates `days`, one date in memory at a time."""
+    """Statistics of the training dates `days`, the events of one date in memory at a time."""
     folder = Path(data.local_folder)
     journeys = read_journeys(folder, days, data.timezone)
+    journeys_of = journeys.partition_by("service_date", as_dict=True)
     op_nodes = read_op_nodes(folder)
     vocabulary = build_vocabulary(data, days)
     fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
-    result: Statistics | None = None
+    parts: list[Statistics] = []
     for day in sorted(days):
         events, _ = read_events(folder, day, data.timezone, data.validation, op_nodes["op_id"])
-        of_day = day_statistics(events, journeys, day, fold_of[day], vocabulary, data)
-        result = of_day if result is None else result + of_day
+        of_day = journeys_of.get((day,), journeys.clear())
+        parts.append(day_statistics(events, of_day, day, fold_of[day], vocabulary, data))
+        # Merging sorts whole tables: not every day, but once the days since weigh as much as all before them.
+        if sum(part._rows for part in parts[1:]) >= parts[0]._rows:
+            parts = [Statistics.merged(parts)]
         log.info("statistics: %s done (%s events)", day, f"{events.height:,}")
-    if result is None:
+    if not parts:
         raise UserError("data.split.train is empty; statistics need at least one training date")
-    return result
+    return Statistics.merged(parts)
 
 
 def build_vocabulary(data: DataConfig, days: Sequence[date]) -> Vocabulary:
@@ -164,6 +185,11 @@ def build_vocabulary(data: DataConfig, days: Sequence[date]) -> Vocabulary:
         points.update(read_events(folder, day, data.timezone, data.validation)[0]["op_id"].unique().to_list())
     types = read_journeys(folder, days, data.timezone)["train_type"].unique().to_list()
     named = sorted(name for name in types if name != UNKNOWN_TRAIN_TYPE)
+    if len(named) > MAX_TRAIN_TYPES:
+        raise UserError(
+            f"{len(named)} train types on the training dates, at most {MAX_TRAIN_TYPES} can be told apart; "
+            "write broader ones into journeys.parquet, such as regional and long_distance"
+        )
     return Vocabulary(np.array(sorted(points), np.int32), tuple(named))
 
 
@@ -244,15 +270,26 @@ def section_steps(events: pl.DataFrame) -> pl.DataFrame:
     ).with_columns((pl.col("planned") + pl.col("change")).alias("running"))
 
 
-def event_features(loaded: LoadedTable, statistics: Statistics, config: StatisticsConfig) -> EventFeatures:
+def event_features(
+    loaded: LoadedTable,
+    statistics: Statistics,
+    config: StatisticsConfig,
+    also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
+) -> EventFeatures:
     """The historical features FEATURES of every event of a table [E, K], in seconds (`history_weight` in 0…1).
 
     change_mean, change_middle_mean   usual delay change from the journey's first event up to this one (running sums)
     planned_excess                    planned running time so far minus what is usually planned there (running sum)
     history_change, history_delay     usual delay of this train number here; `history_change` is taken relative to the
                                       last known event by the snapshot builder, as the running sums are
+    history_median, _low, _high       median, least and greatest of the mean delays of this train number here per fold
+                                      of dates: one stranded date moves a mean and no median; `history_median_change` is
+                                      the median relative to the last known event
     change_deviation                  deviation of the delay change on the section that leads here
     history_weight                    how much of history_delay is this train's own past rather than its type's here
+
+    Args:
+        also_without: per fold what its dates leave out beside it.
     """
     table, key = loaded.table, ["train_id", "service_date"]
     decode = np.concatenate([[0], statistics.vocabulary.op_ids]).astype(np.int32)
@@ -278,7 +315,7 @@ def event_features(loaded: LoadedTable, statistics: Statistics, config: Statisti
     ).drop(key)
     parts = []
     for fold in sorted(events["fold"].unique().to_list()):
-        left_out = None if fold < 0 else fold
+        left_out = {fold, *also_without.get(fold, ())} if fold >= 0 else set()
         part = events.with_row_index("row").filter(pl.col("fold") == fold)
         part = part.join(statistics.section_table(left_out), on=SECTION, how="left")
         part = part.join(_section_parents(statistics, left_out), on=SECTION_PARENT, how="left")
@@ -288,11 +325,31 @@ def event_features(loaded: LoadedTable, statistics: Statistics, config: Statisti
     ordered = pl.concat(parts).sort("row")
     sums = [pl.col(name).cum_sum().over("journey") for name in CUMULATIVE_FEATURES[:3]]
     values = ordered.select(
-        *sums, pl.col("history_delay").alias("history_change"), *(pl.col(name) for name in PLAIN_FEATURES)
+        *sums,
+        pl.col("history_delay").alias("history_change"),
+        pl.col("history_median").alias("history_median_change"),
+        *(pl.col(name) for name in PLAIN_FEATURES),
     )
     return EventFeatures(
         np.ascontiguousarray(values.select(FEATURES).to_numpy().astype(np.float32)), len(CUMULATIVE_FEATURES)
     )
+
+
+def varied_folds(statistics: Statistics, generator: np.random.Generator) -> dict[int, tuple[int, ...]]:
+    """Per fold a random half or less of the others, to be left out beside it.
+
+    Served predictions are of dates that no training date is like. Seen with the history of other dates each time, a
+    training learns how far history is to be trusted. Empty where folds hold several dates each: those differ little.
+    """
+    folds = sorted(set(statistics.fold_of.values()))
+    if len(folds) < len(statistics.fold_of):
+        return {}
+    varied = {}
+    for fold in folds:
+        others = [other for other in folds if other != fold]
+        count = int(generator.integers(0, max(min(len(others) // 2 + 2, len(others)), 1)))
+        varied[fold] = tuple(generator.choice(others, count, replace=False).tolist()) if count else ()
+    return varied
 
 
 def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
@@ -304,32 +361,46 @@ def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
     def mixed(own: str, parent: str, share: pl.Expr) -> pl.Expr:
         return share * pl.col(own).fill_null(0.0) + (1 - share) * pl.col(parent).fill_null(0.0)
 
+    usual = mixed("history_mean", "parent_history_mean", own_weight)
     return [
         mixed("change_mean", "parent_change_mean", weight).alias("change_mean"),
         mixed("change_middle_mean", "parent_change_mean", weight).alias("change_middle_mean"),
         (weight * (pl.col("planned") - pl.col("planned_mean")).fill_null(0.0)).alias("planned_excess"),
         mixed("change_deviation", "parent_change_deviation", weight).alias("change_deviation"),
-        mixed("history_mean", "parent_history_mean", own_weight).alias("history_delay"),
+        usual.alias("history_delay"),
         own_weight.alias("history_weight"),
+        *(
+            pl.coalesce(f"fold_{name}", mixed("history_mean", "parent_history_mean", own_weight)).alias(
+                f"history_{name}"
+            )
+            for name in ("median", "low", "high")
+        ),
     ]
 
 
-def _section_parents(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
+def _section_parents(statistics: Statistics, without: Collection[int]) -> pl.DataFrame:
     sums = (
-        _without(statistics.sections, without_fold)
+        _without(statistics.sections, without)
         .group_by(SECTION_PARENT)
         .agg(pl.col("n", "change", "change_squares").sum())
     )
     return sums.select(*SECTION_PARENT, *(column.name.prefix("parent_") for column in _mean_and_deviation("change")))
 
 
-def _history_features(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
-    sums = _without(statistics.history, without_fold).group_by(HISTORY).agg(pl.col("n", "delay").sum())
-    return sums.select(*HISTORY, pl.col("n").alias("history_n"), (pl.col("delay") / pl.col("n")).alias("history_mean"))
+def _history_features(statistics: Statistics, without: Collection[int]) -> pl.DataFrame:
+    folds = _without(statistics.history, without).group_by("fold", *HISTORY).agg(pl.col("n", "delay").sum())
+    of_fold = pl.col("delay") / pl.col("n")
+    return folds.group_by(HISTORY).agg(
+        pl.col("n").sum().alias("history_n"),
+        (pl.col("delay").sum() / pl.col("n").sum()).alias("history_mean"),
+        of_fold.median().alias("fold_median"),
+        of_fold.min().alias("fold_low"),
+        of_fold.max().alias("fold_high"),
+    )
 
 
-def _history_parents(statistics: Statistics, without_fold: int | None) -> pl.DataFrame:
-    sums = _without(statistics.history, without_fold).group_by(HISTORY_PARENT).agg(pl.col("n", "delay").sum())
+def _history_parents(statistics: Statistics, without: Collection[int]) -> pl.DataFrame:
+    sums = _without(statistics.history, without).group_by(HISTORY_PARENT).agg(pl.col("n", "delay").sum())
     return sums.select(*HISTORY_PARENT, (pl.col("delay") / pl.col("n")).alias("parent_history_mean"))
 
 
@@ -385,7 +456,7 @@ def load_statistics(folder: Path) -> Statistics:
         )
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in _TABLES}
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UserError(f"{folder}: damaged statistics ({error}); remove the folder and run the stage again") from None
     return Statistics(
         vocabulary=Vocabulary(np.array(content["op_ids"], np.int32), tuple(content["train_types"])),
@@ -454,8 +525,8 @@ def _mean_and_deviation(quantity: str) -> list[pl.Expr]:
     return [mean.alias(f"{quantity}_mean"), variance.sqrt().alias(f"{quantity}_deviation")]
 
 
-def _without(frame: pl.DataFrame, fold: int | None) -> pl.DataFrame:
-    return frame if fold is None else frame.filter(pl.col("fold") != fold)
+def _without(frame: pl.DataFrame, folds: Collection[int]) -> pl.DataFrame:
+    return frame.filter(~pl.col("fold").is_in(list(folds))) if folds else frame
 
 
 def _merge(frames: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import time
 import warnings
@@ -18,6 +19,7 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from transformer.config import Config, TrainingConfig, flatten, to_dict
 from transformer.data.datamodule import SnapshotDataModule
@@ -26,7 +28,7 @@ from transformer.durations import duration
 from transformer.embeddings import PointEmbeddings, extend
 from transformer.errors import Terminated, UserError
 from transformer.evaluation.drift import profile_dates
-from transformer.files import read_json, write_json
+from transformer.files import atomic_path, read_json, write_json, writing
 from transformer.inputs import INPUTS, TrainingInputs
 from transformer.model.module import DelayModule, input_scales
 from transformer.model.network import NetworkShape
@@ -104,7 +106,8 @@ def train(
     if resume is not None and not training.allow_changes_on_resume:
         refuse_changes(identity, resume)
     target = folder / CHECKPOINTS
-    target.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
     history = History(target / HISTORY, identity)
     upload = CheckpointUpload(run, target, resumable)
     trainer = _trainer(config, run, [history, *callbacks], upload)
@@ -170,6 +173,8 @@ def load_module(checkpoint: Path) -> DelayModule:
     except FileNotFoundError:
         raise UserError(f"{checkpoint} does not exist; train the model first") from None
     except Exception as error:
+        if "loading state_dict" in str(error):
+            raise UserError(f"{checkpoint} is of another version of the network; train the model again") from None
         raise UserError(f"{checkpoint} is no checkpoint of this model ({_first_line(error)})") from None
     return module.eval()
 
@@ -314,6 +319,19 @@ class FixedCheckpoint(ModelCheckpoint):
         return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one before it and renames it: Lightning copies over that one, from another disk.
+
+    A full disk or a kill in the middle then costs an epoch and not the training.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        with atomic_path(Path(path)) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+
+
 class CheckpointUpload(Checkpoint):
     """Copies the checkpoints of each epoch to MLflow. A `Checkpoint`, so that it runs after the one that saves them."""
 
@@ -438,6 +456,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
             gradient_clip_val=training.gradient_clip_norm or None,
             callbacks=callbacks,
             logger=logger,
+            plugins=[WholeCheckpoints()],
             log_every_n_steps=1,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,

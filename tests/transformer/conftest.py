@@ -12,11 +12,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from transformer.config import Config, load_config
 from transformer.data.simulator import SimulationConfig, simulate
 
+BUCKET = "train-delays"  # of `sample_bucket`
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "mav_2024_12"
 
 # A model that learns something in seconds.
@@ -51,6 +54,23 @@ def small_overrides(sample_folder: Path, tmp_path_factory: pytest.TempPathFactor
     """Overrides that make training a matter of seconds, on the simulated railway, with a cache of its own."""
     scratch = tmp_path_factory.mktemp("small")
     return [*SMALL, f"data.local_folder={sample_folder}", f"paths.cache={scratch}/cache", f"paths.runs={scratch}/runs"]
+
+
+@pytest.fixture
+def sample_bucket(monkeypatch: pytest.MonkeyPatch, sample_folder: Path) -> Iterator[str]:
+    """Address of an S3 server whose BUCKET holds the simulated railway under `operator/data/`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+    client.create_bucket(Bucket=BUCKET)
+    for path in sample_folder.rglob("*.parquet"):
+        client.upload_file(str(path), BUCKET, f"operator/data/{path.relative_to(sample_folder).as_posix()}")
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

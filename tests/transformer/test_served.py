@@ -30,10 +30,12 @@ pytest.importorskip("transformer.trained")
 
 from transformer.inputs import TrainingInputs
 from transformer.prediction import predictions_at
-from transformer.served import INPUT, OUTPUT, predict, trained_files, write_model
+from transformer.served import INPUT, OUTPUT, output_schema, predict, trained_files, write_model
 from transformer.trained import TrainedModel
 
 pytestmark = pytest.mark.slow
+
+ENDS = [f"{end}_{share}_delay_s" for share in (50, 80, 90) for end in ("low", "high")]
 
 # Predicts the model's own example.
 LOADER = """
@@ -115,11 +117,12 @@ def test_the_model_holds_its_files_its_code_and_no_pickle(model: Path, run_folde
     assert not [line for line in lines if "airflow" in line]
 
 
-def test_the_model_says_what_it_takes_and_gives(model: Path) -> None:
+def test_the_model_says_what_it_takes_and_gives(model: Path, run_folder: Path) -> None:
     described = Model.load(model)
     assert described.signature is not None
     assert described.signature.inputs == INPUT
-    assert described.signature.outputs == OUTPUT
+    assert described.signature.outputs == output_schema(TrainedModel.load(run_folder))
+    assert described.signature.outputs.input_names() == [*OUTPUT.input_names(), *ENDS]
     flavor = yaml.safe_load((model / "MLmodel").read_text())["flavors"]["python_function"]
     assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
     assert "python_model" not in flavor
@@ -137,7 +140,18 @@ def test_it_predicts_what_the_pipeline_predicts(
     trained = TrainedModel.load(run_folder)
     expected = predictions_at(trained, trained.located(small_config), at, days)
     assert served.height == expected.height > 20
-    for name in ("train_id", "train_number", "train_type", "rank", "op_id", "predicted_delay_s", "translation_delay_s"):
+    assert (served["low_90_delay_s"] <= served["high_90_delay_s"]).all()
+    same = (
+        "train_id",
+        "train_number",
+        "train_type",
+        "rank",
+        "op_id",
+        "predicted_delay_s",
+        "translation_delay_s",
+        *ENDS,
+    )
+    for name in same:
         assert served[name].to_list() == expected[name].to_list()
     for name in ("planned_ts", "predicted_ts"):
         assert served[name].dt.replace_time_zone("UTC").to_list() == expected[name].to_list()
@@ -186,4 +200,4 @@ def test_it_loads_by_its_alias_with_its_requirements_and_nothing_else(
     assert answer.returncode == 0, answer.stderr[-2_000:]
     told = json.loads(answer.stdout.splitlines()[-1])
     assert Path(told["code"]).parts[-3:-1] == ("code", "transformer")
-    assert set(told["predictions"]) == set(OUTPUT.input_names())
+    assert set(told["predictions"]) == {*OUTPUT.input_names(), *ENDS}

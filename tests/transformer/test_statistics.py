@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from numpy.testing import assert_array_equal
 
 from transformer import statistics as st
-from transformer.config import Config, DataConfig, StatisticsConfig
-from transformer.data.event_table import Vocabulary, load_event_table
+from transformer.config import Config, DataConfig, SnapshotConfig, StatisticsConfig
+from transformer.data.event_table import LoadedTable, Vocabulary, load_event_table
 from transformer.data.events import available_dates, read_events, read_journeys
+from transformer.data.snapshots import EventFeatures, SnapshotBuilder
 from transformer.data.tables import EVENT_SCHEMA, events_path, write_events
 from transformer.errors import UserError
 from transformer.statistics import (
@@ -23,30 +25,39 @@ from transformer.statistics import (
     event_features,
     load_statistics,
     save_statistics,
+    varied_folds,
 )
 
 DAY = date(2025, 1, 6)
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)
 
 
-def events_of(delays: list[list[int | None]]) -> pl.DataFrame:
+def events_of(delays: list[list[int | None]], after_days: int = 0) -> pl.DataFrame:
     """Journeys over points 1, 2, 3 … ten minutes apart, each with its delays in seconds."""
     rows = []
     for number, journey in enumerate(delays):
         for seq, delay in enumerate(journey):
-            planned = START + timedelta(minutes=10 * seq)
+            planned = START + timedelta(days=after_days, minutes=10 * seq)
             observed = None if delay is None else planned + timedelta(seconds=delay)
-            rows.append([f"T{number}", DAY, seq, seq + 1, "D", planned, observed, delay])
+            rows.append([f"T{number}", DAY + timedelta(days=after_days), seq, seq + 1, "D", planned, observed, delay])
     return pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")
 
 
-def statistics_of(delays: list[list[int | None]], **config: int) -> Statistics:
-    events = events_of(delays)
-    journeys = events.select(
+def journeys_of(events: pl.DataFrame) -> pl.DataFrame:
+    return events.select(
         "train_id", "service_date", pl.col("train_id").alias("train_number"), pl.lit("regional").alias("train_type")
     ).unique()
+
+
+VOCABULARY = Vocabulary(np.arange(1, 9, dtype=np.int32), ("regional",))
+
+
+def statistics_of(delays: list[list[int | None]], after_days: int = 0, **config: int) -> Statistics:
+    """Statistics of one date, which is the fold of its number."""
+    events = events_of(delays, after_days)
     data = DataConfig(statistics=StatisticsConfig(**config), timezone="UTC")
-    return day_statistics(events, journeys, DAY, 0, Vocabulary(np.arange(1, 9, dtype=np.int32), ("regional",)), data)
+    day = DAY + timedelta(days=after_days)
+    return day_statistics(events, journeys_of(events), day, after_days, VOCABULARY, data)
 
 
 def test_delay_change_and_running_time_of_a_section_spelled_out():
@@ -96,6 +107,9 @@ def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
     forward, backward = parts[0] + parts[1] + parts[2], parts[2] + (parts[1] + parts[0])
     for name in ("sections", "histograms", "history"):
         assert getattr(forward, name).equals(getattr(backward, name)), name
+    at_once = Statistics.merged(parts)
+    assert all(getattr(forward, name).equals(getattr(at_once, name)) for name in ("sections", "histograms", "history"))
+    assert forward.inputs == at_once.inputs and forward.fold_of == at_once.fold_of
     assert forward.summary() == pytest.approx(backward.summary())
     with pytest.raises(ValueError, match="same service date"):
         _ = forward + parts[0]
@@ -132,6 +146,66 @@ def test_changing_a_later_date_changes_no_statistics(small_config: Config, tmp_p
     after = compute_statistics(data, days[:3])
     assert before.sections.equals(after.sections) and before.history.equals(after.history)
     assert st.statistics_hash(data, days[:3]) == st.statistics_hash(small_config.data, days[:3])
+
+
+# What one train was like on three dates, on the last of which it was stranded, and what another was like.
+PAST = [
+    [[0, 60, 120], [0, 0, 0]],
+    [[0, 120, 60], [0, 0, 0]],
+    [[0, 6_000, 7_200], [0, 0, None]],
+]
+
+
+def of_date(after_days: int, trains: int = 2) -> tuple[LoadedTable, EventFeatures]:
+    """The table and the features of a date, given the statistics of PAST."""
+    known = Statistics.merged([statistics_of(delays, number) for number, delays in enumerate(PAST)])
+    events = events_of([[0, 0, 0]] * trains, after_days)
+    loaded = LoadedTable.of(events, journeys_of(events), VOCABULARY)
+    return loaded, event_features(loaded, known, StatisticsConfig(min_count=4))
+
+
+def columns(features: EventFeatures, train: int, *names: str) -> list[list[float]]:
+    """Features `names` of each of the three events of a train."""
+    wanted = [FEATURES.index(name) for name in names]
+    return features.values[3 * train : 3 * train + 3, wanted].tolist()
+
+
+HISTORY_ORDER = ("history_low", "history_median", "history_high")
+
+
+def test_one_stranded_date_moves_the_mean_of_a_train_and_not_its_median():
+    _, features = of_date(after_days=7)
+    assert columns(features, 0, *HISTORY_ORDER) == [[0, 0, 0], [60, 120, 6_000], [60, 120, 7_200]]
+    # Three dates count for three quarters; the rest is what trains of its type are like here.
+    own, both = (60 + 120 + 6_000) / 3, (60 + 120 + 6_000) / 6
+    assert columns(features, 0, "history_delay")[1] == pytest.approx([0.75 * own + 0.25 * both])
+    assert columns(features, 0, "history_weight") == [[0.75]] * 3
+    assert columns(features, 1, *HISTORY_ORDER) == [[0, 0, 0]] * 3
+
+
+def test_median_change_is_taken_from_the_last_known_event_on():
+    loaded, features = of_date(after_days=7)
+    builder = SnapshotBuilder(loaded.table, SnapshotConfig(n_prev=2, n_foll=2), features)
+    batch = builder.build(np.array([int((START + timedelta(days=7, minutes=11)).timestamp())]))
+    change = batch.next_features[0, :, :, FEATURES.index("history_median_change")]
+    assert batch.next_mask[0].tolist() == [[True, False]] * 2  # the second of three events has passed
+    assert change.tolist() == [[120 - 120, 0], [0, 0]]
+    waiting = builder.build(np.array([int((START + timedelta(days=7, minutes=-1)).timestamp())]))
+    assert waiting.next_features[0, 0, :, FEATURES.index("history_median_change")].tolist() == [0, 120]
+
+
+def test_history_of_a_training_date_leaves_that_date_out():
+    stranded, usual = of_date(after_days=2)[1], of_date(after_days=0)[1]
+    assert columns(stranded, 0, *HISTORY_ORDER) == [[0, 0, 0], [60, 90, 120], [60, 90, 120]]
+    assert columns(usual, 0, *HISTORY_ORDER)[1] == [120, (120 + 6_000) / 2, 6_000]
+
+
+def test_unseen_train_number_is_taken_to_be_like_its_type_there():
+    _, features = of_date(after_days=7, trains=3)
+    usual = [0, (60 + 120 + 6_000) / 6, (120 + 60 + 7_200) / 5]
+    for name in (*HISTORY_ORDER, "history_delay"):
+        assert [value for (value,) in columns(features, 2, name)] == pytest.approx(usual), name
+    assert columns(features, 2, "history_weight") == [[0]] * 3
 
 
 def test_unseen_section_falls_back_to_its_kind(small_config: Config):
@@ -176,3 +250,38 @@ def test_hash_follows_data_and_relevant_configuration(small_config: Config):
     assert len({base, st.statistics_hash(small_config.data, days[:4]), st.statistics_hash(other, days[:3])}) == 3
     moved = replace(small_config.data, save_results_to_s3=True, bucket_name="b")
     assert st.statistics_hash(moved, days[:3]) == base
+
+
+def of_folds(fold_of: dict[date, int]) -> Statistics:
+    return replace(statistics_of([[0, 60]]), fold_of=fold_of)
+
+
+def test_varied_history_leaves_up_to_half_of_the_other_dates_out():
+    dates = [DAY + timedelta(days=number) for number in range(6)]
+    several = of_folds({day: fold for fold, day in enumerate(dates)})
+    draws = [varied_folds(several, np.random.default_rng(seed)) for seed in range(200)]
+    assert {len(others) for draw in draws for others in draw.values()} == {0, 1, 2, 3}
+    assert all(fold not in others for draw in draws for fold, others in draw.items())
+    assert varied_folds(several, np.random.default_rng(7)) == draws[7]
+    assert varied_folds(of_folds({DAY: 0}), np.random.default_rng(0)) == {0: ()}
+    assert {*varied_folds(of_folds({dates[0]: 0, dates[1]: 1}), np.random.default_rng(0)).values()} == {()}
+    assert varied_folds(of_folds({dates[0]: 0, dates[1]: 0}), np.random.default_rng(0)) == {}  # a fold of two dates
+
+
+def test_features_leave_out_what_is_varied_beside_their_own_fold(small_config: Config):
+    days = available_dates(Path(small_config.data.local_folder))[:3]
+    of_three, of_two = (compute_statistics(small_config.data, chosen) for chosen in (days, days[:2]))
+    loaded = load_event_table(small_config.data, days[:1], of_three.vocabulary, Path(small_config.paths.cache))
+    third = of_three.fold_of[days[2]]
+    varied = event_features(loaded, of_three, small_config.data.statistics, {of_three.fold_of[days[0]]: [third]})
+    assert_array_equal(varied.values, event_features(loaded, of_two, small_config.data.statistics).values)
+    assert (varied.values != event_features(loaded, of_three, small_config.data.statistics).values).any()
+
+
+def test_more_train_types_than_a_code_can_hold_are_refused(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(small_config.data.local_folder)
+    monkeypatch.setattr(st, "MAX_TRAIN_TYPES", 1)
+    with pytest.raises(UserError, match="train types on the training dates, at most 1 can be told apart"):
+        st.build_vocabulary(small_config.data, available_dates(folder)[:2])

@@ -15,6 +15,7 @@ from transformer.config import Config, load_config
 from transformer.data.datamodule import SnapshotDataModule
 from transformer.data.events import Split, resolve_split
 from transformer.errors import UserError
+from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.module import DelayModule
 from transformer.precomputed import Embeddings, obtain_embeddings, obtain_statistics
 from transformer.tracking import RunLog
@@ -64,6 +65,23 @@ def test_checkpoint_loads_without_pickle_and_predicts_alone(trained: Path):
     module = load_module(trained / BEST)
     assert module.network.point_vectors.abs().sum() > 0
     assert module.network.scales["delay"] > 1
+
+
+def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Config, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("transformer.model.calibration.MIN_ROWS", 20)  # the small railway has few
+    run(replace(small_config, training=replace(small_config.training, max_epochs=1)), tmp_path)
+    module, split = load_module(tmp_path / CHECKPOINTS / BEST), split_of(small_config)
+    data = SnapshotDataModule(small_config, split, obtain_statistics(small_config, split))
+    data.setup("validate")
+    calibration = QuantileCalibration(module.network.levels)
+    for batch in data.val_dataloader():
+        mask = batch["label_mask"]
+        with torch.inference_mode():
+            quantiles = module.network.quantiles(batch)[mask]
+        calibration.update(quantiles, batch["label"][mask], batch["next_planned"][mask])
+    expected = trusted(calibration.compute(), len(split.validation))
+    assert expected.any()
+    torch.testing.assert_close(module.network.correction, expected)
 
 
 def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
@@ -138,7 +156,8 @@ def test_warm_start_with_another_network_is_refused_with_the_difference(
 ):
     wider = replace(small_config, model=replace(small_config.model, d_model=48))
     with pytest.raises(
-        UserError, match=r"weights do not fit.*network\.head_rank has shape \(5, 16\), expected \(5, 24\)"
+        UserError,
+        match=r"weights do not fit.*network\.members\.0\.token\.0\.weight has shape \(32, \d+\), expected \(48, \d+\)",
     ):
         run(wider, tmp_path, warm_start=trained / BEST)
     assert not (tmp_path / CHECKPOINTS).exists()
@@ -205,6 +224,16 @@ def test_not_a_checkpoint_is_refused_in_one_line(tmp_path: Path):
         load_module(tmp_path / "y.ckpt")
 
 
+def test_a_checkpoint_of_another_network_says_so(trained: Path, tmp_path: Path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    checkpoint["state_dict"] = {
+        name.replace("members.0.", ""): value for name, value in checkpoint["state_dict"].items()
+    }
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    with pytest.raises(UserError, match="is of another version of the network; train the model again"):
+        load_module(tmp_path / "older.ckpt")
+
+
 def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path: Path):
     class Bomb:
         def __reduce__(self):
@@ -244,6 +273,7 @@ def test_one_batch_can_be_overfitted(small_overrides: list[str], tmp_path: Path)
         "training.learning_rate=0.003",
         "training.early_stopping.enabled=false",
         "model.dropout=0",
+        "model.head_dropout=0",
         "model.d_model=64",
         "model.d_feedforward=128",
     ]

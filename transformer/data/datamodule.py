@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,17 +15,19 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from transformer.config import Config
+from transformer.config import Config, DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
 from transformer.data.events import Split
+from transformer.data.live_state import FloatArray, LiveState
 from transformer.data.snapshots import (
+    EventFeatures,
     SnapshotBatch,
     SnapshotBuilder,
     grid_instants,
     random_instants,
     utc_offset_s,
 )
-from transformer.statistics import Statistics, event_features
+from transformer.statistics import FEATURES, Statistics, event_features, varied_folds
 
 Batch = dict[str, Tensor]
 
@@ -39,6 +42,24 @@ def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
     tensors["time_of_day"] = torch.from_numpy((local % 86_400 / 86_400).astype(np.float32))
     tensors["day_of_week"] = torch.from_numpy((local // 86_400 + 3) % 7)  # 1 January 1970 was a Thursday
     return tensors
+
+
+def snapshot_builder(
+    loaded: LoadedTable,
+    statistics: Statistics,
+    data: DataConfig,
+    also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
+) -> SnapshotBuilder:
+    """What builds snapshots of a table with everything that a model reads; `also_without` as in `event_features`."""
+    features = event_features(loaded, statistics, data.statistics, also_without)
+    live = LiveState.of(loaded.table, *usual_values(features))
+    return SnapshotBuilder(loaded.table, data.snapshot, features, live)
+
+
+def usual_values(features: EventFeatures) -> tuple[FloatArray, FloatArray]:
+    """What is usual at each event [E], as `LiveState.of` takes it: the change so far, and the delay, seconds."""
+    change, delay = (features.values[:, FEATURES.index(name)] for name in ("change_middle_mean", "history_delay"))
+    return change, delay
 
 
 @dataclass(frozen=True)
@@ -68,8 +89,8 @@ class SnapshotBatches(Dataset[Batch]):
 class SnapshotDataModule(LightningDataModule):
     """Batches of the three splits.
 
-    The training instants of an epoch depend on the seed and the epoch's number alone, so that a resumed training sees
-    what an uninterrupted one would have seen. The Trainer must reload training batches every epoch.
+    The training instants and the history of an epoch depend on the seed and the epoch's number alone, so that a resumed
+    training sees what an uninterrupted one would have seen. The Trainer must reload training batches every epoch.
     """
 
     def __init__(self, config: Config, split: Split, statistics: Statistics) -> None:
@@ -92,6 +113,8 @@ class SnapshotDataModule(LightningDataModule):
         if training.overfit_batches:
             count = training.overfit_batches * training.batch_size
         instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
+        if training.vary_history and (folds := varied_folds(self.statistics, generator)):
+            self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
         return self._loader("train", instants)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -104,9 +127,8 @@ class SnapshotDataModule(LightningDataModule):
             data = self.config.data
             cache = Path(self.config.paths.cache)
             loaded = load_event_table(data, getattr(self.split, name), self.statistics.vocabulary, cache)
-            features = event_features(loaded, self.statistics, data.statistics)
             self.loaded[name] = loaded
-            self.builders[name] = SnapshotBuilder(loaded.table, data.snapshot, features)
+            self.builders[name] = snapshot_builder(loaded, self.statistics, data)
 
     def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
         data = self.config.data

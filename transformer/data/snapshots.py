@@ -1,6 +1,7 @@
 """Snapshots: the whole network at an instant, gathered from event columns without a loop over trains.
 
-Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features.
+Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features,
+L live features.
 
 Which trains are in the snapshot at instant t
     in    from `lead_s` before the journey's first planned event,
@@ -22,9 +23,7 @@ import numpy.typing as npt
 
 from transformer.config import GridConfig, SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable, Int64Array
-
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from transformer.data.live_state import BoolArray, FloatArray, LiveState
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class SnapshotBatch:
     next_point: npt.NDArray[np.int64]  # [B, S, F]
     next_type: npt.NDArray[np.int64]  # [B, S, F]
     next_features: FloatArray  # [B, S, F, K] event features, cumulative ones relative to the last known event
+    next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 where they are not wanted
     label_mask: BoolArray  # [B, S, F] the event was observed in the end
     label: FloatArray  # [B, S, F] observed delay
 
@@ -83,6 +83,7 @@ class SnapshotBuilder:
     table: EventTable
     config: SnapshotConfig
     features: EventFeatures
+    live: LiveState | None = None  # None = snapshots without live features
 
     def active_trains(self, instants: Int64Array) -> ActiveTrains:
         """The trains in the snapshot at each of `instants` [B] and what is known of them."""
@@ -166,6 +167,7 @@ class SnapshotBuilder:
             next_point=pad(table.point[next_N] * next_mask, np.int64),
             next_type=pad(table.event_type[next_N] * next_mask, np.int64),
             next_features=pad(self._next_features(trains, next_N, next_mask), np.float32),
+            next_live=pad(self._next_live(trains, next_N, next_mask, instants), np.float32),
             label_mask=pad(label_mask, np.bool_),
             label=pad(np.where(label_mask, observed - planned, 0), np.float32),
         )
@@ -188,12 +190,20 @@ class SnapshotBuilder:
         return np.where(mask, event, 0), mask
 
     def _next_features(self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray) -> FloatArray:
-        values, n = self.features.values[next_N], self.features.n_cumulative
+        values, n = np.take(self.features.values, next_N, axis=0), self.features.n_cumulative
         departed = trains.last >= self.table.start[trains.journey]
         base = self.features.values[np.maximum(trains.last, 0), :n] * departed[:, None]
         values[..., :n] -= base[:, None, :]
-        values *= next_mask[..., None]
+        values[~next_mask] = 0
         return values
+
+    def _next_live(
+        self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
+    ) -> FloatArray:
+        if self.live is None:
+            return np.zeros((*next_mask.shape, 0), np.float32)
+        t = instants[trains.snapshot]
+        return self.live.around(next_N, next_mask, trains.translation.astype(np.float32), trains.snapshot, t)
 
 
 def grid_instants(days: tuple[date, ...], grid: GridConfig, timezone: str) -> Int64Array:

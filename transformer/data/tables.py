@@ -18,33 +18,33 @@ EVENT_TYPES = (ARRIVAL, DEPARTURE, PASS_THROUGH)
 
 TIMESTAMP = pl.Datetime("us", "UTC")
 EVENT_SCHEMA: dict[str, pl.DataType] = {
-    "train_id": pl.String(),
-    "service_date": pl.Date(),
+    "train_id": pl.String(),  # of one journey a date; the key of all tables together with the date
+    "service_date": pl.Date(),  # of the timetable: unchanged past midnight; that of the file's name
     "seq": pl.Int16(),  # order in the journey, from 0
-    "op_id": pl.Int32(),
-    "event_type": pl.String(),  # one of EVENT_TYPES
-    "planned_ts": TIMESTAMP,
+    "op_id": pl.Int32(),  # operational point: station, junction or signal point
+    "event_type": pl.String(),  # A arrival, D departure, P pass-through
+    "planned_ts": TIMESTAMP,  # by the timetable; never earlier than that of the event before
     "observed_ts": TIMESTAMP,  # null = not observed, never "on time"
     "delay_sec": pl.Int32(),  # observed - planned, null where not observed
 }
 OP_NODE_SCHEMA: dict[str, pl.DataType] = {
-    "op_id": pl.Int32(),
-    "op_name": pl.String(),
+    "op_id": pl.Int32(),  # one row each
+    "op_name": pl.String(),  # for reports and predictions
     "lat": pl.Float64(),  # degrees WGS 84; null where unknown
-    "lon": pl.Float64(),
+    "lon": pl.Float64(),  # likewise
 }
 JOURNEY_SCHEMA: dict[str, pl.DataType] = {
-    "train_id": pl.String(),
-    "service_date": pl.Date(),
-    "train_number": pl.String(),  # the public number, stable from day to day
-    "train_type": pl.String(),
-    "train_relation": pl.String(),
-    "operator": pl.String(),
-    "start_op_id": pl.Int32(),
-    "end_op_id": pl.Int32(),
-    "start_planned_ts": TIMESTAMP,
-    "end_planned_ts": TIMESTAMP,
-    "events_count": pl.Int64(),
+    "train_id": pl.String(),  # as in the events
+    "service_date": pl.Date(),  # as in the events
+    "train_number": pl.String(),  # the public number, stable from day to day; null = train_id
+    "train_type": pl.String(),  # such as long_distance or regional; null = "unknown"
+    "train_relation": pl.String(),  # for people; no stage reads it, nor what follows
+    "operator": pl.String(),  # railway undertaking
+    "start_op_id": pl.Int32(),  # point of the first event
+    "end_op_id": pl.Int32(),  # point of the last event
+    "start_planned_ts": TIMESTAMP,  # planned time of the first event
+    "end_planned_ts": TIMESTAMP,  # planned time of the last event
+    "events_count": pl.Int64(),  # planned events
 }
 
 

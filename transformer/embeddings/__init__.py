@@ -28,7 +28,7 @@ from transformer.embeddings.laplacian import eigenmap
 from transformer.embeddings.node2vec import skip_gram_vectors
 from transformer.embeddings.random import normal_vectors
 from transformer.errors import UserError
-from transformer.files import write_parquet
+from transformer.files import UNREADABLE, write_parquet
 from transformer.graph import NetworkGraph, graph_from_edge_counts
 
 KINDS = ("laplacian", "node2vec", "geographic", "random")
@@ -82,7 +82,7 @@ class PointEmbeddings:
             table = pl.read_parquet(path)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; run compute-statistics-and-embeddings first") from None
-        except pl.exceptions.PolarsError as error:
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is not Parquet ({reason}); remove it and compute it again") from None
         unknown = sorted(set(table.columns) - {"op_id", *KINDS})

@@ -23,7 +23,17 @@ from transformer.evaluation import metrics
 from transformer.evaluation.plots import minute_ranges
 from transformer.evaluation.provenance import Provenance, dates_text
 from transformer.evaluation.quality import DataQuality
-from transformer.evaluation.report import MAX_TYPES, OVERALL, seconds_text, share_text, signed_seconds_text, skill_text
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.report import (
+    CRPS,
+    MAX_TYPES,
+    OVERALL,
+    minutes_text,
+    seconds_text,
+    share_text,
+    signed_seconds_text,
+    skill_text,
+)
 from transformer.files import write_text
 
 TEMPLATE = "report.html.jinja"
@@ -66,6 +76,19 @@ _CAPTIONS = {  # by file name of `report.write_evaluation`: caption and alternat
     "predicted_vs_observed": (
         "Every pair of predicted and observed delay.",
         "Two-dimensional histograms of predicted against observed delay, for the model and for translation.",
+    ),
+    "quantile_reliability": (
+        "How often the observed delay stayed below each predicted quantile. A calibrated model is on the diagonal; "
+        "bars are delays that equal the quantile.",
+        "Observed share below each quantile against its level; the same numbers are in the table by level.",
+    ),
+    "coverage_by_horizon": (
+        "How many of the observed delays each interval held, by time to the planned event.",
+        "Bars of each interval's coverage by horizon; the same numbers are in the table of intervals by horizon.",
+    ),
+    "width_by_horizon": (
+        "How wide the intervals are on average, by time to the planned event.",
+        "Bars of each interval's mean width by horizon; the same numbers are in the table of intervals by horizon.",
     ),
     "training_curves": (
         "How the training went, by epoch.",
@@ -140,7 +163,7 @@ def write_html_report(
     """Write the report of one model on one window to `target`, atomically.
 
     Args:
-        rows: predictions, see `metrics.ROW_SCHEMA`.
+        rows: predictions, see `metrics.ROW_SCHEMA`, with or without quantiles.
         op_nodes: `op_id`, `op_name`.
         figures: PNG files of `report.write_evaluation` on the same rows; of the timelines the latest are shown.
         window: the service dates that were to be evaluated.
@@ -174,6 +197,11 @@ def write_html_report(
         ),
         _Section("Worst points and trains", tables=[evaluation.worst_points(op_nodes), evaluation.worst_trains()]),
         _Section("Calibration", figures=shown.named("calibration", "error_distribution", "predicted_vs_observed")),
+        _Section(
+            "Uncertainty",
+            figures=shown.named("quantile_reliability", "coverage_by_horizon", "width_by_horizon"),
+            tables=list(_uncertainty_tables(evaluation.uncertainty)) if evaluation.uncertainty else [],
+        ),
         _Section("Training", figures=shown.named("training_curves")),
         _Section("Data quality", tables=list(_quality_tables(quality, timezone))),
         _Section("Run", tables=[_run_table(provenance, window)]),
@@ -212,6 +240,7 @@ class _Evaluation:
         self.rows = rows
         self.timezone = timezone
         self.summary = metrics.summary(rows)
+        self.uncertainty = uncertainty(rows)
         self.comparison = _Comparison.of(rows, champion) if champion else None
 
     def headline(self) -> list[tuple[str, str, str]]:
@@ -222,6 +251,11 @@ class _Evaluation:
             ("translation", _number(seconds_text(summary["translation_mae_s"])), "MAE when the last known delay stays"),
             ("skill", _number(skill_text(summary["skill"])), "of translation's MAE that the model saves"),
         ]
+        if (judged := self.uncertainty) and judged.intervals:
+            name = judged.intervals[-1].name
+            width = _number(minutes_text(judged.summary[f"width_{name}_s"]))
+            meaning = f"of the observed delays lie in it; {width} wide on average"
+            facts.append((f"{name}% interval", _number(share_text(judged.summary[f"coverage_{name}"])), meaning))
         if comparison := self.comparison:
             own, other = (metrics.summary(side)["mae_s"] for side in (comparison.own, comparison.others))
             meaning = f"MAE against {comparison.champion.name}, {_number(seconds_text(other))}"
@@ -235,20 +269,27 @@ class _Evaluation:
     def overall(self) -> _Table:
         header = ["measure", "model", "translation", "skill"]
         note = "Skill: 1 − MAE / MAE of translation, below 0 where the model is worse."
+        values, measures = self.summary, [*OVERALL]
+        if self.uncertainty:
+            values = values | self.uncertainty.summary
+            measures.append(CRPS)
+            note += " CRPS: the error of the whole predicted distribution; of a point prediction it is the MAE."
         lines = [
             [
                 _Cell(label),
-                _number_cell(text(self.summary[name])),
-                _number_cell(text(self.summary[metrics.TRANSLATION + name])),
-                _skill_cell(self.summary[skill]) if skill else _Cell(""),
+                _number_cell(text(values[name])),
+                _number_cell(text(values[metrics.TRANSLATION + name])),
+                _skill_cell(values[skill]) if skill else _Cell(""),
             ]
-            for label, name, text, skill in OVERALL
+            for label, name, text, skill in measures
         ]
         if self.comparison:
-            champion = metrics.summary(self.comparison.others)
+            others = self.comparison.others
+            judged = uncertainty(others)
+            champion = metrics.summary(others) | (judged.summary if judged else {})
             header.append("champion")
-            for line, (_, name, text, _) in zip(lines, OVERALL, strict=True):
-                line.append(_number_cell(text(champion[name])))
+            for line, (_, name, text, _) in zip(lines, measures, strict=True):
+                line.append(_number_cell(text(champion[name]) if name in champion else "-"))
             note += (
                 " In the tables below, vs champion is the same against the champion, on the "
                 f"{self.comparison.own.height:,} predictions that both made."
@@ -359,6 +400,65 @@ class _Figures:
         width, height = struct.unpack(">II", content[16:24])  # PNG, RFC 2083: the header chunk begins with them
         source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
         return _Figure(caption, alt, source, width, height)
+
+
+def _uncertainty_tables(judged: Uncertainty) -> Iterator[_Table]:
+    if judged.intervals:
+        lines = [
+            [
+                _Cell(f"{interval.name}%"),
+                _number_cell(share_text(judged.summary[f"coverage_{interval.name}"])),
+                _number_cell(minutes_text(judged.summary[f"width_{interval.name}_s"])),
+            ]
+            for interval in judged.intervals
+        ]
+        note = "A delay that equals an end of the interval lies in it."
+        yield _Table("Intervals", ["interval", "covers", "mean width"], lines, note=note)
+    horizon, train_type, departed, point_group = (
+        judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
+    )
+    names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
+    yield _interval_table(judged, horizon, names, "Intervals by horizon", "planned in (min)")
+    types = train_type.sort("n", descending=True, maintain_order=True).head(MAX_TYPES)
+    hidden = train_type.height - types.height
+    note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
+    yield _interval_table(judged, types, types["train_type"].to_list(), "Intervals by train type", "type", note)
+    names = departed["departed"].to_list()
+    yield _interval_table(judged, departed, names, "Intervals by whether anything of the train was known", "known")
+    names = [name.replace("-", " ") for name in point_group["point_group"]]
+    note = "Operational points in quarters of as many points each, by how many of the evaluated events they have."
+    yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
+    lines = [
+        [
+            _Cell(share_text(level["level"])),
+            *(_number_cell(share_text(level[name])) for name in ("below", "at_or_below")),
+            _number_cell(seconds_text(level["pinball_s"])),
+        ]
+        for level in judged.levels.iter_rows(named=True)
+    ]
+    yield _Table("Quantiles by level", ["level", "observed below", "at or below", "pinball loss"], lines)
+
+
+def _interval_table(
+    judged: Uncertainty, groups: pl.DataFrame, names: Sequence[str], caption: str, heading: str, note: str = ""
+) -> _Table:
+    header = [heading, "n", "CRPS", "translation", "skill"]
+    for interval in judged.intervals:
+        header += [f"{interval.name}% covers", f"{interval.name}% width"]
+    lines = []
+    for name, group in zip(names, groups.iter_rows(named=True), strict=True):
+        line = [
+            _Cell(name),
+            _number_cell(f"{group['n']:,}"),
+            _number_cell(seconds_text(group["crps_s"])),
+            _number_cell(seconds_text(group["translation_crps_s"])),
+            _skill_cell(group["crps_skill"]),
+        ]
+        for interval in judged.intervals:
+            line.append(_number_cell(share_text(group[f"coverage_{interval.name}"])))
+            line.append(_number_cell(minutes_text(group[f"width_{interval.name}_s"])))
+        lines.append(line)
+    return _Table(caption, header, lines, note=note)
 
 
 def _quality_tables(quality: DataQuality, timezone: str) -> Iterator[_Table]:

@@ -33,7 +33,7 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "observed_delay_s": pl.Float64(),
     "translation_delay_s": pl.Float64(),
     "predicted_delay_s": pl.Float64(),
-}
+}  # and, of a model with a distribution, its quantiles: see `evaluation.quantiles`
 _FINITE = ("horizon_s", "last_delay_s", "observed_delay_s", "translation_delay_s", "predicted_delay_s")
 
 METRICS = (  # of one predictor
@@ -171,13 +171,22 @@ def to_mlflow_metrics(
 
     Of the breakdowns only `COARSE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
     """
-    metrics = {f"{prefix}/{name}": float(value) for name, value in summary.items()}
+    metrics: dict[str, float | None] = {f"{prefix}/{name}": value for name, value in summary.items()}
     for by in COARSE_BREAKDOWNS:
         for group in breakdowns[by].iter_rows(named=True) if by in breakdowns else ():
             for name in ("n", "mae_s", TRANSLATION + "mae_s", "skill"):
-                value = math.nan if group[name] is None else float(group[name])
-                metrics[f"{prefix}/{by}/{_legal(group[by])}/{name}"] = value
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+                metrics[f"{prefix}/{by}/{legal_name(group[by])}/{name}"] = group[name]
+    return finite_metrics(metrics)
+
+
+def finite_metrics(values: Mapping[str, float | None]) -> dict[str, float]:
+    """As MLflow takes them: without what is undefined."""
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def legal_name(group: str) -> str:
+    """The group's name with what MLflow refuses, and what would split the name, written as its hex code."""
+    return re.sub(r"[^\w -]", lambda match: f"-{ord(match[0]):x}-", group) or "unnamed"
 
 
 def to_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -212,11 +221,6 @@ def _aggregates(prefix: str) -> Iterable[pl.Expr]:
 def _skill(name: str) -> pl.Expr:
     baseline = pl.col(TRANSLATION + name)
     return pl.when(baseline > 0).then(1 - pl.col(name) / baseline)
-
-
-def _legal(group: str) -> str:
-    """The group's name with what MLflow refuses, and what would split the name, written as its hex code."""
-    return re.sub(r"[^\w -]", lambda match: f"-{ord(match[0]):x}-", group) or "unnamed"
 
 
 _ERRORS = [MODEL_ERROR_S.alias("error"), TRANSLATION_ERROR_S.alias(f"{TRANSLATION}error")]

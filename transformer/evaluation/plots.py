@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_hex
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,14 +26,17 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from transformer.evaluation.metrics import DELAY_CHANGE, HORIZON, MODEL_ERROR_S, TRANSLATION_ERROR_S, Bins
+from transformer.evaluation.quantiles import Interval
 
 MODEL_COLOUR = "#0072B2"
 TRANSLATION_COLOUR = "#D55E00"
 NEUTRAL_COLOUR = "#666666"
 FAINT_COLOUR = "#DDDDDD"
+HALO = withStroke(linewidth=2.5, foreground="white")  # around text that lies on a figure
 
 _COUNT_COLOURS = LinearSegmentedColormap.from_list("counts", ["#D0E3F2", "#4292C6", "#08306B"])
 _DELAY_COLUMNS = {"model": "predicted_delay_s", "translation": "translation_delay_s"}
+_HORIZON_LABEL = "horizon: planned time of the event − time of the snapshot (min)"
 _WORST_PLACES = 8  # named on the map
 _TYPES_SHOWN = 15  # bars that still read well
 _CALIBRATION_EDGES_MIN = (-5, -2, -1, 0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 40, 50, 60, 90, 120)
@@ -166,7 +169,7 @@ def error_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
         horizon_breakdown,
         names=minute_ranges(horizon_breakdown["horizon"], HORIZON, first="overdue"),
         title="Error by horizon",
-        xlabel="horizon: planned time of the event − time of the snapshot (min)",
+        xlabel=_HORIZON_LABEL,
     )
 
 
@@ -308,6 +311,78 @@ def calibration(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+def quantile_reliability(levels: pl.DataFrame, n: int) -> Figure:
+    """How often the observed delay stayed below each quantile, against the level: a calibrated one is on the diagonal.
+
+    Bars span from the share below the quantile to that at or below it: in between are delays that equal it, as many in
+    whole minutes do. A level is met where its bar reaches the diagonal.
+
+    Args:
+        levels: see `quantiles.Uncertainty`.
+        n: predictions behind it.
+    """
+    figure, axes = new_figure((7, 6.5))
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":", label="calibrated")
+    level, below, reached = (levels[name].to_numpy() for name in ("level", "below", "at_or_below"))
+    axes.plot(level, (below + reached) / 2, color=MODEL_COLOUR, linewidth=1, marker=".", label="model")
+    axes.vlines(level, below, reached, color=MODEL_COLOUR, linewidth=5, alpha=0.4, label="equal to the quantile")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_box_aspect(1)
+    axes.set_xlabel("level of the quantile")
+    axes.set_ylabel("observed delays below it")
+    set_title(axes, "Reliability of the quantiles", f"{_count(n)} predictions")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def coverage_by_horizon(horizon_breakdown: pl.DataFrame, intervals: Sequence[Interval]) -> Figure:
+    """Share of the observed delays inside each central interval, per horizon bin, with a line at what is to be inside.
+
+    Args:
+        horizon_breakdown: of `quantiles.Uncertainty`.
+        intervals: those of it.
+    """
+    figure, axes = new_figure((9, 5))
+    for offset, width, interval, colour in _side_by_side(intervals):
+        share = horizon_breakdown[f"coverage_{interval.name}"].to_numpy()
+        position = np.arange(horizon_breakdown.height) + offset
+        axes.bar(position, share, 0.95 * width, color=colour, label=f"{interval.name}%")
+        axes.hlines(interval.share, -0.5, horizon_breakdown.height - 0.5, color="black", linewidth=0.8, linestyle="--")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_ticks([0, *(interval.share for interval in intervals), 1])
+    axes.set_ylabel("observed delays inside the interval")
+    _horizon_axis(axes, horizon_breakdown)
+    set_title(axes, "Coverage by horizon", f"{_total(horizon_breakdown)} predictions, dashed: what each is to cover")
+    _legend_above(axes)
+    return figure
+
+
+def interval_width_by_horizon(horizon_breakdown: pl.DataFrame, intervals: Sequence[Interval]) -> Figure:
+    """Mean width of each central interval per horizon bin, in minutes.
+
+    Args:
+        horizon_breakdown: of `quantiles.Uncertainty`.
+        intervals: those of it.
+    """
+    figure, axes = new_figure((9, 5))
+    for offset, width, interval, colour in _side_by_side(intervals):
+        minutes = horizon_breakdown[f"width_{interval.name}_s"].to_numpy() / 60
+        bars = axes.bar(
+            np.arange(horizon_breakdown.height) + offset, minutes, 0.95 * width, color=colour, label=f"{interval.name}%"
+        )
+        axes.bar_label(bars, [f"{value:.1f}" for value in minutes], padding=2, fontsize=8)
+    axes.margins(y=0.1)
+    axes.set_ylabel("mean width of the interval (min)")
+    _horizon_axis(axes, horizon_breakdown)
+    set_title(axes, "Width of the intervals by horizon", f"{_total(horizon_breakdown)} predictions")
+    _legend_above(axes)
+    return figure
+
+
 def training_curves(history: pl.DataFrame) -> Figure:
     """Training loss, validation MAE against translation, and learning rate by epoch.
 
@@ -436,6 +511,22 @@ def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: 
     return figure
 
 
+def _side_by_side(intervals: Sequence[Interval]) -> Iterator[tuple[float, float, Interval, str]]:
+    """Of each interval, narrowest first: where its bar is in a group one wide, its width, and its colour."""
+    width = 0.85 / len(intervals)
+    shades = _COUNT_COLOURS(np.linspace(1, 0, len(intervals)))
+    for index, interval in enumerate(intervals):
+        yield (index - (len(intervals) - 1) / 2) * width, width, interval, to_hex(shades[index])
+
+
+def _horizon_axis(axes: Axes, horizon_breakdown: pl.DataFrame) -> None:
+    names = minute_ranges(horizon_breakdown["horizon"], HORIZON, first="overdue")
+    counts = [f"{name}\nn = {_count(n)}" for name, n in zip(names, horizon_breakdown["n"], strict=True)]
+    axes.set_xticks(np.arange(horizon_breakdown.height), counts)
+    axes.grid(False, axis="x")
+    axes.set_xlabel(_HORIZON_LABEL)
+
+
 def _calibration_groups(rows: pl.DataFrame, column: str) -> pl.DataFrame:
     """Per bin of predicted delay: n, `predicted` mean, and `low`, `median`, `high` of the observed ones, in minutes."""
     predicted, observed = pl.col(column) / 60, pl.col("observed_delay_s") / 60
@@ -495,7 +586,7 @@ def _name_worst_places(figure: Figure, axes: Axes, worst: list[dict[str, Any]], 
     for number, point in enumerate(worst, start=1):
         place = (point["lon"], point["lat"])
         text = axes.annotate(str(number), place, (5, 5), textcoords="offset points", fontsize=10, fontweight="bold")
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        text.set_path_effects([HALO])
         shown = f"{point['mae_s'] / 60:.1f} min" if value == "mae_s" else _skill(point["skill"])
         name = f"{point['op_name']}: {shown} (n = {_count(point['n'])})"
         entries.append(Line2D([], [], color="black", linestyle="", marker=f"${number}$", label=name))

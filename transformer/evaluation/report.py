@@ -13,6 +13,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from transformer.evaluation import metrics, plots
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.files import atomic_path, write_json
 
 DPI = 120
@@ -43,7 +44,7 @@ def write_evaluation(
     """Evaluate `rows` and write figures to `folder/figures` and JSON tables to `folder/tables`, each file atomically.
 
     Args:
-        rows: predictions, see `metrics.ROW_SCHEMA`.
+        rows: predictions, see `metrics.ROW_SCHEMA`, with or without quantiles.
         op_nodes: `op_id`, `op_name`, `lat`, `lon`.
         edges: `op_a`, `op_b`, the links of the network graph.
         prefix: of the metric names, such as `test`.
@@ -55,23 +56,27 @@ def write_evaluation(
     """
     summary = metrics.summary(rows)
     groups = metrics.breakdowns(rows, timezone)
+    judged = uncertainty(rows)
     names = op_nodes.select("op_id", "op_name")
     tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
-    tables["summary"] = {name: value if math.isfinite(value) else None for name, value in summary.items()}
+    tables["summary"] = _summary_json(summary)
+    if judged:
+        tables["uncertainty"] = _summary_json(judged.summary)
+        tables["quantiles"] = metrics.to_json(judged.levels)
+        tables |= {f"uncertainty_{by}": metrics.to_json(frame) for by, frame in judged.breakdowns.items()}
     written = []
     for name, table in tables.items():
         written.append(folder / "tables" / f"{name}.json")
         write_json(written[-1], table)
     figures = []
-    for name, figure in _figures(rows, groups, op_nodes, edges, timezone=timezone, history=history):
+    for name, figure in _figures(rows, groups, judged, op_nodes, edges, timezone=timezone, history=history):
         figures.append(folder / "figures" / f"{name}.png")
         with atomic_path(figures[-1]) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
     logger.info("Wrote %d figures and %d tables under %s", len(figures), len(written), folder)
-    return EvaluationResult(
-        metrics.to_mlflow_metrics(summary, groups, prefix), figures, written, results_table(summary, groups)
-    )
+    values = metrics.to_mlflow_metrics(summary, groups, prefix) | (judged.metrics(prefix) if judged else {})
+    return EvaluationResult(values, figures, written, results_table(summary, groups, judged))
 
 
 def headline(values: Mapping[str, float], prefix: str) -> str:
@@ -81,26 +86,38 @@ def headline(values: Mapping[str, float], prefix: str) -> str:
     return f"MAE {mae}, translation {translation}, skill {skill}, {values[f'{prefix}/n']:,.0f} predictions"
 
 
-def results_table(summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame]) -> str:
+def results_table(
+    summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame], judged: Uncertainty | None = None
+) -> str:
     """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
+    values = {**summary, **(judged.summary if judged else {})}
     lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
         [
             [
                 label,
-                text(summary[name]),
-                text(summary[metrics.TRANSLATION + name]),
-                skill_text(summary[skill]) if skill else "",
+                text(values[name]),
+                text(values[metrics.TRANSLATION + name]),
+                skill_text(values[skill]) if skill else "",
             ]
-            for label, name, text, skill in OVERALL
+            for label, name, text, skill in (*OVERALL, *([CRPS] if judged else []))
         ],
     )
+    if judged and judged.intervals:
+        lines += ["", widest_interval_text(judged)]
     types = breakdowns["train_type"].sort("n", descending=True)
     lines += ["", *_group_lines("horizon", "horizon", breakdowns["horizon"])]
     lines += ["", *_group_lines("train type", "train_type", types.head(MAX_TYPES))]
     if types.height > MAX_TYPES:
         lines.append(f"… and {types.height - MAX_TYPES:,} rarer types")
     return "\n".join(lines)
+
+
+def widest_interval_text(judged: Uncertainty) -> str:
+    """`90% interval covers 89.7%, mean width 9.1 min`."""
+    name = judged.intervals[-1].name
+    covered, width = (judged.summary[measure] for measure in (f"coverage_{name}", f"width_{name}_s"))
+    return f"{name}% interval covers {share_text(covered)}, mean width {minutes_text(width)}"
 
 
 def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
@@ -144,6 +161,10 @@ def signed_seconds_text(value: float) -> str:
     return f"{value:+,.1f} s"
 
 
+def minutes_text(value_s: float) -> str:
+    return f"{value_s / 60:,.1f} min"
+
+
 def share_text(value: float) -> str:
     return f"{value:.1%}"
 
@@ -162,11 +183,17 @@ OVERALL = (  # what is said over all predictions: label, metric, its text, and t
     ("within 5 min", "within_5_min", share_text, ""),
     ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
 )
+CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same of a distribution
+
+
+def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _figures(
     rows: pl.DataFrame,
     breakdowns: Mapping[str, pl.DataFrame],
+    judged: Uncertainty | None,
     op_nodes: pl.DataFrame,
     edges: pl.DataFrame,
     *,
@@ -184,5 +211,10 @@ def _figures(
     yield "error_distribution", plots.error_distribution(rows)
     yield "predicted_vs_observed", plots.predicted_vs_observed(rows)
     yield "calibration", plots.calibration(rows)
+    if judged:
+        yield "quantile_reliability", plots.quantile_reliability(judged.levels, rows.height)
+    if judged and judged.intervals:
+        yield "coverage_by_horizon", plots.coverage_by_horizon(judged.breakdowns["horizon"], judged.intervals)
+        yield "width_by_horizon", plots.interval_width_by_horizon(judged.breakdowns["horizon"], judged.intervals)
     if history is not None and not history.is_empty():
         yield "training_curves", plots.training_curves(history)

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from transformer.config import ModelConfig, TrainingConfig, to_dict
 from transformer.data.datamodule import Batch
+from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.losses import make_loss
 from transformer.model.network import DelayTransformer, NetworkShape
 from transformer.statistics import Statistics
@@ -44,9 +45,11 @@ class DelayModule(LightningModule):
         self.save_hyperparameters("model", "training", "shape")
         self.training_config: TrainingConfig = _typed(TrainingConfig, training)
         self.network = DelayTransformer(_typed(ModelConfig, model), NetworkShape(**shape), point_vectors)
-        self.loss = make_loss(self.training_config.loss)
+        self.loss = make_loss(self.training_config.loss, self.network.levels)
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
+        self.val_calibration = QuantileCalibration(self.network.levels)
+        self.val_dates: set[int] = set()  # days since the Unix epoch; every process has a share of each date
 
     @classmethod
     def create(
@@ -59,6 +62,11 @@ class DelayModule(LightningModule):
         predicted: Tensor = self.network(batch)
         return predicted
 
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds."""
+        predicted: tuple[Tensor, Tensor] = self.network.predict(batch)
+        return predicted
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the step's number alone: a resumed training equals an uninterrupted one.
         torch.manual_seed(hash((self.training_config.seed, self.global_step, self.global_rank)) % 2**63)
@@ -66,8 +74,8 @@ class DelayModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         del batch_index
         # Not raised to the present: an event predicted in the past must still pull the weights towards its label.
-        predicted = batch["translation"][..., None] + self.network.correction(batch)
-        loss = self.loss(predicted, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
+        quantiles = batch["translation"][..., None, None, None] + self.network.corrections(batch)
+        loss = self.loss(quantiles, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
         # Each process weighs the same, so that the mean over processes and steps is the mean over steps of the whole.
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
@@ -85,7 +93,10 @@ class DelayModule(LightningModule):
         label = batch["label"][mask]
         if label.numel() == 0:
             return
-        self.val_mae.update((self(batch)[mask] - label).abs())
+        quantiles, planned = self.network.quantiles(batch), batch["next_planned"]
+        self.val_mae.update((self.network.point(quantiles, planned)[mask] - label).abs())
+        self.val_dates.update((batch["instant"] // 86_400).tolist())
+        self.val_calibration.update(quantiles[mask], label, planned[mask])
         translation = batch["translation"][..., None].expand_as(batch["label"])[mask]
         self.val_translation_mae.update((translation - label).abs())
 
@@ -93,6 +104,9 @@ class DelayModule(LightningModule):
         mae, translation = self.val_mae.compute(), self.val_translation_mae.compute()
         self.val_mae.reset()
         self.val_translation_mae.reset()
+        self.network.correction.copy_(trusted(self.val_calibration.compute(), len(self.val_dates)))
+        self.val_calibration.reset()
+        self.val_dates.clear()
         self.log("val/mae_s", mae, prog_bar=True)
         self.log("val/translation_mae_s", translation)
         self.log("val/skill", 1 - mae / translation.clamp(min=1e-9), prog_bar=True)

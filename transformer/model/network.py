@@ -3,7 +3,12 @@
 Each train is one token; there is no positional encoding, so the trains form a set and the prediction of one does not
 depend on the order of the others. Source: "Transformers à Grande Vitesse", arXiv 2105.08526.
 
-Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, D = d_model, E = d_point, K event features.
+It is an ensemble: `n_members` encoders and heads (`transformer.model.member`) read the same inputs, each learns by
+itself, and their mean predicts. Padding is left out before anything is computed: it would be a third of the trains and
+half of the events and of the attention.
+
+Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, K event features, M members,
+Q quantile levels; without padding T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -16,11 +21,31 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import ModelConfig
+from transformer.data.live_state import (
+    LIVE_FEATURES,
+    LIVE_POINT_FEATURES,
+    LIVE_SECTION_FEATURES,
+    NEIGHBOUR_FEATURES,
+)
 from transformer.data.tables import EVENT_TYPES
+from transformer.model.calibration import calibrated, no_correction
+from transformer.model.member import Member
 from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
+HEADWAY_SCALE_S = 300.0  # likewise of the time between two trains,
+AGE_SCALE_S = 1_800.0  # of the age of an observation,
+COUNT_SCALE = 3.0  # and of a number of trains
 TIME_SCALE_S = 600.0  # ten minutes: where times to and from events begin to be compressed
+# Of the history of a train, what its token reads. The rest, like the live state, is for the head of the event alone: a
+# token of all next events would have half as many inputs again.
+TOKEN_HISTORY = ("history_change", "history_delay", "history_weight")
+TRAIN_INPUTS = (  # of a batch, what belongs to a train
+    "train_type", "departed", "last_delay", "translation", "past_mask", "past_delay", "past_observed", "past_point",
+    "past_type", "next_mask", "next_planned", "next_point", "next_type", "next_features", "next_live",
+)  # fmt: skip
+HISTORY_DELAYS = ("history_delay", "history_median", "history_low", "history_high")
+HEAD_HISTORY = tuple(name for name in HISTORY_FEATURES if name not in TOKEN_HISTORY)
 
 
 @dataclass(frozen=True)
@@ -53,15 +78,19 @@ class NetworkShape:
 class DelayTransformer(nn.Module):
     """Predicts the delay of each train at each of its next events.
 
-    `forward` takes the tensors of a SnapshotBatch and returns delays in seconds [B, S, F]. `correction` is what it adds
-    to the translation baseline; with untrained weights it is zero.
+    `forward` takes the tensors of a SnapshotBatch and returns delays in seconds [B, S, F]; `predict` their calibrated
+    distribution too. `corrections` is what the members add to the translation baseline; with untrained weights its
+    median is zero.
     """
 
     point_vectors: Tensor  # [points, embedding] a buffer: row 0 is the unknown point
+    correction: Tensor  # [horizon bins, Q] a buffer: how quantiles are calibrated, see `transformer.model.calibration`
+    live_scale: Tensor  # [L] what live features are divided by
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
         super().__init__()
         self.shape = shape
+        self.levels = tuple(config.quantiles)  # Q of the predicted distribution, ascending
         self.use = config.use_inputs
         self.scales = shape.scales
         self.round_to_s = shape.scales["resolution"] if config.round_predictions else 0.0
@@ -69,47 +98,59 @@ class DelayTransformer(nn.Module):
         if vectors.shape != (shape.n_points, shape.d_embedding):
             raise ValueError(f"point vectors {tuple(vectors.shape)}, expected {(shape.n_points, shape.d_embedding)}")
         self.register_buffer("point_vectors", vectors.float())
+        self.register_buffer("correction", no_correction(len(self.levels)))
+        wanted = self._live_features()
+        self.live_columns = [LIVE_FEATURES.index(name) for name in wanted]
+        scales = torch.tensor([self._live_scale(name) for name in wanted])
+        self.register_buffer("live_scale", scales, persistent=False)
         self.point_projection = nn.Linear(max(shape.d_embedding, 1), config.d_point, bias=False)
-        d_event = self._event_size(config.d_point)
-        self.token = nn.Sequential(
-            nn.Linear(self._token_size(config.d_point), config.d_model),
-            nn.GELU(),
-            nn.Linear(config.d_model, config.d_model),
+        d_token, d_event = (
+            self._token_size(config.d_point),
+            self._event_size(config.d_point) + self._surroundings_size(),
         )
-        self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.n_layers)])
-        self.encoder_norm = nn.LayerNorm(config.d_model)
-        d_head = config.d_model // 2
-        # One head for every next event: what the train and the network are like, and what this event is like.
-        self.head_context = nn.Linear(config.d_model, d_head)
-        self.head_event = nn.Linear(d_event, d_head, bias=False)
-        self.head_rank = nn.Parameter(torch.zeros(shape.n_foll, d_head))
-        self.head_hidden = nn.Linear(d_head, d_head)
-        self.head_out = nn.Linear(d_head, 1)
-        nn.init.zeros_(self.head_out.weight)
-        nn.init.zeros_(self.head_out.bias)
+        self.members = nn.ModuleList([Member(config, d_token, d_event, shape.n_foll) for _ in range(config.n_members)])
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Predicted delays in seconds [B, S, F]; none lies in the past of the snapshot's instant."""
-        delay = batch["translation"][..., None] + self.correction(batch)
+        return self.predict(batch)[0]
+
+    def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds.
+
+        The delays are the medians as they were learned, rounded if asked; quantiles are neither.
+        """
+        quantiles_BSFQ, planned = self.quantiles(batch), batch["next_planned"]
+        spread = calibrated(quantiles_BSFQ, planned, self.correction)
+        return self.point(quantiles_BSFQ, planned), not_in_the_past(spread, planned[..., None])
+
+    def point(self, quantiles_BSFQ: Tensor, planned_BSF: Tensor) -> Tensor:
+        """The predicted delays [B, S, F] of a distribution as it was learned."""
+        delay = quantiles_BSFQ[..., self.levels.index(0.5)]
         if self.round_to_s:
             delay = torch.round(delay / self.round_to_s) * self.round_to_s
-        return not_in_the_past(delay, batch["next_planned"])
+        return not_in_the_past(delay, planned_BSF)
 
-    def correction(self, batch: dict[str, Tensor]) -> Tensor:
-        """Seconds to add to the translation of each next event [B, S, F]; 0 where there is no train or event."""
-        points_PE, points_FE = self._points(batch)
-        events_BSFE = self._events(batch, points_FE)
-        x_BSD = self.token(self._tokens(batch, points_PE, events_BSFE))
-        attend_B11S = batch["train_mask"][:, None, None]
-        # A snapshot without any train still needs one key to attend to, or softmax divides by zero.
-        attend_B11S = attend_B11S | ~attend_B11S.any(dim=-1, keepdim=True)
-        for layer in self.encoder:
-            x_BSD = layer(x_BSD, attend_B11S)
-        x_BSD = self.encoder_norm(x_BSD)
-        hidden = self.head_context(x_BSD)[:, :, None] + self.head_event(events_BSFE) + self.head_rank
-        hidden = self.head_hidden(nn.functional.gelu(hidden))
-        correction_BSF: Tensor = self.head_out(nn.functional.gelu(hidden))[..., 0] * self.scales["change"]
-        return correction_BSF * batch["next_mask"]
+    def quantiles(self, batch: dict[str, Tensor]) -> Tensor:
+        """Quantiles [B, S, F, Q] of the delays in seconds as they were learned: not calibrated, some in the past."""
+        return batch["translation"][..., None, None] + self.corrections(batch).mean(-2)
+
+    def corrections(self, batch: dict[str, Tensor]) -> Tensor:
+        """Quantiles of what each member adds to the translation of each next event, seconds.
+
+        [B, S, F, M, Q]; 0 where there is no train or event.
+        """
+        present = batch["train_mask"]
+        slots = present.flatten().nonzero().squeeze(1)
+        trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in TRAIN_INPUTS}
+        cells = trains["next_mask"].nonzero(as_tuple=True)
+        points_TPE, points_TFE = self._points(trains)
+        events_TFX = self._events(trains, points_TFE)
+        token_TX = torch.cat([self._tokens(trains, points_TPE, events_TFX), self._network(batch)], dim=-1)
+        events_CX = torch.cat([events_TFX[cells], self._surroundings(trains)], dim=-1)
+        quantiles_CMQ = torch.stack([member(token_TX, events_CX, cells, present) for member in self.members], dim=-2)
+        result = quantiles_CMQ.new_zeros(*batch["next_mask"].shape, *quantiles_CMQ.shape[1:])
+        exists = batch["next_mask"] & present[..., None]
+        return result.masked_scatter(exists[..., None, None], quantiles_CMQ * self.scales["change"])
 
     # --- inputs ------------------------------------------------------------------------------------------------------
     def _event_size(self, d_point: int) -> int:
@@ -120,8 +161,28 @@ class DelayTransformer(nn.Module):
             + d_point * use.following_points
             + N_EVENT_TYPES * use.event_types
             + len(SECTION_FEATURES) * use.section_statistics
-            + len(HISTORY_FEATURES) * use.train_history
+            + len(TOKEN_HISTORY) * use.train_history
         )
+
+    def _live_features(self) -> list[str]:
+        use = self.use
+        groups = (
+            (use.live_sections, LIVE_SECTION_FEATURES),
+            (use.live_points, LIVE_POINT_FEATURES),
+            (use.neighbour_trains, NEIGHBOUR_FEATURES),
+        )
+        return [name for wanted, names in groups if wanted for name in names]
+
+    def _surroundings_size(self) -> int:
+        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns)
+
+    def _live_scale(self, name: str) -> float:
+        """What a live feature is divided by, from the kind of quantity that its name ends in."""
+        scales = {
+            "gap": HEADWAY_SCALE_S, "age": AGE_SCALE_S, "count": COUNT_SCALE, "direction": 1.0,
+            "delay": self.scales["delay"],
+        }  # fmt: skip
+        return scales.get(name.rsplit("_", 1)[-1], self.scales["change"])
 
     def _token_size(self, d_point: int) -> int:
         use, shape = self.use, self.shape
@@ -134,113 +195,100 @@ class DelayTransformer(nn.Module):
         )
         return shape.n_prev * per_past + shape.n_foll * self._event_size(d_point) + per_train
 
-    def _points(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Projected point embeddings of past [B, S, P, E] and next [B, S, F, E] events."""
+    def _points(self, trains: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Projected point embeddings of past [T, P, E] and next [T, F, E] events."""
         vectors = self.point_vectors if self.shape.d_embedding else self.point_vectors.new_zeros(self.shape.n_points, 1)
         projected = self.point_projection(vectors)
         return (
-            nn.functional.embedding(batch["past_point"], projected),
-            nn.functional.embedding(batch["next_point"], projected),
+            nn.functional.embedding(trains["past_point"], projected),
+            nn.functional.embedding(trains["next_point"], projected),
         )
 
-    def _events(self, batch: dict[str, Tensor], points_BSFE: Tensor) -> Tensor:
-        """What is known of each next event [B, S, F, *]; zero where there is none."""
-        use, mask = self.use, batch["next_mask"][..., None]
+    def _events(self, trains: dict[str, Tensor], points_TFE: Tensor) -> Tensor:
+        """What is known of each next event [T, F, *]; zero where there is none."""
+        use, mask = self.use, trains["next_mask"][..., None]
         parts = [mask.float()]
         if use.following_times:
-            planned = batch["next_planned"]
-            expected = planned + batch["translation"][..., None]
+            planned = trains["next_planned"]
+            expected = planned + trains["translation"][..., None]
             gap = torch.diff(planned, dim=-1, prepend=planned[..., :1])
             parts += [squash(time, TIME_SCALE_S)[..., None] for time in (planned, expected, gap)]
         if use.following_points:
-            parts.append(points_BSFE)
+            parts.append(points_TFE)
         if use.event_types:
-            parts.append(nn.functional.one_hot(batch["next_type"], N_EVENT_TYPES).float())
-        for wanted, names in ((use.section_statistics, SECTION_FEATURES), (use.train_history, HISTORY_FEATURES)):
+            parts.append(nn.functional.one_hot(trains["next_type"], N_EVENT_TYPES).float())
+        for wanted, names in ((use.section_statistics, SECTION_FEATURES), (use.train_history, TOKEN_HISTORY)):
             if wanted:
-                parts += [self._feature(batch, name)[..., None] for name in names]
+                parts += [self._feature(trains, name)[..., None] for name in names]
         return torch.cat(parts, dim=-1) * mask
 
-    def _feature(self, batch: dict[str, Tensor], name: str) -> Tensor:
-        values = batch["next_features"][..., FEATURES.index(name)]
+    def _surroundings(self, trains: dict[str, Tensor]) -> Tensor:
+        """What the head alone reads of each next event [C, *]."""
+        exists = trains["next_mask"]
+        parts = [self._feature(trains, name)[exists][:, None] for name in HEAD_HISTORY if self.use.train_history]
+        parts.append(asinh(trains["next_live"][exists][:, self.live_columns] / self.live_scale))
+        return torch.cat(parts, dim=-1)
+
+    def _feature(self, trains: dict[str, Tensor], name: str) -> Tensor:
+        values = trains["next_features"][..., FEATURES.index(name)]
         if name == "history_weight":
             return values
-        if name == "history_delay":  # against what is already known of the train
-            values = values - batch["translation"][..., None]
+        if name in HISTORY_DELAYS:  # against what is already known of the train
+            values = values - trains["translation"][..., None]
         return squash(values, self.scales["change"])
 
-    def _tokens(self, batch: dict[str, Tensor], points_BSPE: Tensor, events_BSFE: Tensor) -> Tensor:
-        """Everything known of each train in one vector [B, S, *]."""
-        use, mask_BSP = self.use, batch["past_mask"]
-        past = [mask_BSP.float()[..., None]]
+    def _tokens(self, trains: dict[str, Tensor], points_TPE: Tensor, events_TFX: Tensor) -> Tensor:
+        """Everything known of each train itself in one vector [T, *]."""
+        use, mask_TP = self.use, trains["past_mask"]
+        past = [mask_TP.float()[..., None]]
         if use.past_delays:
-            past.append(squash(batch["past_delay"], self.scales["delay"])[..., None])
-            past.append(squash(batch["past_observed"], TIME_SCALE_S)[..., None])
+            past.append(squash(trains["past_delay"], self.scales["delay"])[..., None])
+            past.append(squash(trains["past_observed"], TIME_SCALE_S)[..., None])
         if use.past_points:
-            past.append(points_BSPE)
+            past.append(points_TPE)
         if use.event_types:
-            past.append(nn.functional.one_hot(batch["past_type"], N_EVENT_TYPES).float())
-        past_BSX = (torch.cat(past, dim=-1) * mask_BSP[..., None]).flatten(2)
+            past.append(nn.functional.one_hot(trains["past_type"], N_EVENT_TYPES).float())
+        past_TX = (torch.cat(past, dim=-1) * mask_TP[..., None]).flatten(1)
         delay_scale = self.scales["delay"]
         train = [
-            batch["departed"].float()[..., None],
-            squash(batch["translation"], delay_scale)[..., None],
-            squash(batch["translation"] - batch["last_delay"], delay_scale)[..., None],
+            trains["departed"].float()[..., None],
+            squash(trains["translation"], delay_scale)[..., None],
+            squash(trains["translation"] - trains["last_delay"], delay_scale)[..., None],
         ]
-        kinds_BST = nn.functional.one_hot(batch["train_type"], self.shape.n_train_types).float()
         if use.train_type:
-            train.append(kinds_BST)
-        n_trains = batch["train_mask"].shape[1]
-        network = []
-        if use.calendar:
+            train.append(self._kinds(trains["train_type"]))
+        return torch.cat([past_TX, events_TFX.flatten(1), *train], dim=-1)
+
+    def _network(self, batch: dict[str, Tensor]) -> Tensor:
+        """What is known of the snapshot that each train is in [T, *]."""
+        present, delay_scale = batch["train_mask"].float(), self.scales["delay"]
+        network = [present.new_zeros(len(present), 0)]
+        if self.use.calendar:
             angle = 2 * math.pi * batch["time_of_day"][:, None]
             network += [torch.sin(angle), torch.cos(angle), torch.sin(2 * angle), torch.cos(2 * angle)]
             network.append(nn.functional.one_hot(batch["day_of_week"], 7).float())
-        if use.network_load:
-            present = batch["train_mask"].float()
+        if self.use.network_load:
             count = present.sum(1, keepdim=True)
-            per_type = (kinds_BST * present[..., None]).sum(1)
+            per_type = (self._kinds(batch["train_type"]) * present[..., None]).sum(1)
             mean_delay = (batch["translation"] * present).sum(1, keepdim=True) / count.clamp(min=1)
             load = torch.cat([count, per_type], dim=-1) / self.scales["running_trains"]
             network += [load, squash(mean_delay, delay_scale)]
-        train += [part[:, None].expand(-1, n_trains, -1) for part in network]
-        return torch.cat([past_BSX, events_BSFE.flatten(2), *train], dim=-1)
+        snapshot = batch["train_mask"].nonzero()[:, 0]
+        return torch.cat(network, dim=-1)[snapshot]
 
-
-class EncoderLayer(nn.Module):
-    """One pre-norm transformer layer. Source: Xiong et al. 2020, arXiv 2002.04745.
-
-    Dropout acts on the two residual branches and not on the attention weights: with it there, no fused attention kernel
-    runs on a CPU, and a step takes twice as long.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.n_heads = config.n_heads
-        self.norm_attention = nn.LayerNorm(config.d_model)
-        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
-        self.attention_out = nn.Linear(config.d_model, config.d_model)
-        self.norm_feedforward = nn.LayerNorm(config.d_model)
-        self.feedforward = nn.Sequential(
-            nn.Linear(config.d_model, config.d_feedforward), nn.GELU(), nn.Linear(config.d_feedforward, config.d_model)
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_BSD: Tensor, attend_B11S: Tensor) -> Tensor:
-        """Let each train look at the trains where `attend` is true [B, 1, 1, S]."""
-        n_snapshots, n_trains, d_model = x_BSD.shape
-        heads = self.query_key_value(self.norm_attention(x_BSD)).view(n_snapshots, n_trains, 3, self.n_heads, -1)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attend_B11S)
-        seen = seen.transpose(1, 2).reshape(n_snapshots, n_trains, d_model)
-        x_BSD = x_BSD + self.dropout(self.attention_out(seen))
-        x_BSD = x_BSD + self.dropout(self.feedforward(self.norm_feedforward(x_BSD)))
-        return x_BSD
+    def _kinds(self, train_type: Tensor) -> Tensor:
+        return nn.functional.one_hot(train_type, self.shape.n_train_types).float()
 
 
 def squash(values: Tensor, scale: float) -> Tensor:
     """`asinh(values / scale)`: linear near zero, logarithmic beyond `scale`, so that rare huge delays stay readable."""
-    return torch.asinh(values / scale)
+    return asinh(values / scale)
+
+
+def asinh(values: Tensor) -> Tensor:
+    """`torch.asinh`, in operations that a CPU has vector instructions for: ten times as fast, to 3e-7."""
+    magnitude = values.abs()
+    return torch.log(magnitude + torch.sqrt(magnitude.square() + 1)).copysign(values)
 
 
 def not_in_the_past(delay: Tensor, planned: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ import pytest
 from benchmarks.snapshot_loop import journeys_of, snapshots_by_loop
 from transformer.config import Config, GridConfig, SnapshotConfig, load_config
 from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table, load_event_table
-from transformer.data.events import available_dates
+from transformer.data.events import available_dates, read_op_nodes
 from transformer.data.snapshots import (
     EventFeatures,
     SnapshotBatch,
@@ -124,17 +125,14 @@ def test_table_without_a_running_train_gives_an_empty_snapshot():
 
 def simulated(config: Config) -> tuple[EventTable, EventFeatures]:
     days = available_dates_of(config)[:3]
-    vocabulary = Vocabulary(np.arange(1, 25, dtype=np.int32), ("long_distance", "regional"))
-    from pathlib import Path
-
+    points = read_op_nodes(Path(config.data.local_folder))["op_id"].sort().to_numpy().astype(np.int32)
+    vocabulary = Vocabulary(points, ("long_distance", "regional"))
     table = load_event_table(config.data, days, vocabulary, Path(config.paths.cache)).table
     noise = np.random.default_rng(0).normal(size=(table.n_events, 4)).astype(np.float32)
     return table, EventFeatures(noise, 2)
 
 
 def available_dates_of(config: Config) -> list[date]:
-    from pathlib import Path
-
     return available_dates(Path(config.data.local_folder))
 
 

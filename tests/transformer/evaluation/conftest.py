@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 import pytest
 
 from transformer.evaluation.metrics import ROW_SCHEMA
+from transformer.evaluation.quantiles import quantile_column
 
 MakeRows = Callable[..., pl.DataFrame]
 NOON = datetime(2024, 12, 20, 12, tzinfo=UTC)
@@ -17,10 +19,18 @@ NOON = datetime(2024, 12, 20, 12, tzinfo=UTC)
 
 @pytest.fixture
 def make_rows() -> MakeRows:
-    """Rows of `len(observed)` predictions; any column can be replaced by name, by a list or one value."""
+    """Rows of `len(observed)` predictions; any column can be replaced by name, by a list or one value.
+
+    Quantiles come as `quantiles={0.05: …, 0.95: …}`, likewise; without them the rows hold no distribution.
+    """
 
     def build(
-        observed: Sequence[float], predicted: Sequence[float], translation: Sequence[float], **columns: Any
+        observed: Sequence[float],
+        predicted: Sequence[float],
+        translation: Sequence[float],
+        *,
+        quantiles: Mapping[float, Any] = MappingProxyType({}),
+        **columns: Any,
     ) -> pl.DataFrame:
         values: dict[str, Any] = {
             "snapshot_ts": NOON,
@@ -37,12 +47,13 @@ def make_rows() -> MakeRows:
             "last_delay_s": 0.0,
         }
         values |= {"observed_delay_s": observed, "predicted_delay_s": predicted, "translation_delay_s": translation}
-        values |= columns
+        values |= columns | {quantile_column(level): delays for level, delays in quantiles.items()}
         spread = {
             name: value if isinstance(value, (list, tuple)) else [value] * len(observed)
             for name, value in values.items()
         }
-        return pl.DataFrame({name: spread[name] for name in ROW_SCHEMA}, schema=ROW_SCHEMA)
+        schema = ROW_SCHEMA | {quantile_column(level): pl.Float64() for level in quantiles}
+        return pl.DataFrame({name: spread[name] for name in schema}, schema=schema)
 
     return build
 
@@ -80,4 +91,13 @@ def day_rows(make_rows: MakeRows) -> pl.DataFrame:
         train_type=[("regional", "long_distance", "other")[k % 3] for k in range(n)],
         rank=[1 + k % 15 for k in range(n)],
         departed=[k % 5 > 0 for k in range(n)],
+    )
+
+
+@pytest.fixture
+def day_quantiles(day_rows: pl.DataFrame) -> pl.DataFrame:
+    """`day_rows` with quantiles 30 and 90 s around the prediction, which is off by 60 s: 50 % covers none, 80 % all."""
+    offsets_s = {0.1: -90, 0.25: -30, 0.5: 0, 0.75: 30, 0.9: 90}
+    return day_rows.with_columns(
+        (pl.col("predicted_delay_s") + offset).alias(quantile_column(level)) for level, offset in offsets_s.items()
     )

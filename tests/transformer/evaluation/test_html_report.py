@@ -200,6 +200,50 @@ def test_worst_points_and_trains_by_name_without_those_of_few_rows(make_rows, ne
     assert worse, "what is worse than translation is marked"
 
 
+def test_the_distribution_is_told_and_judged(day_quantiles, network, tmp_path):
+    page = written(tmp_path, day_quantiles, network[0])
+    assert "80% interval100.0%of the observed delays lie in it; 3.0 min wide on average" in page.text.replace("\n", "")
+    assert page.tables["All 480 predictions"][-1][0] == "CRPS"
+    assert page.tables["All 480 predictions"][-1][2] == "120.0 s"
+    assert page.tables["Intervals"] == [
+        ["interval", "covers", "mean width"],
+        ["50%", "0.0%", "1.0 min"],
+        ["80%", "100.0%", "3.0 min"],
+    ]
+    header, *lines = page.tables["Intervals by horizon"]
+    intervals = ["50% covers", "50% width", "80% covers", "80% width"]
+    assert header == ["planned in (min)", "n", "CRPS", "translation", "skill", *intervals]
+    assert [line[0] for line in lines][:2] == ["overdue", "0 to 5"]
+    assert {tuple(line[5:]) for line in lines} == {("0.0%", "1.0 min", "100.0%", "3.0 min")}
+    assert [line[0] for line in page.tables["Intervals by train type"][1:]] == ["long_distance", "other", "regional"]
+    assert [line[:2] for line in page.tables["Intervals by whether anything of the train was known"][1:]] == [
+        ["no", "96"],
+        ["yes", "384"],
+    ]
+    assert [line[:2] for line in page.tables["Intervals by traffic of the point"][1:]] == [
+        [f"{quarter} quarter", "120"] for quarter in ("busiest", "second", "third", "quietest")
+    ]
+    assert page.tables["Quantiles by level"][3] == ["50.0%", "50.0%", "50.0%", "30.0 s"]
+
+
+def test_without_a_distribution_nothing_is_said_of_it(day_rows, network, tmp_path):
+    page = written(tmp_path, day_rows, network[0])
+    assert "Uncertainty" not in page.text and "interval" not in page.text and "CRPS" not in page.text
+
+
+def test_a_champion_without_a_distribution_is_compared_by_its_point_predictions(
+    day_rows, day_quantiles, network, tmp_path
+):
+    page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_rows))
+    assert page.tables["All 480 predictions"][1][-1] == "60.0 s"
+    assert page.tables["All 480 predictions"][-1][-1] == "−"
+    page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_quantiles))
+    crps = page.tables["All 480 predictions"][-1]
+    assert crps[1] == crps[-1]
+    page = written(tmp_path, day_rows, network[0], champion=Champion("c", day_quantiles))
+    assert page.tables["All 480 predictions"][-1][0].startswith("bias")
+
+
 def test_data_quality_is_told_and_warned_of_at_the_top(day_rows, network, tmp_path):
     reading = ReadingReport(events=100, kept=90)
     reading.dropped["with a duplicate key"] = 10
@@ -268,7 +312,7 @@ def test_rows_that_make_no_metric_write_nothing(day_rows, network, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_figures_of_an_evaluation_all_have_their_place(day_rows, network, tmp_path):
+def test_the_figures_of_an_evaluation_all_have_their_place(day_quantiles, network, tmp_path):
     history = pl.DataFrame(
         {
             "epoch": [0, 1],
@@ -278,7 +322,7 @@ def test_the_figures_of_an_evaluation_all_have_their_place(day_rows, network, tm
             "learning_rate": [1e-3, 1e-4],
         }
     )
-    result = write_evaluation(day_rows, *network, tmp_path / "e", prefix="test", timezone="UTC", history=history)
-    page = written(tmp_path, day_rows, network[0], result.figures)
+    result = write_evaluation(day_quantiles, *network, tmp_path / "e", prefix="test", timezone="UTC", history=history)
+    page = written(tmp_path, day_quantiles, network[0], result.figures)
     assert len(page.all("img")) == len(result.figures)
     assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000

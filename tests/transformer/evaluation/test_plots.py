@@ -12,6 +12,7 @@ from matplotlib.image import imread
 
 from transformer.evaluation import plots
 from transformer.evaluation.metrics import breakdown
+from transformer.evaluation.quantiles import uncertainty
 
 HISTORY = pl.DataFrame(
     {
@@ -50,22 +51,32 @@ def all_figures(rows: pl.DataFrame, network: tuple[pl.DataFrame, pl.DataFrame]) 
     }
 
 
-def test_every_figure_draws_a_png_with_content_title_and_units(day_rows, network, tmp_path: Path):
-    for name, figure in all_figures(day_rows, network).items():
+def quantile_figures(rows: pl.DataFrame) -> dict[str, Figure]:
+    judged = uncertainty(rows)
+    assert judged is not None
+    return {
+        "reliability": plots.quantile_reliability(judged.levels, rows.height),
+        "coverage": plots.coverage_by_horizon(judged.breakdowns["horizon"], judged.intervals),
+        "width": plots.interval_width_by_horizon(judged.breakdowns["horizon"], judged.intervals),
+    }
+
+
+def test_every_figure_draws_a_png_with_content_title_and_units(day_rows, day_quantiles, network, tmp_path: Path):
+    for name, figure in (all_figures(day_rows, network) | quantile_figures(day_quantiles)).items():
         path = tmp_path / f"{name}.png"
         figure.savefig(path, dpi=60)
         assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n"), name
         pixels = imread(path)
         assert (pixels[..., :3] < 0.9).any(axis=-1).mean() > 0.01, f"{name} is nearly blank"
         seen = texts(figure)
-        assert "min" in seen or name == "skill map", name
+        assert "min" in seen or name in ("skill map", "reliability"), name
         assert "480" in seen or name in ("training", "map", "skill map"), f"{name} does not say n"
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_or_two_rows_still_draw(make_rows, network, n):
-    rows = make_rows([0.0] * n, [0.0] * n, [0.0] * n)
-    for figure in all_figures(rows, network).values():
+    rows = make_rows([0.0] * n, [0.0] * n, [0.0] * n, quantiles={0.1: 0.0, 0.5: 0.0, 0.9: 0.0})
+    for figure in (all_figures(rows, network) | quantile_figures(rows)).values():
         figure.canvas.draw()
 
 
@@ -191,6 +202,32 @@ def test_calibration_is_the_observed_median_where_a_delay_was_predicted(make_row
     assert {(1.5, 1.75), (1.5, 2.25), (6.0, 6.0)} <= quartiles
     rare = plots.calibration(pl.concat([rows, rows.with_columns(predicted_delay_s=7_200.0).head(1)])).axes[0]
     assert rare.lines[1].get_xdata().tolist() == [1.5, 6.0, 50.0]
+
+
+def test_reliability_spans_what_is_below_and_what_equals_the_quantile(make_rows):
+    rows = make_rows([0, 60, 60, 120], [0] * 4, [0] * 4, quantiles={0.1: 60.0, 0.5: 60.0, 0.9: 90.0})
+    axes = quantile_figures(rows)["reliability"].axes[0]
+    calibrated, model = axes.lines
+    assert list(calibrated.get_xdata()) == list(calibrated.get_ydata()) == [0, 1]
+    assert model.get_xdata().tolist() == [0.1, 0.5, 0.9]
+    assert model.get_ydata().tolist() == [0.5, 0.5, 0.75]
+    bars = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    assert bars == [[0.25, 0.75], [0.25, 0.75], [0.75, 0.75]]
+    assert "4 predictions" in texts(axes.figure)
+
+
+def test_coverage_bars_stand_beside_what_each_interval_is_to_cover(make_rows):
+    quantiles = {0.1: -60.0, 0.25: 0.0, 0.5: 0.0, 0.75: 0.0, 0.9: 60.0}
+    rows = make_rows([0, 60, 0, 90], [0] * 4, [0] * 4, horizon_s=[-60, -60, 600, 900], quantiles=quantiles)
+    figures = quantile_figures(rows)
+    assert heights(figures["coverage"]) == [[0.5, 0.5], [1.0, 0.5]]
+    assert heights(figures["width"]) == [[0.0, 0.0], [2.0, 2.0]]
+    axes = figures["coverage"].axes[0]
+    assert [lines.get_segments()[0][:, 1].tolist() for lines in axes.collections] == [[0.5, 0.5], [0.8, 0.8]]
+    for figure in (figures["coverage"], figures["width"]):
+        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert labels == ["overdue\nn = 2", "10 to 20\nn = 2"]
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["50%", "80%"]
 
 
 def test_distribution_is_the_share_with_at_most_this_error(make_rows):

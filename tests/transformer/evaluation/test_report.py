@@ -7,6 +7,7 @@ import pytest
 
 from transformer.errors import UserError
 from transformer.evaluation import metrics
+from transformer.evaluation.quantiles import BREAKDOWNS, uncertainty
 from transformer.evaluation.report import results_table, write_evaluation
 
 
@@ -39,6 +40,37 @@ def test_evaluation_is_written_and_returned(day_rows, network, tmp_path):
     assert on_disk == {*result.figures, *result.tables}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.figures)
     assert result.text == results_table(metrics.summary(day_rows), metrics.breakdowns(day_rows, "Europe/Budapest"))
+
+
+def test_a_distribution_is_judged_beside_the_point_prediction(day_quantiles, network, tmp_path):
+    result = write_evaluation(day_quantiles, *network, tmp_path, prefix="test", timezone="UTC")
+    judged = uncertainty(day_quantiles)
+    assert judged is not None
+    assert judged.metrics("test").items() <= result.metrics.items()
+    assert result.metrics["test/skill"] == 0.5
+    figures = {path.name for path in result.figures}
+    assert {"quantile_reliability.png", "coverage_by_horizon.png", "width_by_horizon.png"} <= figures
+    tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
+    assert tables["uncertainty"] == judged.summary
+    assert [level["level"] for level in tables["quantiles"]] == [0.1, 0.25, 0.5, 0.75, 0.9]
+    for by in BREAKDOWNS:
+        assert tables[f"uncertainty_{by}"] == metrics.to_json(judged.breakdowns[by])
+
+
+def test_a_median_alone_makes_no_interval(day_rows, network, tmp_path):
+    rows = day_rows.with_columns(q50_delay_s="predicted_delay_s")
+    result = write_evaluation(rows, *network, tmp_path, prefix="test", timezone="UTC")
+    assert result.metrics["test/crps_s"] == pytest.approx(result.metrics["test/mae_s"])
+    assert "quantile_reliability.png" in {path.name for path in result.figures}
+    assert "coverage_by_horizon.png" not in {path.name for path in result.figures}
+    assert "interval" not in result.text
+
+
+def test_nothing_is_written_for_quantiles_that_are_refused(day_quantiles, network, tmp_path):
+    rows = day_quantiles.with_columns(q90_delay_s=pl.lit(None, pl.Float64))
+    with pytest.raises(UserError, match="q90_delay_s is null, NaN or infinite in 480 of 480"):
+        write_evaluation(rows, *network, tmp_path / "out", prefix="test", timezone="UTC")
+    assert not (tmp_path / "out").exists()
 
 
 def test_tables_read_back(day_rows, network, tmp_path):
@@ -94,6 +126,20 @@ train type  n     MAE  translation   skill    RMSE  within 2 min
 regional    3  50.0 s       60.0 s  +16.7%  57.4 s        100.0%
 IC          1  90.0 s       60.0 s  -50.0%  90.0 s        100.0%"""
     assert results_table(metrics.summary(rows), metrics.breakdowns(rows, "UTC")) == expected
+
+
+def test_results_table_tells_of_the_distribution(make_rows):
+    rows = make_rows([0, 0, 60, 120], [0] * 4, [60] * 4, quantiles={0.1: 0.0, 0.5: 0.0, 0.9: 60.0})
+    judged = uncertainty(rows)
+    lines = results_table(metrics.summary(rows), metrics.breakdowns(rows, "UTC"), judged).splitlines()
+    # F is 0.5 at 0 and 0.9 at 60 s: ∫F² = 30.2 s between them, ∫(1 − F)² = 6.2 s
+    assert lines[7:12] == [
+        "within 5 min            100.0%       100.0%",
+        "bias (+ = too late)    -45.0 s      +15.0 s",
+        "CRPS                    33.2 s       45.0 s  +26.2%",
+        "",
+        "80% interval covers 75.0%, mean width 1.0 min",
+    ]
 
 
 def test_results_table_stays_within_100_columns(make_rows):

@@ -6,8 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from transformer.config import ModelConfig, UseInputsConfig
-from transformer.model.network import DelayTransformer, NetworkShape, not_in_the_past, squash
+from transformer.config import LossConfig, ModelConfig, UseInputsConfig
+from transformer.data.live_state import (
+    LIVE_FEATURES,
+    LIVE_POINT_FEATURES,
+    LIVE_SECTION_FEATURES,
+    NEIGHBOUR_FEATURES,
+)
+from transformer.model.losses import make_loss
+from transformer.model.network import (
+    HEAD_HISTORY,
+    TOKEN_HISTORY,
+    DelayTransformer,
+    NetworkShape,
+    asinh,
+    not_in_the_past,
+    squash,
+)
 from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
 SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0, "resolution": 60.0}
@@ -19,14 +34,26 @@ SHAPE = NetworkShape(
     embedding_dims={"laplacian": 4, "random": 2},
     scales=SCALES,
 )
-CONFIG = ModelConfig(d_model=16, n_heads=2, n_layers=2, d_feedforward=16, d_point=4, dropout=0.0)
+CONFIG = ModelConfig(
+    d_model=16,
+    n_heads=2,
+    n_layers=2,
+    d_feedforward=16,
+    d_point=4,
+    dropout=0.0,
+    d_head=12,
+    head_dropout=0.0,
+    n_members=2,
+)
+MEDIAN = CONFIG.quantiles.index(0.5)
 
 
 def network(config: ModelConfig = CONFIG, shape: NetworkShape = SHAPE) -> DelayTransformer:
     torch.manual_seed(0)
     vectors = torch.randn(shape.n_points, shape.d_embedding)
     made = DelayTransformer(config, shape, vectors).eval()
-    torch.nn.init.normal_(made.head_out.weight)  # untrained, it predicts the translation and nothing would show
+    for member in made.members:
+        torch.nn.init.normal_(member.head_out.weight)  # untrained, it predicts the translation and nothing would show
     return made
 
 
@@ -60,6 +87,7 @@ def batch(n_snapshots: int = 2, n_trains: int = 6, seed: int = 0) -> dict[str, t
         "next_point": integers(9, *following) * next_mask,
         "next_type": integers(4, *following) * next_mask,
         "next_features": normal(*following, len(FEATURES)) * next_mask[..., None],
+        "next_live": normal(*following, len(LIVE_FEATURES)) * next_mask[..., None],
         "time_of_day": torch.rand(n_snapshots, generator=g),
         "day_of_week": integers(7, n_snapshots),
     }
@@ -84,6 +112,8 @@ def test_untrained_it_predicts_the_translation():
     fresh = DelayTransformer(CONFIG, SHAPE, torch.randn(9, 6)).eval()
     expected = not_in_the_past(given["translation"][..., None].expand(-1, -1, 5), given["next_planned"])
     torch.testing.assert_close(fresh(given), expected)
+    _, spread = fresh.predict(given)
+    assert (spread[given["next_mask"]].diff(dim=-1) >= 0).all()
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0, 2.0])
@@ -120,15 +150,19 @@ def test_trains_influence_each_other():
 
 def test_snapshot_without_a_train_gives_numbers():
     given = batch()
+    full = network()(given)
     given["train_mask"] = torch.zeros_like(given["train_mask"])
     assert torch.isfinite(network()(given)).all()
+    given["train_mask"][1] = True  # beside one with trains
+    torch.testing.assert_close(network()(given)[1], full[1], rtol=1e-5, atol=1e-3)
 
 
 def test_never_in_the_past():
     given = batch()
     given["next_planned"] = given["next_planned"] - 5_000 * given["next_mask"]
-    predicted = network()(given)
+    predicted, spread = network().predict(given)
     assert (predicted >= -given["next_planned"] - 1e-3).all()
+    assert (spread >= -given["next_planned"][..., None] - 1e-3).all()
 
 
 GROUPS = {
@@ -141,7 +175,32 @@ GROUPS = {
     "calendar": ["time_of_day", "day_of_week"],
     "section_statistics": ["next_features"],
     "train_history": ["next_features"],
+    "live_sections": ["next_live"],
+    "live_points": ["next_live"],
+    "neighbour_trains": ["next_live"],
 }
+SHARED = {  # groups that are columns of one array: the names of all its columns, and of the group's
+    "section_statistics": (FEATURES, SECTION_FEATURES),
+    "train_history": (FEATURES, HISTORY_FEATURES),
+    "live_sections": (LIVE_FEATURES, LIVE_SECTION_FEATURES),
+    "live_points": (LIVE_FEATURES, LIVE_POINT_FEATURES),
+    "neighbour_trains": (LIVE_FEATURES, NEIGHBOUR_FEATURES),
+}
+
+
+def test_every_column_of_a_shared_array_is_of_one_group():
+    for array in (FEATURES, LIVE_FEATURES):
+        grouped = [name for names, group in SHARED.values() if names is array for name in group]
+        assert sorted(grouped) == sorted(array)
+
+
+def with_columns(
+    given: dict[str, torch.Tensor], array: str, values: torch.Tensor, columns: list[int]
+) -> dict[str, torch.Tensor]:
+    """The same snapshots with some columns of an array taken from `values`."""
+    mixed = given[array].clone()
+    mixed[..., columns] = values[..., columns]
+    return {**given, array: mixed}
 
 
 @pytest.mark.parametrize("group", [field.name for field in fields(UseInputsConfig)])
@@ -158,25 +217,119 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
         neither = replace(only, network_load=False, calendar=True)
         with_it, without_it = (network(replace(CONFIG, use_inputs=use)) for use in (only, neither))
         for made in (with_it, without_it):
-            for layer in made.encoder:  # attention off: only the counted load can tell
-                torch.nn.init.zeros_(layer.attention_out.weight)
+            for member in made.members:  # attention off: only the counted load can tell
+                for layer in member.encoder:
+                    torch.nn.init.zeros_(layer.attention_out.weight)
         assert not torch.allclose(with_it(mixed)[:, :-1], with_it(given)[:, :-1])
         torch.testing.assert_close(without_it(mixed)[:, :-1], without_it(given)[:, :-1])
         return
     for name in GROUPS[group]:
-        mixed[name] = other[name]
-        if name == "next_features":  # the two groups share one array: change this group's columns alone
-            names = SECTION_FEATURES if group == "section_statistics" else HISTORY_FEATURES
-            columns = [FEATURES.index(feature) for feature in names]
-            mixed[name] = given[name].clone()
-            mixed[name][..., columns] = other[name][..., columns]
+        if group in SHARED:
+            names, own = SHARED[group]
+            mixed = with_columns(mixed, name, other[name], [names.index(column) for column in own])
+        else:
+            mixed[name] = other[name]
     mixed["translation"] = given["translation"]
 
-    def correction(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return network(replace(CONFIG, use_inputs=use)).correction(inputs)
+    def corrections(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return network(replace(CONFIG, use_inputs=use)).corrections(inputs)
 
-    assert not torch.allclose(correction(only, mixed), correction(only, given)), f"{group} on its own says nothing"
-    torch.testing.assert_close(correction(without, mixed), correction(without, given))
+    assert not torch.allclose(corrections(only, mixed), corrections(only, given)), f"{group} on its own says nothing"
+    torch.testing.assert_close(corrections(without, mixed), corrections(without, given))
+
+
+@pytest.mark.parametrize(
+    ("array", "name"),
+    [("next_features", name) for name in HISTORY_FEATURES] + [("next_live", name) for name in LIVE_FEATURES],
+)
+def test_history_but_for_a_little_and_live_state_are_read_by_the_head_of_their_event_alone(array: str, name: str):
+    """The rest of the network, read by the token, would learn them by heart."""
+    made, given = network(), batch()
+    names = FEATURES if array == "next_features" else LIVE_FEATURES
+    changed = given[array].clone()
+    changed[:, 0, 0] += 1_000  # the first event ahead of the first train
+    before, after = made.corrections(given), made.corrections(with_columns(given, array, changed, [names.index(name)]))
+    assert not torch.allclose(after[:, 0, 0], before[:, 0, 0])
+    there = given["next_mask"].clone()
+    there[:, 0, 0] = False
+    assert torch.allclose(after[there], before[there]) == (name not in TOKEN_HISTORY)
+    assert {*TOKEN_HISTORY, *HEAD_HISTORY} == set(HISTORY_FEATURES)
+
+
+def test_snapshots_without_live_features_do_for_a_network_without_them():
+    blind = UseInputsConfig(live_sections=False, live_points=False, neighbour_trains=False)
+    given = batch()
+    bare = {**given, "next_live": given["next_live"][..., :0]}
+    made = network(replace(CONFIG, use_inputs=blind))
+    assert torch.equal(made(bare), made(given))
+
+
+# --- the distribution ------------------------------------------------------------------------------------------------
+def test_quantiles_ascend():
+    given, made = batch(), network()
+    for member in made.members:
+        torch.nn.init.normal_(member.head_out.weight, std=0.1)
+    assert (made.corrections(given)[given["next_mask"]].diff(dim=-1) > 0).all()
+
+
+def test_quantiles_never_cross_and_stay_numbers_whatever_comes_in():
+    wild = {
+        name: values * 1e5 if values.is_floating_point() and name != "time_of_day" else values
+        for name, values in batch().items()
+    }
+    predicted, spread = network().predict(wild)
+    assert torch.isfinite(predicted).all() and torch.isfinite(spread).all()
+    assert (spread.diff(dim=-1) >= 0).all()
+
+
+def test_median_as_it_was_learned_is_the_prediction():
+    given, made = batch(), network()
+    learned = made.quantiles(given)[..., MEDIAN]
+    made.correction += torch.linspace(-1, 1, len(CONFIG.quantiles)) + 0.3
+    predicted, spread = made.predict(given)
+    torch.testing.assert_close(predicted, not_in_the_past(learned, given["next_planned"]))
+    torch.testing.assert_close(predicted, made(given))
+    assert not torch.allclose(spread[..., MEDIAN], predicted)
+
+
+def test_levels_other_than_the_median_may_be_left_out():
+    given = batch()
+    predicted, spread = network(replace(CONFIG, quantiles=[0.5])).predict(given)
+    torch.testing.assert_close(spread[..., 0], predicted)
+
+
+# --- members ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_prediction_is_the_mean_of_the_members(n_members: int):
+    given, together = batch(), network(replace(CONFIG, n_members=n_members))
+    alone = []
+    for member in together.members:
+        single = network(replace(CONFIG, n_members=1))
+        single.point_projection.load_state_dict(together.point_projection.state_dict())
+        single.members[0].load_state_dict(member.state_dict())
+        alone.append(single.quantiles(given))
+    torch.testing.assert_close(together.quantiles(given), torch.stack(alone).mean(0), rtol=1e-5, atol=1e-3)
+    assert together.corrections(given).shape[-2:] == (n_members, len(CONFIG.quantiles))
+    assert all(not torch.allclose(alone[0], other) for other in alone[1:])
+
+
+def test_each_member_learns_as_if_the_others_were_not_there():
+    given = batch()
+    label = given["translation"][..., None] + torch.linspace(-300, 300, SHAPE.n_foll)
+    loss = make_loss(LossConfig(), CONFIG.quantiles)
+
+    def gradients(made: DelayTransformer) -> list[torch.Tensor]:
+        quantiles = given["translation"][..., None, None, None] + made.corrections(given)
+        loss(quantiles, label, given["next_mask"]).backward()
+        return [parameter.grad for parameter in made.members[0].parameters()]
+
+    expected = gradients(network())
+    other = network()
+    for parameter in other.members[1].parameters():
+        torch.nn.init.normal_(parameter)
+    assert any(gradient.abs().max() > 0 for gradient in expected)
+    for gradient, wanted in zip(gradients(other), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted)
 
 
 def test_no_point_embeddings_at_all():
@@ -193,8 +346,9 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     given = batch()
     plain, rounding = network(), network(replace(CONFIG, round_predictions=True))
     with torch.inference_mode():
-        exact, rounded = plain(given), rounding(given)
-        assert torch.equal(plain.correction(given), rounding.correction(given))  # what the loss sees
+        (exact, spread), (rounded, same_spread) = plain.predict(given), rounding.predict(given)
+        assert torch.equal(plain.corrections(given), rounding.corrections(given))  # what the loss sees
+    assert torch.equal(spread, same_spread)  # quantiles are calibrated as they are, to any second
     free = exact > 60 - given["next_planned"]  # not raised to the present
     assert free.any()
     assert torch.equal(rounded[free] % 60, torch.zeros(int(free.sum())))
@@ -203,3 +357,8 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     fine = network(replace(CONFIG, round_predictions=True), replace(SHAPE, scales={**SCALES, "resolution": 1.0}))
     with torch.inference_mode():
         assert (fine(given) - exact).abs().max() <= 0.5
+
+
+def test_asinh_is_that_of_pytorch_from_tiny_to_huge_values():
+    values = torch.cat([sign * torch.logspace(-8, 8, 500) for sign in (-1, 1)] + [torch.zeros(1)])
+    assert torch.allclose(asinh(values), torch.asinh(values), rtol=1e-6, atol=3e-7)

@@ -1,0 +1,262 @@
+"""How good the predicted distribution is: its quantiles against what was observed.
+
+Evaluation rows hold a quantile per level in seconds, in a column named by the level in percent: `q05_delay_s`,
+`q50_delay_s`, `q97.5_delay_s`. Rows without such columns have no distribution, and nothing is said of it.
+
+Three measures, each over all rows and per group:
+
+- *Pinball loss* of a level, in seconds: `level × (y − q)` where the observed delay y is above the quantile q,
+  `(1 − level) × (q − y)` below it. The true quantile has the least. Source: Koenker & Bassett 1978, Econometrica 46.
+- *CRPS*, the continuous ranked probability score, in seconds: the pinball loss integrated over all levels, twice.
+  Source: Laio & Tamea 2007, doi 10.5194/hess-11-1267-2007; Gneiting & Ranjan 2011, doi 10.1198/jbes.2010.08110.
+  Quantiles between two levels are interpolated in a straight line, and beyond the outermost levels the quantile stays
+  what it is there, as if the rest of the probability sat on it. The integral over these is exact, in the form over
+  delays that Gneiting & Raftery 2007, doi 10.1198/016214506000001437, start from. So it is the score of a distribution
+  that can be, and flatters nobody: the CRPS of a point prediction is its absolute error, whatever the levels, and the
+  quantiles of a normal distribution at 0.05, 0.1, 0.25, 0.5, 0.75, 0.9 and 0.95 score 0.2 % worse than itself. The
+  trapezoidal rule on the losses would score them 3 % better. Translation, a point prediction, stands beside it with
+  its MAE.
+- *Coverage*: the share of observed delays inside a central interval, and the interval's mean width. The ends of an
+  interval belong to it: where delays are whole minutes, many fall exactly on an end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from transformer.errors import UserError
+from transformer.evaluation.metrics import (
+    TRANSLATION,
+    TRANSLATION_ERROR_S,
+    check_rows,
+    finite_metrics,
+    group_keys,
+    legal_name,
+)
+
+OBSERVED_S = pl.col("observed_delay_s").cast(pl.Float64)
+# Operational points with events in the rows, ordered by how many, in four groups of as many points each.
+POINT_GROUPS = ("busiest-quarter", "second-quarter", "third-quarter", "quietest-quarter")
+BREAKDOWNS = ("horizon", "train_type", "departed", "point_group")
+EVENT = ("op_id", "train_id", "service_date", "event_type", "planned_ts")
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+def quantile_name(level: float) -> str:
+    """`q05` of 0.05, `q02.5` of 0.025: legal in MLflow, and sorted as the levels are."""
+    whole, dot, rest = _percent(level).partition(".")
+    return f"q{whole:0>2}{dot}{rest}"
+
+
+def quantile_column(level: float) -> str:
+    """The column of a quantile in seconds, `q05_delay_s` of 0.05."""
+    return f"{quantile_name(level)}_delay_s"
+
+
+def levels_in(columns: Iterable[str]) -> tuple[float, ...]:
+    """The levels of the quantile columns among `columns`, ascending."""
+    found = (re.fullmatch(r"q(\d\d(?:\.\d+)?)_delay_s", name) for name in columns)
+    return tuple(sorted(float(f"{match[1]}e-2") for match in found if match))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A central prediction interval, between the quantiles of two levels that add up to 1."""
+
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """What it is to hold, 0.9 between 0.05 and 0.95."""
+        return round(self.high - self.low, 6)
+
+    @property
+    def name(self) -> str:
+        """The share in percent, `90`."""
+        return _percent(self.share)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The quantile columns of its two ends, by the names they have in predictions."""
+        ends = {"low": self.low, "high": self.high}
+        return {f"{end}_{self.name}_delay_s": quantile_column(level) for end, level in ends.items()}
+
+
+def intervals_of(levels: Sequence[float]) -> tuple[Interval, ...]:
+    """The central intervals that pairs of `levels` make, narrowest first."""
+    pairs = ((level, round(1 - level, 6)) for level in sorted(levels, reverse=True) if level < 0.5)
+    return tuple(Interval(low, high) for low, high in pairs if high in levels)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g}"
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Uncertainty:
+    """How good the distributions of some rows are. Times in seconds, shares as fractions.
+
+    `summary` and each line of a breakdown hold n, `crps_s`, `translation_crps_s`, `crps_skill` (1 − CRPS / that of
+    translation), `pinball_s` (mean over the levels), and of each interval `coverage_90` and `width_90_s`.
+    """
+
+    summary: dict[str, float]
+    levels: (
+        pl.DataFrame
+    )  # level, pinball_s, and the shares of observed delays `below` the quantile and `at_or_below` it
+    intervals: tuple[Interval, ...]
+    breakdowns: dict[str, pl.DataFrame]  # by BREAKDOWNS
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Flat metrics under MLflow-legal names: `test/crps_s`, `test/pinball/q05_s`, `test/departed/no/crps_s`, …
+
+        Undefined values are left out.
+        """
+        values = {f"{prefix}/{name}": value for name, value in self.summary.items()}
+        for level, pinball in self.levels.select("level", "pinball_s").iter_rows():
+            values[f"{prefix}/pinball/{quantile_name(level)}_s"] = pinball
+        for by, groups in self.breakdowns.items():
+            for group in groups.iter_rows(named=True):
+                name = legal_name(group.pop(by))
+                values |= {f"{prefix}/{by}/{name}/{measure}": group[measure] for measure in _of_groups(group)}
+        return finite_metrics(values)
+
+
+def _of_groups(group: Mapping[str, object]) -> list[str]:
+    """What of a group goes to MLflow: the rest says little more, or stands there already."""
+    return [name for name in group if name not in ("translation_crps_s", "pinball_s")]
+
+
+def uncertainty(rows: pl.DataFrame) -> Uncertainty | None:
+    """Judge the quantiles in `rows`; None where they hold none.
+
+    Args:
+        rows: see `metrics.ROW_SCHEMA`, and the module's text for the columns of quantiles.
+
+    Raises:
+        UserError: see `metrics.check_rows`; a quantile that is null, NaN or infinite; quantiles that cross.
+    """
+    levels = levels_in(rows.columns)
+    if not levels:
+        return None
+    check_rows(rows)
+    _check_quantiles(rows, levels)
+    intervals = intervals_of(levels)
+    keys = {name: key for name, key in group_keys("UTC").items() if name in BREAKDOWNS}
+    scored = (
+        rows.lazy()
+        .join(point_groups(rows).lazy(), on="op_id", how="left", maintain_order="left")
+        .select(
+            **keys,
+            point_group="point_group",
+            crps=_crps(levels),
+            translation=TRANSLATION_ERROR_S.abs(),
+            pinball=pl.mean_horizontal(_pinball(level, _quantile(level)) for level in levels),
+            **{f"inside_{interval.name}": _inside(interval) for interval in intervals},
+            **{f"width_{interval.name}": _quantile(interval.high) - _quantile(interval.low) for interval in intervals},
+        )
+        .collect()
+    )
+    aggregates = [
+        pl.len().alias("n"),
+        pl.col("crps").mean().alias("crps_s"),
+        pl.col("translation").mean().alias(f"{TRANSLATION}crps_s"),
+        _skill().alias("crps_skill"),
+        pl.col("pinball").mean().alias("pinball_s"),
+        *(pl.col(f"inside_{interval.name}").mean().alias(f"coverage_{interval.name}") for interval in intervals),
+        *(pl.col(f"width_{interval.name}").mean().alias(f"width_{interval.name}_s") for interval in intervals),
+    ]
+    summary = scored.select(aggregates).row(0, named=True)
+    return Uncertainty(
+        {name: math.nan if value is None else value for name, value in summary.items()},
+        _by_level(rows, levels),
+        intervals,
+        {by: scored.group_by(by).agg(aggregates).sort(by) for by in BREAKDOWNS},
+    )
+
+
+def point_groups(rows: pl.DataFrame) -> pl.DataFrame:
+    """`op_id` and `point_group`, an Enum of POINT_GROUPS: the points in `rows` by how many events they have there.
+
+    An event that several snapshots predict counts once. Of as many events the smaller `op_id` is the busier point.
+    """
+    busiest_first = (
+        rows.lazy().select(EVENT).unique().group_by("op_id").len().sort("len", "op_id", descending=[True, False])
+    )
+    quarter = pl.int_range(pl.len()) * len(POINT_GROUPS) // pl.len()
+    named = quarter.replace_strict(range(len(POINT_GROUPS)), POINT_GROUPS, return_dtype=pl.Enum(POINT_GROUPS))
+    return busiest_first.select("op_id", named.alias("point_group")).collect()
+
+
+def _check_quantiles(rows: pl.DataFrame, levels: Sequence[float]) -> None:
+    columns = [quantile_column(level) for level in levels]
+    bad = rows.select(pl.col(columns).is_finite().fill_null(False).not_().sum()).row(0, named=True)
+    for name, count in bad.items():
+        if count:
+            raise UserError(
+                f"{name} is null, NaN or infinite in {count:,} of {rows.height:,} evaluation rows; "
+                "check that training did not diverge"
+            )
+    crossing = [pl.col(low) > pl.col(high) for low, high in itertools.pairwise(columns)]
+    crossed = rows.select(pl.any_horizontal(crossing or [pl.lit(False)]).sum()).item()
+    if crossed:
+        raise UserError(
+            f"quantiles cross in {crossed:,} of {rows.height:,} evaluation rows; the one of a higher level must not be "
+            "the smaller one, sort them before they are evaluated"
+        )
+
+
+def _by_level(rows: pl.DataFrame, levels: Sequence[float]) -> pl.DataFrame:
+    lines = [
+        rows.lazy().select(
+            level=pl.lit(level),
+            pinball_s=_pinball(level, _quantile(level)).mean(),
+            below=(_quantile(level) > OBSERVED_S).mean(),
+            at_or_below=(_quantile(level) >= OBSERVED_S).mean(),
+        )
+        for level in levels
+    ]
+    return pl.concat(pl.collect_all(lines))
+
+
+def _quantile(level: float) -> pl.Expr:
+    return pl.col(quantile_column(level)).cast(pl.Float64)
+
+
+def _pinball(level: float, quantile_s: pl.Expr) -> pl.Expr:
+    error = OBSERVED_S - quantile_s
+    return pl.max_horizontal(level * error, (level - 1) * error)
+
+
+def _crps(levels: Sequence[float]) -> pl.Expr:
+    """∫ (F(x) − 1{x ≥ y})² dx for the F that the quantiles describe, see the module's text; y is the observed delay."""
+    first, last = _quantile(levels[0]), _quantile(levels[-1])
+    parts = [(first - OBSERVED_S).clip(lower_bound=0), (OBSERVED_S - last).clip(lower_bound=0)]
+    for p, r in itertools.pairwise(levels):
+        low, high = _quantile(p), _quantile(r)
+        y = OBSERVED_S.clip(low, high)
+        at_y = pl.when(high > low).then(p + (r - p) * (y - low) / (high - low)).otherwise(p)
+        parts += [(y - low) * _mean_square(pl.lit(p), at_y), (high - y) * _mean_square(1 - at_y, pl.lit(1 - r))]
+    return pl.sum_horizontal(parts)
+
+
+def _mean_square(start: pl.Expr, end: pl.Expr) -> pl.Expr:
+    """Of a quantity that goes from `start` to `end` in a straight line."""
+    return (start * start + start * end + end * end) / 3
+
+
+def _inside(interval: Interval) -> pl.Expr:
+    return OBSERVED_S.is_between(_quantile(interval.low), _quantile(interval.high), closed="both")
+
+
+def _skill() -> pl.Expr:
+    baseline = pl.col("translation").mean()
+    return pl.when(baseline > 0).then(1 - pl.col("crps").mean() / baseline)

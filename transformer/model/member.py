@@ -1,0 +1,124 @@
+"""One member of the network: an encoder over the trains of a snapshot, and a head over the next events of each.
+
+Legend of dimensions: B snapshots, S trains of the fullest, D = d_model, H = d_head, Q quantile levels; without padding
+T trains of all snapshots and C next events of all trains.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from transformer.config import ModelConfig
+from transformer.model.dropout import ByteDropout
+
+_START_GAP = -1.5  # softplus of it, 0.2 deviations of a delay change, lies between neighbouring quantiles at first
+
+
+class Member(nn.Module):
+    """Reads trains and events, and returns the quantiles of what to add to the translation.
+
+    With untrained weights their median is zero. Quantiles never cross: each lies a positive step from the one nearer to
+    the median.
+    """
+
+    def __init__(self, config: ModelConfig, d_token: int, d_event: int, n_foll: int) -> None:
+        super().__init__()
+        self.median = config.quantiles.index(0.5)
+        self.token = nn.Sequential(
+            nn.Linear(d_token, config.d_model), nn.GELU(), nn.Linear(config.d_model, config.d_model)
+        )
+        self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.n_layers)])
+        self.encoder_norm = nn.LayerNorm(config.d_model)
+        # One head for every next event: what the train and the network are like, and what this event is like.
+        self.head_context = nn.Linear(config.d_model, config.d_head)
+        self.head_event = nn.Linear(d_event, config.d_head, bias=False)
+        self.head_rank = nn.Parameter(torch.zeros(n_foll, config.d_head))
+        self.head_hidden = nn.Linear(config.d_head, config.d_head)
+        self.head_out = nn.Linear(config.d_head, len(config.quantiles))
+        self.head_dropout = ByteDropout(config.head_dropout)
+        nn.init.zeros_(self.head_out.weight)
+        nn.init.constant_(self.head_out.bias, _START_GAP)
+        with torch.no_grad():
+            self.head_out.bias[self.median] = 0.0
+
+    def forward(self, token_TX: Tensor, event_CX: Tensor, cells: tuple[Tensor, Tensor], present_BS: Tensor) -> Tensor:
+        """Quantiles [C, Q], ascending along Q, in deviations of a delay change.
+
+        Args:
+            cells: the train and the rank of each next event, [C] both.
+            present_BS: which slots of the snapshots hold the T trains.
+        """
+        x_TD = self.token(token_TX)
+        for layer in self.encoder:
+            x_TD = layer(x_TD, present_BS)
+        train, rank = cells
+        context_TH = self.head_context(self.encoder_norm(x_TD))
+        context_CH = context_TH.index_select(0, train) + self.head_rank.index_select(0, rank)
+        hidden = self.head_dropout(nn.functional.gelu(context_CH + self.head_event(event_CX)))
+        hidden = self.head_dropout(nn.functional.gelu(self.head_hidden(hidden)))
+        return self._ordered(self.head_out(hidden))
+
+    def _ordered(self, out_CQ: Tensor) -> Tensor:
+        """The median as it comes; every other output is, softly made positive, its distance from the one inside."""
+        at = self.median
+        median = out_CQ[..., at : at + 1]
+        below = nn.functional.softplus(out_CQ[..., :at]).flip(-1).cumsum(-1).flip(-1)
+        above = nn.functional.softplus(out_CQ[..., at + 1 :]).cumsum(-1)
+        return torch.cat([median - below, median, median + above], dim=-1)
+
+
+class EncoderLayer(nn.Module):
+    """One pre-norm transformer layer. Source: Xiong et al. 2020, arXiv 2002.04745.
+
+    Dropout acts on the two residual branches and not on the attention weights: with it there, no fused attention kernel
+    runs on a CPU, and a step takes twice as long.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.norm_attention = nn.LayerNorm(config.d_model)
+        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
+        self.attention_out = nn.Linear(config.d_model, config.d_model)
+        self.norm_feedforward = nn.LayerNorm(config.d_model)
+        self.feedforward = nn.Sequential(
+            nn.Linear(config.d_model, config.d_feedforward), nn.GELU(), nn.Linear(config.d_feedforward, config.d_model)
+        )
+        self.dropout = ByteDropout(config.dropout)
+
+    def forward(self, x_TD: Tensor, present_BS: Tensor) -> Tensor:
+        """Let each train look at the trains of its snapshot."""
+        # Not `view`, which cannot tell the last size when there is no train.
+        heads = self.query_key_value(self.norm_attention(x_TD)).unflatten(-1, (3, self.n_heads, -1))
+        seen_TD = _attend(heads, present_BS).flatten(1)
+        x_TD = x_TD + self.dropout(self.attention_out(seen_TD))
+        x_TD = x_TD + self.dropout(self.feedforward(self.norm_feedforward(x_TD)))
+        return x_TD
+
+
+def _attend(heads: Tensor, present_BS: Tensor) -> Tensor:
+    """Attention within each snapshot: query, key and value [T, 3, heads, D / heads] → [T, heads, D / heads]."""
+    if heads.device.type == "cpu":
+        return attend_in_turn(heads, present_BS)
+    return attend_padded(heads, present_BS)
+
+
+def attend_in_turn(heads: Tensor, present_BS: Tensor) -> Tensor:
+    """One snapshot after the other, and nothing computed for padding: for a CPU."""
+    parts = [part for part in torch.split(heads, present_BS.sum(1).tolist()) if len(part)]
+    if not parts:
+        return heads[:, 0]
+    seen = [nn.functional.scaled_dot_product_attention(*part.permute(1, 2, 0, 3)[:, None]) for part in parts]
+    return torch.cat([part[0].transpose(0, 1) for part in seen])
+
+
+def attend_padded(heads: Tensor, present_BS: Tensor) -> Tensor:
+    """All snapshots at once, padded to the fullest: for a GPU."""
+    padded = heads.new_zeros(*present_BS.shape, *heads.shape[1:])
+    padded[present_BS] = heads
+    # A snapshot without any train still needs one key to attend to, or softmax divides by zero.
+    attend_B11S = (present_BS | ~present_BS.any(dim=1, keepdim=True))[:, None, None]
+    query, key, value = padded.permute(2, 0, 3, 1, 4)
+    seen_BhSd = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attend_B11S)
+    return seen_BhSd.transpose(1, 2)[present_BS]
