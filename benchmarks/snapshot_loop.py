@@ -5,14 +5,18 @@ Written as one would without columns in mind: plain Python lists per journey, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from transformer.config import SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable
+from transformer.data.live_state import CHANGE_LIMIT_S, DELAY_LIMITS_S, FAR_S, LIVE_FEATURES, OLD_S, RECENT_S
 from transformer.data.snapshots import EventFeatures
 
 
@@ -28,6 +32,29 @@ class Journey:
     point: list[int]
     event_type: list[int]
     features: list[list[float]]
+    sections: list[tuple[int, ...]]  # service date, and point and event type before and at each event
+    places: list[tuple[int, int]]  # service date and point
+    tracks: list[tuple[int, int] | None]  # unordered pair of points, None where the train does not move
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was observed at one place: times in order, and two values of each observation."""
+
+    times: list[int]
+    values: list[tuple[float, float]]
+    sums: list[tuple[float, float]]  # of the first 0, 1, 2 … values
+
+
+@dataclass(frozen=True)
+class LiveIndex:
+    """What was observed on every section and at every point, prepared once."""
+
+    sections: dict[tuple[int, ...], Heard]
+    points: dict[tuple[int, int], Heard]
+
+
+NOTHING_HEARD = Heard([], [], [(0.0, 0.0)])
 
 
 def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
@@ -36,6 +63,8 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
     for index in range(table.n_journeys):
         events = slice(int(table.start[index]), int(table.end[index]))
         observed = [None if value == NEVER else value for value in table.observed[events].tolist()]
+        point, event_type, day = table.point[events].tolist(), table.event_type[events].tolist(), int(table.day[index])
+        before = [(0, 0), *zip(point, event_type, strict=True)]
         result.append(
             Journey(
                 index,
@@ -43,12 +72,50 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
                 int(table.train_type[index]),
                 table.planned[events].tolist(),
                 observed,
-                table.point[events].tolist(),
-                table.event_type[events].tolist(),
+                point,
+                event_type,
                 features.values[events].tolist(),
+                [(day, *start, *end) for start, end in pairwise(before)],
+                [(day, code) for code in point],
+                [None, *((min(a, b), max(a, b)) if a != b else None for a, b in pairwise(point))],
             )
         )
     return result
+
+
+def live_index(journeys: Sequence[Journey], usual_change: Sequence[float], usual_delay: Sequence[float]) -> LiveIndex:
+    """What all journeys show, place by place; the usual values as `LiveState.of` takes them."""
+    sections, points = defaultdict(list), defaultdict(list)
+    for journey in journeys:
+        before = None  # observed time and delay of the event before
+        for i, seen in enumerate(journey.observed):
+            if seen is None:
+                before = None
+                continue
+            event = journey.first_event + i
+            delay = seen - journey.planned[i]
+            points[journey.places[i]].append((seen, *_clipped(delay, delay - usual_delay[event], *DELAY_LIMITS_S)))
+            if before is not None:
+                change = delay - before[1]
+                excess = change - (usual_change[event] - usual_change[event - 1])
+                limited = _clipped(change, excess, -CHANGE_LIMIT_S, CHANGE_LIMIT_S)
+                sections[journey.sections[i]].append((max(seen, before[0]), *limited))
+            before = (seen, delay)
+    return LiveIndex(
+        {place: _heard(observations) for place, observations in sections.items()},
+        {place: _heard(observations) for place, observations in points.items()},
+    )
+
+
+def _clipped(first: float, second: float, low: float, high: float) -> tuple[float, float]:
+    return min(max(first, low), high), min(max(second, low), high)
+
+
+def _heard(observations: list[tuple[int, float, float]]) -> Heard:
+    observations.sort(key=lambda observation: observation[0])  # at the same time: in the order of the table
+    values = [(first, second) for _, first, second in observations]
+    sums = accumulate(values, lambda total, value: (total[0] + value[0], total[1] + value[1]), initial=(0.0, 0.0))
+    return Heard([time for time, _, _ in observations], values, list(sums))
 
 
 def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int) -> dict[str, Any] | None:
@@ -100,19 +167,84 @@ def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int
     }
 
 
+def heard_at(heard: Heard, t: int) -> tuple[tuple[float, float], int, tuple[float, float], int, tuple[float, float]]:
+    """Last values and their age, means of the last RECENT_S and their number, and means so far, known at `t`."""
+    until, since = bisect_right(heard.times, t), bisect_right(heard.times, t - RECENT_S)
+    last, age = (0.0, 0.0), OLD_S
+    if until and t - heard.times[until - 1] < OLD_S:
+        last, age = heard.values[until - 1], t - heard.times[until - 1]
+    total, before, count = heard.sums[until], heard.sums[since], until - since
+    recent = (total[0] - before[0]) / (count + 1), (total[1] - before[1]) / (count + 1)
+    return last, age, recent, count, (total[0] / (until + 1), total[1] / (until + 1))
+
+
+def live_ahead(journey: Journey, events: Iterable[int], t: int, index: LiveIndex) -> list[list[float]]:
+    """Section and point features of the next events of one train."""
+    result = []
+    path = (0.0, 0.0, 0.0, 0.0)
+    for i in events:
+        last, age, recent, count, today = heard_at(index.sections.get(journey.sections[i], NOTHING_HEARD), t)
+        path = path[0] + last[0], path[1] + recent[0], path[2] + recent[1], path[3] + today[1]
+        section = [last[0], last[1], age, recent[0], recent[1], count, today[1], *path]
+        last, age, recent, count, today = heard_at(index.points.get(journey.places[i], NOTHING_HEARD), t)
+        result.append([*section, last[0], age, recent[0], recent[1], count, today[1]])
+    return result
+
+
+def add_neighbours(journeys: Sequence[Journey], trains: Sequence[dict[str, Any]], t: int) -> None:
+    """Append to the live features of each next event what is expected on its track just before and after it."""
+    on_track = defaultdict(list)
+    for number, train in enumerate(trains):
+        journey, late = journeys[train["journey"]], train["translation"]
+        for live, (event, in_s, *_) in zip(train["live"], train["next"], strict=True):
+            live += [FAR_S, 0.0, 0.0, 0.0, FAR_S, 0.0, 0.0, 0.0]
+            i = event - journey.first_event
+            if (track := journey.tracks[i]) is not None:
+                forward = journey.point[i - 1] < journey.point[i]
+                on_track[track].append((t + in_s + late, number, t + in_s, late, forward, live))
+    for cells in on_track.values():
+        cells.sort(key=lambda cell: cell[0])
+        for earlier, later in pairwise(cells):
+            if earlier[1] == later[1]:  # a train that comes back meets nobody
+                continue
+            gap = min(later[0] - earlier[0], FAR_S)
+            planned_gap = min(max(later[2] - earlier[2], -FAR_S), FAR_S)
+            direction = 1.0 if earlier[4] == later[4] else -1.0
+            later[5][-8:-4] = gap, planned_gap, earlier[3], direction
+            earlier[5][-4:] = gap, planned_gap, later[3], direction
+
+
 def snapshots_by_loop(
-    journeys: Sequence[Journey], instants: Sequence[int], config: SnapshotConfig, features: EventFeatures
+    journeys: Sequence[Journey],
+    instants: Sequence[int],
+    config: SnapshotConfig,
+    features: EventFeatures,
+    index: LiveIndex | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Padded arrays of snapshots at `instants`, by the same names and in the same shapes as a SnapshotBatch."""
     snapshots = []
     for t in instants:
-        trains = [train_at(journey, t, config, features.n_cumulative) for journey in journeys]
-        snapshots.append([train for train in trains if train is not None])
-    return _padded(snapshots, instants, config, features.values.shape[1])
+        running = (train_at(journey, t, config, features.n_cumulative) for journey in journeys)
+        trains = [train for train in running if train is not None]
+        for train in trains:
+            train["live"] = [[] for _ in train["next"]]
+            if index is not None:
+                journey = journeys[train["journey"]]
+                events = (event - journey.first_event for event, *_ in train["next"])
+                train["live"] = live_ahead(journey, events, t, index)
+        if index is not None:
+            add_neighbours(journeys, trains, t)
+        snapshots.append(trains)
+    n_live = 0 if index is None else len(LIVE_FEATURES)
+    return _padded(snapshots, instants, config, features.values.shape[1], n_live)
 
 
 def _padded(
-    snapshots: list[list[dict[str, Any]]], instants: Sequence[int], config: SnapshotConfig, n_features: int
+    snapshots: list[list[dict[str, Any]]],
+    instants: Sequence[int],
+    config: SnapshotConfig,
+    n_features: int,
+    n_live: int,
 ) -> dict[str, np.ndarray[Any, Any]]:
     n_trains = max(1, *(len(trains) for trains in snapshots))
     per_train, n_prev, n_foll = (len(snapshots), n_trains), config.n_prev, config.n_foll
@@ -133,6 +265,7 @@ def _padded(
     ):  # fmt: skip
         arrays[name] = np.zeros((*per_train, n_foll), dtype)
     arrays["next_features"] = np.zeros((*per_train, n_foll, n_features), np.float32)
+    arrays["next_live"] = np.zeros((*per_train, n_foll, n_live), np.float32)
     for b, trains in enumerate(snapshots):
         for s, train in enumerate(trains):
             arrays["train_mask"][b, s] = True
@@ -155,4 +288,6 @@ def _padded(
                 if label is not None:
                     arrays["label_mask"][b, s, f] = True
                     arrays["label"][b, s, f] = label
+            for f, live in enumerate(train["live"] if n_live else ()):
+                arrays["next_live"][b, s, f] = live
     return arrays
