@@ -1,0 +1,171 @@
+"""A disk that is full or may not be written, at each stage: one line, nothing half-written, and the next run goes well.
+
+A limit on the size of files stands in for a full disk: it takes no privilege, and root meets it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
+from transformer.cli import main
+from transformer.config import load_config
+from transformer.errors import DiskError
+from transformer.files import atomic_folder, writing
+from transformer.tracking import run_folder
+from transformer.training import BEST, CHECKPOINTS, LAST, load_module
+
+FREE = "free space on its disk or name another folder, then run again"
+ALLOW = "let the user of this process write there or name another folder, then run again"
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def trained(trained_folder: Path, overrides: list[str]) -> Path:
+    """The trained run, where the commands of `overrides` look for it."""
+    return Path(shutil.copytree(trained_folder, run_folder(load_config("local", overrides), "")))
+
+
+def test_a_full_device_is_named_with_the_remedy() -> None:
+    with pytest.raises(DiskError) as caught, writing(Path("mine")):
+        Path("/dev/full").write_text("x")
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value) == f"mine cannot be written (No space left on device); {FREE}"
+
+
+def test_an_array_that_did_not_fit_is_a_full_disk(tmp_path: Path) -> None:
+    """NumPy says how many numbers it wrote, and neither why nor where."""
+    with (
+        pytest.raises(DiskError, match="No space left"),
+        atomic_folder(tmp_path / "cache") as temporary,
+        files_up_to(1_000),
+    ):
+        np.save(temporary / "a.npy", np.zeros(10_000))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing(tmp_path):
+        (tmp_path / "none").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "size", "what"),
+    [
+        (COMPUTE, 20_000, "cache/statistics/"),
+        (TRAIN, 20_000, "/inputs"),
+        (TRAIN, 50_000, "cache/tables/"),
+        (TRAIN, 600_000, f"/{CHECKPOINTS}/{BEST}"),
+    ],
+)
+def test_a_full_disk_ends_a_stage_that_succeeds_with_more(
+    overrides: list[str], tmp_path: Path, fails: Callable[..., str], stage: str, size: int, what: str
+) -> None:
+    command = arguments(stage, overrides)
+    if stage == TRAIN:
+        assert main(arguments(COMPUTE, overrides)) == 0
+    computed = content(tmp_path)
+    with files_up_to(size):
+        message = fails(command)
+    assert message.startswith(f"{tmp_path}/") and what in message
+    assert " cannot be written (" in message and message.endswith(FREE)
+    assert not unfinished(tmp_path)
+    assert content(tmp_path).items() >= computed.items(), "what an earlier stage made was touched"
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert main(command) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [20_000, 600_000], ids=["figures", "report"])
+def test_a_full_disk_ends_an_evaluation_and_the_model_stays(
+    overrides: list[str], trained: Path, tmp_path: Path, fails: Callable[..., str], size: int
+) -> None:
+    command = arguments(EVALUATE, overrides)
+    assert main(command) == 0  # the tables are in the cache now
+    earlier = content(trained)
+    with files_up_to(size):
+        message = fails(command)
+    assert str(trained / "evaluation") in message and message.endswith(FREE)
+    assert not unfinished(tmp_path)
+    assert content(trained).keys() == earlier.keys()
+    report = trained / "evaluation" / "report.html"
+    assert report.read_bytes() == earlier[str(report.relative_to(trained))]
+    assert main(command) == 0
+
+
+@pytest.mark.slow
+def test_half_a_checkpoint_never_replaces_a_whole_one(
+    overrides: list[str], trained: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning copies from the disk for temporary files over the checkpoint before: a full disk cut that in two."""
+    earlier = content(trained / CHECKPOINTS)
+    cut_off = 1_000
+
+    def copy_half(_: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        Path(path).write_bytes(b"x" * cut_off)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TorchCheckpointIO, "save_checkpoint", copy_half)
+        message = fails(arguments(TRAIN, overrides))
+    assert message == f"{trained / CHECKPOINTS / BEST} cannot be written (No space left on device); {FREE}"
+    left = content(trained / CHECKPOINTS)
+    assert (left[BEST], left[LAST]) == (earlier[BEST], earlier[LAST])
+    load_module(trained / CHECKPOINTS / BEST)
+    assert not unfinished(trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "key", "what"),
+    [(COMPUTE, "paths.cache", "/statistics/"), (TRAIN, "paths.runs", f"/{CHECKPOINTS}")],
+)
+def test_a_folder_that_may_not_be_written(
+    overrides: list[str], fails: Callable[..., str], stage: str, key: str, what: str
+) -> None:
+    """Nobody makes folders under /sys, root neither."""
+    message = fails(arguments(stage, [*overrides, f"{key}=/sys/fault"]))
+    assert message.startswith("/sys/fault/") and what in message
+    assert message.endswith(f"; {ALLOW}")
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_may_not_be_written(overrides: list[str], trained: Path, fails: Callable[..., str]) -> None:
+    (trained / "evaluation").write_text("in the way")
+    message = fails(arguments(EVALUATE, overrides))
+    assert message.startswith(f"{trained / 'evaluation'}/") and message.endswith(f"; {ALLOW}")
+    (trained / "evaluation").unlink()
+    assert main(arguments(EVALUATE, overrides)) == 0
+
+
+@pytest.mark.parametrize("folder", ["/sys/fault", "{tmp_path}/file"])
+def test_a_result_that_may_not_be_written(fails: Callable[..., str], tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    path = f"{folder.format(tmp_path=tmp_path)}/result.json"
+    message = fails(["config", "--result", path])
+    assert message.startswith(f"{path} cannot be written (") and message.endswith(ALLOW)

@@ -1,0 +1,110 @@
+"""Stages as processes: ended by SIGTERM at any moment, and two at once on one cache and one runs folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
+from transformer.cli import main
+from transformer.config import load_config
+from transformer.files import read_json
+from transformer.precomputed import Embeddings
+from transformer.statistics import load_statistics
+from transformer.tracking import run_folder
+from transformer.training import BEST, CHECKPOINTS, HISTORY, LAST
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+pytestmark = pytest.mark.slow
+
+
+def start(argv: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "transformer", *argv],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("fetch-files", "data: "),
+        (COMPUTE, "statistics: computing"),
+        (COMPUTE, "embeddings: computing"),
+        (EVALUATE, "rows predicted"),
+    ],
+)
+def test_sigterm_ends_a_stage_in_one_line_and_leaves_nothing_unfinished(
+    overrides: list[str], trained_folder: Path, tmp_path: Path, stage: str, line: str
+) -> None:
+    folder = run_folder(load_config("local", overrides), "")
+    if stage == EVALUATE:
+        shutil.copytree(trained_folder, folder)
+    result = tmp_path / "result.json"
+    command = arguments(stage, overrides, "--result", str(result))
+    process = start(command)
+    assert process.stderr is not None
+    for said in process.stderr:
+        if line in said:
+            break
+    process.send_signal(signal.SIGTERM)
+    log = process.stderr.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM, log
+    assert log.splitlines()[-1] == "error: terminated by SIGTERM"
+    assert "Traceback" not in log
+    assert not unfinished(tmp_path)
+    assert not result.exists() and not (folder / "evaluation" / "report.html").exists()
+    assert main(command) == 0
+    assert result.is_file()
+
+
+@pytest.mark.parametrize("after_s", [0.05, 1.0])
+def test_sigterm_before_a_stage_has_begun(overrides: list[str], tmp_path: Path, after_s: float) -> None:
+    """Until Python has loaded the command line the signal's own end counts; the shell calls both 143."""
+    process = start(arguments(COMPUTE, overrides))
+    time.sleep(after_s)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), log
+    assert process.returncode < 0 or log.splitlines()[-1] == "error: terminated by SIGTERM"
+    assert "Traceback" not in log
+    assert not unfinished(tmp_path)
+
+
+def test_two_trainings_at_once_on_one_cache_and_in_one_folder(overrides: list[str], tmp_path: Path) -> None:
+    """Neither finds statistics, embeddings or tables; both end with what one that is alone ends with, bit for bit.
+
+    The lone one is a process too: sums over another number of threads round differently.
+    """
+    alone = [f"paths.cache={tmp_path}/alone/cache", f"paths.runs={tmp_path}/alone/runs"]
+    lone = start(arguments(TRAIN, [*overrides, *alone]))
+    log = lone.communicate(timeout=300)[1]
+    assert lone.returncode == 0, log
+    both = [start(arguments(TRAIN, overrides)) for _ in range(2)]
+    logs = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    assert not unfinished(tmp_path)
+    made = {name: list((tmp_path / "cache" / name).iterdir()) for name in ("statistics", "embeddings")}
+    assert [len(folders) for folders in made.values()] == [1, 1]
+    lone_folder = run_folder(load_config("local", [*overrides, *alone]), "")
+    inputs = lone_folder / "inputs"
+    ours, theirs = load_statistics(made["statistics"][0]), load_statistics(inputs / "statistics")
+    assert ours.summary() == theirs.summary()
+    assert Embeddings.load(made["embeddings"][0]).edges.equals(Embeddings.load(inputs / "embeddings").edges)
+    folder = run_folder(load_config("local", overrides), "") / CHECKPOINTS
+    assert {path.name for path in folder.iterdir()} == {BEST, LAST, HISTORY}
+    one, other = (torch.load(path / BEST, weights_only=True) for path in (folder, lone_folder / CHECKPOINTS))
+    assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in one["state_dict"])
+    assert len(read_json(folder / HISTORY)) == 1

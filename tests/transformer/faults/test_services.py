@@ -1,0 +1,155 @@
+"""MLflow or S3 vanishing in the middle of each stage: one line that names it, and the next try loses nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from mlflow import MlflowClient
+
+from tests.transformer.conftest import BUCKET
+from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
+from tests.transformer.faults.gate import CLOSED, FAILING, OPEN, SILENT, Gate
+from transformer import evaluating, stages, storage, tracking, training
+from transformer.cli import main
+from transformer.config import load_config
+
+pytestmark = pytest.mark.slow
+
+SECRET = "geheim"
+
+
+@pytest.fixture
+def vanish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets a service get into a state the moment a function is called for the n-th time; it stays so."""
+
+    def install(gate: Gate, state: str, owner: Any, name: str, call: int = 1) -> None:
+        original, calls = getattr(owner, name), itertools.count(1)
+
+        def called(*given: Any, **named: Any) -> Any:
+            if next(calls) == call:
+                gate.state = state
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, name, called)
+
+    return install
+
+
+@pytest.fixture
+def mlflow_gate(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(urlsplit(mlflow_server).port or 0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the same, sooner
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    yield gate
+    gate.stop()
+
+
+@pytest.mark.parametrize(("compute", "train", "evaluate"), [(CLOSED, FAILING, SILENT), (SILENT, CLOSED, FAILING)])
+def test_mlflow_that_vanishes_in_each_stage(
+    overrides: list[str],
+    mlflow_gate: Gate,
+    mlflow_server: str,
+    vanish: Callable[..., None],
+    fails: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    compute: str,
+    train: str,
+    evaluate: str,
+) -> None:
+    address = mlflow_gate.url.replace("//", f"//me:{SECRET}@")
+    tracked = [
+        *overrides,
+        "training.mlflow.use_mlflow=true",
+        f"training.mlflow.tracking_uri={address}",
+        "training.max_epochs=2",
+    ]
+    config = load_config("local", tracked)
+    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: "manual__1"})
+    told = f"MLflow at {mlflow_gate.url}: "
+    for stage, state, owner, name, call in (
+        (COMPUTE, compute, stages, "obtain_embeddings", 1),
+        (TRAIN, train, training.History, "on_train_epoch_end", 2),
+        (EVALUATE, evaluate, evaluating, "write_evaluation", 1),
+    ):
+        command = arguments(stage, tracked, "--run-id", run_id)
+        vanish(mlflow_gate, state, owner, name, call)
+        message = fails(command)
+        assert message.startswith(told) and SECRET not in message and len(message) > len(told), message
+        assert not unfinished(tmp_path)
+        mlflow_gate.state = OPEN
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert main(command) == 0
+        assert SECRET not in caplog.text
+        if stage == COMPUTE:
+            assert "statistics: reused" in caplog.text and "embeddings: reused" in caplog.text
+        if stage == TRAIN:
+            assert "an earlier try of this DAG run left a checkpoint" in caplog.text
+            assert "epoch 2/2 done" in caplog.text and "epoch 1/2 done" not in caplog.text
+    run = MlflowClient(mlflow_server).get_run(run_id)
+    assert run.data.metrics["test/n"] > 100
+    assert run.info.status == "RUNNING"  # the last task of the DAG closes it
+
+
+@pytest.fixture
+def s3_gate(sample_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """In front of the S3 server that holds the sample data."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    impatient = partial(storage.TransferSettings, attempts=1, read_timeout_s=5.0)
+    monkeypatch.setattr(storage, "TransferSettings", impatient)
+    gate = Gate(urlsplit(sample_bucket).port or 0)
+    yield gate
+    gate.stop()
+
+
+def shared(gate: Gate) -> set[str]:
+    """What the bucket holds under the prefix that is complete, by its kind."""
+    listed = boto3.client("s3", endpoint_url=gate.url).list_objects_v2(Bucket=BUCKET)["Contents"]
+    return {entry["Key"].split("/")[1] for entry in listed if entry["Key"].endswith(storage.COMPLETE)}
+
+
+@pytest.mark.parametrize("state", [CLOSED, FAILING])
+def test_s3_that_vanishes_in_each_stage(
+    overrides: list[str],
+    s3_gate: Gate,
+    vanish: Callable[..., None],
+    fails: Callable[..., str],
+    tmp_path: Path,
+    state: str,
+) -> None:
+    in_s3 = [
+        *overrides,
+        f"data.local_folder={tmp_path}/data",
+        "data.download_data_from_s3=true",
+        "data.save_results_to_s3=true",
+        f"data.bucket_name={BUCKET}",
+        "data.bucket_prefix=operator",
+        f"data.endpoint_url={s3_gate.url}",
+    ]
+    for stage, owner, name in (
+        ("fetch-files", storage.Bucket, "_download"),
+        (COMPUTE, storage.Bucket, "upload_folder"),
+        (TRAIN, storage.Bucket, "sync_data"),
+        (EVALUATE, evaluating, "fetch_dates"),
+    ):
+        vanish(s3_gate, state, owner, name)
+        message = fails(arguments(stage, in_s3))
+        assert message.startswith(f"s3://{BUCKET}") and SECRET not in message
+        assert message.endswith("run the stage again")
+        assert s3_gate.url in message or "S3 answered 500" in message
+        assert not unfinished(tmp_path)
+        s3_gate.state = OPEN
+        assert main(arguments(stage, in_s3)) == 0
+        if stage == COMPUTE:
+            assert shared(s3_gate) == {"statistics", "embeddings"}
+    assert not os.environ.get("AWS_ENDPOINT_URL")
