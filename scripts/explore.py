@@ -1,0 +1,81 @@
+"""Execute a notebook of the repository on a run, into a copy with its tables and figures.
+
+    .venv/bin/python scripts/explore.py     # what `make notebook` runs
+
+The notebook itself stays as it is: without outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
+
+from services import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))
+
+from transformer.files import atomic_path
+
+EXPLORE = REPOSITORY / "notebooks" / "explore_snapshot.ipynb"
+PARAMETERS = "parameters"  # tag of the cell that holds them
+TIMEOUT_S = 900  # of a cell: a large network on a slow machine
+
+
+def execute(notebook: Path, parameters: Mapping[str, str], out: Path, folder: Path | None = None) -> None:
+    """Run every cell of `notebook` in a fresh kernel and write the result to `out`.
+
+    Args:
+        parameters: in place of those in the cell tagged `parameters`.
+        folder: where the kernel runs; by default that of the notebook, as Jupyter does.
+
+    Raises:
+        CellExecutionError: a cell failed; nothing is written.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    if parameters:
+        at = next(i for i, cell in enumerate(content.cells) if PARAMETERS in cell.metadata.get("tags", ()))
+        lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        content.cells.insert(at + 1, nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]}))
+    where = {"metadata": {"path": str(folder or notebook.parent)}}
+    with tempfile.TemporaryDirectory() as sockets:  # files, not TCP: only this user can listen
+        channels = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        NotebookClient(content, kernel_name="python3", timeout=TIMEOUT_S, resources=where, config=channels).execute()
+    with atomic_path(out) as temporary:
+        nbformat.write(content, temporary)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, meaning in {
+        "run": "run folder or id of an MLflow run; default: the newest in data/runs",
+        "at": "time of the snapshot; default: the busiest instant of the last test date",
+        "train": "a train's number or id; default: the one whose delay is predicted to change most",
+        "data": "folder of event tables; default: the one that the run was trained on",
+        "env": "environment in include/config; default: local",
+    }.items():
+        parser.add_argument(f"--{name}", help=meaning)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "notebooks" / EXPLORE.name)
+    options = parser.parse_args(argv)
+    given = {name.upper(): value for name, value in vars(options).items() if value and name != "out"}
+    try:
+        execute(EXPLORE, given, options.out, REPOSITORY)
+    except CellExecutionError as failure:
+        if failure.ename != "UserError":
+            print(failure, file=sys.stderr)
+            return 1
+        print(f"error: {failure.evalue}", file=sys.stderr)
+        return 2
+    print(f"executed: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

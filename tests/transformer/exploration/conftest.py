@@ -1,0 +1,24 @@
+"""A snapshot of the small simulated railway, taken apart once."""
+
+from pathlib import Path
+
+import pytest
+
+from transformer.config import Config
+from transformer.exploration.snapshot import ExploredSnapshot, explore
+from transformer.trained import TrainedModel
+
+
+@pytest.fixture(scope="session")
+def trained(trained_folder: Path) -> TrainedModel:
+    return TrainedModel.load(trained_folder)
+
+
+@pytest.fixture(scope="session")
+def located(trained: TrainedModel, small_config: Config) -> Config:
+    return trained.located(small_config)
+
+
+@pytest.fixture(scope="session")
+def snapshot(trained: TrainedModel, located: Config) -> ExploredSnapshot:
+    return explore(trained, located)
