@@ -1,0 +1,305 @@
+"""The supply chain of what is pinned: a bill of materials, licences, known vulnerabilities.
+
+    .venv/bin/python scripts/audit.py                    # what `make audit` runs
+    .venv/bin/python scripts/audit.py licences           # one part alone
+    .venv/bin/python scripts/audit.py --service osv      # ask OSV instead of PyPI
+
+What is allowed stands in `[tool.audit]` of pyproject.toml. Exit status: 0 = checked and clean, 1 = a finding,
+2 = something could not be checked, which never counts as clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from license_expression import AND, OR, ExpressionError, Licensing
+from packaging.utils import canonicalize_name
+
+from services import REPOSITORY
+
+RUNTIME = REPOSITORY / "requirements.txt"
+CLUSTER = REPOSITORY / "deploy" / "requirements" / "cluster.txt"
+LOCKS = (RUNTIME, REPOSITORY / "requirements-dev.txt", CLUSTER)
+POLICY = REPOSITORY / "pyproject.toml"
+FOLDER = REPOSITORY / "data" / "supply"
+SPECIFICATION = "1.6"  # of CycloneDX: the newest that the registries and scanners of today read
+SERVICES = ("pypi", "osv")
+LIMIT_S = 600  # a request a package, on a slow line
+CLEAN, FINDING, UNCHECKED = 0, 1, 2
+
+
+class UncheckedError(Exception):
+    """Something could not be checked, and what to do about it: one line."""
+
+
+@dataclass(frozen=True)
+class Exemption:
+    """A vulnerability that is known and borne for a while, under its id or an alias of it."""
+
+    id: str
+    reason: str
+    expires: date
+
+
+@dataclass(frozen=True)
+class LicenceException:
+    """A package whose licence stands outside the allow list, or that declares none.
+
+    Attributes:
+        declared: what its metadata say; another text needs another decision.
+        licence: under which it is used.
+    """
+
+    declared: str
+    licence: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What `[tool.audit]` allows.
+
+    Attributes:
+        allowed: SPDX ids.
+        spellings: what packages write instead of an SPDX expression → the expression.
+        exceptions: by package.
+    """
+
+    allowed: Collection[str] = ()
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    exceptions: Mapping[str, LicenceException] = field(default_factory=dict)
+    vulnerabilities: Sequence[Exemption] = ()
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The licence of a pinned package; `reason` says why it is fine although the allow list lacks it."""
+
+    package: str
+    version: str
+    declared: str
+    expression: str
+    reason: str = ""
+
+
+def read_policy(path: Path = POLICY) -> Policy:
+    table = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["audit"]
+    return Policy(
+        allowed=frozenset(table["allowed"]),
+        spellings=table["spellings"],
+        exceptions={name: LicenceException(**entry) for name, entry in table["exceptions"].items()},
+        vulnerabilities=[Exemption(**entry) for entry in table["vulnerabilities"]],
+    )
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """The packages of a lock, under their normal names, with their versions."""
+    found = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+# --- bill of materials -----------------------------------------------------------------------------------------------
+def write_bills(folder: Path = FOLDER) -> list[str]:
+    """A CycloneDX file for each lock whose packages reach an image or a laptop; the same lock gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lock in (("runtime", RUNTIME), ("cluster", CLUSTER)):
+        path = folder / f"{name}.cdx.json"
+        command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--validate", "--output-reproducible"]
+        command += ["--pyproject", str(POLICY), "--spec-version", SPECIFICATION, "--output-file", str(path), str(lock)]
+        done = _run(command)
+        if done.returncode:
+            raise UncheckedError(f"no bill of materials of {lock.name}: {_last_line(done.stderr)}")
+        named = {
+            canonicalize_name(part["name"]): part["version"] for part in json.loads(path.read_text())["components"]
+        }
+        if differing := sorted(set(named.items()) ^ set(pins(lock).items())):
+            raise UncheckedError(f"the bill of materials of {lock.name} differs from it in {differing[0][0]}")
+        print(f"{len(named)} packages in {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
+    return []
+
+
+# --- licences --------------------------------------------------------------------------------------------------------
+def licences(policy: Policy) -> list[Licence]:
+    """The licence of every package of requirements.txt, from the metadata of what is installed.
+
+    Raises:
+        UncheckedError: a pinned package is not installed.
+    """
+    pinned = pins(RUNTIME)
+    command = [sys.executable, "-m", "piplicenses", "--from=mixed", "--format=json", "--with-system"]
+    done = _run([*command, "--packages", *pinned])
+    if done.returncode:
+        raise UncheckedError(f"pip-licenses does not tell the licences: {_last_line(done.stderr)}")
+    declared = {canonicalize_name(entry["Name"]): entry["License"] for entry in json.loads(done.stdout)}
+    if missing := sorted(set(pinned) - set(declared)):
+        raise UncheckedError(f"{', '.join(missing)}: pinned in {RUNTIME.name} and not installed; run `make setup`")
+    return [licence(name, pinned[name], declared[name], policy) for name in sorted(pinned)]
+
+
+def licence(package: str, version: str, declared: str, policy: Policy) -> Licence:
+    """What a declared licence is by the policy."""
+    exception = policy.exceptions.get(package)
+    if exception and exception.declared == declared:
+        return Licence(package, version, declared, exception.licence, exception.reason)
+    # Several classifiers do not say whether all hold or one may be chosen: all must be allowed.
+    parts = [policy.spellings.get(part, part) for part in declared.split("; ")]
+    return Licence(package, version, declared, " AND ".join(parts))
+
+
+def licence_findings(found: Sequence[Licence], policy: Policy) -> list[str]:
+    """Licences that nothing allows, and exceptions that nothing needs."""
+    findings = [
+        f"{entry.package} {entry.version}: licence {entry.declared!r} is not allowed; replace the package, or add the "
+        f"licence to `allowed` or the package to `exceptions` in [tool.audit]"
+        for entry in found
+        if not entry.reason and not is_allowed(entry.expression, policy.allowed)
+    ]
+    used = {entry.package for entry in found if entry.reason}
+    needless = sorted(set(policy.exceptions) - used)
+    return findings + [f"{name}: its exception in [tool.audit] fits no pinned package; remove it" for name in needless]
+
+
+def is_allowed(expression: str, allowed: Collection[str]) -> bool:
+    """Whether an SPDX expression can be satisfied with the allowed licences; what cannot be read is not."""
+
+    def holds(part: Any) -> bool:
+        if isinstance(part, AND):
+            return all(map(holds, part.args))
+        if isinstance(part, OR):
+            return any(map(holds, part.args))
+        return str(part) in allowed
+
+    try:
+        parsed = Licensing().parse(expression)
+    except ExpressionError:
+        return False
+    return parsed is not None and holds(parsed)
+
+
+# --- vulnerabilities -------------------------------------------------------------------------------------------------
+def ask_for_vulnerabilities(service: str, locks: Sequence[Path] = LOCKS) -> list[dict[str, Any]]:
+    """What pip-audit says of each pinned package.
+
+    Raises:
+        UncheckedError: the service does not answer.
+    """
+    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--format=json", "--aliases=on"]
+    command += ["--desc=off", "--progress-spinner=off", f"--vulnerability-service={service}"]
+    done = _run([*command, *(part for lock in locks for part in ("--requirement", str(lock)))])
+    try:
+        return list(json.loads(done.stdout)["dependencies"])  # it exits 1 where it found something
+    except (ValueError, KeyError):
+        raise UncheckedError(
+            f"{service} cannot be asked for vulnerabilities: {_last_line(done.stderr)}; run `make audit` where the "
+            "internet can be reached, or with another SERVICE"
+        ) from None
+
+
+def vulnerability_findings(
+    answers: Sequence[Mapping[str, Any]], pinned: Collection[str], policy: Policy, today: date
+) -> list[str]:
+    """Vulnerabilities that no exemption covers, and exemptions that are over or that nothing needs.
+
+    Raises:
+        UncheckedError: the service knows some package not, which pip-audit itself passes over and calls clean.
+    """
+    answered = {canonicalize_name(entry["name"]) for entry in answers if "skip_reason" not in entry}
+    if unknown := sorted(set(pinned) - answered):
+        named = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        raise UncheckedError(
+            f"the service says nothing of {len(unknown)} of {len(pinned)} pinned packages ({named}); a mirror of PyPI "
+            "often lacks its JSON API: run `make audit` where the internet can be reached, or with SERVICE=osv"
+        )
+    exempt = {entry.id: entry for entry in policy.vulnerabilities}
+    findings, used = [], set()
+    for entry in answers:
+        for vulnerability in entry["vulns"]:
+            ids = [vulnerability["id"], *vulnerability.get("aliases", [])]
+            known = [exempt[name] for name in ids if name in exempt]
+            used.update(exemption.id for exemption in known)
+            if not known:
+                fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+                findings.append(f"{entry['name']} {entry['version']}: {', '.join(ids)}; fixed in {fixed}: `make lock`")
+    over = [f"{entry.id}: its exemption ended on {entry.expires}" for entry in exempt.values() if entry.expires < today]
+    return findings + over + [f"{name}: its exemption fits nothing; remove it" for name in sorted(set(exempt) - used)]
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+def check_bills(service: str) -> list[str]:  # noqa: ARG001 - every part is called alike
+    return write_bills()
+
+
+def check_licences(service: str) -> list[str]:  # noqa: ARG001 - every part is called alike
+    policy = read_policy()
+    found = licences(policy)
+    print(f"{len(found)} packages of {RUNTIME.name}, {sum(bool(entry.reason) for entry in found)} by exception")
+    return licence_findings(found, policy)
+
+
+def check_vulnerabilities(service: str) -> list[str]:
+    pinned = {name for lock in LOCKS for name in pins(lock)}
+    findings = vulnerability_findings(ask_for_vulnerabilities(service), pinned, read_policy(), date.today())
+    print(f"{len(pinned)} packages of {', '.join(lock.name for lock in LOCKS)}, asked of {service}")
+    return findings
+
+
+PARTS: dict[str, Callable[[str], list[str]]] = {
+    "bills": check_bills,
+    "licences": check_licences,
+    "vulnerabilities": check_vulnerabilities,
+}
+
+
+def check(part: str, service: str) -> int:
+    """Carry out one part and say what came of it; the exit status."""
+    print(f"{part}: ", end="", flush=True)
+    try:
+        findings = PARTS[part](service)
+    except UncheckedError as problem:
+        print("NOT CHECKED")
+        print(f"error: {part}: {problem}", file=sys.stderr)
+        return UNCHECKED
+    for finding in findings:
+        print(f"error: {part}: {finding}", file=sys.stderr)
+    return FINDING if findings else CLEAN
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A tool of the virtual environment, without settings of its own in the environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_AUDIT_", "PIP_REQ"))}
+    try:
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise UncheckedError(f"{command[2]} did not end within {LIMIT_S} s") from None
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it says nothing"])[-1][:300]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Check the pinned packages and write their bill of materials.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all when none is named")
+    parser.add_argument("--service", choices=SERVICES, default="pypi", help="who is asked for vulnerabilities")
+    arguments = parser.parse_args(argv)
+    if unknown := [part for part in arguments.parts if part not in PARTS]:
+        parser.error(f"{unknown[0]!r} is no part; choose from {', '.join(PARTS)}")
+    statuses = [check(part, arguments.service) for part in arguments.parts or PARTS]
+    return FINDING if FINDING in statuses else max(statuses)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
