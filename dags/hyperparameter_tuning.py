@@ -4,33 +4,43 @@
 Trains the model many times, each time with other values of the keys that `search.space` names
 (`include/config/<env>/search.yaml`), and finds those with the least validation error.
 
-`open_run` checks the conf, the configuration and the search space and opens the study's MLflow run; `fetch_files` and
-`compute_statistics_and_embeddings` prepare what all trials share; `tune` runs the trials, one task per worker (a pod
-each with `compute.backend: kubernetes`); `report_study` writes the results into the MLflow run; `train_best` starts
-`model_training` with the winner if asked; `close_run` marks the MLflow run FINISHED or FAILED, always.
+#### Steps
+- **open_run** checks the conf, the configuration and the search space and opens the study's MLflow run.
+- **fetch_files** and **compute_statistics_and_embeddings** prepare what all trials share.
+- **tune** runs the trials, one task per worker (a pod each with `compute.backend: kubernetes`).
+- **report_study** writes the results into the MLflow run.
+- **train_best** starts **model_training** with the winner if asked.
+- **close_run** marks the MLflow run FINISHED or FAILED, always.
 
-**Reads** event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
-**Writes** the study to the SQLite file `paths.optuna_db` (copied to the bucket after every trial when
-`data.save_results_to_s3` is on) or to the PostgreSQL database `search.storage_url`; to MLflow one run for the study,
-which holds best values, importances and plots, and inside it one run per trial: button *MLflow run*.
+#### Reads
+- Event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
 
-**Trigger** with the form, or with any of its fields as conf:
+#### Writes
+- The study: to the SQLite file `paths.optuna_db` (copied to the bucket after every trial when
+  `data.save_results_to_s3` is on), or to the PostgreSQL database `search.storage_url`.
+- To MLflow: one run for the study with best values, importances and plots, and inside it one run per trial. Each stage
+  has a link *MLflow run*, on the task's page under *Details*.
+
+#### Trigger
+With the form, or with any of its fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
 
     airflow dags trigger hyperparameter_tuning --conf '{"n_trials": 30, "study_name": "wider-models"}'
 
-**See** the study while it runs and afterwards: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
-
 - **Trials** are counted in total: `{"n_trials": 30}` brings a study that has 20 to 30, and one that has 30 gets none.
-- **Rerun** what failed: clear it, or trigger again. The study goes on where it stood, and its trials are kept.
-- **Resume** in the study's own MLflow run: `{"warm_start_run_id": "…", "resume_run": true}`, or `{"run_id": "…"}`.
-- **Warm start**: `{"warm_start_run_id": "…"}` alone lets every trial begin with that run's weights.
 - **Many workers**: `{"n_workers": 4}` needs `search.storage_url`; its password is `PGPASSWORD` of the worker or pod, or
   that of the Airflow connection `optuna_postgres`.
+- **Warm start**: `{"warm_start_run_id": "…"}` alone lets every trial begin with that run's weights.
 - **Train the winner**: `{"train_best": true}`, with `model_training` not paused. Else the report prints its conf.
+- **See** the study while it runs and afterwards: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
 
-**Failing** looks like this: wrong input turns `open_run` red at once, with one line that names the value and the
-remedy. A trial that fails does not end the study. A worker that fails is retried twice; if it still fails, the others
-finish the study, the report is written, the winner is not trained, and the DAG run and its MLflow run are FAILED.
+#### Rerun and resume
+- **Rerun** what failed: clear it, or trigger again. The study goes on where it stood, and its trials are kept.
+- **Resume** in the study's own MLflow run: `{"warm_start_run_id": "…", "resume_run": true}`, or `{"run_id": "…"}`.
+
+#### What failing looks like
+- **Wrong input** turns `open_run` red at once, with one line that names the value and the remedy.
+- **A trial** that fails does not end the study. **A worker** that fails is retried twice. If it still fails, the others
+  finish, the report is written, the winner is not trained, and the DAG run and its MLflow run are FAILED.
 """
 
 import os

@@ -4,31 +4,41 @@
 Predicts the service dates of a window with a trained model, beside translation and the registered champion, and decides
 whether the challenger becomes champion.
 
-`open_evaluation` checks the conf and the configuration and chooses the models; `evaluate_model` evaluates each of
-them (`python -m transformer evaluate-model`, beside the worker or in a pod) from what its own MLflow run keeps;
-`decide` gathers what was found; `approve` asks a person where `evaluation.gate.ask_for_approval` says so; `promote`
-changes the registry.
+#### Steps
+- **open_evaluation** checks the conf and the configuration and chooses the models.
+- **evaluate_model** evaluates each of them, beside the worker or in a pod, from what its own MLflow run keeps.
+- **decide** gathers what was found.
+- **approve** asks a person where `evaluation.gate.ask_for_approval` says so.
+- **promote** changes the registry.
 
-**Runs** by hand, whenever `model_training` has registered a model, and at `evaluation.schedule.cron` of the environment
-that `TRANSFORMER_ENV` names.
+#### Reads
+- Event tables in `data.local_folder` or the bucket, and the models in MLflow.
 
-**Reads** event tables in `data.local_folder` or the bucket, and the models in MLflow.
-**Writes** into the MLflow run of each model: metrics `window/FIRST..LAST/…`, artifacts `evaluation/FIRST..LAST/` with a
-report (button *Report*), tags with the outcome; into the registry, aliases and tags of its versions.
+#### Writes
+- Into the MLflow run of each model: metrics `window/FIRST..LAST/…`, artifacts `evaluation/FIRST..LAST/` with a report
+  (links *MLflow run* and *Report* on the task's page under *Details*), tags with the outcome.
+- Into the registry: aliases and tags of its versions.
 
-**Trigger** with the form, or with any of its fields as conf:
+#### Trigger
+It runs whenever `model_training` has registered a model, at `evaluation.schedule.cron` of the environment that
+`TRANSFORMER_ENV` names, and by hand: with the form, or with any of its
+fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
 
     airflow dags trigger model_evaluation --conf '{"warm_start_run_id": "…", "window_dates": 7}'
 
 - **Which model**: `warm_start_run_id` names any trained run. Without it: champion, and challenger if there is one.
 - **Which dates**: `window_first` and `window_last`, or `window_dates`, the last so many that have data and are over.
-- **Rerun** a window that has results: `{"again": true}`. Clearing a failed task needs no more than that.
 - **By hand**: `python -m transformer promote` and `rollback` overrule the gate.
 
-**Failing** looks like this: wrong input, an unknown run, data that are too old or dates that trained the model turn a
-task red with one line that names the value and the remedy; that is not retried. A scheduled run that finds no newer
-dates keeps the results there are and says so in the log of `evaluate_model`. After a failed evaluation nothing is
-promoted.
+#### Rerun and resume
+- **Rerun** a failed task: clear it, no more is needed. There is nothing to resume: an evaluation begins anew.
+- **Again**: `{"again": true}` evaluates a window that has results.
+
+#### What failing looks like
+- **Wrong input**, an unknown run, data that are too old or dates that trained the model turn a task red with one line
+  that names the value and the remedy. It is not retried.
+- **No newer dates**: a scheduled run keeps the results there are and says so in the log of `evaluate_model`.
+- After a failed evaluation nothing is promoted.
 """
 
 import os

@@ -3,28 +3,43 @@
 
 Predicts, for every train running at one instant, how late it will be at each of its next stops.
 
-`open_run` checks the conf and the configuration and opens the MLflow run; then `fetch_files`,
-`compute_statistics_and_embeddings`, `train_model`, `evaluate_model` and `register_model` each run
-`python -m transformer <stage>`, beside the worker or in a pod (`compute.backend`); `close_run` marks the MLflow run
-FINISHED or FAILED, always.
+#### Steps
+- **open_run** checks the conf and the configuration and opens the MLflow run.
+- **fetch_files** brings the event tables and checks them.
+- **compute_statistics_and_embeddings** does so over the training dates, or finds them done.
+- **train_model** trains, with a checkpoint after every epoch.
+- **evaluate_model** predicts the test dates, beside translation, and writes the report.
+- **register_model** makes the model a version in the registry.
+- **close_run** marks the MLflow run FINISHED or FAILED, always.
 
-**Reads** event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
-**Writes** statistics and embeddings to `paths.cache` (reused under a content hash), checkpoints and reports to
-`paths.runs`, and everything worth comparing to MLflow: button *MLflow run* on every stage, *Report* on
-`evaluate_model`. The model becomes a version of the registered model, its *challenger*; `model_evaluation` judges it.
+Each stage runs beside the worker or in a pod: `compute.backend`.
 
-**Trigger** with the form, or with any of its fields as conf:
+#### Reads
+- Event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
+
+#### Writes
+- To `paths.cache`: statistics and embeddings, reused under a content hash.
+- To `paths.runs`: checkpoints and reports.
+- To MLflow: everything worth comparing. Each stage has a link *MLflow run*, `evaluate_model` a link *Report*, on the
+  task's page under *Details*.
+- To the model registry: the model as *challenger*, which `model_evaluation` judges.
+
+#### Trigger
+With the form, or with any of its fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
 
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 
+#### Rerun and resume
 - **Rerun** a failed stage: clear it. The stages before it are kept, and it logs into the same MLflow run.
 - **Warm start**: `{"warm_start_run_id": "…"}` begins a new run with that run's weights.
 - **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues that run itself, optimizer and epoch too.
 - **Log into an existing run**: `{"run_id": "…"}`.
 
-**Failing** looks like this: wrong input turns `open_run` (or the stage that found it) red at once, with one line that
-names the value and the remedy, and is not retried; anything else is retried twice with growing pauses. The MLflow run
-is then FAILED, with the task and its last error line as the reason.
+#### What failing looks like
+- **Wrong input** turns `open_run`, or the stage that found it, red at once, with one line that names the value and the
+  remedy. It is not retried.
+- **Anything else** is retried twice with growing pauses.
+- The MLflow run is then FAILED, with the task and its last error line as the reason.
 """
 
 import os

@@ -97,7 +97,9 @@ class _harmless(suppress):  # noqa: N801  (used like the function it extends)
         super().__init__(Exception)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        if isinstance(error, Exception):
+        if isinstance(error, NameError) and error.name == "SUPERVISOR_COMMS":
+            log.info("`airflow dags test` lets no alert of a DAG read the run: its tasks have told")
+        elif isinstance(error, Exception):
             log.warning("alert not sent: %s: %s", type(error).__name__, redact(str(error)))
         return bool(super().__exit__(kind, error, trace))
 

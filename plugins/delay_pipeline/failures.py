@@ -12,6 +12,7 @@ from kubernetes.client import V1ContainerStateWaiting, V1Pod
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from transformer.config import one_line
 from transformer.errors import ServiceError, UserError
 
 RETRIES = {  # of every task; what the user must correct is not retried at all
@@ -30,23 +31,23 @@ SIGNALS = {128 + number: -number for number in signal.Signals}  # a container's 
 def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
     """Turn what the user must correct into a failure without retry, and an absent service into one with.
 
-    Every failure leaves its first line as XCom `error` of the task.
+    Every failure leaves its first line, without credentials, as XCom `error` of the task.
     """
     failure: BaseException
     try:
         yield
         return
     except UserError as error:
-        failure = AirflowFailException(str(error))
+        failure = AirflowFailException(one_line(str(error)))
     except ServiceError as error:
-        failure = AirflowException(str(error))
+        failure = AirflowException(one_line(str(error)))
     except ApiException as error:
         failure = AirflowException(f"Kubernetes refused: {_status_message(error)}")
     except HTTPError as error:
         failure = AirflowException(f"Kubernetes does not answer: {' '.join(str(error).split())}")
     except (Exception, AirflowTaskTimeout) as error:
         failure = error
-    ti.xcom_push(key=ERROR_KEY, value=(str(failure) or type(failure).__name__).splitlines()[0])
+    ti.xcom_push(key=ERROR_KEY, value=one_line((str(failure) or type(failure).__name__).splitlines()[0]))
     raise failure from None
 
 

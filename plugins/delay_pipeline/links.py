@@ -1,4 +1,4 @@
-"""The buttons that lead from a task to MLflow."""
+"""The buttons that lead from a task to MLflow, and to its pod."""
 
 from contextlib import suppress
 
@@ -32,3 +32,11 @@ class ReportLink(MlflowRunLink):
         with suppress(Exception):  # a button less is no failure
             return artifact_page(run_page, outcome_of(run).report)
         return ""
+
+
+class PodLink(BaseOperatorLink):
+    name = "Pod"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002  (Airflow's signature)
+        """Address of the pod's page; empty beside the worker, before there is a pod, or without a page to show it."""
+        return getattr(operator, "pod_page", "")

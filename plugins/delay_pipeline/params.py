@@ -18,6 +18,7 @@ from airflow.sdk import Param
 
 from transformer.config import environments
 from transformer.errors import UserError
+from transformer.run_ids import is_run_id
 
 ENV_VARIABLE = "TRANSFORMER_ENV"
 WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
@@ -26,6 +27,12 @@ TRAINING_ENV = "local"
 TUNING_ENV = "optuna"
 EVALUATION_ENV = TRAINING_ENV
 SWITCH = {"0": False, "1": True}
+
+# Sections of the trigger form. Airflow opens the one of this name, its default, and folds up all others. In their
+# descriptions code stands in the first line only, what is below is bold: the box around code hides the line above.
+OPEN_SECTION = "Run Parameters"
+EARLIER_RUNS_SECTION = "Earlier MLflow runs"
+EXCEPTIONS_SECTION = "Exceptions"
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
             minimum=1,
             title="Trials",
             description_md="Of the study **in total**, those of earlier DAG runs included. Empty: `search.n_trials`.",
-            section="Study",
+            section=OPEN_SECTION,
         ),
         "n_workers": Param(
             None,
@@ -109,21 +116,21 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
             minimum=1,
             title="Workers",
             description_md="Trials at a time. More than one needs `search.storage_url`. Empty: `search.n_workers`.",
-            section="Study",
+            section=OPEN_SECTION,
         ),
         "study_name": Param(
             None,
             type=["string", "null"],
             title="Study",
             description_md="A study of this name is continued, else a new one begins. Empty: `search.study_name`.",
-            section="Study",
+            section=OPEN_SECTION,
         ),
         "train_best": Param(
             False,
             type=["boolean", "null"],
             title="Train the best",
             description_md="Start `model_training` with the values of the best trial when the study is done.",
-            section="Study",
+            section=OPEN_SECTION,
         ),
     }
     return params
@@ -139,7 +146,7 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             title="Run to evaluate",
             description_md="Id of the MLflow run of a training. Empty: the registered champion, and the challenger "
             "when there is one.",
-            section="Model",
+            section=OPEN_SECTION,
         ),
         "window_first": Param(
             None,
@@ -147,7 +154,7 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             format="date",
             title="First service date",
             description_md="With the last one below. Both empty: the last dates that have data.",
-            section="Window",
+            section=OPEN_SECTION,
         ),
         "window_last": Param(
             None,
@@ -155,30 +162,30 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             format="date",
             title="Last service date",
             description_md="Included.",
-            section="Window",
+            section=OPEN_SECTION,
         ),
         "window_dates": Param(
             None,
             type=["integer", "null"],
             minimum=1,
-            title="Or the last dates",
-            description_md="So many of those before today that have data, without those that trained the model. "
-            "Empty: `evaluation.schedule.last_dates`.",
-            section="Window",
+            title="Or number of last dates",
+            description_md="So many of those before today that have data, without those that trained the model."
+            "\n\nEmpty: **evaluation.schedule.last_dates**.",
+            section=OPEN_SECTION,
         ),
         "again": Param(
             False,
             type=["boolean", "null"],
             title="Evaluate again",
             description_md="Also when the run has results on these dates; they are replaced.",
-            section="Window",
+            section=EXCEPTIONS_SECTION,
         ),
         "allow_training_dates": Param(
             False,
             type=["boolean", "null"],
             title="Allow training dates",
             description_md="Also dates that trained or validated the model. Nothing is promoted on those.",
-            section="Window",
+            section=EXCEPTIONS_SECTION,
         ),
     }
 
@@ -192,21 +199,21 @@ def _run_params(environ: Mapping[str, str], default_env: str, *, weights: str, r
             type=["string", "null"],
             title="MLflow run to log into",
             description_md="Id of an **existing** run. Empty: a new run is opened.",
-            section="MLflow run",
+            section=EARLIER_RUNS_SECTION,
         ),
         "warm_start_run_id": Param(
             environ.get(WARM_START_VARIABLE) or None,
             type=["string", "null"],
             title="Warm start from run",
-            description_md=f"{weights} Default: `{WARM_START_VARIABLE}`, else random weights.",
-            section="MLflow run",
+            description_md=f"{weights}\n\nDefault: **{WARM_START_VARIABLE}**, else random weights.",
+            section=EARLIER_RUNS_SECTION,
         ),
         "resume_run": Param(
             SWITCH.get(environ.get(RESUME_VARIABLE) or "0"),
             type=["boolean", "null"],
             title="Resume that run",
-            description_md=f"{resume} Default: `{RESUME_VARIABLE}` (`0` or `1`), else off.",
-            section="MLflow run",
+            description_md=f"{resume}\n\nDefault: **{RESUME_VARIABLE}** (0 or 1), else off.",
+            section=EARLIER_RUNS_SECTION,
         ),
     }
 
@@ -225,16 +232,16 @@ def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[
             title="Environment",
             description_md="Configuration folder in `include/config`. "
             f"Default: `{ENV_VARIABLE}`, else `{default_env}`.",
-            section="Configuration",
+            section=OPEN_SECTION,
         ),
         "overrides": Param(
             [],
             type=["array", "null"],
             items={"type": "string"},
             title="Overrides",
-            description_md="One `key=value` a line, on top of the environment: `training.max_epochs=5`. "
-            "`python -m transformer config` lists the keys.",
-            section="Configuration",
+            description_md="One `key=value` a line, on top of the environment: `training.max_epochs=5`"
+            "\n\nAll keys: **python -m transformer config**",
+            section=OPEN_SECTION,
         ),
     }
 
@@ -347,7 +354,7 @@ def _run_id(key: str, conf: Mapping[str, Any], default: str | None) -> str | Non
     if not isinstance(value, str):
         raise UserError(f"conf: {key}={value!r} is not a text; write the MLflow run id in quotes")
     value = value.strip()
-    if value.startswith("-") or len(value.split()) > 1:  # an option of the stage's command line, not an id
+    if value and not is_run_id(value):
         raise UserError(f"{key}={value!r} is not an MLflow run id; copy it from the run's page")
     return value or None
 

@@ -19,7 +19,7 @@ from kubernetes.client import models as k8s
 from delay_pipeline import REPOSITORY
 from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
-from delay_pipeline.links import MlflowRunLink, ReportLink
+from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
 from delay_pipeline.process import ProcessGroup
 from transformer.config import Config, load_config, redact
 from transformer.errors import UserError
@@ -45,7 +45,7 @@ class StageOperator(KubernetesPodOperator):
     """
 
     template_fields = (*KubernetesPodOperator.template_fields, "mlflow_run")
-    operator_extra_links = (MlflowRunLink(),)
+    operator_extra_links = (MlflowRunLink(), PodLink())
     ui_color: ClassVar[str] = "#dbe9f6"
 
     # A training lasts days, in which the API server may be away more often than the default of three times.
@@ -84,6 +84,7 @@ class StageOperator(KubernetesPodOperator):
         self.stage = stage
         self.mlflow_run = mlflow_run
         self.worker = worker
+        self.pod_url = self.pod_page = ""
         self._group: ProcessGroup | None = None
 
     def execute(self, context: Context) -> None:
@@ -98,11 +99,19 @@ class StageOperator(KubernetesPodOperator):
             else:
                 self._run_here(config, context)
 
+    def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
+        pod = super().get_or_create_pod(pod_request_obj, context)
+        self._note_pod_page(pod.metadata.name, pod.metadata.namespace)
+        if self.pod_page:  # the pod is wanted while it runs
+            context["ti"].xcom_push(key=PodLink().xcom_key, value=self.pod_page)
+        return pod
+
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
         """Go on when the trigger has seen the pod end, or has given up on it: in a new process, as a new operator."""
         with one_line_failures(context["ti"]):
             config = self._config()
             self._configure_pod(config)
+            self._note_pod_page(event["name"], event["namespace"])
             try:
                 super().trigger_reentry(context, event)
             except AirflowException:
@@ -156,6 +165,7 @@ class StageOperator(KubernetesPodOperator):
         self.image = kubernetes.image
         self.image_pull_policy = kubernetes.image_pull_policy
         self.namespace = kubernetes.namespace
+        self.pod_url = kubernetes.pod_url
         self.service_account_name = kubernetes.service_account
         self.priority_class_name = kubernetes.priority_class or None
         self.schedule_timeout_seconds = kubernetes.schedule_timeout_s
@@ -194,6 +204,9 @@ class StageOperator(KubernetesPodOperator):
         ]
         self.node_selector = dict(label.split("=", 1) for label in profile.node_selector)
         self.tolerations = [_toleration(taint) for taint in profile.tolerations]
+
+    def _note_pod_page(self, pod: str, namespace: str) -> None:
+        self.pod_page = self.pod_url.replace("{pod}", pod).replace("{namespace}", namespace)
 
     def _pod_failure(self, config: Config) -> AirflowException:
         profile = config.compute.kubernetes.profile(self.stage)
@@ -239,7 +252,7 @@ class EvaluateModelOperator(StageOperator):
     operator Airflow knows no others.
     """
 
-    operator_extra_links = (MlflowRunLink(), ReportLink())
+    operator_extra_links = (MlflowRunLink(), PodLink(), ReportLink())
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(stage="evaluate-model", **kwargs)

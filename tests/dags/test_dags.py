@@ -70,7 +70,7 @@ def test_every_dag_explains_itself(bag):
 
 
 def test_the_documentation_says_what_to_do(dag):
-    for word in ("Reads", "Writes", "Trigger", "Rerun", "Resume", "Warm start", "Failing"):
+    for word in ("Reads", "Writes", "Trigger", "Rerun", "Resume", "Warm start", "failing looks like"):
         assert word in dag.doc_md
 
 
@@ -130,7 +130,7 @@ def test_an_evaluation_is_mapped_over_its_models_and_names_them(evaluation):
     evaluate = evaluation.get_task("evaluate_model")
     assert evaluate.is_mapped
     assert evaluate.map_index_template == "{{ task.mlflow_run['model'] }}"
-    assert [link.name for link in evaluate.operator_extra_links] == ["MLflow run", "Report"]
+    assert [link.name for link in evaluate.operator_extra_links] == ["MLflow run", "Pod", "Report"]
 
 
 def test_what_one_evaluation_found_counts_and_nothing_is_promoted_after_a_failed_one(evaluation):

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +60,22 @@ class Clone:
         )
 
 
-@pytest.fixture
-def clone(tmp_path):
-    folder = tmp_path / "a clone"
+@contextmanager
+def cloned(folder):
+    """What a command needs of the repository, at another path; whatever it started is stopped in the end."""
     for part in ("dags", "plugins", "scripts", "transformer", "include"):
         shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     clone = Clone(folder, free_port(), free_port())
-    yield clone
-    clone.run("services.py", "down")
+    try:
+        yield clone
+    finally:
+        clone.run("services.py", "down")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    with cloned(tmp_path / "a clone") as clone:
+        yield clone
 
 
 @pytest.fixture(scope="session")

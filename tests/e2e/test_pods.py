@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from delay_pipeline import stage
 from delay_pipeline.failures import pod_failure
+from delay_pipeline.links import PodLink
 from delay_pipeline.stage import StageOperator
 from tests.e2e.cluster import Cluster, Fate
 from tests.tracking_double import FakeTracking
@@ -68,6 +69,15 @@ def test_every_stage_runs_in_a_pod_of_its_own_and_leaves_none(train, cluster):
     assert all(pod.deleted.is_set() for pod in cluster.pods)
     assert FakeTracking.closed == ("3f2a", "FINISHED", "")
     assert all(ti.try_number == 1 for ti in run.get_task_instances())
+
+
+def test_a_finished_stage_still_links_its_pod(train, cluster):
+    run = train("compute.kubernetes.pod_url=https://pods.example.org/{namespace}/pod/{pod}")
+    assert run.state == "success"
+    (pod,) = cluster.pods_of("train-model")
+    (ti,) = [ti for ti in run.get_task_instances() if ti.task_id == "train_model"]
+    page = f"https://pods.example.org/{pod.manifest['metadata']['namespace']}/pod/{pod.name}"
+    assert ti.xcom_pull(task_ids="train_model", key=PodLink().xcom_key) == page
 
 
 def test_exit_2_is_not_retried_and_its_line_is_the_reason(train, cluster):

@@ -63,6 +63,8 @@ def test_training_whole(clone, tiny_data):
     assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
     assert "is stopped again: `make up` opens it" in last
     assert "translation" in done.stdout
+    assert "task_id=fetch_files" in done.stdout  # where a task begins, and of Airflow's own lines no more
+    assert not re.search(r"\[info|loc=|Pushing xcom|::group", done.stdout)
     ((status, tags),) = runs(clone)
     assert status == "FINISHED"
     assert tags["dag_id"] == "model_training"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from delay_pipeline import alerts
 from delay_pipeline.alerts import DegradationAlert, FailureAlert
@@ -167,6 +168,17 @@ def test_whatever_is_wrong_with_a_context_raises_nothing(caplog):
     tell(FailureAlert(), {})
     tell(DegradationAlert(), {})
     assert caplog.text.count("alert not sent") == 2
+
+
+def test_a_dag_without_a_supervisor_leaves_it_to_its_tasks(caplog, monkeypatch):
+    """As `airflow dags test` calls it, where no XCom, connection or variable can be read."""
+    monkeypatch.delattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", raising=False)
+    failed = context(level="dag")
+    failed["ti"].get_task_states = RuntimeTaskInstance.get_task_states
+    with caplog.at_level("INFO"):
+        tell(FailureAlert(), failed)
+    assert "its tasks have told" in caplog.text
+    assert "alert not sent" not in caplog.text
 
 
 def test_the_ledger_stays_small(mailbox, ledger):

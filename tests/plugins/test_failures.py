@@ -1,10 +1,13 @@
 """What a pod's status becomes as a failure, and which profiles the configuration refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import models as k8s
 
-from delay_pipeline.failures import pod_failure
+from delay_pipeline.failures import one_line_failures, pod_failure
+from delay_pipeline.params import read_request
 from transformer.config import load_config
 from transformer.errors import UserError
 
@@ -88,3 +91,21 @@ def test_a_wrong_pod_configuration_is_one_line(override, message):
         load_config("prod", [f"compute.kubernetes.{override}"])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_refused_conf_tells_no_password_and_is_of_bounded_length():
+    told = {}
+    task = SimpleNamespace(xcom_push=lambda key, value: told.update({key: value}))
+    with pytest.raises(AirflowFailException) as caught, one_line_failures(task):
+        read_request({"overrides": "http://me:geheim@host" + "x" * 100_000}, {})
+    assert str(caught.value) == told["error"]
+    assert "geheim" not in told["error"]
+    assert len(told["error"]) < 2_100
+
+
+def test_no_failure_tells_a_password_to_other_tasks():
+    told = {}
+    task = SimpleNamespace(xcom_push=lambda key, value: told.update({key: value}))
+    with pytest.raises(RuntimeError), one_line_failures(task):
+        raise RuntimeError("http://me:geheim@host does not answer\nfor long")
+    assert told == {"error": "http://***@host does not answer"}

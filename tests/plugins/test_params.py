@@ -3,6 +3,7 @@
 import pytest
 
 from delay_pipeline.params import (
+    OPEN_SECTION,
     EvaluationRequest,
     TrainingRequest,
     TuningRequest,
@@ -162,6 +163,17 @@ def test_what_the_untouched_trigger_form_of_an_evaluation_sends_is_accepted():
     assert read_evaluation_request(conf, {}) == read_evaluation_request({}, {})
 
 
+@pytest.mark.parametrize("params", [training_params({}), tuning_params({}), evaluation_params({})])
+def test_the_form_opens_with_what_is_often_needed_and_hides_no_line_behind_code(params):
+    sections = list(dict.fromkeys(param.schema["section"] for param in params.values()))
+    assert sections[0] == OPEN_SECTION == "Run Parameters"  # the one that Airflow opens
+    assert len(sections) == 2
+    for name, param in params.items():
+        first, *others = param.schema["description_md"].splitlines()
+        assert "`" not in first or len(first) < 100, name
+        assert not any("`" in line for line in others), name
+
+
 def test_an_evaluation_is_asked_for_by_model_and_window():
     conf = {"warm_start_run_id": " abc ", "window_dates": 14, "again": True}
     assert read_evaluation_request(conf, {}) == EvaluationRequest("local", [], "abc", 14, True, False)
@@ -198,3 +210,12 @@ def test_refusals_of_an_evaluation_are_one_line(conf, words):
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize("run_id", ["--set", "../x", "/etc", "a\\b", "a/b", "a b", "a\tb", "a\0b", "a\ud800"])
+@pytest.mark.parametrize("key", ["run_id", "warm_start_run_id"])
+def test_what_is_no_run_id_is_refused(key, run_id):
+    with pytest.raises(UserError, match=rf"^{key}='.* is not an MLflow run id; copy it from the run's page$"):
+        read_request({key: run_id}, {})
+    with pytest.raises(UserError, match="is not an MLflow run id"):
+        read_evaluation_request({"warm_start_run_id": run_id}, {})

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.serialization.serialized_objects import OperatorSerialization
 
 from delay_pipeline import stage
-from delay_pipeline.links import MlflowRunLink, ReportLink
+from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
 from delay_pipeline.stage import EvaluateModelOperator, StageOperator
 from tests.registry_double import FakeRegistry
 
@@ -139,11 +139,30 @@ def test_an_evaluation_on_a_window_links_the_report_that_its_run_names(monkeypat
 def test_an_evaluation_links_its_report_too():
     task = evaluation()
     links = OperatorSerialization.serialize_operator(task)["_operator_extra_links"]
-    assert links == {"MLflow run": MlflowRunLink().xcom_key, "Report": ReportLink().xcom_key}
+    assert links == {link.name: link.xcom_key for link in (MlflowRunLink(), PodLink(), ReportLink())}
     report = "http://127.0.0.1:5000/#/experiments/1/runs/abc/artifacts/evaluation/report.html"
     assert ReportLink().get_link(task, ti_key=None) == report
     assert ReportLink().get_link(evaluation(run_url=""), ti_key=None) == ""
-    assert list(OperatorSerialization.serialize_operator(operator())["_operator_extra_links"]) == ["MLflow run"]
+    assert list(OperatorSerialization.serialize_operator(operator())["_operator_extra_links"]) == ["MLflow run", "Pod"]
+
+
+POD_URL = "compute.kubernetes.pod_url=https://pods.example.org/{namespace}/pod/{pod}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "page"),
+    [([POD_URL], "https://pods.example.org/train-delays-dev/pod/train-model-7"), ([], "")],
+)
+def test_a_stage_links_its_pod_as_soon_as_there_is_one(monkeypatch, overrides, page):
+    pod = SimpleNamespace(metadata=SimpleNamespace(name="train-model-7", namespace="train-delays-dev"))
+    monkeypatch.setattr(KubernetesPodOperator, "get_or_create_pod", lambda *arguments: pod)
+    task, xcoms = operator(env="dev", overrides=overrides), {}
+    task._configure_pod(task._config())
+    assert PodLink().get_link(task, ti_key=None) == ""
+    ti = SimpleNamespace(xcom_push=lambda key, value: xcoms.update({key: value}))
+    assert task.get_or_create_pod(None, {"ti": ti}) is pod
+    assert PodLink().get_link(task, ti_key=None) == page
+    assert xcoms == ({PodLink().xcom_key: page} if page else {})
 
 
 def test_output_streams_line_by_line_and_merged(stage_is, lines):

@@ -1,0 +1,186 @@
+"""`make up` as a person meets it: Airflow's and MLflow's pages in Debian's Chromium.
+
+Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
+"""
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from tests.e2e.conftest import cloned
+
+pytestmark = pytest.mark.slow
+
+QUIET = [
+    "--no-sandbox",  # CI is root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 60_000  # for a page, while four Airflow components and a training share two cores
+TRAINING_S = 600
+SMALL = [
+    "training.max_epochs=2",
+    "training.batch_size=16",
+    "data.grid.step_s=3600",
+    "model.n_layers=1",
+]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """A clone whose servers are up, with the password of its admin."""
+    with cloned(tmp_path_factory.mktemp("browser") / "a clone") as clone:
+        done = clone.run("services.py", "up")
+        assert done.returncode == 0, done.stderr
+        yield clone, re.search(r"user admin, password (\S+)", done.stdout).group(1)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    assert chromium, "no chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(up, browser):
+    """A page of Airflow, logged in."""
+    clone, password = up
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 800}, base_url=f"http://127.0.0.1:{clone.airflow_port}"
+    )
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto("/")
+    page.fill("input[name=username]", "admin")
+    page.fill("input[name=password]", password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("Welcome")).to_be_visible(timeout=PATIENCE_MS)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Keep what a page shows: in the folder SCREENSHOTS where that is set."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+
+    def screenshot(page, name):
+        page.wait_for_timeout(1500)  # panels slide, charts grow
+        page.screenshot(path=tmp_path / "whole.png")
+        with Image.open(tmp_path / "whole.png") as image:
+            image.quantize(128).save(folder / f"{name}.png", optimize=True)
+
+    return screenshot
+
+
+def fill_form(page, overrides):
+    """The form of `model_training`, open and filled."""
+    page.goto("/dags/model_training")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog")
+    form.locator("[name=element_overrides]").fill("\n".join(overrides))
+    return form
+
+
+def trigger(page, overrides):
+    """Trigger `model_training` through its form; the address of the run's page."""
+    form = fill_form(page, overrides)
+    form.get_by_role("button", name="Trigger").click()
+    page.wait_for_url("**/runs/manual__*")
+    return page.url.partition("?")[0]
+
+
+def watch(page, run):
+    """The state in which the run ends, asked as its page asks."""
+    run_id = run.rpartition("/")[2]
+    end = time.monotonic() + TRAINING_S
+    while time.monotonic() < end:
+        state = page.request.get(f"/api/v2/dags/model_training/dagRuns/{run_id}").json()["state"]
+        if state in ("success", "failed"):
+            return state
+        page.wait_for_timeout(2000)
+    raise AssertionError(f"{run_id} did not end within {TRAINING_S} s")
+
+
+def follow(page, run, task, link):
+    """The page that a button of a task opens."""
+    page.goto(f"{run}/tasks/{task}/details")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name=link).click()
+    return opened.value
+
+
+def test_a_training_from_the_form_to_its_figures(up, page, take, tiny_data):
+    clone, _ = up
+    overrides = [
+        *SMALL,
+        f"training.mlflow.tracking_uri=http://127.0.0.1:{clone.mlflow_port}",
+        f"data.local_folder={tiny_data}",
+    ]
+    run = trigger(page, overrides)
+    assert watch(page, run) == "success"
+    page.goto(run)
+    page.get_by_role("button", name=re.compile("Show Graph")).click()
+    for task in ("open_run", "fetch_files", "train_model", "evaluate_model", "register_model", "close_run"):
+        expect(page.locator(".react-flow__node").filter(has_text=task)).to_contain_text("success", ignore_case=True)
+    take(page, "dag-graph")
+
+    mlflow = follow(page, run, "train_model", "MLflow run")
+    run_page = mlflow.url
+    expect(mlflow.get_by_text("val/best_skill").first).to_be_visible(timeout=PATIENCE_MS)
+    if (assistant := mlflow.get_by_role("button", name="Close")).count():
+        assistant.first.click()  # MLflow opens its assistant by itself
+    mlflow.get_by_role("tab", name="Model metrics").click()
+    mlflow.get_by_placeholder("Search metric charts").fill("val/|train/")
+    expect(mlflow.locator(".js-plotly-plot").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(mlflow.get_by_role("heading", name="mae_s", exact=True)).to_be_visible()
+    take(mlflow, "mlflow-run")
+    mlflow.goto(f"{run_page}/artifacts/evaluation/figures/error_by_horizon.png")
+    mlflow.reload()  # MLflow takes a click for a changed address, not typing
+    figure = mlflow.locator("img[src^='blob:']").first
+    expect(figure).to_be_visible(timeout=PATIENCE_MS)
+    assert figure.evaluate("image => image.naturalWidth") > 300
+
+    report = follow(page, run, "evaluate_model", "Report")
+    heading = report.frame_locator("iframe").get_by_role("heading", name=re.compile("Evaluation 20"))
+    expect(heading).to_be_visible(timeout=PATIENCE_MS)
+
+
+def test_a_mistyped_key_is_explained_where_the_run_failed(page):
+    run = trigger(page, ["training.max_epoch=1"])
+    assert watch(page, run) == "failed"
+    page.goto(f"{run}/tasks/open_run")
+    expect(page.get_by_text("did you mean 'training.max_epochs'").first).to_be_visible(timeout=PATIENCE_MS)
+
+
+def test_the_form_says_what_each_field_is(page, take):
+    form = fill_form(page, ["training.max_epochs=5"])
+    expect(form.get_by_text("Configuration folder in")).to_be_visible()
+    expect(form.get_by_text("Earlier MLflow runs")).to_be_visible()
+    expect(form.locator("[name=element_warm_start_run_id]")).to_be_hidden()
+    take(page, "trigger-form")
+
+
+@pytest.mark.parametrize("dag", ["model_training", "hyperparameter_tuning", "model_evaluation"])
+def test_the_page_of_a_dag_tells_what_it_does_and_how_to_go_on(page, take, dag):
+    page.goto(f"/dags/{dag}")
+    page.get_by_role("button", name="Dag Docs").click()
+    text = page.get_by_role("dialog")
+    for heading in ("Steps", "Reads", "Writes", "Trigger", "Rerun and resume", "What failing looks like"):
+        expect(text.get_by_role("heading", name=heading, exact=True)).to_be_attached()
+    if dag == "model_training":
+        take(page, "dag-docs")
