@@ -5,22 +5,27 @@ MLFLOW_PORT ?= 5000
 AIRFLOW_PORT ?= 8080
 TAG ?= latest
 export MLFLOW_PORT AIRFLOW_PORT
+# Threads that wait for each other sleep: spinning ones stand still where anything else uses a core (docs/benchmarks.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-fast lint bench up down lock image
+.PHONY: help setup train tune test test-fast lint notebook docs screenshots bench bench-accuracy bench-ablation up down lock audit image
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
 setup: $(INSTALLED) ## make .venv and install the pinned requirements into it
 
 $(INSTALLED): requirements.txt requirements-dev.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	touch $@
+	@echo "installing the pinned requirements into .venv: a few minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@
 
 train: $(INSTALLED) ## run model_training whole: make train [DATA=folder] [ENV=local] [SET="key=value …"]
 	@$(BIN)/python scripts/train.py $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
@@ -40,8 +45,26 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+notebook: $(INSTALLED) ## explore a snapshot of a run, into data/notebooks: make notebook [RUN=newest] [AT=time] [TRAIN=number] [DATA=folder]
+	@$(BIN)/python scripts/explore.py $(if $(RUN),--run '$(RUN)') $(if $(AT),--at '$(AT)') $(if $(TRAIN),--train '$(TRAIN)') \
+		$(if $(DATA),--data '$(DATA)') $(if $(ENV),--env '$(ENV)')
+
+docs: $(INSTALLED) ## build the documentation site into data/site, links checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "file://$(CURDIR)/data/site/index.html"
+
+screenshots: $(INSTALLED) ## take the pictures of Airflow's and MLflow's pages in docs/images anew
+	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_browser.py
+
+# Threads that spin while they wait make each other wait, many times over, where something else uses a core.
 bench: $(INSTALLED) ## measure what the documentation claims
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+bench-accuracy: $(INSTALLED) ## compare with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
+	@$(BIN)/python benchmarks/accuracy.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
+
+bench-ablation: $(INSTALLED) ## what each input is worth: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
+	@$(BIN)/python benchmarks/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')
 
 up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
 	@$(BIN)/python scripts/services.py up
@@ -64,3 +87,6 @@ lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow
 	done  # the lock names torch without its build: a CPU wheel where one is at hand, else the CUDA build
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-emit-find-links --no-emit-index-url \
 		--no-emit-trusted-host deploy/requirements/cluster.in
+
+audit: $(INSTALLED) ## check what is pinned, write its bill of materials into data/supply: make audit [SERVICE=osv]
+	@$(BIN)/python scripts/audit.py $(if $(SERVICE),--service '$(SERVICE)')

@@ -31,6 +31,13 @@ from transformer.errors import UserError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EVENT_FILES = "events/*.parquet"
+# Of a DAG run in front of the user's eyes: what its tasks say, and of Airflow's own lines where a task begins and ends.
+READABLE_LOG = {
+    "AIRFLOW__LOGGING__LOG_FORMAT": "%(message)s",
+    "AIRFLOW__LOGGING__CALLSITE_PARAMETERS": "",
+    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow=WARNING airflow.sdk.definitions.dag=INFO airflow.task=INFO "
+    "task=WARNING py.warnings=ERROR",
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def ensure_sample_data(config: Config) -> None:
 
 def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
     """Make the Airflow database and run every task in front of the user's eyes."""
-    environment = services.airflow_environment(os.environ, pipeline.database)
+    environment = services.airflow_environment(os.environ, pipeline.database) | READABLE_LOG
     airflow = [sys.executable, "-m", "airflow"]
     services.AIRFLOW_HOME.mkdir(exist_ok=True)
     migrate = subprocess.run(

@@ -177,12 +177,12 @@ def port_from(environ: Mapping[str, str], variable: str, default: int) -> int:
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The shell's environment without its Airflow and MLflow settings, and with no proxy for this machine."""
+    """The shell's environment without its Airflow and MLflow settings, with no proxy for this machine, no telemetry."""
     foreign = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG", "_AIRFLOW", "MLFLOW_", "PYTHONHOME", "PYTHONPATH")
     credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # of remote ones
     kept = {name: value for name, value in environ.items() if name in credentials or not name.startswith(foreign)}
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), HOST, "localhost"]))
-    return kept | {"NO_PROXY": direct, "no_proxy": direct}
+    return kept | {"NO_PROXY": direct, "no_proxy": direct, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def airflow_environment(environ: Mapping[str, str], database: str) -> dict[str, str]:
@@ -206,7 +206,6 @@ def mlflow_service(environ: Mapping[str, str]) -> Service:
     command += ["--workers", "1"]  # 280 MB each, and SQLite takes one writer at a time
     environment = clean_environment(environ) | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for evaluating language models
-        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     return Service("MLflow", port, "MLFLOW_PORT", command, environment, MLFLOW_FOLDER, _mlflow_healthy)
 

@@ -26,12 +26,14 @@ from transformer.config import (
     environments,
     flatten,
     load_config_with_sources,
+    one_line,
     redact,
     to_dict,
     with_values,
 )
-from transformer.errors import ServiceError, Terminated, UserError
+from transformer.errors import DiskError, ServiceError, Terminated, UserError
 from transformer.files import write_json
+from transformer.run_ids import is_run_id
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, (ServiceError, OSError, MemoryError)):
             log.exception("unexpected error")
-        return _fail(str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}", 1)
+        said = isinstance(error, (ServiceError, DiskError))
+        return _fail(str(error) if said else f"{type(error).__name__}: {error}", 1)
     return 0
 
 
@@ -103,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_stage(name: str, text: str, stage: _OnConfig) -> argparse.ArgumentParser:
         sub = add_on_config(name, text, stage)
-        sub.add_argument("--run-id", default="", metavar="ID", help="MLflow run to log into; none = nothing is logged")
+        sub.add_argument(
+            "--run-id", default="", type=_run_id, metavar="ID", help="MLflow run to log into; none = nothing is logged"
+        )
         return sub
 
     def add_decision(name: str, text: str, decide: _OnConfig) -> argparse.ArgumentParser:
@@ -119,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         _compute_statistics,
     )
     train = add_stage("train-model", "train the transformer", _train_model)
-    train.add_argument("--warm-start-run-id", metavar="ID", help="begin with the best weights of this MLflow run")
+    train.add_argument(
+        "--warm-start-run-id", type=_run_id, metavar="ID", help="begin with the best weights of this MLflow run"
+    )
     train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
     evaluate = add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
     evaluate.add_argument("--from", dest="first", metavar="DATE", help="evaluate on these dates instead, from this one")
@@ -137,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
         "register-model", "make the run's model a version of the registered model, its challenger", _register_model
     )
     tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
-    tune.add_argument("--warm-start-run-id", metavar="ID", help="begin every trial with the best weights of this run")
+    tune.add_argument(
+        "--warm-start-run-id", type=_run_id, metavar="ID", help="begin every trial with the best weights of this run"
+    )
     tune.add_argument(
         "--worker",
         type=int,
@@ -178,7 +187,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
 def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
     _add_config_options(parser)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run-id", metavar="ID", help="MLflow run whose model predicts")
+    model.add_argument("--run-id", type=_run_id, metavar="ID", help="MLflow run whose model predicts")
     model.add_argument("--run-folder", type=Path, metavar="FOLDER", help="its folder, without MLflow")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--at", metavar="TIME", help="2024-12-21T08:00+01:00; without an offset in data.timezone")
@@ -210,6 +219,12 @@ def _add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operational-points", type=Path, metavar="CSV", help="Infrabel's operational points, for names and positions"
     )
+
+
+def _run_id(text: str) -> str:
+    if text and not is_run_id(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an MLflow run id; copy it from the run's page")
+    return text
 
 
 def _load(options: argparse.Namespace) -> LoadedConfig:
@@ -349,5 +364,5 @@ def _log_to_stderr() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     return status

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -29,6 +30,7 @@ from transformer.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "include" / "config"
 BASE = "base"
+LINE_LENGTH = 2_000  # characters of a failure's line; a wrong value can be as long as it likes
 GROUPS = ("data", "embeddings", "model", "training", "evaluation", "search", "alerts", "compute", "paths")
 
 
@@ -40,9 +42,9 @@ class SplitConfig:
     All three empty = by order: the last tenth of the dates (at least one) tests, the tenth before it validates.
     """
 
-    train: list[str] = field(default_factory=list)
-    validation: list[str] = field(default_factory=list)
-    test: list[str] = field(default_factory=list)
+    train: list[str] = field(default_factory=list)  # what statistics, embeddings and weights are learned from
+    validation: list[str] = field(default_factory=list)  # choose the best epoch, calibrate intervals, rank trials
+    test: list[str] = field(default_factory=list)  # evaluated once the model is trained
 
 
 @dataclass
@@ -70,9 +72,9 @@ class SnapshotConfig:
 class GridConfig:
     """Fixed instants of validation and test, in local time of `data.timezone`."""
 
-    start: str = "05:00"
-    end: str = "23:00"
-    step_s: int = 900
+    start: str = "05:00"  # first instant of a date; training draws its instants from the same hours
+    end: str = "23:00"  # last instant
+    step_s: int = 900  # between two instants
 
 
 @dataclass
@@ -86,13 +88,13 @@ class StatisticsConfig:
 
 @dataclass
 class DataConfig:
-    local_folder: str = "data/sample"
-    bucket_name: str = ""
-    bucket_prefix: str = ""
-    endpoint_url: str | None = None
-    download_data_from_s3: bool = False
-    save_results_to_s3: bool = False
-    timezone: str = "Europe/Brussels"
+    local_folder: str = "data/sample"  # event tables, op_nodes.parquet and journeys.parquet
+    bucket_name: str = ""  # S3 bucket of the two switches below
+    bucket_prefix: str = ""  # folder in the bucket; "" = its root
+    endpoint_url: str | None = None  # of an S3-compatible store other than AWS
+    download_data_from_s3: bool = False  # fetch event tables, statistics and studies from the bucket
+    save_results_to_s3: bool = False  # leave statistics, embeddings and studies in the bucket
+    timezone: str = "Europe/Brussels"  # of naive timestamps, service dates and the grid
     split: SplitConfig = field(default_factory=SplitConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
@@ -103,35 +105,35 @@ class DataConfig:
 # --- embeddings.yaml -------------------------------------------------------------------------------------------------
 @dataclass
 class LaplacianConfig:
-    enabled: bool = True
-    dim: int = 16
+    enabled: bool = True  # place in the network at large: eigenvectors of its graph
+    dim: int = 16  # numbers a point
 
 
 @dataclass
 class Node2VecConfig:
-    enabled: bool = True
-    dim: int = 16
-    walk_length: int = 40
-    walks_per_node: int = 10
-    window: int = 5
+    enabled: bool = True  # company on random walks through the network
+    dim: int = 16  # numbers a point
+    walk_length: int = 40  # points of a walk
+    walks_per_node: int = 10  # begun at each point
+    window: int = 5  # points to either side that count as company
     p: float = 1.0  # return parameter: small = walks stay near their start
     q: float = 1.0  # in-out parameter: small = walks wander far
-    epochs: int = 3
-    seed: int = 0
+    epochs: int = 3  # over all walks
+    seed: int = 0  # of walks and vectors
 
 
 @dataclass
 class GeographicConfig:
-    enabled: bool = True
+    enabled: bool = True  # position, and whether it is known
 
 
 @dataclass
 class RandomEmbeddingConfig:
     """Control: vectors that say which point it is and nothing about where."""
 
-    enabled: bool = False
-    dim: int = 16
-    seed: int = 0
+    enabled: bool = False  # a control for the other kinds
+    dim: int = 16  # numbers a point
+    seed: int = 0  # of the vectors
 
 
 @dataclass
@@ -152,46 +154,55 @@ class UseInputsConfig:
     following_times: bool = True  # planned and carried-forward times of the next events
     following_points: bool = True  # embeddings of their operational points
     event_types: bool = True  # arrival, departure, pass-through
-    train_type: bool = True
+    train_type: bool = True  # such as long distance or regional
     calendar: bool = True  # time of day, day of week
     network_load: bool = True  # running trains, in all and per type, and the mean delay among them
     section_statistics: bool = True  # historical delay change and running time of the sections ahead
     train_history: bool = True  # historical delay of this train number at the points ahead
+    live_sections: bool = True  # what other trains have just done on the sections ahead
+    live_points: bool = True  # how late they have just been at the points ahead
+    neighbour_trains: bool = True  # the trains expected on the same track just before and after
 
 
 @dataclass
 class ModelConfig:
-    d_model: int = 128
-    n_heads: int = 8
-    n_layers: int = 3
-    d_feedforward: int = 256
+    d_model: int = 128  # width of the encoder; n_heads divides it
+    n_heads: int = 8  # of attention between trains
+    n_layers: int = 3  # of the encoder
+    d_feedforward: int = 256  # width inside a layer
     d_point: int = 16  # dimension that all point embeddings together are projected to
-    dropout: float = 0.25
+    dropout: float = 0.25  # on the residual branches of the encoder
+    d_head: int = 96  # width of the head that predicts each next event
+    head_dropout: float = 0.1  # in the head
+    n_members: int = 1  # networks trained side by side, whose mean predicts; time grows with them
     round_predictions: bool = False  # to the resolution of the observations: whole minutes where those are
+    # Levels of the distribution predicted beside the delay; two that add up to 1 are the ends of a central interval.
+    quantiles: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
     use_inputs: UseInputsConfig = field(default_factory=UseInputsConfig)
 
 
 # --- training.yaml ---------------------------------------------------------------------------------------------------
 @dataclass
 class MlflowConfig:
-    tracking_uri: str = "http://127.0.0.1:5000"
+    tracking_uri: str = "http://127.0.0.1:5000"  # where the pipeline reaches MLflow
     public_uri: str | None = None  # where people open MLflow, when that is not where the pipeline reaches it
-    use_mlflow: bool = True
-    experiment_name: str = "train-delays"
+    use_mlflow: bool = True  # false = results stay in paths.runs and no model is registered
+    experiment_name: str = "train-delays"  # of the runs
 
 
 @dataclass
 class UsePrecomputedConfig:
     """true = reuse what a cache or the bucket holds under the same content hash; false = compute again."""
 
-    statistics: bool = True
-    embeddings: bool = True
+    statistics: bool = True  # of sections and train numbers
+    embeddings: bool = True  # of operational points
 
 
 @dataclass
 class LossConfig:
-    name: Literal["mae", "huber", "mse"] = "mae"
+    name: Literal["mae", "huber", "mse"] = "mae"  # of the median: absolute, huber or squared error
     huber_delta_s: float = 120.0  # where huber turns from square to absolute
+    quantile_weight: float = 2.0  # of the mean pinball loss of the quantiles other than the median
 
 
 @dataclass
@@ -202,26 +213,28 @@ class SchedulerConfig:
 
 @dataclass
 class EarlyStoppingConfig:
-    enabled: bool = True
+    enabled: bool = True  # stop before max_epochs when validation gets no better
     patience: int = 6  # epochs without a better validation MAE
-    min_delta_s: float = 0.1
+    min_delta_s: float = 0.1  # a smaller improvement is none
 
 
 @dataclass
 class TrainingConfig:
-    max_epochs: int = 10
-    snapshots_per_epoch: int = 1_024
+    max_epochs: int = 10  # epochs at most; the learning rate comes down over them
+    snapshots_per_epoch: int = 1_024  # at instants drawn at random from the training dates
     batch_size: int = 8  # snapshots a step, over all processes: with more GPUs each takes fewer of them
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
-    gradient_clip_norm: float = 1.0
-    seed: int = 42
-    accelerator: str = "auto"
-    devices: str = "auto"
-    strategy: str = "auto"
+    learning_rate: float = 1e-3  # of AdamW, after warming up
+    weight_decay: float = 0.1  # of weight matrices; biases and norms are left alone
+    gradient_clip_norm: float = 1.0  # gradients with a greater norm are scaled down to it; 0 = never
+    seed: int = 42  # of weights, instants and dropout
+    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
+    devices: str = "auto"  # Lightning's: auto, a number, or a list of them
+    strategy: str = "auto"  # Lightning's: auto, ddp, …
+    # auto = bf16-mixed or 16-mixed on a GPU, whichever it has, else 32-true
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "auto"
     num_workers: int = 0  # snapshots are built in columns; workers pay off beside a GPU
     log_every_s: float = 5.0  # a progress line in the task log
+    vary_history: bool = True  # up to ten training dates: each epoch leaves some more of them out of history
     allow_changes_on_resume: bool = False  # true = a resumed training may differ from the one it continues
     overfit_batches: int = 0  # debug: train and validate on this many fixed batches
     loss: LossConfig = field(default_factory=LossConfig)
@@ -245,8 +258,8 @@ class DriftConfig:
 
     max_observed_drop: float = 0.1  # share of planned events that were observed, below that of the training dates
     max_unknown_share: float = 0.01  # of the events, at points without events on the training dates
-    psi_noticeable: float = 0.1  # population stability index; the usual thresholds: below 0.1 stable,
-    psi_shifted: float = 0.25  # above 0.25 another distribution
+    psi_noticeable: float = 0.1  # population stability index that is warned of; below 0.1 is usually called stable
+    psi_shifted: float = 0.25  # from here on the warning speaks of another distribution
 
 
 @dataclass
@@ -266,7 +279,7 @@ class GateConfig:
 
     confidence: float = 0.95  # of every interval
     resamples: int = 5_000  # of the bootstrap
-    seed: int = 42
+    seed: int = 42  # of the bootstrap
     min_improvement_s: float = 0.0  # the interval must lie beyond it; negative = may be worse by so much
     must_beat_translation: bool = True  # with the whole interval, too
     max_degradation: float = 0.1  # no group's error may grow by a larger share, unless that may be chance
@@ -302,10 +315,10 @@ class EvaluationConfig:
 class ParameterConfig:
     """One searched key: what an entry of `search.space` may say. Either `choices`, or `low` and `high`."""
 
-    key: str = ""
-    choices: list[Any] = field(default_factory=list)
+    key: str = ""  # dotted key of the configuration
+    choices: list[Any] = field(default_factory=list)  # one of these values
     low: float | None = None  # both ends belong to the range; its numbers are whole where the key's are
-    high: float | None = None
+    high: float | None = None  # likewise
     step: float | None = None  # None = 1 for whole numbers, continuous for others
     log: bool = False  # true = every order of magnitude is as likely as the next
     when: str = ""  # KEY=VALUE or KEY=[VALUE, …] of a key searched above: only then is this one searched
@@ -315,8 +328,8 @@ class ParameterConfig:
 class SamplerConfig:
     """What proposes the values of the next trial."""
 
-    name: Literal["tpe", "random"] = "tpe"
-    seed: int = 42
+    name: Literal["tpe", "random"] = "tpe"  # tpe learns from the trials before
+    seed: int = 42  # each trial draws from a seed of its own
     n_startup_trials: int = 8  # random ones before TPE has something to learn from
 
 
@@ -324,7 +337,7 @@ class SamplerConfig:
 class PrunerConfig:
     """What ends a trial early when its validation MAE falls behind."""
 
-    name: Literal["median", "hyperband", "none"] = "median"
+    name: Literal["median", "hyperband", "none"] = "median"  # none = every trial trains to its end
     n_startup_trials: int = 4  # median: complete trials it compares with at least
     n_warmup_epochs: int = 2  # median: epochs every trial may train; hyperband: of its shortest bracket
     reduction_factor: int = 3  # hyperband: one in so many goes on to the next rung
@@ -332,7 +345,7 @@ class PrunerConfig:
 
 @dataclass
 class SearchConfig:
-    study_name: str = "train-delays"
+    study_name: str = "train-delays"  # an existing study of this name is continued
     n_trials: int = 20  # of the study in all, however often it is interrupted, retried or triggered again
     n_workers: int = 1  # trials at a time; more than one needs storage_url
     storage_url: str = ""  # postgresql://user@host/database, its password in PGPASSWORD; "" = SQLite at paths.optuna_db
@@ -359,7 +372,7 @@ class SnsConfig:
     """Amazon SNS, through Airflow's AWS connection."""
 
     topic_arn: str = ""  # "" = no message
-    connection: str = "aws_default"
+    connection: str = "aws_default"  # Airflow connection of the account
 
 
 @dataclass
@@ -375,10 +388,10 @@ class AlertsConfig:
 class ProfileConfig:
     """Size of a pod and the nodes it may run on: what an entry of `compute.kubernetes.profiles` may say."""
 
-    name: str = ""
+    name: str = ""  # what compute.kubernetes.stages calls it
     cpu: int = 1  # cores reserved; more are used when the node has them to spare
     memory: str = "4Gi"  # reserved, and the limit
-    gpus: int = 0
+    gpus: int = 0  # NVIDIA GPUs
     shared_memory: str = "1Gi"  # /dev/shm of data loaders and NCCL; counts as memory
     disk: str = "10Gi"  # /tmp: event tables, cache, checkpoints
     node_selector: list[str] = field(default_factory=list)  # labels a node must have, key=value
@@ -389,23 +402,24 @@ class ProfileConfig:
 class StageProfilesConfig:
     """Name of the profile that each stage's pod gets."""
 
-    fetch_files: str = "cpu-small"
-    compute_statistics_and_embeddings: str = "cpu-large"
-    train_model: str = "gpu-1"
-    evaluate_model: str = "cpu-large"
-    register_model: str = "cpu-small"
-    tune: str = "gpu-1"
-    report_study: str = "cpu-small"
+    fetch_files: str = "cpu-small"  # of stage fetch-files
+    compute_statistics_and_embeddings: str = "cpu-large"  # of stage compute-statistics-and-embeddings
+    train_model: str = "gpu-1"  # of stage train-model
+    evaluate_model: str = "cpu-large"  # of stage evaluate-model
+    register_model: str = "cpu-small"  # of stage register-model
+    tune: str = "gpu-1"  # for each worker
+    report_study: str = "cpu-small"  # of stage report-study
 
 
 @dataclass
 class KubernetesConfig:
-    image: str = "train-delay-transformer:latest"
+    image: str = "train-delay-transformer:latest"  # of the stages; give a tag that never moves
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "Always"  # a tag that moved must not run old code
-    namespace: str = "train-delays"
-    service_account: str = "train-delays"
+    namespace: str = "train-delays"  # of the pods
+    service_account: str = "train-delays"  # of the pods: their rights on the bucket
     secret: str = ""  # a Kubernetes secret whose keys become environment variables (MLFLOW_…, AWS_…); "" = none
     priority_class: str = "train-delays"  # "" = the cluster's default
+    pod_url: str = ""  # page of a pod in a dashboard, with {pod} and {namespace}: a stage's link *Pod*; "" = none
     schedule_timeout_s: int = 1_200  # a node must be found within; adding one to a GPU pool takes minutes
     startup_timeout_s: int = 1_200  # from then on the container must start within; a CUDA image has gigabytes
     profiles: list[Any] = field(default_factory=list)  # of the keys of `ProfileConfig`
@@ -419,7 +433,7 @@ class KubernetesConfig:
 
 @dataclass
 class ComputeConfig:
-    backend: Literal["local", "kubernetes"] = "local"
+    backend: Literal["local", "kubernetes"] = "local"  # local = a process beside the Airflow worker; else a pod a stage
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
 
 
@@ -428,7 +442,7 @@ class ComputeConfig:
 class PathsConfig:
     cache: str = "data/cache"  # statistics and embeddings under content hashes
     runs: str = "data/runs"  # checkpoints and reports of each run
-    optuna_db: str = "data/optuna/studies.db"
+    optuna_db: str = "data/optuna/studies.db"  # SQLite file of the studies; unused with search.storage_url
 
 
 @dataclass
@@ -528,7 +542,19 @@ def read_value(text: str) -> Any:
 
 def valid_keys() -> list[str]:
     """Every dotted leaf key of the schema, in the order of the files."""
-    return list(flatten(to_dict(Config())))
+    return list(_defaults())
+
+
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    """The schema's own value of every dotted leaf key."""
+    return MappingProxyType(flatten(to_dict(Config())))
+
+
+@functools.cache
+def _known_keys() -> tuple[frozenset[str], frozenset[str]]:
+    """Leaf keys and groups of the schema."""
+    return frozenset(_defaults()), frozenset(parent for key in _defaults() for parent in _parents(key))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -554,6 +580,14 @@ def redact(value: Any) -> Any:
     if isinstance(value, list):
         return [redact(item) for item in value]
     return value
+
+
+def one_line(message: str) -> str:
+    """What a person reads of a failure: one line without credentials, its middle left out where it is very long."""
+    line = str(redact(" ".join(message.split())))
+    gap = " … "
+    half = (LINE_LENGTH - len(gap)) // 2
+    return line if len(line) <= LINE_LENGTH else f"{line[:half]}{gap}{line[-half:]}"  # the remedy stands at the end
 
 
 def content_hash(*parts: Any) -> str:
@@ -589,6 +623,8 @@ _POSITIVE = (
     "embeddings.node2vec.epochs",
     "embeddings.random.dim",
     "model.d_model",
+    "model.d_head",
+    "model.n_members",
     "model.n_heads",
     "model.n_layers",
     "model.d_feedforward",
@@ -623,6 +659,7 @@ _NOT_NEGATIVE = (
     "data.snapshot.silence_s",
     "data.statistics.min_count",
     "training.weight_decay",
+    "training.loss.quantile_weight",
     "training.gradient_clip_norm",
     "training.num_workers",
     "training.overfit_batches",
@@ -647,7 +684,7 @@ _SEEDS = (
     "evaluation.gate.seed",
     "search.sampler.seed",
 )
-_BELOW_ONE = ("model.dropout", "training.scheduler.warmup_share")
+_BELOW_ONE = ("model.dropout", "model.head_dropout", "training.scheduler.warmup_share")
 _TIMES_OF_DAY = ("data.grid.start", "data.grid.end")
 _KUBERNETES_NAMES = ("compute.kubernetes.namespace", "compute.kubernetes.service_account")
 _OPTIONAL_KUBERNETES_NAMES = ("compute.kubernetes.secret", "compute.kubernetes.priority_class")
@@ -695,6 +732,7 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
     for key in ("data.download_data_from_s3", "data.save_results_to_s3"):
         if values[key] and not data.bucket_name:
             yield key, f"{key}=true needs data.bucket_name; set it or switch the transfer off"
+    yield from _quantile_complaints(model.quantiles)
     for complaint in misfits(model):
         yield "", complaint
     if mlflow.use_mlflow and not _is_address(mlflow.tracking_uri):
@@ -716,6 +754,23 @@ def _complaints(config: Config) -> Iterator[tuple[str, str]]:
     yield from _gate_complaints(config.evaluation.gate)
     yield from _search_complaints(config.search)
     yield from _pod_complaints(config.compute)
+
+
+def _quantile_complaints(levels: list[float]) -> Iterator[tuple[str, str]]:
+    key = "model.quantiles"
+    reason = ""
+    if not all(0 < level < 1 for level in levels):
+        reason = "must lie in (0, 1)"
+    elif any(level != round(level, 3) for level in levels):
+        reason = "must not be finer than thousandths"  # names of columns and metrics hold them in percent
+    elif levels != sorted(set(levels)):
+        reason = "must ascend"
+    elif 0.5 not in levels:
+        reason = "lacks 0.5, the median; add it"
+    elif levels != [round(1 - level, 3) for level in reversed(levels)]:
+        reason = "is not symmetric; give 1 - level beside each level, for example [0.05, 0.5, 0.95]"
+    if reason:
+        yield key, f"{key}={levels} {reason}"
 
 
 def _gate_complaints(gate: GateConfig) -> Iterator[tuple[str, str]]:
@@ -799,6 +854,17 @@ def _is_kubernetes_name(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", name) is not None
 
 
+def _is_pod_url(url: str) -> bool:
+    """Whether it is an address with `{pod}`, and no other braces than `{namespace}`; a password would be shown."""
+    plain = url.replace("{pod}", "").replace("{namespace}", "")
+    try:
+        parts = urlsplit(plain)
+        known = "{pod}" in url and not set("{}") & set(plain)
+        return known and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.password is None
+    except ValueError:
+        return False
+
+
 def _is_timezone(name: str) -> bool:
     try:
         ZoneInfo(name)
@@ -818,8 +884,8 @@ def _is_address(uri: str) -> bool:
         return False
 
 
-def _is_email(address: str) -> bool:
-    return re.fullmatch(r"[^@\s,]+@[^@\s,]+", address) is not None
+def _is_email(address: object) -> bool:
+    return isinstance(address, str) and re.fullmatch(r"[^@\s,]+@[^@\s,]+", address) is not None
 
 
 def _is_postgresql(url: str) -> bool:
@@ -869,6 +935,11 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda value: not value or _is_kubernetes_name(value),
         "is no Kubernetes name; use small letters, digits and hyphens, or leave it empty",
     ),
+    (
+        ("compute.kubernetes.pod_url",),
+        lambda value: not value or _is_pod_url(value),
+        "is no address of a pod's page; write https://HOST/{namespace}/{pod}, without a password, or leave it empty",
+    ),
     (("compute.kubernetes.image",), lambda value: len(value.split()) == 1, "is no image; write registry/name:tag"),
     (_TIMES_OF_DAY, _is_time_of_day, "is not a time of day; write it as HH:MM, for example '05:00'"),
     (("data.timezone",), _is_timezone, "is no time zone; give an IANA name such as Europe/Paris"),
@@ -891,14 +962,18 @@ def _load(env: str, overrides: Sequence[str], folder: Path) -> LoadedConfig:
 
 
 def _merge(merged: Any, values: dict[str, Any], source: str) -> Any:
-    """Lay `values`, a nested dictionary from `source`, over a structured configuration."""
+    """Lay `values`, a nested dictionary from `source`, over a structured configuration, which is used up."""
     leaves = flatten(values)
     _refuse_unknown(leaves, source)
     _refuse_surprises(leaves, source)
     try:
-        return OmegaConf.merge(merged, values)
+        return OmegaConf.unsafe_merge(merged, values)  # without a copy of the whole for each layer
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, values, source)) from None
+    except TypeError:  # OmegaConf's at a mapping where a list belongs; it does not say which
+        lists = (key for leaf in leaves for key in (leaf, *_parents(leaf)) if isinstance(_defaults().get(key), list))
+        key = next(lists, "a value")
+        raise UserError(f"{source}: {key} is not {_kind(_defaults().get(key, []))}, but a mapping") from None
 
 
 def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -917,7 +992,9 @@ def _read_group(path: Path) -> dict[str, Any]:
         raise UserError(f"{source}: a configuration file is named GROUP.yaml{_nearest(path.stem, GROUPS, listed=True)}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{source}: not readable: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -942,14 +1019,13 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _refuse_unknown(leaves: Mapping[str, Any], source: str) -> None:
-    known = valid_keys()
-    groups = sorted({parent for key in known for parent in _parents(key)})
+    known, groups = _known_keys()
     for key, value in leaves.items():
         if key in groups and value != {}:
-            children = [name for name in known if name.startswith(f"{key}.")]
+            children = [name for name in valid_keys() if name.startswith(f"{key}.")]
             raise UserError(f"{source}: {key} is a group; set one of its keys: {', '.join(children)}")
-        if key not in [*known, *groups] and not set(known).intersection(_parents(key)):
-            raise UserError(f"{source}: unknown key {key!r}{_nearest(key, [*known, *groups])}")
+        if key not in known and key not in groups and known.isdisjoint(_parents(key)):
+            raise UserError(f"{source}: unknown key {key!r}{_nearest(key, [*valid_keys(), *sorted(groups)])}")
 
 
 def _parents(key: str) -> list[str]:
@@ -959,7 +1035,7 @@ def _parents(key: str) -> list[str]:
 
 def _refuse_surprises(leaves: Mapping[str, Any], source: str) -> None:
     """What OmegaConf would take and turn into something nobody wrote."""
-    defaults = flatten(to_dict(Config()))
+    defaults = _defaults()
     for key, value in leaves.items():
         # `${oc.env:…}` would carry a secret from the environment into logs and artifacts; `???` means "no value".
         if "${" in str(value) or value == "???":
@@ -971,7 +1047,7 @@ def _refuse_surprises(leaves: Mapping[str, Any], source: str) -> None:
 
 def _explain(error: OmegaConfBaseException, values: Mapping[str, Any], source: str) -> str:
     key = re.sub(r"\[\d+\]$", "", str(error.full_key or error.key or ""))  # of a list's entry: the list
-    defaults = flatten(to_dict(Config()))
+    defaults = _defaults()
     reason = str(error).splitlines()[0]
     if "expected one of" in reason:
         return f"{source}: {key}: {reason}"
@@ -981,6 +1057,8 @@ def _explain(error: OmegaConfBaseException, values: Mapping[str, Any], source: s
 
 def _kind(default: Any) -> str:
     """What a value must be, by the default of its key."""
+    if default and isinstance(default, list) and isinstance(default[0], float):
+        return "a list of numbers, for example [0.05, 0.5, 0.95]"
     kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list, for example [2024-12-13]"}
     return kinds.get(type(default), "text; put it in quotes if it is meant")
 
@@ -1007,6 +1085,7 @@ __all__ = [
     "flatten",
     "load_config",
     "load_config_with_sources",
+    "one_line",
     "read_value",
     "redact",
     "to_dict",

@@ -5,31 +5,56 @@ A file appears under its final name only when it is complete: it is written besi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
-from transformer.errors import UserError
+from transformer.errors import DiskError, UserError
+
+_NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # a full disk, without its number
+
+UNREADABLE = (PolarsError, PanicException)  # of Polars at a damaged file; the latter is no Exception
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let a disk that is full or may not be written name `path`, where the system's own error names none.
+
+    Raises:
+        DiskError: in place of such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if _NUMPY_SHORT_WRITE.fullmatch(str(error)):
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if error.errno not in DiskError.FULL | DiskError.REFUSED:
+            raise
+        raise DiskError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it."""
-    temporary = _temporary_beside(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        temporary = _temporary_beside(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,8 +72,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    content = BytesIO()  # Polars' own errors of a full disk are many, and most do not say so
+    frame.write_parquet(content, compression="zstd")
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, compression="zstd")
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_json(path: Path) -> Any:
@@ -75,7 +102,7 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
         raise UserError(f"{path} does not exist; {remedy}")
     try:
         return pl.read_parquet(path, glob=False)
-    except PolarsError as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None
 
@@ -93,24 +120,25 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     A `path` that is there already stays and the new folder is dropped, since both are named by the same content;
     with `replace` the new one takes its place.
     """
-    temporary = _temporary_beside(path)
-    temporary.mkdir()
-    outdated = temporary.with_suffix(".old")
-    try:
-        yield temporary
-        if replace:
-            with suppress(FileNotFoundError):  # none there, or another process is replacing it too
-                path.rename(outdated)
+    with writing(path):
+        temporary = _temporary_beside(path)
+        temporary.mkdir()
+        outdated = temporary.with_suffix(".old")
         try:
-            temporary.rename(path)
-        except OSError:
-            if not path.is_dir():
-                if outdated.is_dir():
-                    outdated.rename(path)
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(outdated, ignore_errors=True)
+            yield temporary
+            if replace:
+                with suppress(FileNotFoundError):  # none there, or another process is replacing it too
+                    path.rename(outdated)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    if outdated.is_dir():
+                        outdated.rename(path)
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -12,7 +14,7 @@ import polars as pl
 import torch
 
 from transformer.config import Config
-from transformer.data.datamodule import SnapshotBatches
+from transformer.data.datamodule import SnapshotBatches, snapshot_builder
 from transformer.data.event_table import (
     Int64Array,
     LoadedTable,
@@ -25,11 +27,11 @@ from transformer.data.events import read_journeys, read_op_nodes
 from transformer.data.snapshots import SnapshotBuilder, grid_instants
 from transformer.data.tables import EVENT_TYPES, TIMESTAMP
 from transformer.errors import UserError
-from transformer.files import atomic_path, write_json, write_parquet
+from transformer.evaluation.quantiles import intervals_of, quantile_column
+from transformer.files import write_json, write_parquet, write_text
 from transformer.graph import edge_counts
 from transformer.model.module import DelayModule
 from transformer.precomputed import timetable_edges
-from transformer.statistics import event_features
 from transformer.trained import TrainedModel
 
 BATCH_SIZE = 16  # snapshots; does not change a prediction
@@ -44,15 +46,26 @@ PREDICTION_COLUMNS = (
     "event_type",
     "planned_ts",  # both in local time with its offset
     "predicted_ts",
-    "predicted_delay_s",  # whole seconds, all three
+    "predicted_delay_s",  # whole seconds, this and all that follow
     "translation_delay_s",
     "last_delay_s",  # null when no event of the train is known
-)
+)  # and then the ends of the predicted intervals, see `prediction_columns`
+
+
+def prediction_columns(levels: Sequence[float]) -> tuple[str, ...]:
+    """The columns of predictions with a distribution at `levels`.
+
+    Those are PREDICTION_COLUMNS and, of each central interval, narrowest first, the delays it lies between:
+    `low_50_delay_s`, `high_50_delay_s`, …, `low_90_delay_s`, `high_90_delay_s`.
+    """
+    return (*PREDICTION_COLUMNS, *(name for interval in intervals_of(levels) for name in interval.columns))
 
 
 # --- whole dates -----------------------------------------------------------------------------------------------------
 def evaluation_rows(trained: TrainedModel, config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions for the grid instants of `days` beside what was observed; see `evaluation.metrics.ROW_SCHEMA`.
+    """Predictions for the grid instants of `days` beside what was observed.
+
+    Columns: see `labelled_rows`.
 
     Args:
         config: `trained.located(…)`.
@@ -63,7 +76,7 @@ def evaluation_rows(trained: TrainedModel, config: Config, days: Sequence[date])
     """
     data, vocabulary = config.data, trained.statistics.vocabulary
     loaded = load_event_table(data, days, vocabulary, Path(config.paths.cache))
-    builder = snapshot_builder(trained, config, loaded)
+    builder = snapshot_builder(loaded, trained.statistics, config.data)
     module = trained.module_for(timetable_edges(config, days))
     instants = grid_instants(tuple(days), data.grid, data.timezone)
     return labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
@@ -79,7 +92,8 @@ def labelled_rows(
 ) -> pl.DataFrame:
     """Predictions beside what was observed, for every next event that was observed in the end.
 
-    Columns: see `evaluation.metrics.ROW_SCHEMA`. Sorted by instant, then by train and rank.
+    Columns: see `evaluation.metrics.ROW_SCHEMA`, and `evaluation.quantiles` for those of the quantiles.
+    Sorted by instant, then by train and rank.
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
     rows = pl.concat(list(_rows(module, loaded, batches, vocabulary, "label_mask")))
@@ -98,12 +112,6 @@ def next_event_rows(
     return rows.drop("observed_delay_s")
 
 
-def snapshot_builder(trained: TrainedModel, config: Config, loaded: LoadedTable) -> SnapshotBuilder:
-    """What builds the model's snapshots of a table."""
-    features = event_features(loaded, trained.statistics, config.data.statistics)
-    return SnapshotBuilder(loaded.table, config.data.snapshot, features)
-
-
 def _rows(
     module: DelayModule, loaded: LoadedTable, batches: SnapshotBatches, vocabulary: Vocabulary, mask: str
 ) -> Iterator[pl.DataFrame]:
@@ -111,10 +119,11 @@ def _rows(
     table = loaded.table
     points = np.concatenate([[0], vocabulary.op_ids]).astype(np.int32)
     types = np.array(["", *EVENT_TYPES])
+    columns = [quantile_column(level) for level in module.network.levels]
     for index in range(len(batches)):
         batch = batches[index]
         with torch.inference_mode():
-            predicted = module(batch).numpy()
+            predicted, quantiles = (tensor.numpy() for tensor in module.predict(batch))
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         b, s, f = np.nonzero(arrays[mask])
         event = arrays["next_event"][b, s, f]
@@ -137,6 +146,7 @@ def _rows(
                 "translation_delay_s": arrays["translation"][b, s].astype(np.float64),
                 "predicted_delay_s": predicted[b, s, f].astype(np.float64),
             }
+            | {name: quantiles[b, s, f, q].astype(np.float64) for q, name in enumerate(columns)}
         ).with_columns(pl.col("snapshot_ts", "planned_ts").cast(TIMESTAMP))
         names = loaded.journeys[journey].select("service_date", "train_id", "train_number", "train_type")
         yield pl.concat([rows, names], how="horizontal")
@@ -170,8 +180,65 @@ def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
     return tuple(sorted({today - timedelta(days=1), today, soon}))
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What was known at an instant, and the model for the timetable around it: all that a prediction reads."""
+
+    trained: TrainedModel
+    config: Config
+    instants: Int64Array  # [1] seconds since the Unix epoch
+    events: pl.DataFrame  # in the order of the table, without what was observed later
+    loaded: LoadedTable
+    module: DelayModule
+    builder: SnapshotBuilder
+
+    @classmethod
+    def of(cls, trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> Self:
+        """Read it; arguments and errors of `predictions_at`."""
+        data, second = config.data, int(instant.timestamp())
+        now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
+        events, _ = read_days(data, days, quiet=True)
+        # What was observed later is struck out before anything is computed.
+        events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
+        journeys = read_journeys(Path(data.local_folder), days, data.timezone)
+        loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
+        return cls(
+            trained=trained,
+            config=config,
+            instants=np.array([second]),
+            events=in_table_order(events),
+            loaded=loaded,
+            module=trained.module_for(edge_counts(events)),
+            builder=snapshot_builder(loaded, trained.statistics, data),
+        )
+
+    def predictions(self) -> pl.DataFrame:
+        """Predictions for every train; `prediction_columns`, and `journey` and `event`, the rows of the table."""
+        rows = next_event_rows(self.trained, self.module, self.builder, self.loaded, self.instants)
+        names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
+        planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
+        levels = self.module.network.levels
+        ends = {name: pl.col(column) for interval in intervals_of(levels) for name, column in interval.columns.items()}
+        whole = pl.col("predicted_delay_s", "translation_delay_s", "last_delay_s", *ends).round().cast(pl.Int32)
+        return (
+            rows.with_columns(self.events["op_id"].gather(rows["event"]))  # points the model does not know too
+            .join(names, on="op_id", how="left", maintain_order="left")
+            .with_columns(**ends)
+            .with_columns(whole)
+            .with_columns(
+                planned,
+                (planned + pl.duration(seconds="predicted_delay_s")).alias("predicted_ts"),
+                pl.when("departed").then("last_delay_s"),
+            )
+            .sort("service_date", "train_id", "rank")
+            .select(*prediction_columns(levels), "journey", "event")
+        )
+
+
 def predictions_at(trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions for every train in the snapshot at `instant`, from what was known then: PREDICTION_COLUMNS.
+    """Predictions for every train in the snapshot at `instant`, from what was known then.
+
+    Columns: `prediction_columns` of the model's levels.
 
     Args:
         config: `trained.located(…)`.
@@ -180,32 +247,7 @@ def predictions_at(trained: TrainedModel, config: Config, instant: datetime, day
     Raises:
         UserError: unreadable or invalid data.
     """
-    data = config.data
-    second = int(instant.timestamp())
-    now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
-    events, _ = read_days(data, days, quiet=True)
-    # What was observed later is struck out before anything is computed.
-    events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
-    journeys = read_journeys(Path(data.local_folder), days, data.timezone)
-    loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
-    module = trained.module_for(edge_counts(events))
-    builder = snapshot_builder(trained, config, loaded)
-    rows = next_event_rows(trained, module, builder, loaded, np.array([second]))
-    names = read_op_nodes(Path(data.local_folder)).select("op_id", "op_name")
-    planned = pl.col("planned_ts").dt.convert_time_zone(data.timezone)
-    whole = pl.col("predicted_delay_s", "translation_delay_s", "last_delay_s").round().cast(pl.Int32)
-    return (
-        rows.with_columns(in_table_order(events)["op_id"].gather(rows["event"]))  # points the model does not know too
-        .join(names, on="op_id", how="left", maintain_order="left")
-        .with_columns(whole)
-        .with_columns(
-            planned,
-            (planned + pl.duration(seconds="predicted_delay_s")).alias("predicted_ts"),
-            pl.when("departed").then("last_delay_s"),
-        )
-        .sort("service_date", "train_id", "rank")
-        .select(PREDICTION_COLUMNS)
-    )
+    return Moment.of(trained, config, instant, days).predictions().drop("journey", "event")
 
 
 def writer(path: Path) -> Callable[[Path, pl.DataFrame], None]:
@@ -220,8 +262,7 @@ def writer(path: Path) -> Callable[[Path, pl.DataFrame], None]:
 
 
 def _write_csv(path: Path, predictions: pl.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        _as_text(predictions).write_csv(temporary)
+    write_text(path, _as_text(predictions).write_csv())
 
 
 def _write_json(path: Path, predictions: pl.DataFrame) -> None:

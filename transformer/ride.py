@@ -21,12 +21,13 @@ import numpy.typing as npt
 import polars as pl
 
 from transformer.config import Config
+from transformer.data.datamodule import snapshot_builder
 from transformer.data.event_table import LoadedTable, read_days
 from transformer.data.events import read_journeys
 from transformer.errors import UserError
 from transformer.files import read_parquet
 from transformer.graph import edge_counts
-from transformer.prediction import dates_around, next_event_rows, snapshot_builder
+from transformer.prediction import dates_around, next_event_rows
 from transformer.trained import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _predict_day(
     found = rows.join(
         loaded.journeys.select("train_id", "service_date").with_row_index("journey"), on=["train_id", "service_date"]
     ).with_columns(pl.col("journey").cast(pl.Int64))
-    builder = snapshot_builder(trained, config, loaded)
+    builder = snapshot_builder(loaded, trained.statistics, config.data)
     journey, instant = (found[name].to_numpy() for name in ("journey", "instant"))
     _, _, translation = builder.known_delays(journey, instant)
     known[found["row"].to_numpy()] = translation

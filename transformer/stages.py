@@ -184,11 +184,12 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
 
     Args:
         at: ISO 8601 time; without an offset it is one of `data.timezone`.
-        out: .parquet, .csv or .json file; columns: `prediction.PREDICTION_COLUMNS`.
+        out: .parquet, .csv or .json file; columns: `prediction.prediction_columns`.
     """
     from transformer import prediction
 
     write = prediction.writer(out)
+    prediction.parse_instant(at, "UTC")  # a mistyped one costs no download; the zone is the model's
     trained = _obtain_trained(config, model)
     config = trained.located(config)
     instant = prediction.parse_instant(at, config.data.timezone)
@@ -196,7 +197,10 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     days = [day for day in prediction.dates_around(instant, config) if day in available]
     local = instant.astimezone(ZoneInfo(config.data.timezone))
     own = local.date()
-    outside = f"--at {at}: no events of {own}; there are dates from {available[0]} to {available[-1]}"
+    outside = (
+        f"--at {at}: no events of {own}; there are dates from {available[0]} to {available[-1]} "
+        f"in data.local_folder={config.data.local_folder}"
+    )
     if not days:
         raise UserError(outside)
     fetch_dates(config, days)

@@ -21,6 +21,7 @@ from transformer.config import valid_keys
 from transformer.errors import ServiceError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+AT = ["--at", "2025-01-25T08:00"]
 UNTRACKED = ["--set", "training.mlflow.use_mlflow=false"]
 SECRET = "http://me:geheim@127.0.0.1:9"
 COMMANDS = {
@@ -200,6 +201,9 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         ),
         (["config", "--set", f"{SECRET}"], "is not of the form key=value"),
         (["config", SECRET], "unrecognized arguments: http://***@127.0.0.1:9"),
+        (["train-model", "--run-id", "../../x"], "argument --run-id: '../../x' is not an MLflow run id"),
+        (["tune", "--warm-start-run-id", "a/b"], "argument --warm-start-run-id: 'a/b' is not an MLflow run id"),
+        (["predict", "--run-id", "..", "--at", "now", "--out", "x.csv"], "'..' is not an MLflow run id"),
         (["train-model", "--resume"], "--resume needs --run-id: the MLflow run to continue"),
         (["fetch-files", "--run-id", "abc", *UNTRACKED], "training.mlflow.use_mlflow=false knows no runs"),
         (["evaluate-model", "--last", "two"], "argument --last: invalid int value: 'two'"),
@@ -217,9 +221,10 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         (["predict", "--run-id", "a", "--at", "x"], "the following arguments are required: --out"),
         (["predict", "--run-id", "a", "--run-folder", "b", "--at", "x", "--out", "y.csv"], "not allowed with argument"),
         (["predict", "--run-id", "a", "--at", "x", "--out", "y.xls"], "--out y.xls: unknown suffix '.xls'; end it in"),
-        (["predict", "--run-id", "a", "--at", "x", "--out", "y.csv", *UNTRACKED], "use_mlflow=false knows no runs"),
+        (["predict", "--run-id", "a", "--at", "x", "--out", "y.csv", *UNTRACKED], "--at 'x' is not a time"),
+        (["predict", "--run-id", "a", *AT, "--out", "y.csv", *UNTRACKED], "use_mlflow=false knows no runs"),
         (
-            ["predict", "--run-folder", "none", "--at", "x", "--out", "y.csv"],
+            ["predict", "--run-folder", "none", *AT, "--out", "y.csv"],
             "best.ckpt does not exist; train the model",
         ),
         (["simulate", "--seed", "one"], "argument --seed: invalid int value: 'one'"),

@@ -13,6 +13,7 @@ import yaml
 from transformer.config import (
     CONFIG_FOLDER,
     GROUPS,
+    LINE_LENGTH,
     Config,
     check,
     content_hash,
@@ -20,6 +21,7 @@ from transformer.config import (
     flatten,
     load_config,
     load_config_with_sources,
+    one_line,
     redact,
     to_dict,
     to_yaml,
@@ -143,6 +145,8 @@ def test_empty_files_and_lists_are_fine(configure: Callable[..., Path]) -> None:
     [
         ("training.learning_rate=1e-3", 0.001),
         ("training.learning_rate=5", 5.0),
+        ("model.quantiles=[0.025, 0.3, 0.5, 0.7, 0.975]", [0.025, 0.3, 0.5, 0.7, 0.975]),
+        ("model.quantiles=[0.5]", [0.5]),
         ("training.batch_size=1_000", 1000),
         ("training.seed=08", 8),
         ("data.split.train=[2024-12-13, 2024-12-16..2024-12-19]", ["2024-12-13", "2024-12-16..2024-12-19"]),
@@ -190,7 +194,12 @@ def test_unknown_environment_names_the_nearest() -> None:
         ("data.local_folder=true", "--set: data.local_folder=true is not text; put it in quotes"),
         ("data.local_folder={a: 1}", '--set: data.local_folder={"a": 1} is not text'),
         ("data.split.train=2024-12-13", '--set: data.split.train="2024-12-13" is not a list'),
+        ("data.split.train={}", "--set: data.split.train is not a list, for example [2024-12-13], but a mapping"),
+        ("model.quantiles={a: 1}", "--set: model.quantiles is not a list of numbers"),
+        ("alerts.email.to=[[]]", "alerts.email.to"),
         ("data.split.train=[null]", "--set: data.split.train=[null] is not a list"),
+        ("model.quantiles=0.5", "--set: model.quantiles=0.5 is not a list of numbers, for example [0.05, 0.5, 0.95]"),
+        ("model.quantiles=[median]", '--set: model.quantiles=["median"] is not a list of numbers'),
         ("training.loss.name=l1", "--set: training.loss.name: Invalid value 'l1', expected one of ['mae', "),
         ("data.local_folder='a", '--set: data.local_folder: "\'a" is not readable as YAML; quote it'),
         ("data.local_folder=!!int x", "--set: data.local_folder: '!!int x' is not readable as YAML"),
@@ -255,8 +264,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.d_model=130", "model.d_model=130 is not divisible by model.n_heads=8; change one of them"),
+        ("model.d_model=130", "model.d_model=130 is not divisible by model.n_heads=4; change one of them"),
         ("model.n_heads=0", "--set: model.n_heads=0 must be above 0"),
+        ("model.quantiles=[0, 0.5, 1]", "--set: model.quantiles=[0.0, 0.5, 1.0] must lie in (0, 1)"),
+        ("model.quantiles=[5, 50, 95]", "model.quantiles=[5.0, 50.0, 95.0] must lie in (0, 1)"),
+        ("model.quantiles=[.nan]", "model.quantiles=[nan] must lie in (0, 1)"),
+        ("model.quantiles=[0.0001, 0.5, 0.9999]", "model.quantiles=[0.0001, 0.5, 0.9999] must not be finer than thou"),
+        ("model.quantiles=[0.9, 0.5, 0.1]", "model.quantiles=[0.9, 0.5, 0.1] must ascend"),
+        ("model.quantiles=[0.1, 0.1, 0.5, 0.9, 0.9]", "must ascend"),
+        ("model.quantiles=[]", "model.quantiles=[] lacks 0.5, the median; add it"),
+        ("model.quantiles=[0.1, 0.9]", "model.quantiles=[0.1, 0.9] lacks 0.5"),
+        ("model.quantiles=[0.1, 0.5, 0.8]", "model.quantiles=[0.1, 0.5, 0.8] is not symmetric; give 1 - level beside"),
         ("model.dropout=1", "--set: model.dropout=1.0 must lie in [0, 1)"),
         ("training.learning_rate=.nan", "training.learning_rate=nan is not a finite number"),
         ("training.learning_rate=0", "training.learning_rate=0.0 must be above 0"),
@@ -381,7 +399,7 @@ def test_other_values_make_another_configuration_and_leave_the_first() -> None:
     [
         ({"model.layers": 2}, "trial 3: unknown key 'model.layers'"),
         ({"model.n_layers": "two"}, 'trial 3: model.n_layers="two" is not a whole number'),
-        ({"model.d_model": 100}, "trial 3: model.d_model=100 is not divisible by model.n_heads=8"),
+        ({"model.d_model": 102}, "trial 3: model.d_model=102 is not divisible by model.n_heads=4"),
     ],
 )
 def test_other_values_are_checked_like_any(values: dict[str, Any], reason: str) -> None:
@@ -414,6 +432,11 @@ def test_a_study_that_cannot_be_is_refused(override: str, reason: str) -> None:
         ("evaluation.registry.model_name=a/b", "evaluation.registry.model_name='a/b' is no name"),
         ("evaluation.registry.turn_expires_s=0", "evaluation.registry.turn_expires_s=0.0 must be above 0"),
         ("evaluation.gate.confidence=95", "evaluation.gate.confidence=95.0 must lie in [0.5, 1)"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/", "is no address of a pod's page; write https://HOST/"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/{pod.name}", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/{pod}/{name}", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=javascript:alert('{pod}')", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=https://me:geheim@pods.example.org/{pod}", "is no address of a pod's page"),
         ("evaluation.gate.resamples=0", "evaluation.gate.resamples=0 must be above 0"),
         ("evaluation.gate.max_degradation=-0.1", "evaluation.gate.max_degradation=-0.1 must not be negative"),
         ("evaluation.gate.max_unmatched_share=2", "evaluation.gate.max_unmatched_share=2.0 must lie in [0, 1]"),
@@ -433,3 +456,12 @@ def test_many_workers_are_fine_on_a_database() -> None:
     overrides = ["search.n_workers=4", "search.storage_url=postgresql://optuna@db.example.org/optuna"]
     assert load_config("local", overrides).search.n_workers == 4
     assert "storage_url: postgresql://optuna@db.example.org/optuna\n" in to_yaml(load_config("local", overrides))
+
+
+def test_a_failure_is_one_line_of_bounded_length_that_begins_with_the_value_and_ends_with_the_remedy() -> None:
+    assert one_line(f"a\nb {SECRET_ADDRESS}") == "a b http://***@host:5000"
+    line = one_line(refusal(f"model.d_model={'x' * 100_000}"))
+    assert line.startswith("--set: model.d_model=") and line.endswith("is not a whole number")
+    assert len(line) <= LINE_LENGTH
+    assert one_line(line) == line  # Airflow shows again what a stage has said
+    assert "geheim" not in one_line("x" * (LINE_LENGTH // 2 - 12) + SECRET_ADDRESS + "x" * LINE_LENGTH)  # cut in it

@@ -14,7 +14,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def history(overrides: list[str], runs: Path) -> list[dict[str, float]]:
     argv = [sys.executable, "-m", "transformer", "train-model"]
-    for override in [*overrides, f"paths.runs={runs}", "model.dropout=0", "training.accelerator=cpu"]:
+    for override in [
+        *overrides,
+        f"paths.runs={runs}",
+        "model.dropout=0",
+        "model.head_dropout=0",
+        "training.accelerator=cpu",
+    ]:
         argv += ["--set", override]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

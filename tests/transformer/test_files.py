@@ -133,6 +133,18 @@ def test_damaged_parquet_is_one_line(tmp_path: Path, damage: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flipped bits do that now and then; a panic is no Exception."""
+
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
+
+    write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": [1]}))
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(UserError, match=r"a\.parquet: truncated or not Parquet \(called .*\); make it again$"):
+        read_parquet(tmp_path / "a.parquet", "make it again")
+
+
 def test_missing_parquet_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "none.parquet", tmp_path):
         with pytest.raises(UserError, match="does not exist; make it"):

@@ -1,5 +1,6 @@
 """Predictions for one instant: honest about time, in local time, in three formats."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -16,11 +17,21 @@ from transformer.config import Config, with_values
 from transformer.data.events import available_dates
 from transformer.data.snapshots import grid_instants
 from transformer.errors import UserError
-from transformer.prediction import PREDICTION_COLUMNS, dates_around, evaluation_rows, parse_instant, predictions_at
+from transformer.evaluation.metrics import ROW_SCHEMA
+from transformer.prediction import (
+    PREDICTION_COLUMNS,
+    dates_around,
+    evaluation_rows,
+    parse_instant,
+    prediction_columns,
+    predictions_at,
+)
 from transformer.trained import TrainedModel
 
 DAY = date(2025, 1, 13)  # the test date
 AT = "2025-01-13T08:00+01:00"
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # the default
+QUANTILES = [f"q{percent}_delay_s" for percent in ("05", "10", "25", "50", "75", "90", "95")]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +66,7 @@ def predict(trained_folder: Path, data: Path, out: Path, *options: str) -> bytes
 # --- what is predicted -----------------------------------------------------------------------------------------------
 def test_every_running_train_gets_its_next_events(trained: TrainedModel, small_config: Config, data: Path):
     found = at(trained, small_config, data, AT)
-    assert tuple(found.columns) == PREDICTION_COLUMNS
+    assert tuple(found.columns) == prediction_columns(LEVELS)
     assert found.n_unique(["train_id", "service_date"]) > 3
     assert found.group_by("train_id", "service_date").agg(pl.col("rank").min())["rank"].unique().to_list() == [1]
     assert found["rank"].max() == 5
@@ -78,6 +89,48 @@ def test_they_are_those_of_the_evaluation(trained: TrainedModel, small_config: C
     assert both["predicted_delay_s_now"].null_count() == 0 and both.height > 10
     assert (both["op_id"] == both["op_id_now"]).all()
     np.testing.assert_allclose(both["predicted_delay_s"], both["predicted_delay_s_now"], atol=0.51)
+
+
+def test_evaluation_rows_hold_the_quantiles_of_the_model(trained: TrainedModel, small_config: Config):
+    """The value of each level in the column of its name, beside the point prediction of the same event."""
+    config = trained.located(small_config)
+    rows = evaluation_rows(trained, config, [DAY])
+    assert set(rows.columns) == {*ROW_SCHEMA, *QUANTILES}
+    assert set(rows.select(QUANTILES).schema.values()) == {pl.Float64()}
+    assert rows.select(pl.all_horizontal(pl.col(QUANTILES).is_finite()).all()).item()
+    for low, high in itertools.pairwise(QUANTILES):
+        assert (rows[low] <= rows[high]).all(), f"{low} crosses {high}"
+    assert (rows["q05_delay_s"] < rows["q95_delay_s"]).any()
+    assert (rows["q05_delay_s"] >= -rows["horizon_s"]).all(), "a quantile lies in the past"
+
+
+def test_predictions_hold_the_intervals_of_the_evaluation_in_whole_seconds(
+    trained: TrainedModel, small_config: Config, data: Path
+):
+    assert prediction_columns(LEVELS) == (
+        *PREDICTION_COLUMNS,
+        *(
+            "low_50_delay_s",
+            "high_50_delay_s",
+            "low_80_delay_s",
+            "high_80_delay_s",
+            "low_90_delay_s",
+            "high_90_delay_s",
+        ),
+    )
+    assert prediction_columns([0.5]) == PREDICTION_COLUMNS
+    found = at(trained, small_config, data, AT)
+    rows = evaluation_rows(trained, trained.located(small_config), [DAY])
+    both = rows.filter(pl.col("snapshot_ts") == datetime.fromisoformat(AT)).join(
+        found, on=["train_id", "service_date", "rank"], suffix="_now"
+    )
+    assert both.height > 10
+    for end, quantile in (("low_90", "q05"), ("low_80", "q10"), ("low_50", "q25"), ("high_50", "q75")):
+        assert found.schema[f"{end}_delay_s"] == pl.Int32
+        np.testing.assert_allclose(both[f"{end}_delay_s"], both[f"{quantile}_delay_s"], atol=0.51)
+    instant = datetime.fromisoformat(AT)
+    earliest = found.select((pl.col("planned_ts") + pl.duration(seconds="low_90_delay_s")).min()).item()
+    assert earliest >= instant  # no interval begins in the past
 
 
 def test_trains_of_the_date_before_run_on_past_midnight(trained: TrainedModel, small_config: Config, data: Path):

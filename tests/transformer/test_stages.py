@@ -38,6 +38,8 @@ def test_each_stage_returns_json_and_what_it_did(results):
     metrics = by_stage["evaluate_model"]["metrics"]
     assert metrics["test/n"] > 100
     assert metrics["test/skill"] == pytest.approx(1 - metrics["test/mae_s"] / metrics["test/translation_mae_s"])
+    assert metrics["test/crps_skill"] == pytest.approx(1 - metrics["test/crps_s"] / metrics["test/translation_mae_s"])
+    assert 0 < metrics["test/coverage_50"] < metrics["test/coverage_90"] <= 1
 
 
 def test_evaluating_again_gives_the_same_figures(results):
@@ -50,9 +52,11 @@ def test_evaluation_leaves_figures_and_tables(results):
     folder = Path(by_stage["evaluate_model"]["folder"])
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert {"error_map", "error_by_horizon", "predicted_vs_observed", "training_curves"} <= figures
+    assert {"quantile_reliability", "coverage_by_horizon", "width_by_horizon"} <= figures
     assert any(name.startswith("error_timeline") for name in figures)
     tables = {path.stem for path in (folder / "tables").glob("*.json")}
     assert {"summary", "horizon", "delay_change", "train_type", "rank", "op_id", "service_date", "hour"} <= tables
+    assert {"uncertainty", "quantiles", "uncertainty_horizon", "uncertainty_point_group"} <= tables
 
 
 def test_evaluation_leaves_a_report_that_opens_alone(results):
@@ -357,7 +361,7 @@ def test_reporting_a_study_that_is_not_there_names_those_that_are(small_override
     [
         (["--worker", "-1"], "--worker -1 must not be negative"),
         (["--set", "search.space=[]"], "search.space is empty"),
-        (["--set", "search.space=[{key: model.d_model, choices: [100]}]"], "100 is not divisible by model.n_heads=8"),
+        (["--set", "search.space=[{key: model.d_model, choices: [102]}]"], "102 is not divisible by model.n_heads=4"),
         (["--set", "search.n_workers=2"], "SQLite takes one writer"),
     ],
 )

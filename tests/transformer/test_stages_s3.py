@@ -3,10 +3,9 @@
 import shutil
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.transformer.conftest import BUCKET
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
@@ -15,27 +14,8 @@ from transformer.windows import Window
 
 pytestmark = pytest.mark.slow
 
-BUCKET = "train-delays"
 
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch, sample_folder: Path):
-    """An S3 server that holds the sample data under `operator/data/`."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket=BUCKET)
-    for path in sample_folder.rglob("*.parquet"):
-        client.upload_file(str(path), BUCKET, f"operator/data/{path.relative_to(sample_folder).as_posix()}")
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def machine(small_overrides: list[str], endpoint: str, disk: Path) -> Config:
+def machine(small_overrides: list[str], sample_bucket: str, disk: Path) -> Config:
     """The configuration of a pod with its own, empty disk."""
     return load_config(
         "local",
@@ -48,15 +28,15 @@ def machine(small_overrides: list[str], endpoint: str, disk: Path) -> Config:
             "data.save_results_to_s3=true",
             f"data.bucket_name={BUCKET}",
             "data.bucket_prefix=operator",
-            f"data.endpoint_url={endpoint}",
+            f"data.endpoint_url={sample_bucket}",
         ],
     )
 
 
 def test_each_stage_on_a_machine_of_its_own(
-    small_overrides: list[str], endpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_overrides: list[str], sample_bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    disks = [machine(small_overrides, endpoint, tmp_path / name) for name in ("fetch", "compute", "train")]
+    disks = [machine(small_overrides, sample_bucket, tmp_path / name) for name in ("fetch", "compute", "train")]
     fetched = stages.fetch_files(disks[0], "")
     assert fetched["split"]["test"] == ["2025-01-13"]
     stages.compute_statistics_and_embeddings(disks[1], "")
@@ -67,7 +47,7 @@ def test_each_stage_on_a_machine_of_its_own(
     found = stages.evaluate_model(disks[2], "")["metrics"]
     assert found["test/n"] > 100
 
-    bare = machine(small_overrides, endpoint, tmp_path / "evaluate")
+    bare = machine(small_overrides, sample_bucket, tmp_path / "evaluate")
     shutil.copytree(stages.run_folder(disks[2], ""), stages.run_folder(bare, ""))
     assert stages.evaluate_model(bare, "")["metrics"] == found
     stages.evaluate_model(bare, "", EvaluationRequest(Window(count=1)))
@@ -80,7 +60,7 @@ def test_each_stage_on_a_machine_of_its_own(
     assert days == ["2025-01-11", "2025-01-12", "2025-01-13"]
 
 
-def test_only_the_dates_of_the_split_travel(small_overrides: list[str], endpoint: str, tmp_path: Path):
+def test_only_the_dates_of_the_split_travel(small_overrides: list[str], sample_bucket: str, tmp_path: Path):
     config = machine(
         [
             *small_overrides,
@@ -88,7 +68,7 @@ def test_only_the_dates_of_the_split_travel(small_overrides: list[str], endpoint
             "data.split.validation=[2025-01-09]",
             "data.split.test=[2025-01-11]",
         ],
-        endpoint,
+        sample_bucket,
         tmp_path,
     )
     stages.fetch_files(config, "")
@@ -97,16 +77,16 @@ def test_only_the_dates_of_the_split_travel(small_overrides: list[str], endpoint
 
 
 def test_left_over_local_dates_do_not_enter_an_automatic_split(
-    small_overrides: list[str], endpoint: str, sample_folder: Path, tmp_path: Path
+    small_overrides: list[str], sample_bucket: str, sample_folder: Path, tmp_path: Path
 ):
-    config = machine(small_overrides, endpoint, tmp_path)
+    config = machine(small_overrides, sample_bucket, tmp_path)
     events = tmp_path / "data" / "events"
     events.mkdir(parents=True)
     shutil.copy(sample_folder / "events" / "events_2025-01-13.parquet", events / "events_2025-01-14.parquet")
     assert stages.fetch_files(config, "")["split"]["test"] == ["2025-01-13"]
 
 
-def test_a_date_that_the_bucket_lacks_is_one_line(small_overrides: list[str], endpoint: str, tmp_path: Path):
+def test_a_date_that_the_bucket_lacks_is_one_line(small_overrides: list[str], sample_bucket: str, tmp_path: Path):
     dates = ["data.split.train=[2025-01-06]", "data.split.validation=[2025-01-07]", "data.split.test=[2026-01-01]"]
     with pytest.raises(UserError, match=r"data\.split\.test: no events for 2026-01-01"):
-        stages.fetch_files(machine([*small_overrides, *dates], endpoint, tmp_path), "")
+        stages.fetch_files(machine([*small_overrides, *dates], sample_bucket, tmp_path), "")

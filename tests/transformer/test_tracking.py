@@ -85,10 +85,10 @@ def test_a_new_run_tells_where_it_comes_from(
         **tags,
     }
     assert set(run.data.params) == set(valid_keys())
-    assert run.data.params["training.max_epochs"] == "10"
+    assert run.data.params["training.max_epochs"] == "8"
     assert run.data.params["data.split.train"] == "[]"
     written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
-    assert written["training"]["max_epochs"] == 10
+    assert written["training"]["max_epochs"] == 8
     assert set(written) == set(GROUPS)
 
 
@@ -101,7 +101,7 @@ def test_a_given_run_is_used_and_runs_again(config: Config, client: MlflowClient
     run = client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert (run.data.tags["mine"], run.data.tags["env"]) == ("stays", "dev")
-    assert run.data.params["training.max_epochs"] == "10"
+    assert run.data.params["training.max_epochs"] == "8"
 
 
 @slow
@@ -130,7 +130,7 @@ def test_resuming_with_another_configuration_keeps_params_and_says_so(
     longer = load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}", override])
     assert open_run(longer, env="local", overrides=[override], warm_start_run_id=run_id, resume=True) == run_id
     run = client.get_run(run_id)
-    assert run.data.params["training.max_epochs"] == "10"
+    assert run.data.params["training.max_epochs"] == "8"
     assert run.data.tags["overrides"] == '["training.max_epochs=40"]'
     assert run.data.tags["configuration_hash"] == configuration_hash(longer) != configuration_hash(config)
     assert "warm_start_run_id" not in run.data.tags

@@ -25,7 +25,7 @@ from transformer.data.events import (
 )
 from transformer.data.tables import EVENT_TYPES
 from transformer.errors import UserError
-from transformer.files import atomic_folder
+from transformer.files import atomic_folder, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 Int8Array = npt.NDArray[np.int8]
 
+MAX_TRAIN_TYPES = 127  # what a column of Int8 can tell apart beside the unknown one
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
 LAYOUT_VERSION = 1  # raise when the columns below change meaning, so that older caches are not reused
@@ -196,7 +197,7 @@ def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabul
         with atomic_folder(target) as temporary:
             for column in fields(EventTable):
                 np.save(temporary / f"{column.name}.npy", getattr(loaded.table, column.name), allow_pickle=False)
-            loaded.journeys.write_parquet(temporary / "journeys.parquet")
+            write_parquet(temporary / "journeys.parquet", loaded.journeys)
     return _open(target)
 
 

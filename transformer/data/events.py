@@ -36,6 +36,7 @@ UNKNOWN_TRAIN_TYPE = "unknown"
 PARTIAL_HOUR_SHARE = 0.25  # an hour with less than this share of its usual events is missing
 PARTIAL_HOURS = 3  # a date with this many missing hours is partial
 REMEDY = "fetch the data again or name another data.local_folder"
+MAX_RANGE_DAYS = 36_525  # of an entry of dates; a mistyped year must not fill the memory
 JOURNEY = ["train_id", "service_date"]  # key of a journey
 
 
@@ -130,6 +131,8 @@ def parse_dates(entries: Sequence[str], key: str) -> tuple[date, ...]:
             raise UserError(f"{key}: {entry!r} is not a date; write 2024-12-13 or 2024-12-16..2024-12-19") from None
         if last < first:
             raise UserError(f"{key}: range {entry!r} ends before it starts")
+        if (last - first).days > MAX_RANGE_DAYS:
+            raise UserError(f"{key}: range {entry!r} is longer than a century; write 2024-12-16..2024-12-19")
         days.update(first + timedelta(days=n) for n in range((last - first).days + 1))
     return tuple(sorted(days))
 
@@ -335,7 +338,9 @@ def _conform(
     """`frame` with just the columns of `schema`, in its types; naive timestamps are read in `timezone`."""
     missing = [name for name in schema if name not in frame.columns and name not in optional]
     if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; it holds {', '.join(frame.columns)}")
+        names = ", ".join(map(repr, missing))
+        what = f"column {names} is missing" if len(missing) == 1 else f"columns {names} are missing"
+        raise UserError(f"{path}: {what}; it holds {', '.join(frame.columns)} (docs/data.md has what a file needs)")
     columns = []
     for name, wanted in schema.items():
         if name not in frame.columns:

@@ -18,13 +18,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from transformer.evaluation.plots import (
+    HALO,
     MODEL_COLOUR,
     NEUTRAL_COLOUR,
     TRANSLATION_COLOUR,
@@ -40,7 +40,6 @@ _MAE = "validation MAE (s)"
 _COLUMNS_OF_SLICES = 4
 _LEGEND_COLUMN = 2.6  # inches that the longest label takes
 _MISSING = -0.14  # height of a parameter that a trial did not search, below an axis from 0 to 1
-_HALO = withStroke(linewidth=2.5, foreground="white")
 
 
 class EmptyFigureError(ValueError):
@@ -139,7 +138,7 @@ def parallel_coordinates(trials: StudyTrials) -> Figure:
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
-                path_effects=[_HALO],
+                path_effects=[HALO],
                 zorder=5,
             )
     missing = bool((heights < 0).any())

@@ -94,8 +94,7 @@ def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides
         target / "best.json",
         {"trial": trials.best.number, "value": trials.best.value, "values": values, "conf": conf},
     )
-    with atomic_path(target / "trials.csv") as temporary:
-        _table(trials).write_csv(temporary)
+    write_text(target / "trials.csv", _table(trials).write_csv())
     _write_figures(target, trials, importances)
     return StudyReport(text, _metrics(trials, importances), trials.best.number, best_overrides)
 

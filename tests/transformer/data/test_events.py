@@ -276,6 +276,11 @@ def test_a_missing_column_is_named(written: Callable[..., Path], column: str) ->
     assert ("train_id" in message) and ("op_id" in message)
 
 
+def test_all_missing_columns_are_named_at_once(written: Callable[..., Path]) -> None:
+    message = refusal(lambda: read(written(sound().drop("train_id", "op_id"))))
+    assert "columns 'train_id', 'op_id' are missing; it holds " in message and "docs/data.md" in message
+
+
 @pytest.mark.parametrize(
     ("column", "values", "expected"),
     [
@@ -389,7 +394,7 @@ def test_points_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     )
     assert "column 'lat' holds String, expected numbers" in refusal(lambda: read_op_nodes(tmp_path))
     pl.DataFrame({"op_id": [1]}).write_parquet(op_nodes_path(tmp_path))
-    assert "column 'op_name' is missing" in refusal(lambda: read_op_nodes(tmp_path))
+    assert "columns 'op_name', 'lat', 'lon' are missing" in refusal(lambda: read_op_nodes(tmp_path))
 
 
 def test_journeys_of_the_dates_with_what_is_missing_filled(tmp_path: Path) -> None:
@@ -489,6 +494,11 @@ def test_dates_and_ranges(entries: list[str], expected: list[str]) -> None:
 def test_what_is_no_date_is_named(entry: str) -> None:
     message = refusal(lambda: parse_dates([entry], "data.split.test"))
     assert message == f"data.split.test: {entry!r} is not a date; write 2024-12-13 or 2024-12-16..2024-12-19"
+
+
+def test_a_range_of_dates_has_an_end() -> None:
+    message = refusal(lambda: parse_dates(["0001-01-01..9999-12-31"], "data.split.train"))
+    assert message.startswith("data.split.train: range '0001-01-01..9999-12-31' is longer than a century")
 
 
 def test_a_range_must_not_end_before_it_starts() -> None:

@@ -164,8 +164,8 @@ def test_a_dimension_that_some_number_of_heads_does_not_divide_is_refused():
         {"key": "model.d_model", "choices": [64, 96]}, {"key": "model.n_heads", "choices": [4, 8, 16, 64]}
     )
     assert "model.d_model=96 is not divisible by model.n_heads=64" in message
-    assert "model.d_model=100 is not divisible by model.n_heads=8" in refusal(
-        {"key": "model.d_model", "choices": [128, 100]}
+    assert "model.d_model=102 is not divisible by model.n_heads=4" in refusal(
+        {"key": "model.d_model", "choices": [128, 102]}
     )
 
 

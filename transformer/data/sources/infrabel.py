@@ -30,7 +30,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +54,7 @@ from transformer.data.tables import (
     write_op_nodes,
 )
 from transformer.errors import ServiceError, UserError
+from transformer.files import read_parquet
 
 LOGGER = logging.getLogger(__name__)
 
@@ -479,8 +480,8 @@ def _merge_journeys(target: Path, journeys: pl.DataFrame, first_day: date, last_
     """Put `journeys` in place of those of the same month in `target`."""
     path = journeys_path(target)
     if path.exists():
-        others = pl.read_parquet(path).filter(~pl.col("service_date").is_between(first_day, last_day))
-        journeys = pl.concat([others.select(list(JOURNEY_SCHEMA)), journeys], how="vertical_relaxed")
+        others = _earlier(path, JOURNEY_SCHEMA).filter(~pl.col("service_date").is_between(first_day, last_day))
+        journeys = pl.concat([others, journeys], how="vertical_relaxed")
     write_journeys(target, journeys)
 
 
@@ -506,11 +507,21 @@ def _merge_op_nodes(target: Path, catalogue: pl.DataFrame, seen: pl.DataFrame) -
         How many points `target` now has.
     """
     path = op_nodes_path(target)
-    existing = pl.read_parquet(path).select(list(OP_NODE_SCHEMA)) if path.exists() else _no_op_nodes()
+    existing = _earlier(path, OP_NODE_SCHEMA) if path.exists() else _no_op_nodes()
     known = pl.concat([catalogue, existing, seen])
     merged = known.group_by("op_id").agg(pl.col("op_name", "lat", "lon").drop_nulls().first())
     write_op_nodes(target, merged)
     return merged.height
+
+
+def _earlier(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """What an earlier import left."""
+    remedy = "remove it and import again"
+    found = read_parquet(path, remedy)
+    try:
+        return found.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path} is not from an import ({_one_line(error)[:160]}); {remedy}") from None
 
 
 def _no_op_nodes() -> pl.DataFrame:
@@ -570,7 +581,7 @@ def _last_line_is_cut(path: Path, fields: int) -> bool:
 
 def _month_number(text: str, whole: str) -> int:
     """Months since year 0."""
-    match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text.strip())
+    match = re.fullmatch(r"(?!0000)(\d{4})-(0[1-9]|1[0-2])", text.strip())
     if not match:
         raise UserError(f"months {whole!r}: {text.strip()!r} is not a month; write 2025-01 or 2025-01..2025-03")
     return int(match[1]) * 12 + int(match[2]) - 1

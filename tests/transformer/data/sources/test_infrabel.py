@@ -105,7 +105,9 @@ def test_months_are_sorted_and_unique(text: str, months: list[str]) -> None:
     assert parse_months(text) == months
 
 
-@pytest.mark.parametrize("text", ["", "2025", "2025-13", "202501", "2025-01..", "2025-1", "2025-03..2025-01", "a,b"])
+@pytest.mark.parametrize(
+    "text", ["", "2025", "2025-13", "0000-01", "202501", "2025-01..", "2025-1", "2025-03..2025-01", "a,b"]
+)
 def test_wrong_months_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"month") as caught:
         parse_months(text)
@@ -371,6 +373,16 @@ def test_rows_of_one_service_date_in_two_files_end_in_one_events_file(tmp_path: 
 
     import_infrabel(["2025-02"], tmp_path / "target", source=tmp_path)
     assert read_events(tmp_path / "target", "2025-01-31").height == 3
+
+
+@pytest.mark.parametrize("name", ["journeys.parquet", "op_nodes.parquet"])
+def test_an_earlier_import_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    import_rows(tmp_path, "2025-01", fixture_rows())
+    for damage in (lambda path: path.write_bytes(b"PAR1"), pl.DataFrame({"a": [1]}).write_parquet):
+        damage(tmp_path / "target" / name)
+        with pytest.raises(UserError, match=rf"{name}.*; remove it and import again$") as caught:
+            import_rows(tmp_path, "2025-02", [row(None, ("08:00:00", "08:00:00"), service_date="01FEB2025")])
+        assert "\n" not in str(caught.value)
 
 
 def test_importing_again_changes_nothing(tmp_path: Path) -> None:
