@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 MLFLOW_PORT ?= 5000
 AIRFLOW_PORT ?= 8080
 TAG ?= latest
+TEST_WORKERS ?= 2
 export MLFLOW_PORT AIRFLOW_PORT
 # Threads that wait for each other sleep: spinning ones stand still where anything else uses a core (docs/benchmarks.md).
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -34,11 +35,14 @@ tune: $(INSTALLED) ## run a small study whole: make tune [TRIALS=6] [WORKERS=1] 
 	@$(BIN)/python scripts/tune.py $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
 		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
-test: $(INSTALLED) ## run every test
-	$(BIN)/python -m pytest
+# A file's tests stay together and share its servers. One thread each: more of them would wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
+	$(PYTEST) --durations 25
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check
