@@ -185,9 +185,9 @@ def live_ahead(journey: Journey, events: Iterable[int], t: int, index: LiveIndex
     for i in events:
         last, age, recent, count, today = heard_at(index.sections.get(journey.sections[i], NOTHING_HEARD), t)
         path = path[0] + last[0], path[1] + recent[0], path[2] + recent[1], path[3] + today[1]
-        section = [last[0], last[1], age, recent[0], recent[1], count, today[1], *path]
+        section = [last[0], *recent, today[1], age, count, last[1], *path]
         last, age, recent, count, today = heard_at(index.points.get(journey.places[i], NOTHING_HEARD), t)
-        result.append([*section, last[0], age, recent[0], recent[1], count, today[1]])
+        result.append([*section, last[0], *recent, today[1], age, count])
     return result
 
 

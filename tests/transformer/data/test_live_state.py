@@ -24,6 +24,7 @@ from transformer.data.live_state import (
     TIME_SPAN_S,
     LiveState,
     Observations,
+    _ascending,
 )
 from transformer.data.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, random_instants
 from transformer.data.tables import EVENT_SCHEMA
@@ -80,7 +81,7 @@ AHEAD = [(1, 600, None), (2, 610, None), (3, 620, None)]
 def test_section_ahead_spelled_out():
     batch = builder_of(table_of(*EARLIER, AHEAD)).build(np.array([at(599)]))
     first = of_event(batch, 6)  # no section leads to the first event of a journey
-    assert [first[name] for name in LIVE_SECTION_FEATURES] == [0, 0, OLD_S, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert {name: first[name] for name in LIVE_SECTION_FEATURES if first[name]} == {"section_last_age": OLD_S}
     second = of_event(batch, 7)  # +120 s three hours ago, −360 s 94 minutes ago
     assert second["section_last_change"] == second["section_last_excess"] == -360
     assert second["section_last_age"] == 94 * 60
@@ -315,9 +316,9 @@ def test_empty_table_and_empty_snapshot():
     empty = table_of()
     nothing = np.zeros(0, np.float32)
     around = LiveState.of(empty, nothing, nothing).around(
-        np.zeros((0, 3), np.int64), np.zeros((0, 3), bool), nothing, np.zeros(0, np.int64), np.zeros(0, np.int64)
+        np.zeros(0, np.int64), np.zeros(0, np.int64), nothing, np.zeros(0, np.int64), np.zeros(0, np.int64)
     )
-    assert around.shape == (0, 3, len(LIVE_FEATURES))
+    assert around.shape == (0, len(LIVE_FEATURES))
     batch = builder_of(table_of(AHEAD)).build(np.array([at(100)]))
     assert not batch.train_mask.any() and not batch.next_live.any()
 
@@ -341,3 +342,10 @@ def test_keys_of_the_largest_table_do_not_overflow():
     assert last > 0 and last // TIME_SPAN_S == most - 2
     with pytest.raises(AssertionError, match="do not fit the keys"):
         Observations.of(place, time, np.zeros((2, 2), np.float32), most)
+
+
+@pytest.mark.parametrize("most", [0, 5, 2**40, 2**62])
+def test_ascending_order_is_that_of_a_stable_sort_however_large_the_values(most: int):
+    values = np.random.default_rng(0).integers(0, most, 1_000, endpoint=True)
+    np.testing.assert_array_equal(_ascending(values), np.argsort(values, kind="stable"))
+    assert len(_ascending(values[:0])) == 0
