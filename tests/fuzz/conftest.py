@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 LONGER = os.environ.get("FUZZ_EXAMPLES")
 settings.register_profile(
     "fuzz",
-    max_examples=int(LONGER or 250),
+    max_examples=int(LONGER or 150),
     derandomize=not LONGER,  # CI fails on changes only
     database=None,
     phases=[Phase.generate],  # a failure is small enough to read; shrinking it would take an hour

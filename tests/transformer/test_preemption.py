@@ -31,7 +31,7 @@ def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
         "training.mlflow.use_mlflow=true",
         f"training.mlflow.tracking_uri={mlflow_server}",
         f"training.max_epochs={EPOCHS}",
-        "training.snapshots_per_epoch=640",
+        "training.snapshots_per_epoch=320",
         "training.log_every_s=0.1",
     ]
 
@@ -74,7 +74,7 @@ def uninterrupted(overrides: list[str], config: Config, tmp_path_factory: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", range(int(os.environ.get("PREEMPTIONS", "3"))))
+@pytest.mark.parametrize("kill", range(int(os.environ.get("PREEMPTIONS", "2"))))
 def test_killed_training_is_continued_by_its_retry(
     overrides: list[str], config: Config, uninterrupted, tmp_path: Path, kill: int
 ):

@@ -113,7 +113,8 @@ class SnapshotDataModule(LightningDataModule):
         if training.overfit_batches:
             count = training.overfit_batches * training.batch_size
         instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
-        if training.vary_history and (folds := varied_folds(self.statistics, generator)):
+        varied = training.vary_history and not training.overfit_batches  # one batch stays what it was
+        if varied and (folds := varied_folds(self.statistics, generator)):
             self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
         return self._loader("train", instants)
 
