@@ -36,10 +36,10 @@ tune: $(INSTALLED) ## run a small study whole: make tune [TRIALS=6] [WORKERS=1] 
 		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
 # A file's tests stay together and share its servers. One thread each: more of them would wait for one another.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
-	$(PYTEST) --durations 25
+	$(PYTEST)
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
