@@ -243,7 +243,18 @@ def wait_for_family(lines):
 
 
 def gone(pid):
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def assert_gone(pids):
+    """Within seconds: on busy cores a process that was killed takes a moment to die."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
+        time.sleep(0.05)
+    assert all(gone(pid) for pid in pids)
 
 
 def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
@@ -263,7 +274,7 @@ def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
     assert not isinstance(failed.value, AirflowFailException)
     assert "saved" in [text for _, text in lines]
     assert len(pids) == 2
-    assert all(gone(pid) for pid in pids)
+    assert_gone(pids)
 
 
 def test_an_interrupt_leaves_nothing_running(stage_is, lines):
@@ -283,10 +294,7 @@ def test_an_interrupt_leaves_nothing_running(stage_is, lines):
         killer.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
-        time.sleep(0.05)
-    assert all(gone(pid) for pid in pids)
+    assert_gone(pids)
 
 
 def test_a_kill_without_a_local_process_goes_to_the_pod(monkeypatch):
