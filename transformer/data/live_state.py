@@ -102,18 +102,16 @@ class Observations:
         # or the future, does not change a mean even in its last bit.
         newest[1:, :2] = np.round(values[order] * 2**16) / 2**16
         sums = np.cumsum(newest[:, :2], axis=0, dtype=np.float64)
-        first = np.searchsorted(place, place)
+        places = _Runs.of(place)
+        first = places.start[places.number]
         newest[1:, 2] = (sums[1:, 1] - sums[first, 1]) / (np.arange(2, len(place) + 2) - first)
         return cls(np.append(-TIME_SPAN_S, place * TIME_SPAN_S + time), newest, sums)
 
     def known_at(self, place: Int64Array, time: Int64Array) -> FloatArray:
         """_KNOWN of each place [C] at its time [C], and an empty column [C, 8]; fastest where both are sorted."""
         key = place * TIME_SPAN_S + time
-        since_until = np.empty((len(key), 2), np.int64)  # side by side both searches touch the same memory
-        np.subtract(key, RECENT_S, out=since_until[:, 0])
-        since_until[:, 1] = key
-        since_until = np.searchsorted(self.key, since_until, side="right") - 1
-        since, until = np.ascontiguousarray(since_until.T)
+        # Side by side both searches touch the same memory.
+        since, until = np.searchsorted(self.key, np.stack([key - RECENT_S, key], axis=1), side="right").T - 1
         newest, number = np.take(self.newest, until, axis=0), until - since
         recent = np.take(self.sums, until, axis=0) - np.take(self.sums, since, axis=0)
         recent /= (number + 1)[:, None]
@@ -216,17 +214,15 @@ class LiveState:
             one, which = _distinct(place, snapshots)  # many trains of a snapshot head for the same place
             views.append(np.take(observations.known_at(place[one], time[one]), which, axis=0))
         section, point = views
-        around = np.empty((len(event), len(LIVE_FEATURES)), np.float32)
-        at = 0
-        for view, width in (
-            (section, len(_KNOWN)),
-            (_along(section[:, :_N_SUMMED], train), _N_SUMMED),
-            (point, len(LIVE_POINT_FEATURES)),
-            (self._neighbours(event, train, of_event, translation[train]), len(NEIGHBOUR_FEATURES)),
-        ):
-            around[:, at : at + width] = view[:, :width]
-            at += width
-        return around
+        return np.concatenate(
+            [
+                section[:, : len(_KNOWN)],
+                _along(section[:, :_N_SUMMED], train),
+                point[:, : len(LIVE_POINT_FEATURES)],
+                self._neighbours(event, train, of_event, translation[train]),
+            ],
+            axis=1,
+        )
 
     def _neighbours(self, event: Int64Array, train: Int64Array, snapshot: Int64Array, late: FloatArray) -> FloatArray:
         """The trains next to each event [C] in the order of expected times on its track, in either direction."""
