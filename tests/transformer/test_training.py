@@ -312,6 +312,17 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
     assert not torch.equal(first_batch(3), first_batch(4))
 
 
+@pytest.mark.parametrize("overfit_batches", [0, 1])
+def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config, overfit_batches: int):
+    split = split_of(small_config)
+    settings = replace(small_config.training, overfit_batches=overfit_batches, vary_history=True)
+    data = SnapshotDataModule(replace(small_config, training=settings), split, obtain_statistics(small_config, split))
+    data.setup("fit")
+    before = data.builders["train"]
+    data.train_dataloader()
+    assert (data.builders["train"] is before) == bool(overfit_batches)
+
+
 def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     often = replace(small_config.training, max_epochs=1, log_every_s=0.001)
     with caplog.at_level("INFO", logger="transformer.training"):

@@ -234,7 +234,8 @@ def _journey_names(events: pl.DataFrame, journeys: pl.DataFrame) -> pl.DataFrame
 def _open(folder: Path) -> LoadedTable:
     try:
         columns = {
-            column.name: np.load(folder / f"{column.name}.npy", mmap_mode="r", allow_pickle=False)
+            # As plain arrays: the class of memory maps costs time at every look-up.
+            column.name: np.asarray(np.load(folder / f"{column.name}.npy", mmap_mode="r", allow_pickle=False))
             for column in fields(EventTable)
         }
         journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)

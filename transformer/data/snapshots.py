@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from transformer.config import GridConfig, SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable, Int64Array
-from transformer.data.live_state import LIVE_FEATURES, BoolArray, FloatArray, LiveState
+from transformer.data.live_state import LIVE_FEATURES, BoolArray, FloatArray, LiveState, whole_rows
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,12 @@ class SnapshotBuilder:
         n_snapshots = len(instants)
         count = np.bincount(trains.snapshot, minlength=n_snapshots)
         first = np.cumsum(count) - count
-        slot = np.arange(len(trains.journey)) - first[trains.snapshot]
-        cell = (trains.snapshot, slot)
         shape = (n_snapshots, max(int(count.max(initial=0)), 1))
 
         def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
             padded: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
-            padded[cell] = values
+            for of_snapshot, start, n_trains in zip(padded, first, count, strict=True):
+                of_snapshot[:n_trains] = values[start : start + n_trains]
             return padded
 
         t_N1 = instants[trains.snapshot][:, None]
@@ -150,7 +149,7 @@ class SnapshotBuilder:
 
         return SnapshotBatch(
             instant=instants,
-            train_mask=pad(np.ones(len(slot), np.bool_), np.bool_),
+            train_mask=pad(np.ones(len(trains.journey), np.bool_), np.bool_),
             journey=pad(trains.journey, np.int64),
             train_type=pad(table.train_type[trains.journey], np.int64),
             departed=pad(trains.last >= table.start[trains.journey], np.bool_),
@@ -191,15 +190,17 @@ class SnapshotBuilder:
 
     def _next_features(self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray) -> FloatArray:
         known, n = self.features.values, self.features.n_cumulative
-        values = np.take(known, next_N, axis=0)
+        if known.shape[1] == 0:
+            return np.zeros((*next_mask.shape, 0), np.float32)
+        values = np.take(known, next_N.ravel(), axis=0)
         departed = trains.last >= self.table.start[trains.journey]
         base = np.zeros((len(next_N), known.shape[1]), np.float32)
         base[:, :n] = known[np.maximum(trains.last, 0), :n] * departed[:, None]
         # All events of a train in one row: rows of ten numbers cost four times as much.
         rows = values.reshape(len(base), next_N.shape[1] * known.shape[1])
         rows -= np.tile(base, (1, next_N.shape[1]))
-        values[~next_mask] = 0
-        return values
+        whole_rows(values)[np.flatnonzero(~next_mask)] = whole_rows(np.zeros_like(values[:1]))
+        return values.reshape(*next_mask.shape, known.shape[1])
 
     def _next_live(
         self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
@@ -208,13 +209,14 @@ class SnapshotBuilder:
             return np.zeros((*next_mask.shape, 0), np.float32)
         cells = np.flatnonzero(next_mask)
         live = np.zeros((next_mask.size, len(LIVE_FEATURES)), np.float32)
-        live[cells] = self.live.around(
+        around = self.live.around(
             np.take(next_N, cells),
             cells // next_mask.shape[1],
             trains.translation.astype(np.float32),
             trains.snapshot,
             instants[trains.snapshot],
         )
+        whole_rows(live)[cells] = whole_rows(around)
         return live.reshape(*next_mask.shape, len(LIVE_FEATURES))
 
 
