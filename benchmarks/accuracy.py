@@ -56,6 +56,7 @@ log = logging.getLogger("accuracy")
 TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it is given the rest of the train
 TREES_BY_DATE = {TREE: False}  # the second costs as much again on every date
 SEEDS = (42, 43, 44)
+COVERED = ("horizon", "train_type", "point_group")  # what the coverage of intervals is broken down by
 PREDICTIONS = "predictions"  # folder in that of the results
 
 
@@ -103,6 +104,7 @@ def compare(
         report.scores_table(found, f"Accuracy on {dates}"),
         *(report.skill_table(table, by) for by, table in groups.items()),
         *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
+        *(report.coverage_table(predictions.uncertainty, by) for by in COVERED if predictions.uncertainty),
     ]
     detail = f"{dates}, {predictions.rows.height:,} predictions, {_listed(seeds)}"
 
@@ -123,6 +125,7 @@ def compare(
         "differences": [
             {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
         ],
+        "quantiles": {seed: judgement.metrics("test") for seed, judgement in predictions.uncertainty.items()},
     }
     _write(to, "accuracy", tables, figures(), result | _origin(config, seeds, settings, began))
 
@@ -209,7 +212,7 @@ def predict_all(
         log.info("seed %d (%d/%d): the network", seed, number, len(seeds))
         identity = to_dict(experiment.config), seed, format_dates(days)
         rows = kept.obtain(partial(experiment.network_predictions, seed, days), TRANSFORMER, *identity)
-        predictions = (predictions or Predictions.of(rows)).including(TRANSFORMER, seed, rows)
+        predictions = (predictions or Predictions.of(rows)).including(TRANSFORMER, seed, rows).judged(seed, rows)
         for name, context in trees.items():
             log.info("seed %d (%d/%d): the %s", seed, number, len(seeds), name)
             make = partial(experiment.tree_predictions, seed, days, settings, context=context)

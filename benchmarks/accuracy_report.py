@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.comparison import BLEND, CONTEXT_TREE, TRANSFORMER, TREE, UNROUNDED
-from transformer.evaluation.metrics import HORIZON
+from transformer.evaluation.metrics import HORIZON, TRANSLATION
 from transformer.evaluation.plots import (
     MODEL_COLOUR,
     NEUTRAL_COLOUR,
@@ -21,6 +21,7 @@ from transformer.evaluation.plots import (
     new_figure,
     set_title,
 )
+from transformer.evaluation.quantiles import Uncertainty
 from transformer.evaluation.report import aligned, seconds_text, share_text, signed_seconds_text, skill_text
 
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]  # predictor → seed → metrics.summary
@@ -107,6 +108,25 @@ def difference_table(differences: pl.DataFrame, other: str, unit: str, confidenc
         note += f" One {unit} cannot be drawn from: there is no interval over {unit}s."
     title = f"MAE of transformer − {other}, paired, {confidence:.0%} intervals over {unit}s"
     return Table(title, ["", "n", f"{unit}s", "difference", "interval"], body, note)
+
+
+def coverage_table(uncertainty: Mapping[int, Uncertainty], by: str) -> Table:
+    """What share of the observed delays lies within the intervals of each seed, in all and per group of a breakdown."""
+    header, body = [by.replace("_", " "), "n"], [["all", ""]]
+    for seed, judgement in uncertainty.items():
+        groups = judgement.breakdowns[by]
+        if len(body) == 1:
+            body += [[str(name), f"{n:,}"] for name, n in groups.select(by, "n").iter_rows()]
+            body[0][1] = f"{groups['n'].sum():,}"
+        for interval in judgement.intervals:
+            header.append(f"{interval.name} %, seed {seed}")
+            column = f"coverage_{interval.name}"
+            for line, covered in zip(body, [judgement.summary[column], *groups[column]], strict=True):
+                line.append(share_text(covered))
+    crps = ", ".join(seconds_text(judgement.summary["crps_s"]) for judgement in uncertainty.values())
+    baseline = seconds_text(next(iter(uncertainty.values())).summary[f"{TRANSLATION}crps_s"])
+    note = f"CRPS of the transformer {crps}; of translation {baseline}."
+    return Table(f"Observed delays within the intervals, by {by.replace('_', ' ')}", header, body, note)
 
 
 def interval_text(line: Mapping[str, Any]) -> str:

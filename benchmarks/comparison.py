@@ -6,7 +6,7 @@ Legend of dimensions: N rows, U units that are drawn, G groups.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformer.config import GateConfig
 from transformer.evaluation import metrics
 from transformer.evaluation.bootstrap import interval, resampled_sums
 from transformer.evaluation.metrics import group_keys
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,6 +36,7 @@ class Predictions:
 
     rows: pl.DataFrame  # metrics.ROW_SCHEMA but the predicted delay
     delays: Mapping[str, Mapping[int, FloatArray]]  # predictor → seed → [N] seconds
+    uncertainty: Mapping[int, Uncertainty] = field(default_factory=dict)  # seed → how good TRANSFORMER's quantiles are
 
     @classmethod
     def of(cls, rows: pl.DataFrame) -> Self:
@@ -53,6 +55,11 @@ class Predictions:
                 raise ValueError(f"{name}: {truth} differs from that of the other predictors")
         delays = {**self.delays.get(name, {}), seed: predicted[column].to_numpy().astype(np.float64)}
         return replace(self, delays={**self.delays, name: delays})
+
+    def judged(self, seed: int, predicted: pl.DataFrame) -> Self:
+        """With how good TRANSFORMER's quantiles in `predicted` are; as it is where there are none."""
+        judgement = uncertainty(predicted)
+        return self if judgement is None else replace(self, uncertainty={**self.uncertainty, seed: judgement})
 
     def with_blend(self, round_to_s: float) -> Self:
         """With BLEND, finished as its parts are: rounded, and none in the past."""
@@ -76,7 +83,7 @@ class Predictions:
 
 
 def joined(several: Sequence[Predictions]) -> Predictions:
-    """The rows of several test dates one after the other; all with the same predictors and seeds."""
+    """The rows of several test dates one after the other, of the same predictors and seeds; quantiles are left out."""
     names = {name: list(delays) for name, delays in several[0].delays.items()}
     return Predictions(
         pl.concat([one.rows for one in several]),

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import ablation, accuracy
+from benchmarks.accuracy_report import coverage_table
 from benchmarks.comparison import BLEND, TRANSFORMER, TREE, UNROUNDED, Predictions, differences
 from benchmarks.experiment import Experiment, own_split, splits_by_date
 from benchmarks.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, tree_rows
@@ -161,6 +162,23 @@ def test_blend_is_the_rounded_mean():
     assert found.with_blend(60.0).delays[BLEND][42].tolist() == [60.0, 120.0, -600.0]
 
 
+def test_coverage_of_intervals_per_seed_and_group():
+    found = predictions({TRANSFORMER: [0.0] * 4})
+    rows = found.of_seed(TRANSFORMER, 42)
+    inside = {"q25_delay_s": [-1.0, -1.0, -1.0, 1.0], "q50_delay_s": [0.0, 0.0, 0.0, 2.0]}
+    inside["q75_delay_s"] = [1.0, 1.0, 1.0, 3.0]
+    found = found.judged(42, rows.with_columns(**{name: pl.Series(values) for name, values in inside.items()}))
+    table = coverage_table(found.uncertainty, "horizon")
+    assert table.header == ["horizon", "n", "50 %, seed 42"]
+    assert table.body == [["all", "4", "75.0%"], ["10-20min", "4", "75.0%"]]
+    assert "translation 100.0 s" in table.note
+
+
+def test_predictions_without_quantiles_have_no_coverage():
+    found = predictions({TRANSFORMER: [0.0] * 3})
+    assert found.judged(42, found.of_seed(TRANSFORMER, 42)).uncertainty == {}
+
+
 def test_every_full_date_is_held_out_once(sample_folder: Path):
     splits = splits_by_date(sample_folder)
     assert len({split.test for split in splits}) == len(splits) == 8
@@ -194,13 +212,14 @@ def test_whole_comparison_and_its_resumption(
         line.split("  ")[0].strip() for line in shown.splitlines()
     }
     assert "no interval over service dates" in shown
+    assert "Observed delays within the intervals, by horizon" in shown
     assert {path.name for path in tmp_path.iterdir()} == {
         *("accuracy.md", "accuracy.json", "skill_by_horizon.png", "paired_differences.png", "mae_by_seed.png"),
         "predictions",
     }
     result = json.loads((tmp_path / "accuracy.json").read_text())
     assert result["seeds"] == [1, 2]
-    assert result["scores"][TRANSFORMER].keys() == {"1", "2"}
+    assert result["scores"][TRANSFORMER].keys() == result["quantiles"].keys() == {"1", "2"}
     assert result["split"]["test"] == [day.isoformat() for day in own_split(config).test]
 
     def refused(*arguments: object, **options: object) -> None:
