@@ -26,7 +26,7 @@ def test_plain_encoder_predicts_in_the_same_shape(network: Railway):
 def test_the_plain_network_predicts_in_the_same_shape_and_has_as_many_weights(network: Railway):
     (batch,) = network.batches(network.builder("train"), network.random_instants(2), 2)
     member = network.module().network.members[0]
-    plain = PlainNetwork(member, network.config.model).eval()
+    plain = PlainNetwork(member, network.config.model, dropout=0.1, head_dropout=0.1).eval()
     trains, events = batch["train_mask"].shape, batch["label"].shape
     inputs = {"tokens": torch.randn(*trains, plain.n_inputs), "events": torch.randn(*events, plain.n_event)}
     assert predict(plain, {**batch, **inputs}).shape == events
