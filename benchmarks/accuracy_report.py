@@ -112,21 +112,20 @@ def difference_table(differences: pl.DataFrame, other: str, unit: str, confidenc
 
 def coverage_table(uncertainty: Mapping[int, Uncertainty], by: str) -> Table:
     """What share of the observed delays lies within the intervals of each seed, in all and per group of a breakdown."""
-    header, body = [by.replace("_", " "), "n"], [["all", ""]]
+    title = by.replace("_", " ")
+    first = next(iter(uncertainty.values()))
+    groups = first.breakdowns[by]
+    header = [title, "n"]
+    columns = [["all", *map(str, groups[by])], [f"{n:,.0f}" for n in (first.summary["n"], *groups["n"])]]
     for seed, judgement in uncertainty.items():
-        groups = judgement.breakdowns[by]
-        if len(body) == 1:
-            body += [[str(name), f"{n:,}"] for name, n in groups.select(by, "n").iter_rows()]
-            body[0][1] = f"{groups['n'].sum():,}"
         for interval in judgement.intervals:
+            name = f"coverage_{interval.name}"
             header.append(f"{interval.name} %, seed {seed}")
-            column = f"coverage_{interval.name}"
-            for line, covered in zip(body, [judgement.summary[column], *groups[column]], strict=True):
-                line.append(share_text(covered))
+            columns.append([share_text(share) for share in (judgement.summary[name], *judgement.breakdowns[by][name])])
     crps = ", ".join(seconds_text(judgement.summary["crps_s"]) for judgement in uncertainty.values())
-    baseline = seconds_text(next(iter(uncertainty.values())).summary[f"{TRANSLATION}crps_s"])
-    note = f"CRPS of the transformer {crps}; of translation {baseline}."
-    return Table(f"Observed delays within the intervals, by {by.replace('_', ' ')}", header, body, note)
+    note = f"CRPS of the transformer {crps}; of translation {seconds_text(first.summary[f'{TRANSLATION}crps_s'])}."
+    body = [list(line) for line in zip(*columns, strict=True)]
+    return Table(f"Observed delays within the intervals, by {title}", header, body, note)
 
 
 def interval_text(line: Mapping[str, Any]) -> str:

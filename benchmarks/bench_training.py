@@ -40,7 +40,7 @@ from transformer.model.member import Member
 
 MOST_WAITING = 0.10  # share of the training loop
 LEAST_RATIO = 0.9  # our snapshots/s over those of plain PyTorch with the same dropout
-SET_AGAINST = ("plain", "plain, bare encoder")
+PLAIN, BARE = "plain", "plain, bare encoder"
 STEPS = 8  # batches of a turn
 ROUNDS = 5
 
@@ -48,11 +48,11 @@ ROUNDS = 5
 class PlainEncoder(nn.Module):
     """What one writes first: linear in, `nn.TransformerEncoder` as PyTorch sets it up, linear out."""
 
-    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
         self.embedding = nn.Linear(n_inputs, config.d_model)
         layer = nn.TransformerEncoderLayer(
-            config.d_model, config.n_heads, config.d_feedforward, dropout, batch_first=True
+            config.d_model, config.n_heads, config.d_feedforward, config.dropout, batch_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, config.n_layers, enable_nested_tensor=False)
         self.head = nn.Linear(config.d_model, n_outputs)
@@ -67,21 +67,20 @@ class PlainEncoder(nn.Module):
 class PlainNetwork(nn.Module):
     """The layers of our member, padding and all: `PlainEncoder`, and a head that reads each event."""
 
-    def __init__(self, member: Member, config: ModelConfig, dropout: float, head_dropout: float) -> None:
+    def __init__(self, member: Member, config: ModelConfig) -> None:
         super().__init__()
         n_inputs, n_event = member.token[0].in_features, member.head_event.in_features
         self.token = nn.Sequential(nn.Linear(n_inputs, config.d_model), nn.GELU())
-        self.encoder = PlainEncoder(config, config.d_model, config.d_head, dropout)
+        self.encoder = PlainEncoder(config, config.d_model, config.d_head)
         self.head_event = nn.Linear(n_event, config.d_head)
         self.head = nn.Sequential(
             nn.GELU(),
-            nn.Dropout(head_dropout),
+            nn.Dropout(config.head_dropout),
             nn.Linear(config.d_head, config.d_head),
             nn.GELU(),
-            nn.Dropout(head_dropout),
+            nn.Dropout(config.head_dropout),
             nn.Linear(config.d_head, len(config.quantiles)),
         )
-        self.n_inputs, self.n_event = n_inputs, n_event
 
     def forward(self, batch: Batch) -> Tensor:
         """One number per train and next event [B, S, F], from `tokens` [B, S, *] and `events` [B, S, F, *]."""
@@ -125,38 +124,29 @@ def against_plain(network: Railway, batches: list[Batch]) -> float:
     """Our snapshots/s over those of plain PyTorch with the same dropout, with our head or bare: the faster of both."""
     config, (member,) = network.config.model, network.module().network.members
     n_inputs, n_outputs = inputs_per_train(batches[0]), batches[0]["label"].shape[-1]
-    with_head, bare = SET_AGAINST
-    whole = {
-        with_head: PlainNetwork(member, config, config.dropout, config.head_dropout),
-        f"{with_head}, no dropout": PlainNetwork(member, config, 0.0, 0.0),
-    }
-    encoders = {
-        bare: PlainEncoder(config, n_inputs, n_outputs, config.dropout),
-        f"{bare}, no dropout": PlainEncoder(config, n_inputs, n_outputs, 0.0),
-    }
+    d_token, d_event = member.token[0].in_features, member.head_event.in_features
     tokens = [{**batch, "tokens": torch.randn(*batch["train_mask"].shape, n_inputs)} for batch in batches]
     both = [
         {
             **batch,
-            "tokens": torch.randn(*batch["train_mask"].shape, whole[with_head].n_inputs),
-            "events": torch.randn(*batch["label"].shape, whole[with_head].n_event),
+            "tokens": torch.randn(*batch["train_mask"].shape, d_token),
+            "events": torch.randn(*batch["label"].shape, d_event),
         }
         for batch in batches
     ]
-    contestants = {
-        "ours": TrainingSteps(network.module(), batches),
-        **{name: TrainingSteps(plain, both) for name, plain in whole.items()},
-        **{name: TrainingSteps(encoder, tokens) for name, encoder in encoders.items()},
-    }
+    contestants = {"ours": TrainingSteps(network.module(), batches)}
+    for kind, settings in {"": config, ", no dropout": replace(config, dropout=0.0, head_dropout=0.0)}.items():
+        contestants[PLAIN + kind] = TrainingSteps(PlainNetwork(member, settings), both)
+        contestants[BARE + kind] = TrainingSteps(PlainEncoder(settings, n_inputs, n_outputs), tokens)
     times = take_turns(contestants, ROUNDS)
     print(f"ours: {snapshots_per_second(times, 'ours', batches):.0f} snapshots/s, {count_weights(member):,} weights")
     for name, steps in list(contestants.items())[1:]:
         print(
             f"{name}: {snapshots_per_second(times, name, batches):.0f} snapshots/s, "
             f"{count_weights(steps.network):,} weights; ours trains {times.ratio(name, 'ours'):.2f} times as fast"
-            + (f" (at least {LEAST_RATIO})" if name in SET_AGAINST else "")
+            + (f" (at least {LEAST_RATIO})" if name in (PLAIN, BARE) else "")
         )
-    return min(times.ratio(name, "ours") for name in SET_AGAINST)
+    return min(times.ratio(name, "ours") for name in (PLAIN, BARE))
 
 
 def what_helps(network: Railway, instants: Int64Array, batches: list[Batch]) -> None:

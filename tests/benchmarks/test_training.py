@@ -18,7 +18,7 @@ from benchmarks.steps import TrainingSteps, predict
 def test_plain_encoder_predicts_in_the_same_shape(network: Railway):
     (batch,) = network.batches(network.builder("train"), network.random_instants(2), 2)
     n_inputs, n_outputs = inputs_per_train(batch), batch["label"].shape[-1]
-    plain = PlainEncoder(network.config.model, n_inputs, n_outputs, dropout=0.0).eval()
+    plain = PlainEncoder(network.config.model, n_inputs, n_outputs).eval()
     tokens = {**batch, "tokens": torch.randn(*batch["train_mask"].shape, n_inputs)}
     assert predict(plain, tokens).shape == predict(network.module().eval(), batch).shape == batch["label"].shape
 
@@ -26,9 +26,10 @@ def test_plain_encoder_predicts_in_the_same_shape(network: Railway):
 def test_the_plain_network_predicts_in_the_same_shape_and_has_as_many_weights(network: Railway):
     (batch,) = network.batches(network.builder("train"), network.random_instants(2), 2)
     member = network.module().network.members[0]
-    plain = PlainNetwork(member, network.config.model, dropout=0.1, head_dropout=0.1).eval()
+    plain = PlainNetwork(member, network.config.model).eval()
     trains, events = batch["train_mask"].shape, batch["label"].shape
-    inputs = {"tokens": torch.randn(*trains, plain.n_inputs), "events": torch.randn(*events, plain.n_event)}
+    n_inputs, n_event = member.token[0].in_features, member.head_event.in_features
+    inputs = {"tokens": torch.randn(*trains, n_inputs), "events": torch.randn(*events, n_event)}
     assert predict(plain, {**batch, **inputs}).shape == events
     assert count_weights(plain) == pytest.approx(count_weights(member), rel=0.05)
 

@@ -105,13 +105,13 @@ class Observations:
         # or the future, does not change a mean even in its last bit.
         newest[1:, :2] = np.round(values[order] * 2**16) / 2**16
         sums = np.cumsum(newest[:, :2], axis=0, dtype=np.float64)
-        places = _Runs.of(place)
-        first = places.start[places.number]
-        newest[1:, 2] = (sums[1:, 1] - sums[first, 1]) / (np.arange(2, len(place) + 2) - first)
         number = np.bincount(place, minlength=n_places)
+        before = np.cumsum(number) - number
+        first = before[place]
+        newest[1:, 2] = (sums[1:, 1] - sums[first, 1]) / (np.arange(2, len(place) + 2) - first)
         longest = int(number.max(initial=0))
         key = np.concatenate([[-TIME_SPAN_S], place * TIME_SPAN_S + time, np.full(longest, NO_KEY)])
-        return cls(key, np.cumsum(number) - number, longest, newest, sums)
+        return cls(key, before, longest, newest, sums)
 
     def _newest_row(self, place: Int64Array, key: Int64Array) -> Int64Array:
         """Row of the newest observation of each place [C] at keys [*, C], the row before where there is none.
