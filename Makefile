@@ -44,10 +44,11 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-lint: $(INSTALLED) ## check style, format and types
+lint: $(INSTALLED) ## check style, format, types and which room imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	PYTHONPATH=plugins $(BIN)/lint-imports
 
 notebook: $(INSTALLED) ## explore a snapshot of a run, into data/notebooks: make notebook [RUN=newest] [AT=time] [TRAIN=number] [DATA=folder]
 	@$(BIN)/python scripts/explore.py $(if $(RUN),--run '$(RUN)') $(if $(AT),--at '$(AT)') $(if $(TRAIN),--train '$(TRAIN)') \
@@ -62,13 +63,13 @@ screenshots: $(INSTALLED) ## take the pictures of Airflow's and MLflow's pages i
 
 # Threads that spin while they wait make each other wait, many times over, where something else uses a core.
 bench: $(INSTALLED) ## measure what the documentation claims
-	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/speed/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 bench-accuracy: $(INSTALLED) ## compare with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
-	@$(BIN)/python benchmarks/accuracy.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
+	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
 
 bench-ablation: $(INSTALLED) ## what each input is worth: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
-	@$(BIN)/python benchmarks/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')
+	@$(BIN)/python benchmarks/accuracy/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')
 
 up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
 	@$(BIN)/python scripts/services.py up

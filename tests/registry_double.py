@@ -8,7 +8,8 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import transformer
+import transformer.registry
+import transformer.tracking
 from transformer.errors import ServiceError, UserError
 
 
@@ -48,7 +49,7 @@ class FakeRegistry:
 
     def found(self, run_id: str, request: str, **outcome: Any) -> None:
         """What an evaluation leaves in its run."""
-        from transformer.outcome import Outcome
+        from transformer.evaluation.outcome import Outcome
 
         values = {"window": "2025-01-24..2025-01-25", "headline": "MAE 90.0 s", "report": "evaluation/w/report.html"}
         self.tags[run_id][f"request/{request}"] = json.dumps(dataclasses.asdict(Outcome(**values | outcome)))
@@ -69,9 +70,13 @@ class FakeRegistry:
                 return registry.tags[self.run_id].get(name, "")
 
         tracking = SimpleNamespace(RunLog=RunLog, run_url=lambda config, run_id: f"http://mlflow/#/{run_id}")
-        for name, double in {"tracking": tracking, "registry": self}.items():
-            monkeypatch.setitem(sys.modules, f"transformer.{name}", double)
-            monkeypatch.setattr(transformer, name, double, raising=False)
+        for package, name, double in (
+            (transformer.tracking, "runs", tracking),
+            (transformer.tracking, "run_log", tracking),
+            (transformer.registry, "versions", self),
+        ):
+            monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", double)
+            monkeypatch.setattr(package, name, double, raising=False)
         # Imported anew by whoever asks, so that it meets the double of `tracking`, and forgotten with it.
-        monkeypatch.delitem(sys.modules, "transformer.outcome", raising=False)
+        monkeypatch.delitem(sys.modules, "transformer.evaluation.outcome", raising=False)
         return self

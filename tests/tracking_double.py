@@ -3,7 +3,7 @@
 import sys
 from typing import ClassVar
 
-import transformer
+import transformer.tracking
 
 
 class FakeTracking:
@@ -32,7 +32,8 @@ class FakeTracking:
 
     @classmethod
     def install(cls, monkeypatch, opened):
-        monkeypatch.setitem(sys.modules, "transformer.tracking", cls)
-        monkeypatch.setattr(transformer, "tracking", cls, raising=False)
+        for name in ("runs", "run_log"):
+            monkeypatch.setitem(sys.modules, f"transformer.tracking.{name}", cls)
+            monkeypatch.setattr(transformer.tracking, name, cls, raising=False)
         monkeypatch.setattr(cls, "opened", opened)
         monkeypatch.setattr(cls, "closed", None)

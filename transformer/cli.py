@@ -26,14 +26,13 @@ from transformer.config import (
     environments,
     flatten,
     load_config_with_sources,
-    one_line,
-    redact,
     to_dict,
     with_values,
 )
 from transformer.errors import DiskError, ServiceError, Terminated, UserError
 from transformer.files import write_json
-from transformer.run_ids import is_run_id
+from transformer.text import one_line, redact
+from transformer.tracking.names import is_run_id
 
 log = logging.getLogger(__name__)
 
@@ -253,8 +252,8 @@ def _train_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     from transformer import stages
-    from transformer.evaluating import EvaluationRequest
-    from transformer.windows import Window
+    from transformer.evaluation.evaluate import EvaluationRequest
+    from transformer.evaluation.window import Window
 
     window = Window.parse(options.first, options.last, options.count)
     for option in ("again", "if_new", "allow_training_dates"):

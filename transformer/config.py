@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
 import json
 import math
 import re
@@ -27,10 +26,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from transformer.errors import UserError
+from transformer.text import redact
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "include" / "config"
 BASE = "base"
-LINE_LENGTH = 2_000  # characters of a failure's line; a wrong value can be as long as it likes
 GROUPS = ("data", "embeddings", "model", "training", "evaluation", "search", "alerts", "compute", "paths")
 
 
@@ -567,35 +566,6 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(redact(to_dict(config)), sort_keys=False)
 
 
-def redact(value: Any) -> Any:
-    """`value` with `***` for what stands before the `@` of an address: `http://user:password@host` → `http://***@host`.
-
-    Texts inside dictionaries and lists are treated alike. What cannot be told from a password counts as one; the user
-    of a PostgreSQL address alone can.
-    """
-    if isinstance(value, str):
-        return re.sub(r"(?<=://)(?!(?<=postgresql://)[\w.-]+@[^\s@]*(?:\s|$))\S*@", "***@", value)
-    if isinstance(value, Mapping):
-        return {key: redact(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    return value
-
-
-def one_line(message: str) -> str:
-    """What a person reads of a failure: one line without credentials, its middle left out where it is very long."""
-    line = str(redact(" ".join(message.split())))
-    gap = " … "
-    half = (LINE_LENGTH - len(gap)) // 2
-    return line if len(line) <= LINE_LENGTH else f"{line[:half]}{gap}{line[-half:]}"  # the remedy stands at the end
-
-
-def content_hash(*parts: Any) -> str:
-    """16 hex digits that identify JSON-able `parts` by content (SHA-256 over canonical JSON)."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
     leaves: dict[str, Any] = {}
@@ -1080,14 +1050,11 @@ __all__ = [
     "Config",
     "LoadedConfig",
     "check",
-    "content_hash",
     "environments",
     "flatten",
     "load_config",
     "load_config_with_sources",
-    "one_line",
     "read_value",
-    "redact",
     "to_dict",
     "to_yaml",
     "valid_keys",

@@ -145,3 +145,9 @@ def _temporary_beside(path: Path) -> Path:
     """A hidden name in the folder of `path`, on the same file system, that no other process uses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits that identify JSON-able `parts` by content (SHA-256 over canonical JSON)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

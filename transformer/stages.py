@@ -13,23 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from transformer.config import Config, content_hash
-from transformer.data.event_table import read_days
-from transformer.data.events import ReadingReport, data_fingerprint
-from transformer.durations import duration
+from transformer.config import Config
+from transformer.data.dates import Split
+from transformer.data.events import ReadingReport, data_fingerprint, read_days
+from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.errors import UserError
-from transformer.files import write_parquet
-from transformer.precomputed import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
-from transformer.supply import fetch_dates, fetch_split, list_dates
-from transformer.tracking import AIRFLOW_RUN, RunLog, run_folder
+from transformer.features.cache import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
+from transformer.files import content_hash, write_parquet
+from transformer.text import duration
+from transformer.tracking.names import AIRFLOW_RUN
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import run_folder
 
 if TYPE_CHECKING:
-    from transformer.evaluating import EvaluationRequest  # imports torch, as the next does
-    from transformer.registry import Registered
-    from transformer.trained import TrainedModel
+    from transformer.evaluation.evaluate import EvaluationRequest  # imports torch, as the next does
+    from transformer.registry.versions import Registered
+    from transformer.training.run_folder import TrainedModel
 
 log = logging.getLogger(__name__)
 
+SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 ModelSource = str | Path  # an MLflow run's id, or a run folder
 
@@ -40,7 +43,7 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
     run = RunLog(config, run_id)
     run.begin()
-    split = fetch_split(config, run)
+    split = _fetch_split(config, run)
     folder = Path(config.data.local_folder)
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
@@ -64,7 +67,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     """Compute, or reuse under their content hash, the statistics and embeddings of the training dates."""
     run = RunLog(config, run_id)
     run.begin()
-    split = fetch_split(config, run)
+    split = _fetch_split(config, run)
     reuse = config.training.use_precomputed
     statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
     embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
@@ -88,11 +91,12 @@ def train_model(
     config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
     """Train; with `warm_start_run_id` from that run's best weights, with `resume` that run itself goes on."""
-    from transformer import training
+    from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
+    from transformer.training.trainer import train
 
     run = RunLog(config, run_id)
     run.begin()
-    split = fetch_split(config, run)
+    split = _fetch_split(config, run)
     folder = run_folder(config, run_id)
     warm_start = last = None
     if resume:
@@ -100,16 +104,16 @@ def train_model(
             raise UserError(
                 f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent"
             )
-        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "from_mlflow")
-    elif (owner := run.tag(training.CHECKPOINTS_OF)) and owner == run.tag(AIRFLOW_RUN):
+        last = run.download(f"{CHECKPOINTS}/{LAST}", folder / "from_mlflow")
+    elif (owner := run.tag(CHECKPOINTS_OF)) and owner == run.tag(AIRFLOW_RUN):
         log.info("training: an earlier try of this DAG run left a checkpoint, continuing from it")
-        last = run.download(f"{training.CHECKPOINTS}/{training.LAST}", folder / "from_mlflow")
+        last = run.download(f"{CHECKPOINTS}/{LAST}", folder / "from_mlflow")
     elif warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
-        warm_start = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
+        warm_start = source.download(f"{CHECKPOINTS}/{BEST}", folder / "warm_start")
     statistics = obtain_statistics(config, split)
     embeddings = obtain_embeddings(config, split)
-    result = training.train(config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last)
+    result = train(config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last)
     log.info(
         "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
         result.epochs,
@@ -124,7 +128,7 @@ def train_model(
         "best_val_skill": result.best_val_skill,
         "epochs": result.epochs,
         "seconds": round(result.seconds, 1),
-        "checkpoints": str(folder / training.CHECKPOINTS),
+        "checkpoints": str(folder / CHECKPOINTS),
     }
 
 
@@ -134,15 +138,15 @@ def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | Non
     Args:
         request: which window, and more; None = the test dates of the run's split.
     """
-    from transformer.evaluating import EvaluationRequest, evaluate
+    from transformer.evaluation.evaluate import EvaluationRequest, evaluate
 
     return evaluate(config, run_id, request or EvaluationRequest())
 
 
 def register_model(config: Config, run_id: str) -> dict[str, Any]:
     """Make the run's trained model a version of the registered model, with the alias `challenger`."""
-    from transformer import registry
-    from transformer.trained import download_trained
+    from transformer.registry.register import register
+    from transformer.training.run_folder import download_trained
 
     if not run_id:
         raise UserError("register-model needs --run-id, the MLflow run whose model becomes a version")
@@ -154,23 +158,23 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     day = trained.split.all[-1]  # for the example of the input
     fetch_dates(config, [day])
     events, _ = read_days(config.data, [day], quiet=True)
-    registered = registry.register(run, source, events)
+    registered = register(run, source, events)
     run.tags({MODEL_VERSION: str(registered.version)})
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
 
 
 def promote_model(config: Config, version: str, why: str, by: str) -> dict[str, Any]:
     """Make a version champion, by number or alias, whatever the gate says."""
-    from transformer import registry
+    from transformer.registry.versions import promote
 
-    return _said(config, registry.promote(config, version, why=why, by=by))
+    return _said(config, promote(config, version, why=why, by=by))
 
 
 def rollback_model(config: Config, why: str, by: str) -> dict[str, Any]:
     """Make the previous champion champion again."""
-    from transformer import registry
+    from transformer.registry.versions import rollback
 
-    return _said(config, registry.rollback(config, why=why, by=by))
+    return _said(config, rollback(config, why=why, by=by))
 
 
 def _said(config: Config, champion: Registered) -> dict[str, Any]:
@@ -186,15 +190,15 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
         at: ISO 8601 time; without an offset it is one of `data.timezone`.
         out: .parquet, .csv or .json file; columns: `prediction.prediction_columns`.
     """
-    from transformer import prediction
+    from transformer.prediction.instant import dates_around, parse_instant, predictions_at, writer
 
-    write = prediction.writer(out)
-    prediction.parse_instant(at, "UTC")  # a mistyped one costs no download; the zone is the model's
+    write = writer(out)
+    parse_instant(at, "UTC")  # a mistyped one costs no download; the zone is the model's
     trained = _obtain_trained(config, model)
     config = trained.located(config)
-    instant = prediction.parse_instant(at, config.data.timezone)
+    instant = parse_instant(at, config.data.timezone)
     available = list_dates(config)
-    days = [day for day in prediction.dates_around(instant, config) if day in available]
+    days = [day for day in dates_around(instant, config) if day in available]
     local = instant.astimezone(ZoneInfo(config.data.timezone))
     own = local.date()
     outside = (
@@ -204,7 +208,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     if not days:
         raise UserError(outside)
     fetch_dates(config, days)
-    predictions = prediction.predictions_at(trained, config, instant, days)
+    predictions = predictions_at(trained, config, instant, days)
     if own not in days:
         if predictions.is_empty():
             raise UserError(outside)
@@ -217,7 +221,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
 
 def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> dict[str, Any]:
     """Write the predictions that RIDE's evaluator compares with `gold/test_eval_table.parquet`, to a Parquet file."""
-    from transformer import ride
+    from transformer.prediction import ride
 
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: RIDE's evaluator reads Parquet; end it in .parquet")
@@ -238,17 +242,18 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
         worker: number of this worker; several run at a time, each with its own, on a database that all reach.
         warm_start_run_id: every trial begins with the best weights of this run.
     """
-    from transformer import training
-    from transformer.tuning.study import WarmStart, run_trials
+    from transformer.training.checkpoints import BEST, CHECKPOINTS
+    from transformer.tuning.study import WarmStart
+    from transformer.tuning.worker import run_trials
 
     run = RunLog(config, run_id)
     run.begin()
-    split = fetch_split(config, run)
+    split = _fetch_split(config, run)
     folder = run_folder(config, run_id)
     warm_start = None
     if warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
-        checkpoint = source.download(f"{training.CHECKPOINTS}/{training.BEST}", folder / "warm_start")
+        checkpoint = source.download(f"{CHECKPOINTS}/{BEST}", folder / "warm_start")
         warm_start = WarmStart(warm_start_run_id, checkpoint)
     found = run_trials(config, split, run, folder / "trials", worker, warm_start)
     log.info("study %s: %s", config.search.study_name, found)
@@ -271,7 +276,8 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     """
     from transformer.tuning.database import database_errors, read_database
     from transformer.tuning.report import write_study_report
-    from transformer.tuning.study import close_ended_runs, find_study
+    from transformer.tuning.study import find_study
+    from transformer.tuning.worker import close_ended_runs
 
     run = RunLog(config, run_id)
     run.begin()
@@ -293,9 +299,16 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     }
 
 
+def _fetch_split(config: Config, run: RunLog) -> Split:
+    """The service dates of each split, their tables fetched. A run keeps the split that it began with, in a tag."""
+    split = fetch_split(config, json.loads(run.tag(SPLIT) or "{}"))
+    run.tags({SPLIT: json.dumps(split.as_ranges())})
+    return split
+
+
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:
     """A trained model, from a folder or from MLflow; its run is left as it is."""
-    from transformer.trained import TrainedModel, download_trained
+    from transformer.training.run_folder import TrainedModel, download_trained
 
     if isinstance(model, Path):
         return TrainedModel.load(model)

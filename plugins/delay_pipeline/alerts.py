@@ -24,8 +24,9 @@ from airflow.sdk import BaseNotifier, Context, Variable
 from delay_pipeline.failures import ERROR_KEY
 from delay_pipeline.params import ENV_VARIABLE, TRAINING_ENV
 from delay_pipeline.runs import failure_reason
-from transformer.config import Config, load_config, redact
+from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.text import redact
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from delay_pipeline.params import EvaluationRequest, read_evaluation_request
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
-from transformer.mlflow_pages import artifact_page
+from transformer.tracking.names import artifact_page
 
 if TYPE_CHECKING:
-    from transformer.outcome import Outcome
+    from transformer.evaluation.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -120,17 +120,17 @@ def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) 
     with one_line_failures(context["ti"]):
         if decision["ask"] and not response:  # somebody marked the task as a success
             raise UserError("nobody approved the promotion; clear approve to ask again, or use `transformer promote`")
-        from transformer import registry
+        from transformer.registry import versions
 
         try:
-            champion = registry.promote(
+            champion = versions.promote(
                 load_config(opened["env"], opened["overrides"]),
                 promotion["version"],
                 why=promotion["reason"],
                 by=by,
                 instead_of=promotion["instead_of"],
             )
-        except registry.ChampionChangedError as error:  # trying again would compare nothing
+        except versions.ChampionChangedError as error:  # trying again would compare nothing
             raise UserError(f"{error}: clear evaluate_model") from None
     return {"champion": champion.version, "run_id": champion.run_id}
 
@@ -201,14 +201,16 @@ def _window_arguments(request: EvaluationRequest, config: Config, *, by_hand: bo
 
 def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]]:
     """Name, run id and page of each model to evaluate."""
-    from transformer import registry, tracking
+    from transformer.registry.versions import challenger, champion
+    from transformer.tracking.run_log import RunLog
+    from transformer.tracking.runs import run_url
 
-    named = {"champion": registry.champion(config), "challenger": registry.challenger(config)}
+    named = {"champion": champion(config), "challenger": challenger(config)}
     runs = {name: found.run_id for name, found in named.items() if found}
     if runs.get("challenger") == runs.get("champion"):  # a resumed training: its run holds the challenger's files now
         runs.pop("champion", None)
     if run_id:
-        tracking.RunLog(config, run_id).check("warm_start_run_id")
+        RunLog(config, run_id).check("warm_start_run_id")
         name = next((name for name, registered in runs.items() if registered == run_id), f"run {run_id[:8]}")
         runs = {name: run_id}
     elif not runs:
@@ -217,7 +219,7 @@ def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]
             "a run with warm_start_run_id"
         )
     for name, chosen in runs.items():
-        yield name, chosen, tracking.run_url(config, chosen)
+        yield name, chosen, run_url(config, chosen)
 
 
 def _outcomes(models: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Outcome]]:
@@ -237,9 +239,9 @@ def _outcomes(models: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Ou
 
 
 def _decline(opened: Mapping[str, Any], version: int, why: str, *, by: str) -> None:
-    from transformer import registry
+    from transformer.registry import versions
 
-    registry.decline(load_config(opened["env"], opened["overrides"]), version, why=why, by=by)
+    versions.decline(load_config(opened["env"], opened["overrides"]), version, why=why, by=by)
 
 
 def _dag_run(context: Context) -> str:

@@ -12,8 +12,8 @@ from kubernetes.client import V1ContainerStateWaiting, V1Pod
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from transformer.config import one_line
 from transformer.errors import ServiceError, UserError
+from transformer.text import one_line
 
 RETRIES = {  # of every task; what the user must correct is not retried at all
     "retries": 2,

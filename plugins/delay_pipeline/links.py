@@ -5,7 +5,7 @@ from contextlib import suppress
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
 from delay_pipeline.outcomes import outcome_of
-from transformer.mlflow_pages import artifact_page
+from transformer.tracking.names import artifact_page
 
 
 class MlflowRunLink(BaseOperatorLink):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformer.config import load_config
 
 if TYPE_CHECKING:
-    from transformer.outcome import Outcome
+    from transformer.evaluation.outcome import Outcome
 
 
 def outcome_of(run: dict[str, Any]) -> Outcome:
@@ -20,7 +20,7 @@ def outcome_of(run: dict[str, Any]) -> Outcome:
         UserError: there is none.
         ServiceError: MLflow does not answer.
     """
-    from transformer.outcome import Outcome
-    from transformer.tracking import RunLog
+    from transformer.evaluation.outcome import Outcome
+    from transformer.tracking.run_log import RunLog
 
     return Outcome.find(RunLog(load_config(run["env"], run["overrides"]), run["run_id"]), run["request"])

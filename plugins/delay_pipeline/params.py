@@ -18,7 +18,7 @@ from airflow.sdk import Param
 
 from transformer.config import environments
 from transformer.errors import UserError
-from transformer.run_ids import is_run_id
+from transformer.tracking.names import is_run_id
 
 ENV_VARIABLE = "TRANSFORMER_ENV"
 WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"

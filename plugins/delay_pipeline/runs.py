@@ -66,10 +66,10 @@ def open_study(context: Context) -> dict[str, Any]:
 
 
 def _open(request: TrainingRequest, config: Config, context: Context, name: str = "", **tags: str) -> dict[str, Any]:
-    from transformer import tracking
+    from transformer.tracking import runs
 
     dag_run = context["dag_run"]
-    run_id = tracking.open_run(
+    run_id = runs.open_run(
         config,
         env=request.env,
         name=name,
@@ -79,7 +79,7 @@ def _open(request: TrainingRequest, config: Config, context: Context, name: str 
         warm_start_run_id=request.warm_start_run_id,
         resume=request.resume_run,
     )
-    run_url = tracking.run_url(config, run_id) if run_id else ""
+    run_url = runs.run_url(config, run_id) if run_id else ""
     log.info("MLflow run: %s", run_url or "none, training.mlflow.use_mlflow is false")
     return {
         "env": request.env,
@@ -120,9 +120,9 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
         return
     reason = failure_reason(context, but_for=context["ti"].task_id)
     with one_line_failures(context["ti"]):
-        from transformer import tracking
+        from transformer.tracking import runs
 
-        tracking.close_run(
+        runs.close_run(
             load_config(run["env"], run["overrides"]),
             run["run_id"],
             status="FAILED" if reason else "FINISHED",

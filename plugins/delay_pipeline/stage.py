@@ -21,8 +21,9 @@ from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
 from delay_pipeline.process import ProcessGroup
-from transformer.config import Config, load_config, redact
+from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.text import redact
 
 RESULT_KEY = "result"  # XCom of the JSON object a local stage writes; nothing depends on it
 MODULE = ["-m", "transformer"]

@@ -67,7 +67,7 @@ def training_conf(run: dict[str, Any], best_overrides: Sequence[str]) -> dict[st
 
 def _best(run: dict[str, Any]) -> tuple[str, list[str]]:
     """Number of the best trial and its `key=value` pairs, from the tags that `report-study` left on the MLflow run."""
-    from transformer.tracking import RunLog
+    from transformer.tracking.run_log import RunLog
 
     mlflow = RunLog(load_config(run["env"], run["overrides"]), run["run_id"])
     trial, overrides = mlflow.tag("best_trial"), mlflow.tag("best_overrides")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.railways import Railway, railway
+from benchmarks.speed.railways import Railway, railway
 from tests.transformer.conftest import sample_folder, small_config, small_overrides
 from transformer.data.simulator import SimulationConfig
 

@@ -1,7 +1,6 @@
-"""The walls between the rooms: who may import what, and what a DAG file may hold."""
+"""What the parser may load, and what a DAG file may hold. `make lint` keeps the import table (pyproject.toml)."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +31,6 @@ def test_dags_and_plugins_parse_without_the_ml_stack():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "transformer").rglob("*.py")), ids=lambda path: path.name)
-def test_transformer_never_imports_airflow(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names = [node.module or ""]
-        assert not [name for name in names if re.match(r"(airflow|delay_pipeline)(\.|$)", name)]
 
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)

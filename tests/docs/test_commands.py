@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from delay_pipeline.params import read_evaluation_request, read_request, read_tuning_request
-from transformer import tracking
 from transformer.cli import main
 from transformer.config import load_config
+from transformer.tracking import run_log, runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/index.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -29,9 +29,9 @@ ELSEWHERE = {
     r"(\w+=\d+ )*make up": "tests/e2e/test_services.py::test_up_serves_both_and_down_stops_both",
     r"make down": "tests/e2e/test_services.py::test_up_serves_both_and_down_stops_both",
     r"make tune": "tests/e2e/test_tune.py::test_a_study_whole_and_gone_on_with",
-    r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/test_accuracy.py",
-    r"make bench-ablation": "tests/benchmarks/test_accuracy.py",
-    r"make bench": "tests/benchmarks/test_training.py",
+    r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/accuracy/test_against_trees.py",
+    r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",
+    r"make bench": "tests/benchmarks/speed/test_training.py",
     r"make (test|test-fast|lint)": ".ci/run",
     r"make audit( SERVICE=osv)?": "tests/scripts/test_audit.py",
     r"make setup": ".ci/run",
@@ -43,7 +43,7 @@ ELSEWHERE = {
     r"make docs": "tests/docs/test_site.py::site",
     r"airflow dags trigger .*": "tests/docs/test_commands.py::test_a_dag_is_triggered",
     r"python -m transformer (import-infrabel) .*": "tests/transformer/data/sources/test_infrabel.py",
-    r"python -m transformer (promote|rollback)": "tests/transformer/test_registry.py",
+    r"python -m transformer (promote|rollback)": "tests/transformer/registry/test_versions.py",
 }
 # Cheap settings, on top of those that a command names.
 SMALL = [
@@ -119,7 +119,7 @@ def test_make_knows_the_target(command: str) -> None:
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    script = re.search(r"scripts/\w+\.py|benchmarks/\w+\.py", made.stdout)
+    script = re.search(r"scripts/\w+\.py|benchmarks/[\w/]+\.py", made.stdout)
     assert script is None or (REPOSITORY / script[0]).is_file()
     assert [word for word in words[at + 2 :] if word.split("=", 1)[1] not in made.stdout] == []
 
@@ -181,7 +181,7 @@ def test_the_commands_of_the_stages_do_what_the_pages_say(
     parsed = sorted({c for c in here if "--help" not in c}, key=lambda c: (ORDER.index(c.split()[3]), "RUN" in c, c))
     assert {command.split()[3] for command in parsed} == set(ORDER)
     config = load_config("local", SMALL)
-    run = tracking.open_run(config, env="local", overrides=SMALL)
+    run = runs.open_run(config, env="local", overrides=SMALL)
 
     def execute(command: str, more: list[str]) -> None:
         arguments = [run if word == "RUN" else word for word in shlex.split(command)[3:]]
@@ -195,11 +195,11 @@ def test_the_commands_of_the_stages_do_what_the_pages_say(
             execute(command, [*small, "--run-id", run])  # the run that later commands speak of
         execute(command, SMALL_RAILWAY.split() if name == "simulate" else small)
         if name == "train-model":
-            tracking.close_run(config, run)
+            runs.close_run(config, run)
 
     assert "training.max_epochs: 1 " in capsys.readouterr().out
     assert (tmp_path / "delays.csv").read_text(encoding="utf-8").startswith("train_id,")
-    assert tracking.RunLog(config, run).tag("evaluated/2025-01-25..2025-01-25")
+    assert run_log.RunLog(config, run).tag("evaluated/2025-01-25..2025-01-25")
 
 
 @pytest.mark.parametrize("command", [command for command in ALL if "--help" in command])

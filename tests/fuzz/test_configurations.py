@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz import hostile
 from tests.fuzz.conftest import FUZZ
-from transformer.config import CONFIG_FOLDER, GROUPS, flatten, load_config, one_line, to_dict
+from transformer.config import CONFIG_FOLDER, GROUPS, flatten, load_config, to_dict
 from transformer.errors import UserError
+from transformer.text import one_line
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,9 @@ from delay_pipeline.params import (
 )
 from tests.fuzz import hostile
 from tests.fuzz.conftest import FUZZ
-from transformer.config import load_config, one_line, valid_keys
+from transformer.config import load_config, valid_keys
 from transformer.errors import UserError
+from transformer.text import one_line
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-import transformer
+import transformer.tracking
 from delay_pipeline import runs
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.errors import ServiceError, UserError
@@ -39,8 +39,8 @@ class RecordedTracking:
 @pytest.fixture
 def tracking(monkeypatch):
     tracking = RecordedTracking()
-    monkeypatch.setitem(sys.modules, "transformer.tracking", tracking)
-    monkeypatch.setattr(transformer, "tracking", tracking, raising=False)
+    monkeypatch.setitem(sys.modules, "transformer.tracking.runs", tracking)
+    monkeypatch.setattr(transformer.tracking, "runs", tracking, raising=False)
     return tracking
 
 

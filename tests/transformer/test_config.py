@@ -13,22 +13,20 @@ import yaml
 from transformer.config import (
     CONFIG_FOLDER,
     GROUPS,
-    LINE_LENGTH,
     Config,
     check,
-    content_hash,
     environments,
     flatten,
     load_config,
     load_config_with_sources,
-    one_line,
-    redact,
     to_dict,
     to_yaml,
     valid_keys,
     with_values,
 )
 from transformer.errors import UserError
+from transformer.files import content_hash
+from transformer.text import LINE_LENGTH, one_line, redact
 
 SECRET_ADDRESS = "http://me:geheim@host:5000"
 YAML_FILES = sorted(CONFIG_FOLDER.glob("*/*"))

@@ -12,11 +12,12 @@ from transformer import stages
 from transformer.cli import main
 from transformer.config import Config, FreshnessConfig, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
-from transformer.evaluating import EvaluationRequest
-from transformer.outcome import Outcome
-from transformer.tracking import RunLog, close_run, configuration_hash, open_run
-from transformer.training import BEST
-from transformer.windows import Window
+from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.outcome import Outcome
+from transformer.evaluation.window import Window
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import close_run, configuration_hash, open_run
+from transformer.training.checkpoints import BEST
 
 
 @pytest.fixture(scope="module")

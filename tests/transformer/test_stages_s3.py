@@ -9,8 +9,8 @@ from tests.transformer.conftest import BUCKET
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
-from transformer.evaluating import EvaluationRequest
-from transformer.windows import Window
+from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.window import Window
 
 pytestmark = pytest.mark.slow
 

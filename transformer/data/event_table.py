@@ -15,17 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.config import DataConfig, content_hash, to_dict
+from transformer.config import DataConfig, to_dict
 from transformer.data.events import (
-    ReadingReport,
     data_fingerprint,
-    read_events,
+    read_days,
     read_journeys,
-    read_op_nodes,
 )
 from transformer.data.tables import EVENT_TYPES
 from transformer.errors import UserError
-from transformer.files import atomic_folder, write_parquet
+from transformer.files import atomic_folder, content_hash, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -199,24 +197,6 @@ def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabul
                 np.save(temporary / f"{column.name}.npy", getattr(loaded.table, column.name), allow_pickle=False)
             write_parquet(temporary / "journeys.parquet", loaded.journeys)
     return _open(target)
-
-
-def read_days(data: DataConfig, days: Sequence[date], quiet: bool = False) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validated events of several service dates in one frame, and the report over all, logged unless `quiet`."""
-    folder = Path(data.local_folder)
-    points = read_op_nodes(folder)["op_id"]
-    report = ReadingReport()
-    frames = []
-    for day in days:
-        events, of_day = read_events(folder, day, data.timezone, data.validation, points)
-        report.add(of_day)
-        frames.append(events)
-    events = pl.concat(frames)
-    if events.is_empty():
-        raise UserError(f"{folder}: no usable event on {days[0]}…{days[-1]}")
-    for line in [] if quiet else report.lines():
-        log.info(line)
-    return events, report
 
 
 def _journey_names(events: pl.DataFrame, journeys: pl.DataFrame) -> pl.DataFrame:

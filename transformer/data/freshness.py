@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from transformer.config import DataConfig
-from transformer.data.events import available_dates, read_events
+from transformer.data.dates import available_dates
+from transformer.data.events import read_events
 from transformer.errors import UserError
 
 # Reading keeps events planned up to two days from their service date, and they can be late: an events file may hold

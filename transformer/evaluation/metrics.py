@@ -14,26 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
+from transformer.prediction.columns import ROW_SCHEMA
 
-ROW_SCHEMA: dict[str, pl.DataType] = {
-    "snapshot_ts": TIMESTAMP,
-    "service_date": pl.Date(),
-    "train_id": pl.String(),
-    "train_number": pl.String(),
-    "train_type": pl.String(),
-    "op_id": pl.Int32(),
-    "event_type": pl.String(),
-    "rank": pl.Int8(),  # 1 = the train's very next event
-    "planned_ts": TIMESTAMP,
-    "horizon_s": pl.Float64(),  # planned_ts - snapshot_ts
-    "departed": pl.Boolean(),  # some event of the train is known
-    "last_delay_s": pl.Float64(),  # last known delay, 0 when none
-    "observed_delay_s": pl.Float64(),
-    "translation_delay_s": pl.Float64(),
-    "predicted_delay_s": pl.Float64(),
-}  # and, of a model with a distribution, its quantiles: see `evaluation.quantiles`
 _FINITE = ("horizon_s", "last_delay_s", "observed_delay_s", "translation_delay_s", "predicted_delay_s")
 
 METRICS = (  # of one predictor

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from transformer.config import Config
-from transformer.data.event_table import read_days
-from transformer.data.events import ReadingReport
-from transformer.evaluation.drift import Drift, EventProfile, measure_drift, profile_of
+from transformer.data.events import ReadingReport, read_days
+from transformer.data.profile import EventProfile, profile_of
+from transformer.evaluation.drift import Drift, measure_drift
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -39,64 +38,13 @@ from transformer.evaluation.metrics import (
     group_keys,
     legal_name,
 )
+from transformer.prediction.columns import Interval, intervals_of, levels_in, quantile_column, quantile_name
 
 OBSERVED_S = pl.col("observed_delay_s").cast(pl.Float64)
 # Operational points with events in the rows, ordered by how many, in four groups of as many points each.
 POINT_GROUPS = ("busiest-quarter", "second-quarter", "third-quarter", "quietest-quarter")
 BREAKDOWNS = ("horizon", "train_type", "departed", "point_group")
 EVENT = ("op_id", "train_id", "service_date", "event_type", "planned_ts")
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-def quantile_name(level: float) -> str:
-    """`q05` of 0.05, `q02.5` of 0.025: legal in MLflow, and sorted as the levels are."""
-    whole, dot, rest = _percent(level).partition(".")
-    return f"q{whole:0>2}{dot}{rest}"
-
-
-def quantile_column(level: float) -> str:
-    """The column of a quantile in seconds, `q05_delay_s` of 0.05."""
-    return f"{quantile_name(level)}_delay_s"
-
-
-def levels_in(columns: Iterable[str]) -> tuple[float, ...]:
-    """The levels of the quantile columns among `columns`, ascending."""
-    found = (re.fullmatch(r"q(\d\d(?:\.\d+)?)_delay_s", name) for name in columns)
-    return tuple(sorted(float(f"{match[1]}e-2") for match in found if match))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A central prediction interval, between the quantiles of two levels that add up to 1."""
-
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        """What it is to hold, 0.9 between 0.05 and 0.95."""
-        return round(self.high - self.low, 6)
-
-    @property
-    def name(self) -> str:
-        """The share in percent, `90`."""
-        return _percent(self.share)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The quantile columns of its two ends, by the names they have in predictions."""
-        ends = {"low": self.low, "high": self.high}
-        return {f"{end}_{self.name}_delay_s": quantile_column(level) for end, level in ends.items()}
-
-
-def intervals_of(levels: Sequence[float]) -> tuple[Interval, ...]:
-    """The central intervals that pairs of `levels` make, narrowest first."""
-    pairs = ((level, round(1 - level, 6)) for level in sorted(levels, reverse=True) if level < 0.5)
-    return tuple(Interval(low, high) for low, high in pairs if high in levels)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g}"
 
 
 # --- measures --------------------------------------------------------------------------------------------------------

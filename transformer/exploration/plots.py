@@ -16,7 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from transformer.evaluation.plots import (
+from transformer.exploration.layout import Places
+from transformer.exploration.snapshot import ExploredSnapshot
+from transformer.figures import (
     FAINT_COLOUR,
     HALO,
     MODEL_COLOUR,
@@ -26,8 +28,6 @@ from transformer.evaluation.plots import (
     set_title,
     style_axes,
 )
-from transformer.exploration.places import Places
-from transformer.exploration.snapshot import ExploredSnapshot
 
 _EVENT_NAMES = {"A": "arr.", "D": "dep.", "P": "pass"}
 _PAST_SHOWN = 5  # events before the instant: enough to see where the delay comes from

@@ -16,16 +16,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from transformer.config import Config
-from transformer.data.datamodule import to_tensors
-from transformer.data.event_table import in_table_order, load_event_table, read_days
-from transformer.data.events import read_op_nodes
-from transformer.data.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.data.event_table import in_table_order, load_event_table
+from transformer.data.events import read_days, read_op_nodes
+from transformer.data.fetch import fetch_dates, list_dates
 from transformer.errors import UserError
-from transformer.evaluation.quantiles import Interval, intervals_of
-from transformer.model.attention import attention_weights
-from transformer.prediction import Moment, dates_around, parse_instant
-from transformer.supply import fetch_dates, list_dates
-from transformer.trained import TrainedModel
+from transformer.exploration.attention import attention_weights
+from transformer.features.batches import to_tensors
+from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.prediction.columns import Interval, intervals_of
+from transformer.prediction.instant import Moment, dates_around, parse_instant
+from transformer.training.run_folder import TrainedModel
 
 TRAIN_COLUMNS = (
     "train_id",

@@ -13,11 +13,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from transformer.config import ModelConfig, TrainingConfig, to_dict
-from transformer.data.datamodule import Batch
+from transformer.features.batches import Batch
+from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.losses import make_loss
 from transformer.model.network import DelayTransformer, NetworkShape
-from transformer.statistics import Statistics
 
 
 def input_scales(statistics: Statistics) -> dict[str, float]:

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from transformer.config import ModelConfig
-from transformer.data.live_state import (
+from transformer.data.tables import EVENT_TYPES
+from transformer.features.history import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
+from transformer.features.live_state import (
     LIVE_FEATURES,
     LIVE_POINT_FEATURES,
     LIVE_SECTION_FEATURES,
     NEIGHBOUR_FEATURES,
 )
-from transformer.data.tables import EVENT_TYPES
 from transformer.model.calibration import calibrated, no_correction
 from transformer.model.member import Member
-from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
 HEADWAY_SCALE_S = 300.0  # likewise of the time between two trains,

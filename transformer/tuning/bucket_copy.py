@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformer.errors import ServiceError, UserError
 from transformer.files import atomic_path, read_json, write_json
-from transformer.storage import Bucket, StoredObject
+from transformer.storage.bucket import Bucket, StoredObject
 from transformer.tuning.lease import Lease
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,11 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from transformer.config import Config, content_hash, redact
+from transformer.config import Config
 from transformer.errors import ServiceError, UserError
-from transformer.storage import Bucket, TransferSettings
+from transformer.files import content_hash
+from transformer.storage.bucket import Bucket, TransferSettings
+from transformer.text import redact
 from transformer.tuning.bucket_copy import BucketCopy
 from transformer.tuning.lease import LeaseSettings, OccupiedError, leased, only_writer_here
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from transformer.errors import ServiceError, UserError
-from transformer.storage import Bucket
+from transformer.storage.bucket import Bucket
 
 log = logging.getLogger(__name__)
 

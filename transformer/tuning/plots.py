@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from transformer.evaluation.plots import (
+from transformer.figures import (
     HALO,
     MODEL_COLOUR,
     NEUTRAL_COLOUR,

@@ -23,11 +23,10 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from transformer.config import redact
-from transformer.durations import duration
 from transformer.errors import UserError
-from transformer.evaluation.report import DPI, aligned
+from transformer.figures import DPI
 from transformer.files import atomic_path, write_json, write_text
+from transformer.text import aligned, duration, redact
 from transformer.tuning import plots
 from transformer.tuning.space import as_override
 from transformer.tuning.trials import (

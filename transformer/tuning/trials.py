@@ -18,7 +18,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from transformer.config import redact
+from transformer.text import redact
 from transformer.tuning.space import as_override, rounded
 
 # Optuna calls experimental what is used here on purpose: heartbeats and retries since 2.8, multivariate TPE in groups.

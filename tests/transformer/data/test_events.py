@@ -13,18 +13,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from transformer.config import SplitConfig, ValidationConfig
-from transformer.data.events import (
-    ReadingReport,
-    Split,
-    available_dates,
-    data_fingerprint,
-    parse_dates,
-    partial_dates,
-    read_events,
-    read_journeys,
-    read_op_nodes,
-    resolve_split,
-)
+from transformer.data.dates import Split, available_dates, parse_dates, partial_dates, resolve_split
+from transformer.data.events import ReadingReport, data_fingerprint, read_events, read_journeys, read_op_nodes
 from transformer.data.tables import (
     EVENT_SCHEMA,
     JOURNEY_SCHEMA,

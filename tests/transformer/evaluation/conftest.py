@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from transformer.evaluation.metrics import ROW_SCHEMA
-from transformer.evaluation.quantiles import quantile_column
+from transformer.prediction.columns import ROW_SCHEMA, quantile_column
 
 MakeRows = Callable[..., pl.DataFrame]
 NOON = datetime(2024, 12, 20, 12, tzinfo=UTC)

@@ -10,20 +10,20 @@ import polars as pl
 import pytest
 
 from transformer.config import DataConfig, DriftConfig
-from transformer.data.events import available_dates, read_events
-from transformer.data.tables import EVENT_SCHEMA
-from transformer.errors import UserError
-from transformer.evaluation.drift import (
+from transformer.data.dates import available_dates
+from transformer.data.events import read_events
+from transformer.data.profile import (
     CHANGE_RANGE_MIN,
     DELAY_RANGE_MIN,
     EventProfile,
     load_profile,
-    measure_drift,
-    population_stability_index,
     profile_dates,
     profile_of,
     save_profile,
 )
+from transformer.data.tables import EVENT_SCHEMA
+from transformer.errors import UserError
+from transformer.evaluation.drift import measure_drift, population_stability_index
 
 MORNING = datetime(2024, 12, 20, 6, tzinfo=UTC)
 

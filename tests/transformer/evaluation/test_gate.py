@@ -12,7 +12,8 @@ import pytest
 from transformer.config import GATE_BREAKDOWNS, GateConfig
 from transformer.errors import UserError
 from transformer.evaluation.gate import GROUP_SCHEMA, compare
-from transformer.evaluation.metrics import COARSE_BREAKDOWNS, ROW_SCHEMA, summary
+from transformer.evaluation.metrics import COARSE_BREAKDOWNS, summary
+from transformer.prediction.columns import ROW_SCHEMA
 
 FAST = GateConfig(resamples=500)
 N_RANKS = 5

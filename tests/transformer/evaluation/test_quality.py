@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from transformer.data.event_table import read_days
-from transformer.evaluation.drift import profile_dates, profile_of
+from transformer.data.events import read_days
+from transformer.data.profile import profile_dates, profile_of
 from transformer.evaluation.quality import examine
 
 DAYS = (date(2025, 1, 12), date(2025, 1, 13))

@@ -14,17 +14,9 @@ from scipy.stats import norm
 
 from transformer.errors import UserError
 from transformer.evaluation import metrics
-from transformer.evaluation.quantiles import (
-    BREAKDOWNS,
-    POINT_GROUPS,
-    Interval,
-    intervals_of,
-    levels_in,
-    point_groups,
-    quantile_column,
-    quantile_name,
-    uncertainty,
-)
+from transformer.evaluation.quantiles import BREAKDOWNS, POINT_GROUPS, point_groups, uncertainty
+from transformer.prediction import columns
+from transformer.prediction.columns import Interval, intervals_of, levels_in, quantile_column, quantile_name
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MANY = [k / 100 for k in range(1, 100)]
@@ -66,7 +58,7 @@ def test_every_thousandth_has_a_column_of_its_own_and_reads_back():
 
 
 def test_other_columns_are_no_quantiles():
-    assert levels_in([*metrics.ROW_SCHEMA, "q5_delay_s", "q05_delay", "q050_delay_s", "low_90_delay_s"]) == ()
+    assert levels_in([*columns.ROW_SCHEMA, "q5_delay_s", "q05_delay", "q050_delay_s", "low_90_delay_s"]) == ()
     assert levels_in(["q95_delay_s", "op_id", "q05_delay_s"]) == (0.05, 0.95)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from transformer.config import Config
 from transformer.exploration.snapshot import ExploredSnapshot, explore
-from transformer.trained import TrainedModel
+from transformer.training.run_folder import TrainedModel
 
 
 @pytest.fixture(scope="session")

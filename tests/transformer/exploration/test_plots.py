@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from transformer.config import Config
 from transformer.exploration import plots
-from transformer.exploration.places import Places, places_of
+from transformer.exploration.layout import Places, places_of
 from transformer.exploration.snapshot import ExploredSnapshot
-from transformer.trained import TrainedModel
+from transformer.training.run_folder import TrainedModel
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from transformer.config import Config, with_values
-from transformer.data.datamodule import to_tensors
-from transformer.data.event_table import read_days
-from transformer.data.snapshots import grid_instants
+from transformer.data.events import read_days
 from transformer.errors import UserError
+from transformer.exploration.attention import attention_weights
 from transformer.exploration.snapshot import TRAIN_COLUMNS, ExploredSnapshot, busiest_instant, explore
-from transformer.model.attention import attention_weights
-from transformer.prediction import Moment, dates_around, predictions_at
-from transformer.trained import TrainedModel
+from transformer.features.batches import to_tensors
+from transformer.features.snapshots import grid_instants
+from transformer.prediction.instant import Moment, dates_around, predictions_at
+from transformer.training.run_folder import TrainedModel
 
 DAY = date(2025, 1, 13)  # the test date
 KEY = ["train_id", "service_date"]

@@ -22,8 +22,8 @@ from transformer.cli import main
 from transformer.config import load_config
 from transformer.errors import DiskError
 from transformer.files import atomic_folder, writing
-from transformer.tracking import run_folder
-from transformer.training import BEST, CHECKPOINTS, LAST, load_module
+from transformer.tracking.runs import run_folder
+from transformer.training.checkpoints import BEST, CHECKPOINTS, LAST, load_module
 
 FREE = "free space on its disk or name another folder, then run again"
 ALLOW = "let the user of this process write there or name another folder, then run again"

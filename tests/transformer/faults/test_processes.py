@@ -16,11 +16,11 @@ import torch
 from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
 from transformer.cli import main
 from transformer.config import load_config
+from transformer.features.cache import Embeddings
+from transformer.features.statistics import load_statistics
 from transformer.files import read_json
-from transformer.precomputed import Embeddings
-from transformer.statistics import load_statistics
-from transformer.tracking import run_folder
-from transformer.training import BEST, CHECKPOINTS, HISTORY, LAST
+from transformer.tracking.runs import run_folder
+from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

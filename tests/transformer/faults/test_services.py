@@ -17,9 +17,16 @@ from mlflow import MlflowClient
 from tests.transformer.conftest import BUCKET
 from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
 from tests.transformer.faults.gate import CLOSED, FAILING, OPEN, SILENT, Gate
-from transformer import evaluating, stages, storage, tracking, training
+from transformer import stages
 from transformer.cli import main
 from transformer.config import load_config
+from transformer.data import fetch
+from transformer.evaluation import evaluate
+from transformer.features import cache
+from transformer.storage import bucket
+from transformer.storage.shared_folder import COMPLETE
+from transformer.tracking import names, runs
+from transformer.training import callbacks
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +59,7 @@ def mlflow_gate(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
     gate.stop()
 
 
-@pytest.mark.parametrize(("compute", "train", "evaluate"), [(CLOSED, FAILING, SILENT), (SILENT, CLOSED, FAILING)])
+@pytest.mark.parametrize(("compute", "train", "evaluated"), [(CLOSED, FAILING, SILENT), (SILENT, CLOSED, FAILING)])
 def test_mlflow_that_vanishes_in_each_stage(
     overrides: list[str],
     mlflow_gate: Gate,
@@ -63,7 +70,7 @@ def test_mlflow_that_vanishes_in_each_stage(
     tmp_path: Path,
     compute: str,
     train: str,
-    evaluate: str,
+    evaluated: str,
 ) -> None:
     address = mlflow_gate.url.replace("//", f"//me:{SECRET}@")
     tracked = [
@@ -73,12 +80,12 @@ def test_mlflow_that_vanishes_in_each_stage(
         "training.max_epochs=2",
     ]
     config = load_config("local", tracked)
-    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: "manual__1"})
+    run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     told = f"MLflow at {mlflow_gate.url}: "
     for stage, state, owner, name, call in (
         (COMPUTE, compute, stages, "obtain_embeddings", 1),
-        (TRAIN, train, training.History, "on_train_epoch_end", 2),
-        (EVALUATE, evaluate, evaluating, "write_evaluation", 1),
+        (TRAIN, train, callbacks.History, "on_train_epoch_end", 2),
+        (EVALUATE, evaluated, evaluate, "write_evaluation", 1),
     ):
         command = arguments(stage, tracked, "--run-id", run_id)
         vanish(mlflow_gate, state, owner, name, call)
@@ -105,8 +112,8 @@ def s3_gate(sample_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gat
     """In front of the S3 server that holds the sample data."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
-    impatient = partial(storage.TransferSettings, attempts=1, read_timeout_s=5.0)
-    monkeypatch.setattr(storage, "TransferSettings", impatient)
+    impatient = partial(bucket.TransferSettings, attempts=1, read_timeout_s=5.0)
+    monkeypatch.setattr(bucket, "TransferSettings", impatient)
     gate = Gate(urlsplit(sample_bucket).port or 0)
     yield gate
     gate.stop()
@@ -115,7 +122,7 @@ def s3_gate(sample_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gat
 def shared(gate: Gate) -> set[str]:
     """What the bucket holds under the prefix that is complete, by its kind."""
     listed = boto3.client("s3", endpoint_url=gate.url).list_objects_v2(Bucket=BUCKET)["Contents"]
-    return {entry["Key"].split("/")[1] for entry in listed if entry["Key"].endswith(storage.COMPLETE)}
+    return {entry["Key"].split("/")[1] for entry in listed if entry["Key"].endswith(COMPLETE)}
 
 
 @pytest.mark.parametrize("state", [CLOSED, FAILING])
@@ -137,10 +144,10 @@ def test_s3_that_vanishes_in_each_stage(
         f"data.endpoint_url={s3_gate.url}",
     ]
     for stage, owner, name in (
-        ("fetch-files", storage.Bucket, "_download"),
-        (COMPUTE, storage.Bucket, "upload_folder"),
-        (TRAIN, storage.Bucket, "sync_data"),
-        (EVALUATE, evaluating, "fetch_dates"),
+        ("fetch-files", bucket.Bucket, "download"),
+        (COMPUTE, cache, "upload_folder"),
+        (TRAIN, fetch, "sync_data"),
+        (EVALUATE, evaluate, "fetch_dates"),
     ):
         vanish(s3_gate, state, owner, name)
         message = fails(arguments(stage, in_s3))

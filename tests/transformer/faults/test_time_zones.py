@@ -10,10 +10,10 @@ import pytest
 
 from transformer import stages
 from transformer.config import load_config
-from transformer.evaluating import EvaluationRequest
-from transformer.tracking import run_folder
-from transformer.training import BEST, CHECKPOINTS, load_module
-from transformer.windows import Window
+from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.window import Window
+from transformer.tracking.runs import run_folder
+from transformer.training.checkpoints import BEST, CHECKPOINTS, load_module
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from transformer.config import LossConfig, ModelConfig, UseInputsConfig
-from transformer.data.live_state import (
+from transformer.features.history import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
+from transformer.features.live_state import (
     LIVE_FEATURES,
     LIVE_POINT_FEATURES,
     LIVE_SECTION_FEATURES,
@@ -23,7 +24,6 @@ from transformer.model.network import (
     not_in_the_past,
     squash,
 )
-from transformer.statistics import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 
 SCALES = {"delay": 300.0, "change": 80.0, "running_trains": 20.0, "resolution": 60.0}
 SHAPE = NetworkShape(

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
-from transformer.storage import Bucket
+from transformer.storage.bucket import Bucket
 from transformer.tuning.database import (
     DatabaseSettings,
     StudyDatabase,

@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from transformer import tracking
 from transformer.config import Config, load_config
+from transformer.tracking import names, runs
 from transformer.tuning.database import read_database
 from transformer.tuning.study import progress
 from transformer.tuning.trials import superseded
@@ -114,7 +114,7 @@ def test_sqlite_in_s3_survives_kills_between_and_during_trials(
     chance = random.Random(seed)
     in_s3 = [*overrides, *store.overrides, "search.n_trials=6"]
     config = load_config("local", [*in_s3, f"paths.optuna_db={tmp_path}/reader/studies.db"])
-    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: f"manual__{seed}"})
+    run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: f"manual__{seed}"})
     moments = [(r"trial 1 \(2 of 6\)", chance.uniform(0, 1)), (r"epoch 2/3 done", 0.0), (r"trial \d+: complete", 0.0)]
     for number, (line, after_s) in enumerate(moments):
         log = kill_when(start(in_s3, run_id, tmp_path / f"pod-{number}"), line, after_s)
@@ -127,7 +127,7 @@ def test_sqlite_in_s3_survives_kills_between_and_during_trials(
 def test_sigterm_hands_the_trial_back_at_once(overrides: list[str], mlflow_server: str, tmp_path: Path):
     here = [*overrides, "search.n_trials=2"]
     config = load_config("local", [*here, f"paths.optuna_db={tmp_path}/studies.db"])
-    run_id = tracking.open_run(config, env="local")
+    run_id = runs.open_run(config, env="local")
     process = start(here, run_id, tmp_path)
     for text in process.stderr:
         if "epoch 1/3 done" in text:
@@ -148,7 +148,7 @@ def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
     shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=4", f"search.n_trials={n_trials}"]
     shared += ["search.heartbeat_s=1"]
     config = load_config("local", shared)
-    run_id = tracking.open_run(config, env="local", tags={tracking.AIRFLOW_RUN: "manual__1"})
+    run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]
     kill_when(workers[3], r"epoch 1/3 done")
     logs = [finish(worker) for worker in workers[:3]]
@@ -168,7 +168,7 @@ def test_a_worker_that_falls_silent_is_replaced_by_the_others(
     shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=2", "search.n_trials=3"]
     shared += ["search.heartbeat_s=1"]
     config = load_config("local", shared)
-    run_id = tracking.open_run(config, env="local")
+    run_id = runs.open_run(config, env="local")
     kill_when(start(shared, run_id, tmp_path / "pod-0", worker=0), r"epoch 1/3 done")
     time.sleep(5)  # four heartbeats missed
     finish(start(shared, run_id, tmp_path / "pod-1", worker=1))

@@ -10,14 +10,15 @@ import pytest
 from optuna.trial import TrialState
 
 from transformer.config import Config, load_config
-from transformer.data.events import resolve_split
+from transformer.data.dates import resolve_split
 from transformer.errors import ServiceError, Terminated, UserError
-from transformer.tracking import RunLog
-from transformer.training import TrainingResult
+from transformer.tracking.run_log import RunLog
+from transformer.training.trainer import TrainingResult
 from transformer.tuning import study as tuning
 from transformer.tuning.database import open_database
-from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress, run_trials
+from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress
 from transformer.tuning.trials import superseded
+from transformer.tuning.worker import run_trials
 
 pytestmark = pytest.mark.slow  # a hundred seconds together
 

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from tenacity import wait_none
 
-from transformer.data.sources import infrabel
+from transformer.data.sources import download, infrabel
 from transformer.data.sources.infrabel import download_month, import_infrabel, parse_months, raw_file_name
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA, OP_NODE_SCHEMA, events_path
 from transformer.errors import ServiceError, UserError
@@ -504,7 +504,7 @@ def test_a_later_call_resumes_and_a_complete_file_is_not_fetched_again(
     tmp_path: Path, serve: Callable[..., FileServer]
 ) -> None:
     content = some_bytes(400_000)
-    server = serve(content, cuts=[100_000] + [0] * (infrabel.ATTEMPTS - 1))
+    server = serve(content, cuts=[100_000] + [0] * (download.ATTEMPTS - 1))
     with pytest.raises(ServiceError, match=r"run the command again to continue") as caught:
         download_month("2025-01", tmp_path, server.url)
     assert "\n" not in str(caught.value)
@@ -521,7 +521,7 @@ def test_a_later_call_resumes_and_a_complete_file_is_not_fetched_again(
 def test_a_file_changed_on_the_server_starts_over(
     tmp_path: Path, serve: Callable[..., FileServer], heeds_if_range: bool
 ) -> None:
-    server = serve(some_bytes(400_000), cuts=[150_000] + [0] * (infrabel.ATTEMPTS - 1), heeds_if_range=heeds_if_range)
+    server = serve(some_bytes(400_000), cuts=[150_000] + [0] * (download.ATTEMPTS - 1), heeds_if_range=heeds_if_range)
     with pytest.raises(ServiceError):
         download_month("2025-01", tmp_path, server.url)
     server.content, server.etag = some_bytes(300_000, seed=7), '"two"'

@@ -1,0 +1,313 @@
+"""Accuracy: the transformer against gradient-boosted trees on the same information, on the same rows.
+
+    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --seeds 42 43  `make bench-accuracy` runs
+    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --leave-one-date-out   # every full date in turn
+    .venv/bin/python benchmarks/accuracy/against_trees.py … --resume                         # after an interruption
+
+Trains the network and two LightGBM models per seed, evaluates them, translation and a blend on the test dates, and
+writes tables (Markdown, JSON) and figures to data/benchmarks/accuracy.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.accuracy import report
+from benchmarks.accuracy.comparison import (
+    BREAKDOWNS,
+    CONTEXT_TREE,
+    TRANSFORMER,
+    TREE,
+    UNITS,
+    UNROUNDED,
+    Predictions,
+    differences,
+    joined,
+    scores,
+    skills,
+)
+from benchmarks.accuracy.experiment import (
+    Experiment,
+    configured,
+    options_parser,
+    own_split,
+    splits_by_date,
+    user_errors,
+)
+from benchmarks.accuracy.tree import TreeSettings
+from transformer.config import Config, to_dict
+from transformer.data.dates import Split, format_dates
+from transformer.figures import DPI
+from transformer.files import atomic_path, content_hash, read_parquet, write_json, write_parquet, write_text
+from transformer.text import duration, seconds_text, signed_seconds_text, skill_text
+from transformer.tracking.runs import git_commit
+
+log = logging.getLogger("accuracy")
+
+TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it is given the rest of the train
+TREES_BY_DATE = {TREE: False}  # the second costs as much again on every date
+SEEDS = (42, 43, 44)
+COVERED = ("horizon", "train_type", "point_group")  # what the coverage of intervals is broken down by
+PREDICTIONS = "predictions"  # folder in that of the results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options_parser(__doc__.splitlines()[0], "accuracy")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 42 43 44; with --leave-one-date-out 42")
+    parser.add_argument("--leave-one-date-out", action="store_true", help="every full service date as test in turn")
+    parser.add_argument(
+        "--on", choices=("test", "validation"), default="test", help="dates to evaluate on; choose on validation"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="reuse what an interrupted run with these options predicted"
+    )
+    options = parser.parse_args(argv)
+    with user_errors():
+        config = configured(options.env, options.data, options.overrides)
+        if options.leave_one_date_out:
+            compare_by_date(config, options.seeds or SEEDS[:1], options.to, resume=options.resume)
+        else:
+            compare(config, options.seeds or SEEDS, options.to, on=options.on, resume=options.resume)
+    return 0
+
+
+def compare(
+    config: Config,
+    seeds: Sequence[int],
+    to: Path,
+    *,
+    on: str = "test",
+    trees: TreeSettings | None = None,
+    resume: bool = False,
+) -> None:
+    """All predictors on one split; `on` names the dates of it that are evaluated on."""
+    began = time.monotonic()
+    settings = trees or TreeSettings()
+    split = own_split(config)
+    days = getattr(split, on)
+    predictions = predict_all(config, split, days, seeds, TREES, settings, Kept(to / PREDICTIONS, resume))
+    found = scores(predictions)
+    groups = {by: skills(predictions, by) for by in BREAKDOWNS}
+    gate = config.evaluation.gate
+    paired = {(other, unit): differences(predictions, other, unit, gate) for other in TREES for unit in UNITS}
+    dates = ", ".join(format_dates(days))
+    tables = [
+        report.scores_table(found, f"Accuracy on {dates}"),
+        *(report.skill_table(table, by) for by, table in groups.items()),
+        *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
+        *(report.coverage_table(predictions.uncertainty, by) for by in COVERED if predictions.uncertainty),
+    ]
+    detail = f"{dates}, {predictions.rows.height:,} predictions, {_listed(seeds)}"
+
+    def figures() -> Iterator[tuple[str, Figure]]:
+        yield "skill_by_horizon", report.skill_by_horizon(groups["horizon"], f"{detail} (mean)")
+        lines = paired[TREE, "journey"]
+        labels = [" ".join(filter(None, line)).replace("_", " ") for line in lines.select("breakdown", "group").rows()]
+        under = f"{detail}; {gate.confidence:.0%} intervals over journeys"
+        yield "paired_differences", report.paired_differences(lines, labels, TREE, under)
+        yield "mae_by_seed", report.mae_by_seed(found, f"{dates}, {predictions.rows.height:,} predictions; bar = mean")
+
+    result = {
+        "split": split.as_dict(),
+        "evaluated_on": on,
+        "n": predictions.rows.height,
+        "scores": found,
+        "groups": {by: table.to_dicts() for by, table in groups.items()},
+        "differences": [
+            {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
+        ],
+        "quantiles": {seed: judgement.metrics("test") for seed, judgement in predictions.uncertainty.items()},
+    }
+    _write(to, "accuracy", tables, figures(), result | _origin(config, seeds, settings, began))
+
+
+def compare_by_date(
+    config: Config, seeds: Sequence[int], to: Path, *, trees: TreeSettings | None = None, resume: bool = False
+) -> None:
+    """All predictors on every full service date in turn, see `splits_by_date`."""
+    began = time.monotonic()
+    settings = trees or TreeSettings()
+    splits = splits_by_date(Path(config.data.local_folder))
+    gate = config.evaluation.gate
+    kept = Kept(to / PREDICTIONS, resume)
+    per_date = []
+    lines = []
+    for number, split in enumerate(splits, start=1):
+        log.info("date %d/%d: %s tests, %s validates", number, len(splits), split.test[0], split.validation[0])
+        per_date.append(predict_all(config, split, split.test, seeds, TREES_BY_DATE, settings, kept))
+        lines.append(_of_date(split, per_date[-1], differences(per_date[-1], TREE, "journey", gate).row(0, named=True)))
+        log.info("date %d/%d: %s", number, len(splits), _date_line(lines[-1], per_date[-1]))
+    pooled = joined(per_date)
+    dates = pl.DataFrame(lines)
+    paired = {(other, unit): differences(pooled, other, unit, gate) for other in TREES_BY_DATE for unit in UNITS}
+    names = [name for name in pooled.delays if not name.endswith(UNROUNDED)]
+    tables = [
+        _dates_table(dates, names, paired[TREE, "service date"].row(0, named=True)),
+        report.scores_table(scores(pooled), "Accuracy over all dates"),
+        *(report.skill_table(skills(pooled, by), by) for by in BREAKDOWNS),
+        *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
+    ]
+    detail = f"{len(splits)} service dates, each held out once; {_listed(seeds)}"
+
+    def figures() -> Iterator[tuple[str, Figure]]:
+        yield "skill_by_date", report.skill_by_date(dates, detail)
+        yield "skill_by_horizon_by_date", report.skill_by_horizon(skills(pooled, "horizon"), detail)
+        whole = paired[TREE, "service date"].head(1)
+        ends = pl.concat(
+            [dates.select("difference_s", "low_s", "high_s"), whole.select("difference_s", "low_s", "high_s")]
+        )
+        under = f"{gate.confidence:.0%} intervals: of a date over its journeys, of all dates over dates"
+        labels = [*map(str, dates["test"]), "all dates"]
+        yield "paired_differences_by_date", report.paired_differences(ends, labels, TREE, under)
+
+    result = {
+        "dates": dates.to_dicts(),
+        "scores": scores(pooled),
+        "differences": [
+            {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
+        ],
+    }
+    _write(to, "leave_one_date_out", tables, figures(), result | _origin(config, seeds, settings, began))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Predictions in files, under the content hash of their configuration; the code is not in it: reused on demand."""
+
+    folder: Path
+    resume: bool
+
+    def obtain(self, make: Callable[[], pl.DataFrame], *identity: Any) -> pl.DataFrame:
+        path = self.folder / f"{content_hash(*identity)}.parquet"
+        if self.resume and path.is_file():
+            log.info("reused from %s", path)
+            return read_parquet(path, remedy="run without --resume")
+        made = make()
+        write_parquet(path, made)
+        return made
+
+
+def predict_all(
+    config: Config,
+    split: Split,
+    days: Sequence[date],
+    seeds: Sequence[int],
+    trees: Mapping[str, bool],
+    settings: TreeSettings,
+    kept: Kept,
+) -> Predictions:
+    """Network, `trees` and blend of every seed, trained on `split`, on the same rows of `days`."""
+    experiment = Experiment.of(config, split)
+    predictions: Predictions | None = None
+    for number, seed in enumerate(seeds, start=1):
+        log.info("seed %d (%d/%d): the network", seed, number, len(seeds))
+        identity = to_dict(experiment.config), seed, format_dates(days)
+        rows = kept.obtain(partial(experiment.network_predictions, seed, days), TRANSFORMER, *identity)
+        predictions = (predictions or Predictions.of(rows)).including(TRANSFORMER, seed, rows).judged(seed, rows)
+        for name, context in trees.items():
+            log.info("seed %d (%d/%d): the %s", seed, number, len(seeds), name)
+            make = partial(experiment.tree_predictions, seed, days, settings, context=context)
+            rows = kept.obtain(make, name, *identity, to_dict(settings))
+            predictions = predictions.including(name, seed, rows)
+            predictions = predictions.including(name + UNROUNDED, seed, rows, "unrounded_delay_s")
+    assert predictions is not None, "argparse asks for a seed"
+    return predictions.with_blend(experiment.round_to_s)
+
+
+def _of_date(split: Split, predictions: Predictions, difference: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table by date: MAE and skill of each predictor, the means over the seeds."""
+    found = scores(predictions)
+    first = next(iter(found[TRANSFORMER].values()))
+    line = {"test": split.test[0], "validation": split.validation[0], "n": predictions.rows.height}
+    line |= {"translation_mae_s": first["translation_mae_s"]}
+    for name, of_seed in found.items():
+        line[f"{name} mae_s"] = float(np.mean([values["mae_s"] for values in of_seed.values()]))
+        line[name] = float(np.mean([values["skill"] for values in of_seed.values()]))
+    return line | {name: difference[name] for name in ("difference_s", "low_s", "high_s")}
+
+
+def _date_line(line: dict[str, Any], predictions: Predictions) -> str:
+    mae = (f"{name} {seconds_text(line[f'{name} mae_s'])}" for name in predictions.delays)
+    return f"{line['test']}: MAE of translation {seconds_text(line['translation_mae_s'])}, {', '.join(mae)}"
+
+
+def _dates_table(dates: pl.DataFrame, names: Sequence[str], whole: dict[str, Any]) -> report.Table:
+    mean = dates.mean().row(0, named=True)
+    body = []
+    for line in dates.iter_rows(named=True):
+        body.append([str(line["test"]), str(line["validation"]), f"{line['n']:,}", *_date_cells(line, names, line)])
+    body.append(["mean of the dates", "", f"{dates['n'].sum():,}", *_date_cells(mean, names, whole)])
+    header = ["test", "validation", "n", "translation MAE", *(f"{name} MAE (skill)" for name in names)]
+    header += [f"transformer − {TREE}", "interval"]
+    note = (
+        "The other full dates train. Intervals: of a date over its journeys; in the last line the difference over all "
+        "predictions, and its interval over service dates."
+    )
+    return report.Table("Each date held out once", header, body, note)
+
+
+def _date_cells(line: dict[str, Any], names: Sequence[str], difference: dict[str, Any]) -> list[str]:
+    cells = [f"{seconds_text(line[f'{name} mae_s'])} ({skill_text(line[name])})" for name in names]
+    ends = [signed_seconds_text(difference["difference_s"]), report.interval_text(difference)]
+    return [seconds_text(line["translation_mae_s"]), *cells, *ends]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _origin(config: Config, seeds: Sequence[int], settings: TreeSettings, began: float) -> dict[str, Any]:
+    """What the figures rest on."""
+    import lightgbm
+
+    seconds = time.monotonic() - began
+    log.info("%s in all", duration(seconds))
+    return {
+        "seeds": list(seeds),
+        "tree": to_dict(settings),
+        "training": to_dict(config.training),
+        "model": to_dict(config.model),
+        "commit": git_commit(),
+        "versions": {"torch": torch.__version__, "lightning": lightning.__version__, "lightgbm": lightgbm.__version__},
+        "seconds": round(seconds, 1),
+    }
+
+
+def _write(
+    to: Path,
+    name: str,
+    tables: Sequence[report.Table],
+    figures: Iterator[tuple[str, Figure]],
+    result: dict[str, Any],
+) -> None:
+    """Print the tables, and write `name`.md, `name`.json and the figures."""
+    print("\n\n".join(table.text() for table in tables))
+    drawn = []
+    for title, figure in figures:
+        drawn.append(f"{title}.png")
+        with atomic_path(to / drawn[-1]) as temporary:
+            figure.savefig(temporary, dpi=DPI, format="png")
+    images = "\n".join(f"![{image}]({image})" for image in drawn)
+    write_text(to / f"{name}.md", "\n\n".join([*(table.markdown() for table in tables), images]) + "\n")
+    write_json(to / f"{name}.json", result)
+    print(f"\n{to / f'{name}.md'}, {name}.json and {', '.join(drawn)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Predictors on the same rows: their errors per seed, and differences with intervals.
+
+Legend of dimensions: N rows, U units that are drawn, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from benchmarks.accuracy.experiment import KEY
+from transformer.config import GateConfig
+from transformer.evaluation import metrics
+from transformer.evaluation.bootstrap import interval, resampled_sums
+from transformer.evaluation.metrics import group_keys
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.prediction import columns
+
+FloatArray = npt.NDArray[np.float64]
+
+TRANSFORMER, TREE, CONTEXT_TREE = "transformer", "tree", "tree with context"
+BLEND = "blend"  # the mean of transformer and tree, of the same seed
+UNROUNDED = ", not rounded"  # behind the name of a predictor
+BREAKDOWNS = ("horizon", "train_type", "departed")
+UNITS = {"journey": ("train_id", "service_date"), "service date": ("service_date",)}  # what is drawn
+SAME_S = 0.5  # how far two ways to the same delay may differ: both are float32
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What several predictors say of the same rows."""
+
+    rows: pl.DataFrame  # columns.ROW_SCHEMA but the predicted delay
+    delays: Mapping[str, Mapping[int, FloatArray]]  # predictor → seed → [N] seconds
+    uncertainty: Mapping[int, Uncertainty] = field(default_factory=dict)  # seed → how good TRANSFORMER's quantiles are
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> Self:
+        return cls(rows.select(name for name in columns.ROW_SCHEMA if name != "predicted_delay_s"), {})
+
+    def including(self, name: str, seed: int, predicted: pl.DataFrame, column: str = "predicted_delay_s") -> Self:
+        """With the delays of one more predictor and seed.
+
+        Raises:
+            ValueError: its rows are not these, in this order.
+        """
+        if not predicted.select(KEY).equals(self.rows.select(KEY)):
+            raise ValueError(f"{name}: {predicted.height} rows, expected the same {self.rows.height} in the same order")
+        for truth in ("translation_delay_s", "observed_delay_s"):
+            if np.abs(predicted[truth].to_numpy() - self.rows[truth].to_numpy()).max() > SAME_S:
+                raise ValueError(f"{name}: {truth} differs from that of the other predictors")
+        delays = {**self.delays.get(name, {}), seed: predicted[column].to_numpy().astype(np.float64)}
+        return replace(self, delays={**self.delays, name: delays})
+
+    def judged(self, seed: int, predicted: pl.DataFrame) -> Self:
+        """With how good TRANSFORMER's quantiles in `predicted` are; as it is where there are none."""
+        judgement = uncertainty(predicted)
+        return self if judgement is None else replace(self, uncertainty={**self.uncertainty, seed: judgement})
+
+    def with_blend(self, round_to_s: float) -> Self:
+        """With BLEND, finished as its parts are: rounded, and none in the past."""
+        trees = self.delays[TREE + UNROUNDED]
+        earliest = -self.rows["horizon_s"].to_numpy()
+        blends = {}
+        for seed, delay in self.delays[TRANSFORMER].items():
+            mean = (delay + trees[seed]) / 2
+            blends[seed] = np.maximum(np.round(mean / round_to_s) * round_to_s if round_to_s else mean, earliest)
+        return replace(self, delays={**self.delays, BLEND: blends})
+
+    def of_seed(self, name: str, seed: int) -> pl.DataFrame:
+        """Evaluation rows (columns.ROW_SCHEMA) of one predictor."""
+        return self.rows.with_columns(pl.Series("predicted_delay_s", self.delays[name][seed]))
+
+    def errors(self, name: str) -> FloatArray:
+        """Absolute error of each row [N] in seconds, the mean over the seeds."""
+        observed = self.rows["observed_delay_s"].to_numpy()
+        per_seed = [np.abs(delay - observed) for delay in self.delays[name].values()]
+        return np.asarray(np.mean(per_seed, axis=0), np.float64)
+
+
+def joined(several: Sequence[Predictions]) -> Predictions:
+    """The rows of several test dates one after the other, of the same predictors and seeds; quantiles are left out."""
+    names = {name: list(delays) for name, delays in several[0].delays.items()}
+    return Predictions(
+        pl.concat([one.rows for one in several]),
+        {
+            name: {seed: np.concatenate([one.delays[name][seed] for one in several]) for seed in seeds}
+            for name, seeds in names.items()
+        },
+    )
+
+
+# --- figures of merit ------------------------------------------------------------------------------------------------
+def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
+    """`metrics.summary` of every predictor and seed."""
+    return {
+        name: {seed: metrics.summary(predictions.of_seed(name, seed)) for seed in delays}
+        for name, delays in predictions.delays.items()
+    }
+
+
+def skills(predictions: Predictions, by: str) -> pl.DataFrame:
+    """Per group: n, `translation_mae_s`, and of each predictor its skill, the mean over the seeds."""
+    table = pl.DataFrame()
+    for name, delays in predictions.delays.items():
+        per_seed = [metrics.breakdown(predictions.of_seed(name, seed), by) for seed in delays]
+        if table.is_empty():
+            table = per_seed[0].select(by, "n", "translation_mae_s")
+        skill = np.mean([groups["skill"].to_numpy() for groups in per_seed], axis=0)
+        table = table.with_columns(pl.Series(name, skill).fill_nan(None))  # of a group without any error of translation
+    return table
+
+
+def differences(predictions: Predictions, other: str, unit: str, gate: GateConfig) -> pl.DataFrame:
+    """MAE of the transformer − that of another predictor, in all and per group of BREAKDOWNS, with intervals.
+
+    Errors are the means over the seeds, and differences are taken row by row: both predictors are on the same draws.
+
+    Args:
+        unit: of UNITS. Of a single unit there is no interval: both ends are null.
+        gate: confidence, number of resamples and their seed.
+
+    Returns:
+        Columns: breakdown, group, n, units, difference_s, low_s, high_s; negative = the transformer is better.
+    """
+    rows = predictions.rows.with_columns(
+        pl.Series("difference", predictions.errors(TRANSFORMER) - predictions.errors(other)),
+        (pl.struct(UNITS[unit]).rank("dense").cast(pl.Int64) - 1).alias("unit"),
+    )
+    n_units = rows["unit"].n_unique()
+    lines: list[dict[str, Any]] = []
+    sums: list[FloatArray] = []
+    for by, key in {"": pl.lit("all"), **{by: group_keys("UTC")[by] for by in BREAKDOWNS}}.items():
+        cells = rows.group_by(key.alias("group"), "unit").agg(pl.len(), pl.col("difference").sum())
+        for (group,), of_group in cells.sort("group").group_by("group", maintain_order=True):
+            sums_U2 = np.zeros((n_units, 2))
+            sums_U2[of_group["unit"].to_numpy()] = of_group.select("len", "difference").to_numpy()
+            sums.append(sums_U2)
+            n = int(of_group["len"].sum())
+            lines.append({"breakdown": by, "group": str(group), "n": n, "units": of_group.height})
+    sums_UG2 = np.stack(sums, axis=1)
+    drawn_RG2 = resampled_sums(sums_UG2.reshape(n_units, -1), gate.resamples, gate.seed).reshape(
+        -1, *sums_UG2.shape[1:]
+    )
+    with np.errstate(invalid="ignore"):  # a resample may hold no row of a small group
+        low, high = interval(drawn_RG2[..., 1] / drawn_RG2[..., 0], n_units, gate.confidence)
+    totals_G2 = sums_UG2.sum(axis=0)
+    return pl.DataFrame(lines).with_columns(
+        pl.Series("difference_s", totals_G2[:, 1] / totals_G2[:, 0]),
+        pl.Series("low_s", low).fill_nan(None),
+        pl.Series("high_s", high).fill_nan(None),
+    )

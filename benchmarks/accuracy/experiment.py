@@ -1,0 +1,185 @@
+"""What the accuracy benchmarks share: options, data, and network and trees trained on one split."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from benchmarks.accuracy.tree import TreeRows, TreeSettings, fit, tree_rows
+from benchmarks.accuracy.tree import predict as predict_tree
+from transformer.config import Config, load_config, with_values
+from transformer.data.dates import Split, available_dates, partial_dates, resolve_split
+from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.simulator import SimulationConfig, simulate
+from transformer.data.tables import TIMESTAMP
+from transformer.errors import UserError
+from transformer.features.batches import snapshot_builder
+from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics, timetable_edges
+from transformer.features.embeddings import extend
+from transformer.features.snapshots import grid_instants, random_instants
+from transformer.features.statistics import Statistics
+from transformer.prediction.rows import evaluation_rows
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import run_folder
+from transformer.training.run_folder import TrainedModel
+from transformer.training.trainer import TrainingResult, train
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KEY = ("snapshot_ts", "train_id", "service_date", "rank")  # of a row
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+def options_parser(description: str, results: str) -> argparse.ArgumentParser:
+    """The options that both benchmarks take; results go to a folder of that name by default."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--data", type=Path, help="folder of event tables; default: that of the configuration, simulated"
+    )
+    parser.add_argument("--env", default="local", help="environment in include/config (default: local)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--to", type=Path, default=REPOSITORY / "data" / "benchmarks" / results, help="folder of the results"
+    )
+    return parser
+
+
+def configured(env: str, data: Path | None, overrides: Sequence[str]) -> Config:
+    """The configuration, without MLflow; where no folder is named and the configured one is empty, one is simulated.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    located = [f"data.local_folder={json.dumps(str(data.resolve()))}"] if data else []
+    config = load_config(env, [*overrides, *located, "training.mlflow.use_mlflow=false"])
+    folder = Path(config.data.local_folder)
+    if data is None and not any(folder.glob("events/*.parquet")):
+        log.info("no event tables in %s: simulating a network", folder)
+        simulate(folder, SimulationConfig(timezone=config.data.timezone))
+    return config
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Log to standard error; what the user must correct becomes one line and exit status 2, an interruption 130."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("transformer.data.event_table").setLevel(logging.WARNING)  # the same report for every split
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+def own_split(config: Config) -> Split:
+    """The dates that the pipeline would train, validate and test on, partial ones left out."""
+    return resolve_split(config.data.split, Path(config.data.local_folder), config.data.validation.skip_partial_dates)
+
+
+def splits_by_date(folder: Path) -> list[Split]:
+    """Every full service date held out as test in turn.
+
+    The full date before it validates (of the first one the date after it), as in the pipeline's own split; all others
+    train, later ones too: this says how results vary with the date, not how a model does in service.
+
+    Raises:
+        UserError: fewer than three full dates.
+    """
+    available = available_dates(folder)
+    partial = partial_dates(folder, available)
+    full = [day for day in available if day not in partial]
+    if len(full) < 3:
+        raise UserError(f"{folder} holds {len(full)} full service dates; holding one out needs at least 3")
+    splits = []
+    for index, test in enumerate(full):
+        validation = full[index - 1] if index else full[1]
+        training = tuple(day for day in full if day not in (test, validation))
+        splits.append(Split(training, (validation,), (test,)))
+    return splits
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Experiment:
+    """One split with its statistics and embeddings; whatever is trained on it sees the same."""
+
+    config: Config
+    split: Split
+    statistics: Statistics
+    embeddings: Embeddings
+
+    @classmethod
+    def of(cls, config: Config, split: Split) -> Self:
+        days = {f"data.split.{name}": dates for name, dates in split.as_ranges().items()}
+        config = with_values(config, days, "the benchmark's split")
+        return cls(config, split, obtain_statistics(config, split), obtain_embeddings(config, split))
+
+    @property
+    def round_to_s(self) -> float:
+        """What the network's predictions are rounded to, 0 = not at all."""
+        return float(self.statistics.resolution_s) if self.config.model.round_predictions else 0.0
+
+    def train_network(self, seed: int) -> tuple[TrainingResult, Path]:
+        """Train as the pipeline does without MLflow. Also returns the run folder."""
+        config = with_values(self.config, {"training.seed": seed}, "the benchmark's seed")
+        folder = run_folder(config, "")
+        return train(config, self.split, self.statistics, self.embeddings, RunLog(config, ""), folder), folder
+
+    def network_predictions(self, seed: int, days: Sequence[date]) -> pl.DataFrame:
+        """Train the network, and predict the grid instants of `days`. Columns: see `prediction.evaluation_rows`."""
+        _, folder = self.train_network(seed)
+        trained = TrainedModel.load(folder)
+        return evaluation_rows(trained, trained.located(self.config), days)
+
+    def tree_predictions(
+        self, seed: int, days: Sequence[date], settings: TreeSettings, *, context: bool
+    ) -> pl.DataFrame:
+        """Fit a tree as the network is trained, and predict the grid instants of `days`.
+
+        Columns: KEY, `translation_delay_s`, `observed_delay_s`, `predicted_delay_s`, `unrounded_delay_s`.
+        """
+        data = self.config.data
+        instants = random_instants(
+            self.split.train, settings.snapshots, data.grid, data.timezone, np.random.default_rng(seed)
+        )
+        training, _ = self._tree_rows(self.split.train, instants, context)
+        validation, _ = self._tree_rows(self.split.validation, self._grid(self.split.validation), context)
+        log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
+        booster = fit(training, validation, settings, seed)
+        rows, loaded = self._tree_rows(days, self._grid(days), context)
+        names = loaded.journeys[rows.journey].select("train_id", "service_date")
+        return names.with_columns(
+            snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
+            rank=pl.Series(rows.rank).cast(pl.Int8),
+            translation_delay_s=pl.Series(rows.translation).cast(pl.Float64),
+            observed_delay_s=pl.Series(rows.label).cast(pl.Float64),
+            predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s)),
+            unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0)),
+        )
+
+    def _grid(self, days: Sequence[date]) -> Int64Array:
+        return grid_instants(tuple(days), self.config.data.grid, self.config.data.timezone)
+
+    def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
+        config, vocabulary = self.config, self.statistics.vocabulary
+        loaded = load_event_table(config.data, days, vocabulary, Path(config.paths.cache))
+        builder = snapshot_builder(loaded, self.statistics, config.data)
+        vectors = extend(self.embeddings.points, timetable_edges(config, days)).matrix(vocabulary.op_ids)
+        n_types = len(vocabulary.train_types)
+        return tree_rows(builder, instants, vectors, n_types, config.data.timezone, context=context), loaded

@@ -1,0 +1,216 @@
+"""Gradient-boosted trees on what the network gets: the yardstick for what attention adds.
+
+Every labelled (snapshot, train, next event) is a row. Its columns come from the SnapshotBatch that the network gets, so
+that both see the same information up to the same instant; trees merely cannot look at the other trains one by one. They
+are given every input, also those that the network's defaults leave out, but the day of the week and the points and
+types of past events: the first names the date and the points name the line, which few dates cannot teach.
+
+Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, N rows, C columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from transformer.data.event_table import Int64Array
+from transformer.features.history import CUMULATIVE_FEATURES, FEATURES
+from transformer.features.live_state import LIVE_FEATURES
+from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, utc_offset_s
+from transformer.model.network import HISTORY_DELAYS
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+BATCH_SIZE = 16  # snapshots built at a time
+# Arrays of a batch that are columns as they are; of those with a last dimension, the names along it.
+EVENT_ARRAYS: Mapping[str, Sequence[str]] = {
+    "next_planned": (),
+    "next_type": (),
+    "next_features": FEATURES,
+    "next_live": LIVE_FEATURES,
+}
+TRAIN_ARRAYS = ("translation", "last_delay", "departed", "train_type")
+PAST_ARRAYS = ("past_delay", "past_observed")
+
+
+@dataclass(frozen=True)
+class TreeSettings:
+    """LightGBM's parameters; see its documentation for their meaning."""
+
+    parameters: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "learning_rate": 0.06,
+            "num_leaves": 63,
+            "min_data_in_leaf": 200,
+            "feature_fraction": 0.6,
+            "bagging_fraction": 0.7,
+            "bagging_freq": 1,
+        }
+    )
+    max_rounds: int = 2_000
+    patience: int = 60  # rounds without a better validation MAE
+    snapshots: int = 400  # at random instants of the training dates; twice as many were no better, see docs/log.md
+
+
+@dataclass(frozen=True)
+class TreeRows:
+    """Labelled next events: what a tree is given, and what the prediction is made of. Seconds."""
+
+    columns: tuple[str, ...]
+    inputs: list[FloatArray]  # [N, C] in blocks; past events that are not there are NaN
+    instant: Int64Array  # [N] these three say which event of which train in which snapshot
+    journey: Int64Array  # [N]
+    rank: Int64Array  # [N]
+    translation: FloatArray  # [N]
+    planned: FloatArray  # [N] planned time - t
+    label: FloatArray  # [N]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def correction(self) -> FloatArray:
+        """What there is to predict [N]: the observed delay beyond translation."""
+        return self.label - self.translation
+
+
+def tree_rows(
+    builder: SnapshotBuilder,
+    instants: Int64Array,
+    point_vectors: FloatArray,
+    n_train_types: int,
+    timezone: str,
+    *,
+    context: bool,
+) -> TreeRows:
+    """The rows of snapshots at `instants`, in the order of `prediction.labelled_rows`.
+
+    Args:
+        point_vectors: a row per point of the vocabulary, row 0 the unknown one, as in the network.
+        n_train_types: of the vocabulary.
+        context: add columns on the rest of the train, see `_context_columns`.
+    """
+    inputs: list[FloatArray] = []
+    found: list[tuple[npt.NDArray[Any], ...]] = []
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for first in range(0, len(instants), BATCH_SIZE):
+        batch = builder.build(instants[first : first + BATCH_SIZE])
+        b, s, f = chosen = np.nonzero(batch.label_mask)
+        columns = _columns(batch, chosen, point_vectors, n_train_types, timezone)
+        if context:
+            columns |= _context_columns(batch, chosen, point_vectors)
+        inputs.append(np.column_stack([np.asarray(values, np.float32) for values in columns.values()]))
+        truth = batch.translation[b, s], batch.next_planned[b, s, f], batch.label[b, s, f]
+        found.append((batch.instant[b], batch.journey[b, s], f + 1, *truth))
+    return TreeRows(tuple(columns), inputs, *(np.concatenate(blocks) for blocks in zip(*found, strict=True)))
+
+
+def fit(training: TreeRows, validation: TreeRows, settings: TreeSettings, seed: int) -> lgb.Booster:
+    """A tree ensemble for the correction with the least absolute error, stopped where the validation MAE is least."""
+    import lightgbm as lgb  # it needs the system's libgomp1, or PyTorch's own, loaded before
+
+    parameters = {
+        "objective": "l1",
+        "metric": "l1",
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,  # else it times both ways, and which one wins changes the result
+        "verbosity": -1,
+        **settings.parameters,
+    }
+    names = list(training.columns)
+    data = lgb.Dataset(training.inputs, training.correction, feature_name=names)
+    held_out = lgb.Dataset(validation.inputs, validation.correction, reference=data, feature_name=names)
+    booster = lgb.train(
+        parameters,
+        data,
+        settings.max_rounds,
+        valid_sets=[held_out],
+        callbacks=[lgb.early_stopping(settings.patience, verbose=False), _progress],
+    )
+    log.info("tree: %d rounds, validation MAE %.1f s", booster.best_iteration, booster.best_score["valid_0"]["l1"])
+    return booster
+
+
+def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float) -> npt.NDArray[np.float64]:
+    """Predicted delays [N] in seconds, finished as the network's are: rounded, and none in the past."""
+    correction = np.concatenate([np.asarray(booster.predict(block), np.float64) for block in rows.inputs])
+    delay = rows.translation + correction
+    if round_to_s:
+        delay = np.round(delay / round_to_s) * round_to_s
+    return np.asarray(np.maximum(delay, -rows.planned), np.float64)
+
+
+def _progress(state: lgb.callback.CallbackEnv) -> None:
+    if (state.iteration + 1) % 100 == 0 and state.evaluation_result_list:
+        log.info("tree: round %d, validation MAE %.1f s", state.iteration + 1, state.evaluation_result_list[0][2])
+
+
+def _columns(
+    batch: SnapshotBatch,
+    chosen: tuple[npt.NDArray[np.intp], ...],
+    point_vectors: FloatArray,
+    n_train_types: int,
+    timezone: str,
+) -> dict[str, npt.NDArray[Any]]:
+    """Every column [N] of the chosen cells (b, s, f), by name."""
+    b, s, f = chosen
+    columns: dict[str, npt.NDArray[Any]] = {"rank": f + 1}
+    for name, parts in EVENT_ARRAYS.items():
+        values = getattr(batch, name)[b, s, f]
+        columns |= {part: values[:, i] for i, part in enumerate(parts)} if parts else {name: values}
+    columns |= {name: getattr(batch, name)[b, s] for name in TRAIN_ARRAYS}
+    columns["expected"] = columns["next_planned"] + columns["translation"]
+    columns["gap"] = np.diff(batch.next_planned, axis=-1, prepend=batch.next_planned[..., :1])[b, s, f]
+    columns["overdue"] = columns["translation"] - columns["last_delay"]
+    for name in HISTORY_DELAYS:
+        columns[f"{name}_beyond_translation"] = columns[name] - columns["translation"]
+    for name in PAST_ARRAYS:
+        values = np.where(batch.past_mask, getattr(batch, name), np.nan)[b, s]
+        columns |= {f"{name}_{i}": values[:, -i] for i in range(1, values.shape[1] + 1)}  # 1 = the last known
+    point = batch.next_point[b, s, f]
+    columns |= {f"point_{i}": vector[point] for i, vector in enumerate(point_vectors.T)}
+
+    present = batch.train_mask.astype(np.float32)
+    count = present.sum(axis=1)
+    columns["running"] = count[b]
+    for kind in range(n_train_types + 1):  # 0 = unknown
+        columns[f"running_{kind}"] = (present * (batch.train_type == kind)).sum(axis=1)[b]
+    columns["mean_delay"] = ((batch.translation * present).sum(axis=1) / np.maximum(count, 1))[b]
+    local = batch.instant + utc_offset_s(batch.instant, timezone)
+    columns["hour"] = (local % 86_400 / 3_600)[b]
+    return columns
+
+
+def _context_columns(
+    batch: SnapshotBatch, chosen: tuple[npt.NDArray[np.intp], ...], point_vectors: FloatArray
+) -> dict[str, npt.NDArray[Any]]:
+    """The rest of the train in few columns [N]: the section before the event, the next stop, the end, the trend."""
+    b, s, f = chosen
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name in CUMULATIVE_FEATURES:
+        sums = batch.next_features[..., FEATURES.index(name)]
+        columns[f"section_{name}"] = np.diff(sums, axis=-1, prepend=0)[b, s, f]
+        columns[f"first_{name}"] = sums[b, s, 0]
+    n_next = batch.next_mask.sum(axis=-1)
+    columns["n_next"] = n_next[b, s]
+    columns["first_planned"] = batch.next_planned[b, s, 0]
+    columns["last_planned"] = batch.next_planned[b, s, n_next[b, s] - 1]
+    n_past = batch.past_mask.sum(axis=-1)
+    columns["n_past"] = n_past[b, s]
+    columns["past_delay_mean"] = (batch.past_delay.sum(axis=-1) / np.maximum(n_past, 1))[b, s]
+    for steps in range(1, min(4, batch.past_delay.shape[-1]), 2):
+        columns[f"past_change_{steps}"] = (batch.past_delay[..., -1] - batch.past_delay[..., -1 - steps])[b, s]
+    point = batch.past_point[b, s, -1]
+    columns |= {f"last_point_{i}": vector[point] for i, vector in enumerate(point_vectors.T)}
+    return columns

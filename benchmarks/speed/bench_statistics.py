@@ -1,0 +1,105 @@
+"""Statistics: time and memory of `compute_statistics` over many service dates of a network with 88,000 events a date.
+
+    .venv/bin/python benchmarks/speed/bench_statistics.py               # a simulated month
+    .venv/bin/python benchmarks/speed/bench_statistics.py --year        # 365 dates, 32 million events: some ten minutes
+    .venv/bin/python benchmarks/speed/bench_statistics.py --dates 7
+    .venv/bin/python benchmarks/speed/bench_statistics.py FOLDER        # event tables of your own
+
+Every date is simulated, none repeats another. Simulation and computation each run in a process of their own, so that
+the memory is that of the computation alone: the peak resident memory of a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ParamSpec, TypeVar
+
+import polars as pl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_GIB = 6.0
+MONTH, YEAR = 30, 365  # service dates
+START = "2024-01-01"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    dates: int
+    events: int
+    seconds: float
+    peak_gib: float
+    rows: dict[str, int]  # of the statistics' tables
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="time and memory of compute_statistics")
+    parser.add_argument("folder", nargs="?", type=Path, help="event tables of your own")
+    parser.add_argument("--dates", type=int, help=f"first service dates of them; {MONTH} simulated ones")
+    parser.add_argument("--year", dest="dates", action="store_const", const=YEAR, help=f"{YEAR} simulated dates")
+    chosen = parser.parse_args(arguments)
+    with TemporaryDirectory() as scratch:
+        folder = chosen.folder or Path(scratch) / "data"
+        if chosen.folder is None:
+            in_a_process_of_its_own(simulate_dates, folder, chosen.dates or MONTH)
+        found = in_a_process_of_its_own(measure, folder, chosen.dates)
+    print(
+        f"{found.dates} dates, {found.events:,} events: {found.seconds:.1f} s, "
+        f"{found.events / found.seconds:,.0f} events/s, peak memory {found.peak_gib:.2f} GiB (below {MOST_GIB:g} GiB)"
+    )
+    print("rows: " + ", ".join(f"{name} {rows:,}" for name, rows in found.rows.items()))
+    return 0 if found.peak_gib < MOST_GIB else 1
+
+
+def in_a_process_of_its_own(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **named).result()
+
+
+def simulate_dates(folder: Path, dates: int) -> None:
+    from transformer.data.simulator import SimulationConfig, simulate
+
+    # 97,000 events on a weekday and 70 % of them on Saturday and Sunday.
+    simulate(
+        folder,
+        SimulationConfig(start_date=START, service_dates=dates, lines=60, points=700, journeys_per_day=3_280),
+    )
+
+
+def measure(folder: Path, dates: int | None) -> Measurement:
+    """Statistics of the first `dates` dates in `folder`, all of them when None."""
+    from transformer.config import load_config
+    from transformer.data.dates import available_dates
+    from transformer.data.tables import events_path
+    from transformer.features.statistics import compute_statistics
+
+    config = load_config("local", [f"data.local_folder={folder}"])
+    days = available_dates(folder)[:dates]
+    start = time.perf_counter()
+    statistics = compute_statistics(config.data, days)
+    seconds = time.perf_counter() - start
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
+    return Measurement(
+        dates=len(days),
+        events=pl.scan_parquet([events_path(folder, day) for day in days]).select(pl.len()).collect().item(),
+        seconds=seconds,
+        peak_gib=peak / 2**30,
+        rows={name: getattr(statistics, name).height for name in ("sections", "histograms", "history")},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""Railways to measure on: simulated, or event tables of your own, and batches of their snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+
+from transformer.config import Config, load_config
+from transformer.data.dates import Split, resolve_split
+from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.events import read_days, read_journeys
+from transformer.data.simulator import SimulationConfig, simulate
+from transformer.features.batches import Batch, snapshot_builder, to_tensors
+from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
+from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
+from transformer.features.statistics import Statistics
+from transformer.model.module import DelayModule
+from transformer.training.trainer import create_module
+
+# About as many trains at a time as on the railways whose data are open: some 250, 190 in the mean over the day.
+USUAL = SimulationConfig(service_dates=4, lines=60, points=700, journeys_per_day=2_500)
+# Rounded predictions have no gradient; training leaves the rounding out in a way of its own.
+TRAINABLE = ("model.round_predictions=false",)
+
+
+@dataclass(frozen=True)
+class Railway:
+    """Event tables and what a training derives from them."""
+
+    config: Config
+    split: Split
+    statistics: Statistics
+    embeddings: Embeddings
+
+    def module(self) -> DelayModule:
+        """An untrained module for this railway."""
+        return create_module(self.config, self.split, self.statistics, self.embeddings)
+
+    def builder(self, split: str = "test") -> SnapshotBuilder:
+        """What builds snapshots of the first date of a split."""
+        days = getattr(self.split, split)[:1]
+        return self._builder(
+            load_event_table(self.config.data, days, self.statistics.vocabulary, Path(self.config.paths.cache))
+        )
+
+    def side_by_side(self, copies: int) -> SnapshotBuilder:
+        """What builds snapshots of `copies` railways like this one on the first test date, as of a single network."""
+        data, days = self.config.data, self.split.test[:1]
+        events, _ = read_days(data, days, quiet=True)
+        journeys = read_journeys(Path(data.local_folder), days, data.timezone)
+        many = [
+            pl.concat([frame.with_columns(pl.col("train_id") + f"/{copy}") for copy in range(copies)])
+            for frame in (events, journeys)
+        ]
+        return self._builder(LoadedTable.of(*many, self.statistics.vocabulary))
+
+    def _builder(self, loaded: LoadedTable) -> SnapshotBuilder:
+        return snapshot_builder(loaded, self.statistics, self.config.data)
+
+    def busiest(self, builder: SnapshotBuilder) -> tuple[int, int]:
+        """The instant of the first test date's grid at which most trains run, and how many."""
+        instants = grid_instants(self.split.test[:1], self.config.data.grid, self.config.data.timezone)
+        trains = count_trains(builder, instants)
+        return int(instants[trains.argmax()]), int(trains.max())
+
+    def random_instants(self, count: int) -> Int64Array:
+        """Instants as an epoch of training draws them, of the first training date."""
+        data = self.config.data
+        return random_instants(self.split.train[:1], count, data.grid, data.timezone, np.random.default_rng(0))
+
+    def batches(self, builder: SnapshotBuilder, instants: Int64Array, size: int) -> list[Batch]:
+        """Batches of `size` snapshots in the order of `instants`, as tensors in memory."""
+        timezone = self.config.data.timezone
+        return [
+            to_tensors(builder.build(instants[first : first + size]), timezone)
+            for first in range(0, len(instants), size)
+        ]
+
+
+@contextmanager
+def railway(
+    folder: str | None, simulation: SimulationConfig = USUAL, overrides: Sequence[str] = ()
+) -> Iterator[Railway]:
+    """The railway in `folder`, or a simulated one; caches vanish with the block."""
+    with TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        data = Path(folder) if folder else scratch / "data"
+        if not folder:
+            simulate(data, simulation)
+        config = load_config(
+            "local", [f"data.local_folder={data}", f"paths.cache={scratch / 'cache'}", *TRAINABLE, *overrides]
+        )
+        split = resolve_split(config.data.split, data, skip_partial=True)
+        yield Railway(config, split, obtain_statistics(config, split), obtain_embeddings(config, split))
+
+
+def count_trains(builder: SnapshotBuilder, instants: Int64Array) -> Int64Array:
+    """How many trains run at each instant."""
+    return np.array([builder.build(instants[i : i + 1]).train_mask.sum() for i in range(len(instants))], np.int64)

@@ -1,0 +1,257 @@
+"""The accuracy benchmark: trees see what the network sees and nothing of the future, on the same rows."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks.accuracy import ablation, against_trees
+from benchmarks.accuracy.comparison import BLEND, TRANSFORMER, TREE, UNROUNDED, Predictions, differences
+from benchmarks.accuracy.experiment import Experiment, own_split, splits_by_date
+from benchmarks.accuracy.report import coverage_table
+from benchmarks.accuracy.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, tree_rows
+from transformer.config import Config, GateConfig, with_values
+from transformer.data.event_table import LoadedTable
+from transformer.data.events import read_days, read_journeys
+from transformer.data.tables import TIMESTAMP
+from transformer.features.batches import snapshot_builder
+from transformer.features.history import FEATURES
+from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, grid_instants
+from transformer.prediction.rows import labelled_rows
+from transformer.training.trainer import create_module
+
+FEW = TreeSettings(parameters={"num_leaves": 7, "min_data_in_leaf": 20, "num_threads": 1}, max_rounds=20, snapshots=40)
+
+
+@pytest.fixture(scope="module")
+def experiment(small_config: Config) -> Experiment:
+    return Experiment.of(small_config, own_split(small_config))
+
+
+@pytest.fixture(scope="module")
+def test_events(experiment: Experiment) -> pl.DataFrame:
+    return read_days(experiment.config.data, experiment.split.test, quiet=True)[0]
+
+
+def loaded_and_builder(experiment: Experiment, events: pl.DataFrame) -> tuple[LoadedTable, SnapshotBuilder]:
+    data = experiment.config.data
+    journeys = read_journeys(Path(data.local_folder), experiment.split.test, data.timezone)
+    loaded = LoadedTable.of(events, journeys, experiment.statistics.vocabulary)
+    return loaded, snapshot_builder(loaded, experiment.statistics, data)
+
+
+def rows_of(experiment: Experiment, builder: SnapshotBuilder, instants: np.ndarray, context: bool = True) -> TreeRows:
+    vocabulary = experiment.statistics.vocabulary
+    vectors = experiment.embeddings.points.matrix(vocabulary.op_ids)
+    timezone = experiment.config.data.timezone
+    return tree_rows(builder, instants, vectors, len(vocabulary.train_types), timezone, context=context)
+
+
+def test_rows_hold_nothing_of_the_future(experiment: Experiment, test_events: pl.DataFrame):
+    data = experiment.config.data
+    instants = grid_instants(experiment.split.test, data.grid, data.timezone)[6:7]
+    later = pl.col("observed_ts") > pl.lit(int(instants[0]) * 1_000_000).cast(TIMESTAMP)
+    changed = test_events.with_columns(
+        pl.when(later)
+        .then(pl.struct(pl.col("observed_ts") + pl.duration(minutes=7), pl.col("delay_sec") + 420))
+        .otherwise(pl.struct("observed_ts", "delay_sec"))
+        .struct.unnest()
+    )
+    before, after = (
+        rows_of(experiment, loaded_and_builder(experiment, events)[1], instants) for events in (test_events, changed)
+    )
+    assert len(before) > 0
+    np.testing.assert_array_equal(after.label - before.label, 420)
+    np.testing.assert_array_equal(after.inputs[0], before.inputs[0])
+
+
+def test_rows_are_those_of_the_network_and_hold_its_inputs(experiment: Experiment, test_events: pl.DataFrame):
+    data = experiment.config.data
+    loaded, builder = loaded_and_builder(experiment, test_events)
+    instants = grid_instants(experiment.split.test, data.grid, data.timezone)
+    module = create_module(experiment.config, experiment.split, experiment.statistics, experiment.embeddings).eval()
+    vocabulary = experiment.statistics.vocabulary
+    network = labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
+    rows = rows_of(experiment, builder, instants)
+    assert len(rows) == network.height > 0
+    assert loaded.journeys[rows.journey]["train_id"].equals(network["train_id"])
+    np.testing.assert_array_equal(rows.instant * 1_000_000, network["snapshot_ts"].to_physical().to_numpy())
+    np.testing.assert_array_equal(rows.rank, network["rank"].to_numpy())
+    np.testing.assert_array_equal(rows.label, network["observed_delay_s"].to_numpy())
+
+    inputs = dict(zip(rows.columns, np.concatenate(rows.inputs).T, strict=True))
+    assert len(inputs) == rows.inputs[0].shape[1]
+    assert {*FEATURES, "past_delay_1", "hour", "running_0", "point_0", "n_next"} <= inputs.keys()
+    np.testing.assert_array_equal(inputs["next_planned"], network["horizon_s"].to_numpy())
+    np.testing.assert_array_equal(inputs["translation"], network["translation_delay_s"].to_numpy())
+    departed = inputs["departed"] == 1
+    np.testing.assert_array_equal(inputs["past_delay_1"][departed], inputs["last_delay"][departed])
+    assert np.isnan(inputs["past_delay_1"][~departed]).all()
+    plain = rows_of(experiment, builder, instants, context=False)
+    assert set(plain.columns) < set(rows.columns)
+
+
+def test_every_array_of_a_batch_is_a_column_or_left_out_on_purpose():
+    columns = {*EVENT_ARRAYS, *TRAIN_ARRAYS, *PAST_ARRAYS}
+    otherwise = {"instant", "train_mask", "past_mask", "past_point", "next_mask", "next_point", "label_mask", "label"}
+    left_out = {"journey", "next_event", "past_type"}
+    assert {array.name for array in fields(SnapshotBatch)} == columns | otherwise | left_out
+
+
+def test_tree_predictions_end_as_those_of_the_network(experiment: Experiment):
+    rows = experiment.tree_predictions(42, experiment.split.test, FEW, context=False)
+    again = experiment.tree_predictions(42, experiment.split.test, FEW, context=False)
+    assert rows.equals(again)
+    predicted, raw = rows["predicted_delay_s"].to_numpy(), rows["unrounded_delay_s"].to_numpy()
+    step = experiment.statistics.resolution_s
+    rounded = predicted % step == 0
+    assert rounded.mean() > 0.5  # the others lie at the instant itself
+    assert np.abs(predicted - raw).max() <= step / 2
+
+
+def predictions(delays: dict[str, list[float]], n_dates: int = 1) -> Predictions:
+    n = len(next(iter(delays.values())))
+    start = pl.date(2025, 1, 6)
+    rows = pl.select(index=pl.int_range(n)).select(
+        snapshot_ts=pl.lit(0).cast(TIMESTAMP),
+        service_date=start.dt.offset_by(pl.concat_str(pl.col("index") % n_dates, pl.lit("d"))),
+        train_id=pl.col("index").cast(pl.String),
+        train_number=pl.col("index").cast(pl.String),
+        train_type=pl.lit("regional"),
+        op_id=pl.lit(1, pl.Int32),
+        event_type=pl.lit("A"),
+        rank=pl.lit(1, pl.Int8),
+        planned_ts=pl.lit(0).cast(TIMESTAMP),
+        horizon_s=pl.lit(600.0),
+        departed=pl.lit(True),
+        last_delay_s=pl.lit(0.0),
+        observed_delay_s=pl.lit(0.0),
+        translation_delay_s=pl.lit(100.0),
+    )
+    found = Predictions.of(rows.with_columns(predicted_delay_s=pl.lit(0.0)))
+    for name, values in delays.items():
+        found = found.including(name, 42, rows.with_columns(pl.Series("predicted_delay_s", values)))
+    return found
+
+
+def test_differences_are_paired_and_one_date_alone_has_no_interval():
+    found = predictions({TRANSFORMER: [60.0] * 40, TREE: [80.0] * 40})
+    by_journey = differences(found, TREE, "journey", GateConfig(resamples=200))
+    assert by_journey["group"].to_list() == ["all", "10-20min", "regional", "yes"]
+    assert by_journey.select("difference_s", "low_s", "high_s").unique().rows() == [(-20.0, -20.0, -20.0)]
+    assert by_journey["units"].to_list() == [40] * 4
+    by_date = differences(found, TREE, "service date", GateConfig(resamples=200))
+    assert by_date["low_s"].null_count() == by_date.height
+    several = predictions({TRANSFORMER: [60.0] * 40, TREE: list(map(float, range(40)))}, n_dates=4)
+    low, high = differences(several, TREE, "service date", GateConfig(resamples=200)).select("low_s", "high_s").row(0)
+    assert low < 60 - 19.5 < high
+
+
+def test_rows_of_other_trains_are_refused():
+    found = predictions({TRANSFORMER: [60.0] * 3})
+    other = found.rows.with_columns(pl.Series("predicted_delay_s", [0.0] * 3)).reverse()
+    with pytest.raises(ValueError, match="the same 3 in the same order"):
+        found.including(TREE, 42, other)
+
+
+def test_blend_is_the_rounded_mean():
+    found = predictions({TRANSFORMER: [60.0, 60.0, -900.0], TREE + UNROUNDED: [100.0, 170.0, -900.0]})
+    assert found.with_blend(60.0).delays[BLEND][42].tolist() == [60.0, 120.0, -600.0]
+
+
+def test_coverage_of_intervals_per_seed_and_group():
+    found = predictions({TRANSFORMER: [0.0] * 4})
+    rows = found.of_seed(TRANSFORMER, 42)
+    inside = {"q25_delay_s": [-1.0, -1.0, -1.0, 1.0], "q50_delay_s": [0.0, 0.0, 0.0, 2.0]}
+    inside["q75_delay_s"] = [1.0, 1.0, 1.0, 3.0]
+    found = found.judged(42, rows.with_columns(**{name: pl.Series(values) for name, values in inside.items()}))
+    table = coverage_table(found.uncertainty, "horizon")
+    assert table.header == ["horizon", "n", "50 %, seed 42"]
+    assert table.body == [["all", "4", "75.0%"], ["10-20min", "4", "75.0%"]]
+    assert "translation 100.0 s" in table.note
+
+
+def test_predictions_without_quantiles_have_no_coverage():
+    found = predictions({TRANSFORMER: [0.0] * 3})
+    assert found.judged(42, found.of_seed(TRANSFORMER, 42)).uncertainty == {}
+
+
+def test_every_full_date_is_held_out_once(sample_folder: Path):
+    splits = splits_by_date(sample_folder)
+    assert len({split.test for split in splits}) == len(splits) == 8
+    for split in splits:
+        assert len(set(split.all)) == len(split.all) == 8
+    assert splits[0].validation > splits[0].test
+    assert all(split.validation < split.test for split in splits[1:])
+
+
+def test_ablation_turns_every_switch_over_once(small_config: Config):
+    found = ablation.variants(small_config)
+    switches = [key for values in found.values() for key in values]
+    assert len(switches) == len(set(switches)) == len(found) - 1
+    assert found["without network_load"] == {"model.use_inputs.network_load": False}
+    assert found["with calendar"] == {"model.use_inputs.calendar": True}
+    assert found["without geographic"] == {"embeddings.geographic.enabled": False}
+    assert found["with random"] == {"embeddings.random.enabled": True}
+
+
+@pytest.mark.slow
+def test_whole_comparison_and_its_resumption(
+    small_config: Config,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config = with_values(small_config, {"training.max_epochs": 1}, "test")
+    against_trees.compare(config, [1, 2], tmp_path, trees=FEW)
+    shown = capsys.readouterr().out
+    assert {"translation", "tree", "tree with context", "transformer", "blend", "· seed 2"} <= {
+        line.split("  ")[0].strip() for line in shown.splitlines()
+    }
+    assert "no interval over service dates" in shown
+    assert "Observed delays within the intervals, by horizon" in shown
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("accuracy.md", "accuracy.json", "skill_by_horizon.png", "paired_differences.png", "mae_by_seed.png"),
+        "predictions",
+    }
+    result = json.loads((tmp_path / "accuracy.json").read_text())
+    assert result["seeds"] == [1, 2]
+    assert result["scores"][TRANSFORMER].keys() == result["quantiles"].keys() == {"1", "2"}
+    assert result["split"]["test"] == [day.isoformat() for day in own_split(config).test]
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Experiment, "network_predictions", refused)
+    monkeypatch.setattr(Experiment, "tree_predictions", refused)
+    against_trees.compare(config, [1, 2], tmp_path, trees=FEW, resume=True)
+    assert capsys.readouterr().out == shown
+    with pytest.raises(AssertionError, match="trained again"):
+        against_trees.compare(config, [1, 2], tmp_path, trees=FEW)
+
+
+@pytest.mark.slow
+def test_whole_comparison_by_date(small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = with_values(small_config, {"training.max_epochs": 1, "training.snapshots_per_epoch": 8}, "test")
+    against_trees.compare_by_date(config, [1], tmp_path, trees=replace(FEW, max_rounds=5, snapshots=8))
+    assert "mean of the dates" in capsys.readouterr().out
+    result = json.loads((tmp_path / "leave_one_date_out.json").read_text())
+    assert len(result["dates"]) == 8
+    by_date = next(d for d in result["differences"] if (d["other"], d["unit"]) == (TREE, "service date"))
+    assert by_date["groups"][0]["units"] == 8
+    assert by_date["groups"][0]["low_s"] <= by_date["groups"][0]["difference_s"] <= by_date["groups"][0]["high_s"]
+
+
+@pytest.mark.slow
+def test_whole_ablation(small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = with_values(small_config, {"training.max_epochs": 1, "training.snapshots_per_epoch": 8}, "test")
+    ablation.ablate(config, [1], tmp_path, only=["network_load", "random"])
+    shown = capsys.readouterr().out
+    assert "without network_load" in shown
+    assert "with random" in shown
+    assert json.loads((tmp_path / "ablation.json").read_text())["val_mae_s"].keys() == {
+        *("as configured", "without network_load", "with random"),
+    }

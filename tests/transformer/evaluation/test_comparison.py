@@ -1,0 +1,160 @@
+"""Models of one registry against each other: what the gate says, what their runs and reports keep of it."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from transformer import stages
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+from transformer.evaluation.comparison import Contest
+from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.outcome import DECLINE, PROMOTE, Outcome
+from transformer.evaluation.window import Window
+from transformer.registry import versions
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import close_run, open_run
+
+DAY = "2025-01-13..2025-01-13"
+LAST = Window(count=1)
+
+
+def test_a_model_that_was_not_compared_has_no_decision():
+    assert (Contest().decision, Contest().reason, Contest().verdict) == ("", "", "")
+    refused = Contest(version=3, remark="2025-01-13 trained it")
+    assert (refused.decision, refused.reason) == ("", "2025-01-13 trained it")
+    assert refused.verdict == "Not compared with the champion: 2025-01-13 trained it"
+
+
+@pytest.fixture(scope="module")
+def models(
+    small_overrides: list[str], mlflow_server: str, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, list[str]]:
+    """Runs of a model that was trained for four epochs, and of one that was for ten; not registered."""
+    folder = tmp_path_factory.mktemp("contest")
+    shutil.copytree(sample_folder, folder / "data")
+    given = [
+        *small_overrides,
+        "training.mlflow.use_mlflow=true",
+        f"training.mlflow.tracking_uri={mlflow_server}",
+        f"evaluation.registry.model_name=trains-{uuid.uuid4().hex[:8]}",
+        f"paths.runs={folder}/runs",
+        f"data.local_folder={folder}/data",
+    ]
+    runs = []
+    for epochs in (4, 10):
+        config = load_config("local", [*given, f"training.max_epochs={epochs}", "training.snapshots_per_epoch=256"])
+        run_id = open_run(config, env="local")
+        stages.train_model(config, run_id)
+        stages.evaluate_model(config, run_id)
+        close_run(config, run_id)
+        runs.append(run_id)
+    return load_config("local", given), runs
+
+
+@pytest.mark.slow
+def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]], caplog: pytest.LogCaptureFixture):
+    """Register and judge the first, promote it, register and judge the second; then what is told again, and to whom."""
+    config, (first, second) = models
+    assert stages.register_model(config, first)["version"] == 1
+    assert stages.register_model(config, first)["version"] == 1  # once, however often
+    found = stages.evaluate_model(config, first, EvaluationRequest(LAST, id="a"))
+    outcome = Outcome.find(RunLog(config, first), "a")
+    assert outcome == Outcome.read(found["outcome"])
+    assert (outcome.version, outcome.decision, outcome.instead_of) == (1, PROMOTE, 0)
+    assert "of translation, difference −" in outcome.reason
+    stages.promote_model(config, "challenger", "better than translation", "anna")
+
+    judged_itself = stages.evaluate_model(config, first, EvaluationRequest(LAST, again=True))
+    assert judged_itself["outcome"]["decision"] == ""
+    assert not judged_itself["outcome"]["reason"]
+
+    unregistered = stages.evaluate_model(config, second)  # on the test dates, as training does: compared, not judged
+    assert unregistered["outcome"]["decision"] == ""
+    assert "gate/difference_s/champion" in " ".join(unregistered["metrics"])
+    assert "against the champion" in Path(unregistered["report"]).read_text(encoding="utf-8")
+
+    assert stages.register_model(config, second) == {
+        "model": config.evaluation.registry.model_name,
+        "version": 2,
+        "run_id": second,
+    }
+    found = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="b"))
+    outcome = Outcome.read(found["outcome"])
+    assert (outcome.version, outcome.instead_of) == (2, 1)
+    better = found["metrics"][f"window/{DAY}/gate/difference_s/champion/high"] < 0
+    assert outcome.decision == (PROMOTE if better else DECLINE)
+    report = Path(found["report"]).read_text(encoding="utf-8")
+    assert f"Version 2: {outcome.decision}." in report
+    run = MlflowClient(config.training.mlflow.tracking_uri).get_run(second)
+    assert run.data.tags[f"gate/{DAY}"] == f"{outcome.decision}: {outcome.reason}"
+    assert run.data.tags["model_version"] == "2"
+    assert run.info.status == "FINISHED"
+
+    with pytest.raises(UserError, match="has been evaluated; add --again"):
+        stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c"))
+    with caplog.at_level("INFO"):
+        told = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c", if_new=True))
+    assert "has been evaluated before and there are no newer dates; kept: MAE" in caplog.text
+    assert told["outcome"]["decision"] == ""
+    assert told["outcome"]["reason"] == f"judged before: {outcome.reason}"
+    assert Outcome.find(RunLog(config, second), "c").headline == outcome.headline
+    retried = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="b", if_new=True))
+    assert retried["outcome"] == found["outcome"]  # a next try of the request that made the results makes them again
+
+
+@pytest.mark.slow
+def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list[str]]):
+    config, (first, second) = models
+    for run_id in (first, second):
+        stages.register_model(config, run_id)
+    stages.promote_model(config, str(_version(config, first)), "for the test", "anna")
+    both = EvaluationRequest(Window.parse("2025-01-12", "2025-01-13", None), again=True, allow_training_dates=True)
+    found = stages.evaluate_model(config, second, both)
+    assert (found["outcome"]["decision"], found["outcome"]["reason"]) == (
+        "",
+        "2025-01-12 trained or validated this model",
+    )
+    assert "Not compared with the champion: 2025-01-12 trained" in Path(found["report"]).read_text(encoding="utf-8")
+
+
+def _version(config: Config, run_id: str) -> int:
+    return int(RunLog(config, run_id).tag("model_version"))
+
+
+@pytest.mark.slow
+def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]):
+    """A date on which every train keeps its delay: what the model learned misleads."""
+    config, (first, _) = models
+    path = Path(config.data.local_folder) / "events" / "events_2025-01-13.parquet"
+    kept = path.read_bytes()
+    observed = pl.when(pl.col("observed_ts").is_not_null())
+    pl.read_parquet(path).with_columns(
+        observed.then(pl.col("planned_ts") + pl.duration(seconds=20)).alias("observed_ts"),
+        observed.then(pl.lit(20, pl.Int32)).alias("delay_sec"),
+    ).write_parquet(path)
+    try:
+        found = stages.evaluate_model(config, first, EvaluationRequest(LAST, again=True))
+    finally:
+        path.write_bytes(kept)
+    line = found["outcome"]["degradation"]
+    assert line.startswith("degraded: skill ")
+    assert f"% on {DAY}, +" in line
+    assert "on the test dates of its training, a drop beyond evaluation.max_skill_drop=0.1" in line
+    assert line in Path(found["report"]).read_text(encoding="utf-8")
+    assert RunLog(config, first).tag(f"degraded/{DAY}") == line
+
+
+@pytest.mark.slow
+def test_a_model_is_registered_from_its_run(models: tuple[Config, list[str]]):
+    config, (first, _) = models
+    with pytest.raises(UserError, match="register-model needs --run-id"):
+        stages.register_model(config, "")
+    stages.register_model(config, first)
+    with pytest.raises(UserError, match="has no version 'nobody'"):
+        stages.promote_model(config, "nobody", "why", "anna")
+    assert versions.champion(config) is None or versions.champion(config).run_id

@@ -1,0 +1,215 @@
+"""Statistics and embeddings are made once per content, reused with a line that says so, and made again when asked."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from transformer.config import Config
+from transformer.data.dates import Split, available_dates
+from transformer.data.events import read_op_nodes
+from transformer.data.tables import events_path, op_nodes_path
+from transformer.errors import UserError
+from transformer.features.cache import (
+    embeddings_folder,
+    obtain_embeddings,
+    obtain_statistics,
+    statistics_folder,
+    timetable_edges,
+)
+from transformer.features.embeddings import extend
+
+Change = Callable[[Config], None]
+
+
+@pytest.fixture
+def config(small_config: Config, tmp_path: Path) -> Config:
+    """The small configuration with a cache of the test's own."""
+    config = copy.deepcopy(small_config)
+    config.paths.cache = str(tmp_path / "cache")
+    return config
+
+
+@pytest.fixture
+def split(sample_folder: Path) -> Split:
+    days = available_dates(sample_folder)
+    return Split(tuple(days[:3]), (days[3],), (days[4],))
+
+
+def of_kind(caplog: pytest.LogCaptureFixture, kind: str) -> list[str]:
+    """What was done with the statistics or embeddings, in order: computing, written, reused."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "transformer.features.cache"]
+    words = [word for line in lines if line.startswith(f"{kind}: ") for word in line.split()]
+    return [word for word in words if word in ("computing", "written", "reused")]
+
+
+def folders(config: Config, kind: str) -> list[str]:
+    return sorted(path.name for path in (Path(config.paths.cache) / kind).iterdir())
+
+
+# --- reuse -----------------------------------------------------------------------------------------------------------
+def test_statistics_are_computed_once(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = obtain_statistics(config, split)
+    again = obtain_statistics(config, split)
+    assert of_kind(caplog, "statistics") == ["computing", "written", "reused"]
+    assert str(statistics_folder(config, split)) in caplog.records[-1].getMessage()
+    assert folders(config, "statistics") == [statistics_folder(config, split).name]
+    assert again.summary() == first.summary()
+    assert_frame_equal(again.sections, first.sections)
+
+
+def test_embeddings_are_computed_once(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = obtain_embeddings(config, split)
+    again = obtain_embeddings(config, split)
+    assert of_kind(caplog, "embeddings") == ["computing", "written", "reused"]
+    assert folders(config, "embeddings") == [embeddings_folder(config, split).name]
+    assert first.points.dim == 16 + 16 + 3
+    order = first.points.op_ids
+    np.testing.assert_array_equal(again.points.matrix(order), first.points.matrix(order))
+    assert_frame_equal(again.edges, first.edges)
+    assert again.edges.columns == ["op_a", "op_b", "running_time_s", "journeys"]
+
+
+def test_they_are_made_again_when_asked(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    obtain_statistics(config, split)
+    obtain_embeddings(config, split)
+    (statistics_folder(config, split) / "left over").touch()
+    (embeddings_folder(config, split) / "left over").touch()
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    obtain_statistics(config, split, recompute=True)
+    obtain_embeddings(config, split, recompute=True)
+    assert of_kind(caplog, "statistics") == ["computing", "written"]
+    assert of_kind(caplog, "embeddings") == ["computing", "written"]
+    assert not (statistics_folder(config, split) / "left over").exists()
+    assert not (embeddings_folder(config, split) / "left over").exists()
+
+
+@pytest.mark.parametrize("damage", ["points.parquet", "edges.parquet"])
+def test_damaged_embeddings_are_one_line(config: Config, split: Split, damage: str) -> None:
+    obtain_embeddings(config, split)
+    path = embeddings_folder(config, split) / damage
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"{damage}.* not Parquet.*remove") as caught:
+        obtain_embeddings(config, split)
+    assert len(str(caught.value).splitlines()) == 1
+    obtain_embeddings(config, split, recompute=True)
+    obtain_embeddings(config, split)
+
+
+# --- what names them -------------------------------------------------------------------------------------------------
+def changed(config: Config, change: Change) -> Config:
+    other = copy.deepcopy(config)
+    change(other)
+    return other
+
+
+def set_value(key: str, value: object) -> Change:
+    def change(config: Config) -> None:
+        *groups, name = key.split(".")
+        owner: object = config
+        for group in groups:
+            owner = getattr(owner, group)
+        setattr(owner, name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "statistics", "embeddings"),
+    [
+        ("data.timezone", "UTC", True, True),
+        ("data.validation.max_delay_s", 60, True, True),
+        ("data.snapshot.silence_s", 60, True, False),
+        ("data.statistics.histogram_step_s", 60, True, False),
+        ("embeddings.laplacian.dim", 8, False, True),
+        ("embeddings.node2vec.seed", 1, False, True),
+        ("embeddings.random.enabled", True, False, True),
+        ("training.seed", 1, False, False),
+        ("model.d_model", 64, False, False),
+        ("training.mlflow.tracking_uri", "http://elsewhere", False, False),
+    ],
+)
+def test_the_configuration_that_matters_names_them(
+    config: Config, split: Split, key: str, value: object, statistics: bool, embeddings: bool
+) -> None:
+    other = changed(config, set_value(key, value))
+    assert (statistics_folder(other, split) != statistics_folder(config, split)) is statistics
+    assert (embeddings_folder(other, split) != embeddings_folder(config, split)) is embeddings
+
+
+def test_only_the_data_of_training_dates_name_them(config: Config, split: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(config.data.local_folder, folder)
+    config.data.local_folder = str(folder)
+
+    def names() -> tuple[Path, Path]:
+        return statistics_folder(config, split), embeddings_folder(config, split)
+
+    def lose_observations(day: date) -> None:
+        path = events_path(folder, day)
+        pl.read_parquet(path).with_columns(observed_ts=pl.lit(None, pl.Datetime("us", "UTC"))).write_parquet(path)
+
+    before = names()
+    lose_observations(split.validation[0])
+    lose_observations(split.test[0])
+    assert names() == before
+    lose_observations(split.train[0])
+    assert not set(names()) & set(before)
+
+
+def test_the_training_dates_name_them(config: Config, split: Split) -> None:
+    fewer = Split(split.train[1:], split.validation, split.test)
+    other_test = Split(split.train, split.test, split.validation)
+    assert statistics_folder(config, fewer) != statistics_folder(config, split)
+    assert embeddings_folder(config, fewer) != embeddings_folder(config, split)
+    assert statistics_folder(config, other_test) == statistics_folder(config, split)
+    assert embeddings_folder(config, other_test) == embeddings_folder(config, split)
+
+
+# --- points and edges ------------------------------------------------------------------------------------------------
+def test_every_point_of_the_table_has_a_vector(config: Config, split: Split) -> None:
+    embeddings = obtain_embeddings(config, split)
+    points = read_op_nodes(Path(config.data.local_folder))["op_id"]
+    assert set(points.to_list()) <= set(embeddings.points.op_ids.tolist())
+    assert np.isfinite(embeddings.points.matrix(points.to_numpy())).all()
+
+
+def test_edges_add_up_over_dates(config: Config, split: Split) -> None:
+    together = timetable_edges(config, split.train)
+    alone = pl.concat([timetable_edges(config, [day]) for day in split.train])
+    key = ["op_a", "op_b", "running_time_s"]
+    summed = alone.group_by(key).agg(pl.col("journeys").sum())
+    assert_frame_equal(together, summed, check_row_order=False)
+    assert (together["op_a"] < together["op_b"]).all()
+
+
+def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split, tmp_path: Path) -> None:
+    """A point first served on the test date gets its neighbours' place, and the known ones keep theirs."""
+    folder = tmp_path / "data"
+    shutil.copytree(config.data.local_folder, folder)
+    config.data.local_folder = str(folder)
+    new = 9_999
+    path = events_path(folder, split.test[0])
+    events = pl.read_parquet(path)
+    busiest = events["op_id"].mode().sort().first()
+    events.with_columns(op_id=pl.when(pl.col("op_id") == busiest).then(new).otherwise("op_id")).write_parquet(path)
+    assert new not in pl.read_parquet(op_nodes_path(folder))["op_id"]
+
+    embeddings = obtain_embeddings(config, split)
+    extended = extend(embeddings.points, timetable_edges(config, split.test))
+    known = embeddings.points.op_ids
+    np.testing.assert_array_equal(extended.matrix(known), embeddings.points.matrix(known))
+    assert not embeddings.points.matrix([new])[1].any()
+    assert extended.matrix([new])[1].any()

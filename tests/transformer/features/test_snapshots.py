@@ -1,0 +1,261 @@
+"""Snapshots: the same as a plain loop over the trains, blind to the future, and trains that come and go by the rule."""
+
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.oracles.snapshot_loop import journeys_of, snapshots_by_loop
+from transformer.config import Config, GridConfig, SnapshotConfig, load_config
+from transformer.data.dates import available_dates
+from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table, load_event_table
+from transformer.data.events import read_op_nodes
+from transformer.data.tables import EVENT_SCHEMA
+from transformer.features.snapshots import (
+    EventFeatures,
+    SnapshotBatch,
+    SnapshotBuilder,
+    grid_instants,
+    random_instants,
+    utc_offset_s,
+)
+
+MIDNIGHT = datetime(2025, 1, 6, tzinfo=UTC)
+DAY = date(2025, 1, 6)
+LABELS = {"label", "label_mask"}
+
+
+def at(minutes: float) -> int:
+    return int((MIDNIGHT + timedelta(minutes=minutes)).timestamp())
+
+
+def table_of(*journeys: list[tuple[float, float | None]]) -> EventTable:
+    """Journeys of (planned, observed) minutes after midnight."""
+    rows = [
+        {
+            "train_id": f"T{number}",
+            "service_date": DAY,
+            "seq": seq,
+            "op_id": 10 + seq,
+            "event_type": "A",
+            "planned_ts": MIDNIGHT + timedelta(minutes=planned),
+            "observed_ts": None if observed is None else MIDNIGHT + timedelta(minutes=observed),
+            "delay_sec": None,
+        }
+        for number, events in enumerate(journeys)
+        for seq, (planned, observed) in enumerate(events)
+    ]
+    events = pl.DataFrame(rows, schema=EVENT_SCHEMA)
+    types = events.select("train_id", "service_date", pl.lit("regional").alias("train_type")).unique()
+    return build_event_table(events, types, Vocabulary(np.arange(10, 40, dtype=np.int32), ("regional",)))
+
+
+def build(table: EventTable, *minutes: float, **settings: int) -> SnapshotBatch:
+    config = SnapshotConfig(n_prev=3, n_foll=3, **settings)
+    return SnapshotBuilder(table, config, EventFeatures.none(table)).build(np.array([at(m) for m in minutes]))
+
+
+def test_one_train_spelled_out():
+    batch = build(table_of([(600, 602), (610, 613), (620, 625), (630, None)]), 615)
+    assert batch.train_mask.tolist() == [[True]]
+    assert batch.past_mask.tolist() == [[[False, True, True]]]
+    assert batch.past_delay.tolist() == [[[0, 120, 180]]]
+    assert batch.past_observed.tolist() == [[[0, -780, -120]]]
+    assert batch.past_point.tolist() == [[[0, 1, 2]]]
+    assert batch.next_mask.tolist() == [[[True, True, False]]]
+    assert batch.next_planned.tolist() == [[[300, 900, 0]]]
+    assert batch.next_point.tolist() == [[[3, 4, 0]]]
+    assert batch.label_mask.tolist() == [[[True, False, False]]]
+    assert batch.label.tolist() == [[[300, 0, 0]]]
+    assert (batch.departed.item(), batch.last_delay.item(), batch.translation.item()) == (True, 180, 180)
+
+
+def test_translation_is_raised_once_the_next_event_is_overdue_and_carried_to_all():
+    table = table_of([(600, 602), (610, 640), (620, 650)])
+    assert build(table, 611).translation.item() == 120  # planned 610 with 2 minutes of delay: not yet overdue
+    assert build(table, 625).translation.item() == 15 * 60
+
+
+def test_train_enters_before_its_departure_and_is_on_time_until_overdue():
+    table = table_of([(600, 604), (610, 612)])
+    assert not build(table, 594).train_mask.any()
+    waiting = build(table, 595)
+    assert waiting.train_mask.item() and not waiting.departed.item()
+    assert waiting.translation.item() == 0
+    assert build(table, 603).translation.item() == 180
+
+
+def test_train_leaves_when_its_last_event_is_known():
+    table = table_of([(600, 600), (610, 611)])
+    assert build(table, 610.5).train_mask.any()
+    assert not build(table, 611).train_mask.any()
+
+
+def test_train_leaves_when_its_terminus_is_never_observed():
+    table = table_of([(600, 604), (610, None)])
+    assert build(table, 619).train_mask.any()  # 610 + 4 of delay + 5 of grace
+    assert not build(table, 619.1).train_mask.any()
+
+
+def test_silent_train_is_not_overdue_for_ever():
+    table = table_of([(600, 602), (610, None), (900, None)])
+    assert build(table, 610 + 2 + 60, silence_s=3_600).train_mask.any()
+    assert not build(table, 610 + 2 + 60.1, silence_s=3_600).train_mask.any()
+
+
+def test_event_observed_after_a_later_one_is_no_input():
+    batch = build(table_of([(600, 600), (610, 640), (620, 622), (700, 700)]), 650)
+    assert batch.past_delay.tolist() == [[[0, 0, 120]]]
+    assert batch.past_mask.tolist() == [[[False, True, True]]]
+
+
+def test_trains_of_several_snapshots_are_padded_apart():
+    table = table_of([(600, 601), (660, 661)], [(640, 640), (700, 700)])
+    batch = build(table, 630, 650, 900)
+    assert batch.train_mask.tolist() == [[True, False], [True, True], [False, False]]
+    assert batch.journey[1].tolist() == [0, 1]
+
+
+def test_table_without_a_running_train_gives_an_empty_snapshot():
+    batch = build(table_of([(600, 600), (610, 610)]), 100)
+    assert batch.train_mask.shape == (1, 1) and not batch.train_mask.any()
+
+
+def simulated(config: Config) -> tuple[EventTable, EventFeatures]:
+    days = available_dates_of(config)[:3]
+    points = read_op_nodes(Path(config.data.local_folder))["op_id"].sort().to_numpy().astype(np.int32)
+    vocabulary = Vocabulary(points, ("long_distance", "regional"))
+    table = load_event_table(config.data, days, vocabulary, Path(config.paths.cache)).table
+    noise = np.random.default_rng(0).normal(size=(table.n_events, 4)).astype(np.float32)
+    return table, EventFeatures(noise, 2)
+
+
+def available_dates_of(config: Config) -> list[date]:
+    return available_dates(Path(config.data.local_folder))
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_prev": 2, "n_foll": 9}, {"lead_s": 0, "end_grace_s": 0, "silence_s": 60}])
+def test_same_as_a_loop_over_the_trains(small_config: Config, settings: dict[str, int]):
+    table, features = simulated(small_config)
+    config = replace(SnapshotConfig(n_prev=6, n_foll=6), **settings)
+    generator = np.random.default_rng(1)
+    instants = random_instants(
+        tuple(available_dates_of(small_config)[:3]), 12, GridConfig(), "Europe/Brussels", generator
+    )
+    batch = SnapshotBuilder(table, config, features).build(instants)
+    expected = snapshots_by_loop(journeys_of(table, features), instants.tolist(), config, features)
+    assert batch.train_mask.sum() > 50
+    for field in fields(SnapshotBatch):
+        np.testing.assert_allclose(getattr(batch, field.name), expected[field.name], atol=1e-4, err_msg=field.name)
+
+
+@pytest.mark.realdata
+def test_same_as_a_loop_over_the_trains_on_real_data(real_data, tmp_path):
+    config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
+    day = date(2024, 12, 18)
+    vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
+    table = load_event_table(config.data, [day], vocabulary, tmp_path).table
+    features = EventFeatures.none(table)
+    instants = grid_instants((day,), config.data.grid, config.data.timezone)[::24]
+    batch = SnapshotBuilder(table, config.data.snapshot, features).build(instants)
+    expected = snapshots_by_loop(journeys_of(table, features), instants.tolist(), config.data.snapshot, features)
+    for field in fields(SnapshotBatch):
+        np.testing.assert_allclose(getattr(batch, field.name), expected[field.name], atol=1e-4, err_msg=field.name)
+
+
+@pytest.mark.realdata
+def test_translation_error_on_the_real_test_date(real_data, tmp_path):
+    """The plain translation error by the benchmark's rule is near 171 s on some 141 thousand rows."""
+    config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
+    day = date(2024, 12, 21)
+    vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
+    table = load_event_table(config.data, [day], vocabulary, tmp_path).table
+    builder = SnapshotBuilder(table, config.data.snapshot, EventFeatures.none(table))
+    batch = builder.build(grid_instants((day,), config.data.grid, config.data.timezone))
+    error = np.abs(batch.label - batch.translation[..., None])[batch.label_mask]
+    assert len(error) == pytest.approx(141_000, rel=0.005)
+    assert error.mean() == pytest.approx(170.9, abs=1.0)
+
+
+@pytest.mark.parametrize("change", ["lost", "late", "early"])
+def test_future_never_changes_an_input(small_config: Config, change: str):
+    """Rewrite everything observed after the instant: every array but the labels stays the same."""
+    table, features = simulated(small_config)
+    config = SnapshotConfig(n_prev=6, n_foll=6)
+    days = tuple(available_dates_of(small_config)[:3])
+    for instant in random_instants(days, 6, GridConfig(), "Europe/Brussels", np.random.default_rng(2)):
+        instants = np.array([instant])
+        before = SnapshotBuilder(table, config, features).build(instants)
+        observed = np.array(table.observed)
+        future = observed > instant
+        generator = np.random.default_rng(3)
+        moved = {
+            "lost": np.full(observed.shape, NEVER),
+            "late": np.where(observed < NEVER, observed + generator.integers(0, 7_200, observed.shape), NEVER),
+            "early": np.full(observed.shape, instant + 1),
+        }[change]
+        altered = rebuilt(table, np.where(future, moved, observed))
+        after = SnapshotBuilder(altered, config, features).build(instants)
+        assert not np.array_equal(before.label * before.label_mask, after.label * after.label_mask)
+        for field in fields(SnapshotBatch):
+            if field.name not in LABELS:
+                np.testing.assert_array_equal(
+                    getattr(before, field.name), getattr(after, field.name), err_msg=f"{field.name} at {instant}"
+                )
+
+
+def rebuilt(table: EventTable, observed: np.ndarray) -> EventTable:
+    """The same timetable with other observations, through the same code that reads tables."""
+    moment = (
+        pl.from_epoch(pl.Series(np.asarray(table.planned)), "s")
+        .dt.replace_time_zone("UTC")
+        .cast(pl.Datetime("us", "UTC"))
+    )
+    seen = (
+        pl.from_epoch(pl.Series(np.where(observed < NEVER, observed, 0)), "s")
+        .dt.replace_time_zone("UTC")
+        .cast(pl.Datetime("us", "UTC"))
+    )
+    journey = np.asarray(table.journey)
+    events = pl.DataFrame(
+        {
+            "train_id": [f"{number:06d}" for number in journey],  # sorts as the table's journeys do
+            "service_date": [DAY] * len(journey),
+            "seq": (np.arange(len(journey)) - np.asarray(table.start)[journey]).astype(np.int16),
+            "op_id": np.asarray(table.point),
+            "event_type": np.array(["", "A", "D", "P"])[np.asarray(table.event_type)],
+            "planned_ts": moment,
+            "observed_ts": pl.Series(seen).set(pl.Series(observed >= NEVER), None),
+            "delay_sec": pl.Series([None] * len(journey), dtype=pl.Int32),
+        },
+        schema=EVENT_SCHEMA,
+    )
+    types = pl.DataFrame(
+        {"train_id": [], "service_date": [], "train_type": []},
+        schema={"train_id": pl.String, "service_date": pl.Date, "train_type": pl.String},
+    )
+    built = build_event_table(events, types, Vocabulary(np.arange(1, 100, dtype=np.int32), ()))
+    np.testing.assert_array_equal(built.planned, table.planned)
+    return replace(built, train_type=table.train_type)
+
+
+def test_grid_is_local_time_on_both_sides_of_a_clock_change():
+    grid = GridConfig(start="05:00", end="06:00", step_s=1_800)
+    winter, summer = date(2025, 3, 29), date(2025, 3, 30)
+    instants = grid_instants((winter, summer), grid, "Europe/Brussels")
+    assert [datetime.fromtimestamp(t, UTC).strftime("%d %H:%M") for t in instants] == [
+        "29 04:00", "29 04:30", "29 05:00", "30 03:00", "30 03:30", "30 04:00",
+    ]  # fmt: skip
+    assert utc_offset_s(instants, "Europe/Brussels").tolist() == [3_600] * 3 + [7_200] * 3
+
+
+def test_random_instants_are_seeded_and_see_every_date_alike():
+    days = (date(2025, 1, 6), date(2025, 1, 8))
+    draw = [random_instants(days, 100, GridConfig(), "UTC", np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(draw[0], draw[1]) and not np.array_equal(draw[0], draw[2])
+    drawn = [datetime.fromtimestamp(t, UTC) for t in draw[0]]
+    assert [sum(d.date() == day for d in drawn) for day in days] == [50, 50]
+    assert all(5 <= d.hour <= 23 for d in drawn)

@@ -1,0 +1,170 @@
+"""RIDE: the keys of an evaluation table, and a delay for every one of them."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+import pytest
+
+from transformer import stages
+from transformer.cli import main
+from transformer.config import Config
+from transformer.data.dates import available_dates
+from transformer.errors import UserError
+from transformer.prediction import ride
+from transformer.prediction.instant import predictions_at
+from transformer.prediction.ride import predict_ride, read_keys
+from transformer.training.run_folder import TrainedModel
+
+BRUSSELS = "Europe/Brussels"
+DAY = date(2025, 1, 13)
+N = 7  # delays per key, more than the model's five
+
+
+@pytest.fixture(scope="module")
+def trained(trained_folder: Path) -> TrainedModel:
+    return TrainedModel.load(trained_folder)
+
+
+@pytest.fixture
+def config(trained: TrainedModel, small_config: Config) -> Config:
+    return trained.located(small_config)
+
+
+@pytest.fixture
+def table(sample_folder: Path) -> pl.DataFrame:
+    """An evaluation table as RIDE writes it: two snapshots of all journeys of two dates, running or not."""
+    journeys = pl.read_parquet(sample_folder / "journeys.parquet").select("train_id", "service_date")
+    journeys = journeys.filter(pl.col("service_date").is_in([DAY, DAY - timedelta(days=1)]))
+    ts = [datetime(2025, 1, 13, 8), datetime(2025, 1, 13, 0, 20)]  # naive, local
+    return (
+        pl.DataFrame({"ts": pl.Series(ts, dtype=pl.Datetime("ns"))})
+        .join(journeys, how="cross")
+        .with_columns(
+            pl.col("service_date").dt.to_string("%d%b%Y").str.to_uppercase(),
+            pl.lit(77.0, pl.Float32).alias("last_known_delay"),
+            *(pl.lit(None, pl.Float32).alias(f"future_delay_{k}") for k in range(1, N + 1)),
+        )
+        .sample(fraction=1.0, shuffle=True, seed=1)
+    )
+
+
+def gold(tmp_path: Path, table: pl.DataFrame) -> Path:
+    table.write_parquet(tmp_path / ride.TABLE)
+    return tmp_path
+
+
+def predicted(trained: TrainedModel, config: Config, folder: Path) -> pl.DataFrame:
+    keys = read_keys(folder, BRUSSELS)
+    return predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder)))
+
+
+def test_every_key_gets_every_delay_in_the_order_of_the_table(
+    trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO"):
+        found = predicted(trained, config, gold(tmp_path, table))
+    assert found.columns == ["ts", "train_id", "service_date", *(f"future_delay_{k}" for k in range(1, N + 1))]
+    assert found.select("ts", "train_id", "service_date").equals(table.select("ts", "train_id", "service_date"))
+    values = found.select(pl.col("^future_delay_.*$")).to_numpy()
+    assert values.dtype == np.float32 and np.isfinite(values).all()
+    assert f"RIDE: {table.height:,} keys; the model predicts" in caplog.text
+
+
+def test_a_running_train_gets_what_predict_says(
+    trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path
+):
+    instant = datetime(2025, 1, 13, 8, tzinfo=ZoneInfo(BRUSSELS))
+    now = predictions_at(trained, config, instant, [DAY - timedelta(days=1), DAY])
+    found = predicted(trained, config, gold(tmp_path, table))
+    found = found.filter(pl.col("ts") == datetime(2025, 1, 13, 8)).with_columns(
+        pl.col("service_date").str.to_date("%d%b%Y")
+    )
+    both = now.join(found, on=["train_id", "service_date"])
+    assert both.height == now.height > 10
+    for row in both.iter_rows(named=True):
+        assert row[f"future_delay_{row['rank']}"] == pytest.approx(row["predicted_delay_s"], abs=0.51)
+    last = both.filter(pl.col("rank") == pl.col("rank").max().over("train_id", "service_date"))
+    for row in last.iter_rows(named=True):  # beyond what is predicted, the last prediction stays
+        assert row[f"future_delay_{N}"] == row[f"future_delay_{row['rank']}"]
+
+
+def test_other_keys_get_what_is_known(
+    trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A train that is not in the snapshot its last known delay, one that the data lack the table's, else 0."""
+    keys = [("gone", "13JAN2025", 77.0), ("lost", "13JAN2025", None), ("lost", "01FEB2030", None)]
+    strangers = pl.DataFrame(
+        [table.row(0, named=True) | {"train_id": t, "service_date": d, "last_known_delay": k} for t, d, k in keys],
+        schema=table.schema,
+    )
+    with caplog.at_level("INFO"):
+        found = predicted(trained, config, gold(tmp_path, pl.concat([table, strangers])))
+    assert found.tail(3)["future_delay_1"].to_list() == [77.0, 0.0, 0.0]
+    assert "2 get 0" in caplog.text
+    day = pl.read_parquet(Path(config.data.local_folder) / "events" / f"events_{DAY - timedelta(days=1)}.parquet")
+    ended = day.sort("seq").group_by("train_id").agg(pl.all().last()).drop_nulls("observed_ts")
+    ended = ended.filter(pl.col("observed_ts") < datetime(2025, 1, 12, 20, tzinfo=UTC))
+    both = found.filter(pl.col("service_date") == "12JAN2025").join(ended, on="train_id")
+    assert both.height > 10
+    assert (both["future_delay_1"] == both["delay_sec"]).all()
+
+
+def test_times_and_dates_are_read_however_they_are_written(table: pl.DataFrame, tmp_path: Path):
+    expected = read_keys(gold(tmp_path, table), BRUSSELS).rows
+    local = pl.col("ts").dt.replace_time_zone(BRUSSELS)
+    variants = [
+        pl.col("ts").dt.epoch("ns"),
+        pl.col("ts").cast(pl.Datetime("us")),
+        local,
+        local.dt.convert_time_zone("UTC"),
+        pl.col("service_date").str.to_date("%d%b%Y"),
+        pl.col("service_date").str.to_date("%d%b%Y").dt.to_string("%Y-%m-%d"),
+        pl.col("service_date").str.to_datetime("%d%b%Y"),
+        pl.col("train_id").cast(pl.Categorical),
+    ]
+    for variant in variants:
+        other = table.with_columns(variant)
+        keys = read_keys(gold(tmp_path, other), BRUSSELS)
+        assert keys.rows.equals(expected)
+        assert keys.table.equals(other.select("ts", "train_id", "service_date"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (pl.exclude("train_id"), "column 'train_id' is missing; it holds ts, service_date"),
+        (pl.exclude("^future.*$"), "column 'future_delay_1' is missing"),
+        (pl.exclude("future_delay_3"), "column 'future_delay_3' is missing"),
+        (pl.all().exclude("ts"), "column 'ts' is missing"),
+        ([pl.lit("8 am").alias("ts"), pl.exclude("ts")], "column 'ts' holds String, expected timestamps"),
+        ([pl.lit(3).alias("service_date"), pl.exclude("service_date")], "'service_date' holds Int32, expected dates"),
+        ([pl.lit("soon").alias("service_date"), pl.exclude("service_date")], "values of 'service_date' are missing or"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(table: pl.DataFrame, tmp_path: Path, change, words: str):
+    with pytest.raises(UserError, match=words) as caught:
+        read_keys(gold(tmp_path, table.select(change)), BRUSSELS)
+    assert str(caught.value).startswith(str(tmp_path / ride.TABLE))
+
+
+def test_the_command_writes_a_parquet_file(
+    trained_folder: Path, sample_folder: Path, table: pl.DataFrame, tmp_path: Path
+):
+    out = tmp_path / "predictions.parquet"
+    model = ["--run-folder", str(trained_folder), "--data", str(sample_folder)]
+    assert main(["predict", "--ride", str(gold(tmp_path, table)), *model, "--out", str(out)]) == 0
+    assert pl.read_parquet(out).height == table.height
+
+
+def test_a_folder_that_holds_no_table_and_another_format_are_refused(
+    trained_folder: Path, small_config: Config, tmp_path: Path
+):
+    with pytest.raises(
+        UserError, match=r"test_eval_table\.parquet does not exist; name the folder of a RIDE Gold core"
+    ):
+        stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"p\.csv: RIDE's evaluator reads Parquet"):
+        stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "p.csv")

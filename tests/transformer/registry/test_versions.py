@@ -1,0 +1,340 @@
+"""The model registry on a real MLflow server: versions, aliases, decisions, and processes that want the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from transformer.config import Config, load_config
+from transformer.errors import ServiceError, UserError
+from transformer.files import file_digest
+from transformer.registry import lock
+from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, turn
+from transformer.registry.register import register
+from transformer.registry.versions import (
+    ChampionChangedError,
+    Registered,
+    challenger,
+    champion,
+    decline,
+    previous_champion,
+    promote,
+    rollback,
+)
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import open_run
+
+slow = pytest.mark.slow
+NO_EVENTS = pl.DataFrame()
+TELL = {"why": "MAE 60 s against 70 s", "by": "anna"}
+
+# A process that answers each line `{"version": …, "instead_of": …}` with what came of promoting it.
+PROMOTER = """
+import json, sys
+from transformer.config import load_config
+from transformer.errors import ServiceError
+from transformer.registry import promote
+config = load_config("local", sys.argv[1:])
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        promote(config, **json.loads(line), why="better", by="a gate")
+        print("promoted", flush=True)
+    except ServiceError as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.fixture
+def overrides(mlflow_server: str) -> list[str]:
+    name = f"trains-{uuid.uuid4().hex[:8]}"
+    return [f"training.mlflow.tracking_uri={mlflow_server}", f"evaluation.registry.model_name={name}"]
+
+
+@pytest.fixture
+def config(overrides: list[str]) -> Config:
+    return load_config("local", overrides)
+
+
+@pytest.fixture
+def client(mlflow_server: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=mlflow_server)
+
+
+@pytest.fixture(autouse=True)
+def _models_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered does not matter here; `test_pyfunc` registers a trained model."""
+
+    def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
+        target.mkdir(parents=True)
+        (target / "MLmodel").write_text((folder / "weights").read_text())
+
+    stand_in = SimpleNamespace(write_model=write_model, content_of=lambda folder: file_digest(folder / "weights"))
+    monkeypatch.setitem(sys.modules, "transformer.registry.package", stand_in)
+
+
+def train(folder: Path, weights: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(weights)
+    return folder
+
+
+@pytest.fixture
+def versions(config: Config, tmp_path: Path) -> list[Registered]:
+    """Three registered models, each of its own run."""
+    return [
+        register(RunLog(config, open_run(config, env="local")), train(tmp_path, f"w{n}"), NO_EVENTS) for n in range(3)
+    ]
+
+
+def refusal(act: Any, kind: type[Exception] = UserError) -> str:
+    with pytest.raises(kind) as caught:
+        act()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def numbers(config: Config) -> tuple[int | None, int | None, int | None]:
+    """Versions of champion, previous champion and challenger."""
+    found = (champion(config), previous_champion(config), challenger(config))
+    return tuple(None if entry is None else entry.version for entry in found)  # type: ignore[return-value]
+
+
+def tickets(config: Config, client: MlflowClient) -> list[Any]:
+    return list(client.search_model_versions(f"name = '{config.evaluation.registry.model_name}.queue'"))
+
+
+# --- registering -----------------------------------------------------------------------------------------------------
+@slow
+def test_a_trained_model_becomes_a_version_and_the_challenger(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    assert numbers(config) == (None, None, None)
+    run = RunLog(config, open_run(config, env="local"))
+    first = register(run, train(tmp_path, "w"), NO_EVENTS)
+    assert (first.version, first.run_id) == (1, run.run_id)
+    assert numbers(config) == (None, None, 1)
+    source = client.get_model_version(config.evaluation.registry.model_name, "1").source
+    assert source == f"{client.get_run(run.run_id).info.artifact_uri}/model/{first.tags['content']}"
+    assert run.download(f"model/{first.tags['content']}/MLmodel", tmp_path / "back").read_text() == "w"
+    assert first.folder == f"model/{first.tags['content']}/artifacts/trained"
+    assert tickets(config, client) == []
+
+
+@slow
+def test_a_retried_stage_registers_nothing_new_and_a_resumed_training_does(config: Config, tmp_path: Path) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    first = register(run, train(tmp_path, "epoch 5"), NO_EVENTS)
+    assert register(run, tmp_path, NO_EVENTS) == first
+    second = register(run, train(tmp_path, "epoch 9"), NO_EVENTS)
+    assert second.version == 2
+    assert second.folder != first.folder
+    assert register(run, train(tmp_path, "epoch 5"), NO_EVENTS) == first
+    assert numbers(config) == (None, None, 2)
+
+
+@slow
+def test_a_retry_gives_the_alias_that_the_first_attempt_could_not(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    run, name = RunLog(config, open_run(config, env="local")), config.evaluation.registry.model_name
+    register(run, train(tmp_path, "w"), NO_EVENTS)
+    client.delete_registered_model_alias(name, "challenger")
+    register(run, tmp_path, NO_EVENTS)
+    assert numbers(config) == (None, None, 1)
+    promote(config, 1, **TELL)
+    register(run, tmp_path, NO_EVENTS)
+    assert numbers(config) == (1, None, None)
+
+
+# --- deciding --------------------------------------------------------------------------------------------------------
+@slow
+def test_promoting_keeps_the_former_champion_and_says_why(config: Config, versions: list[Registered]) -> None:
+    promote(config, 1, **TELL)
+    assert numbers(config) == (1, None, 3)
+    promoted = promote(config, "challenger", why="better", by="bert")
+    assert numbers(config) == (3, 1, None)
+    assert promoted == champion(config)
+    assert promoted.run_id == versions[2].run_id
+    assert {key: promoted.tags[key] for key in ("decision", "decision_reason", "decision_by")} == {
+        "decision": "promoted", "decision_reason": "better", "decision_by": "bert",
+    }  # fmt: skip
+    assert promoted.tags["decision_at"][:2] == "20"
+    former = previous_champion(config)
+    assert former is not None
+    assert (former.tags["decision"], former.tags["decision_reason"]) == ("replaced", "by version 3: better")
+
+
+@slow
+def test_promoting_again_changes_nothing(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
+    promote(config, 1, **TELL)
+    promote(config, 2, instead_of=1, **TELL)
+    assert promote(config, 2, instead_of=1, why="again", by="bert").tags["decision_by"] == "anna"
+    assert numbers(config) == (2, 1, 3)
+    # Cut short between alias and tags: a retry completes it.
+    client.set_model_version_tag(config.evaluation.registry.model_name, "2", "decision", "declined")
+    assert promote(config, 2, instead_of=1, **TELL).tags["decision"] == "promoted"
+    assert numbers(config) == (2, 1, 3)
+
+
+@slow
+def test_a_champion_that_was_not_compared_with_stays(config: Config, versions: list[Registered]) -> None:
+    promote(config, 1, instead_of=0, **TELL)
+    assert refusal(lambda: promote(config, 2, instead_of=0, **TELL), ChampionChangedError) == (
+        "the champion changed meanwhile: version 1 instead of none, with which version 2 was compared; "
+        "compare them again"
+    )
+    promote(config, 3, instead_of=1, **TELL)
+    assert "version 3 instead of version 1" in refusal(
+        lambda: promote(config, 2, instead_of=1, **TELL), ChampionChangedError
+    )
+    assert numbers(config) == (3, 1, None)
+
+
+@slow
+def test_declining_says_why_and_can_be_overruled(config: Config, versions: list[Registered]) -> None:
+    promote(config, 1, **TELL)
+    declined = decline(config, "challenger", why="MAE 71 s against 70 s", by="the gate")
+    assert (declined.version, declined.tags["decision"]) == (3, "declined")
+    assert declined.tags["decision_reason"] == "MAE 71 s against 70 s"
+    assert numbers(config) == (1, None, 3)
+    assert decline(config, 1, **TELL).tags["decision"] == "promoted"  # a champion is not declined
+    promote(config, 3, **TELL)
+    assert numbers(config) == (3, 1, None)
+
+
+@slow
+def test_rolling_back_and_forth(config: Config, versions: list[Registered]) -> None:
+    name = config.evaluation.registry.model_name
+    missing = f"model {name} has no previous champion to go back to; name a version with `promote --version N`"
+    assert refusal(lambda: rollback(config, **TELL)) == missing
+    promote(config, 1, **TELL)
+    assert refusal(lambda: rollback(config, **TELL)) == missing
+    promote(config, 2, **TELL)
+    back = rollback(config, why="alarms", by="bert")
+    assert numbers(config) == (1, 2, 3)
+    assert back.tags["decision_reason"] == "rolled back from version 2: alarms"
+    away = previous_champion(config)
+    assert away is not None
+    assert (away.tags["decision"], away.tags["decision_reason"]) == ("rolled back", "to version 1: alarms")
+    rollback(config, **TELL)
+    assert numbers(config) == (2, 1, 3)
+
+
+@slow
+def test_a_version_that_is_not_there_is_one_line(config: Config, versions: list[Registered]) -> None:
+    name = config.evaluation.registry.model_name
+    for version in (9, "9", "champion", "x"):
+        assert refusal(lambda version=version: promote(config, version, **TELL)) == (
+            f"model {name} has no version {version!r}; copy the number from its page in MLflow"
+        )
+    assert numbers(config) == (None, None, 3)
+
+
+@slow
+def test_no_password_reaches_a_tag(config: Config, versions: list[Registered]) -> None:
+    promoted = promote(config, 1, why="see http://me:geheim@host/x", by="anna")
+    assert promoted.tags["decision_reason"] == "see http://***@host/x"
+
+
+def test_without_mlflow_there_is_no_registry() -> None:
+    config = load_config("local", ["training.mlflow.use_mlflow=false"])
+    assert "knows no registered models" in refusal(lambda: champion(config))
+
+
+@slow
+def test_a_server_that_is_away_is_one_line() -> None:
+    config = load_config("local", ["training.mlflow.tracking_uri=http://me:geheim@127.0.0.1:9"])
+    assert "no MLflow server answers" in refusal(lambda: rollback(config, **TELL))
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that promote on demand."""
+    command = [sys.executable, "-c", PROMOTER, *overrides]
+    started = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(lock.__file__).parents[2]
+        )
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@slow
+def test_of_two_gates_that_compared_with_the_same_champion_one_promotes(
+    config: Config, client: MlflowClient, versions: list[Registered], promoters: list[subprocess.Popen[str]]
+) -> None:
+    promote(config, 1, **TELL)
+    current, rivals = 1, {2, 3}
+    for _ in range(5):
+        for process, version in zip(promoters, sorted(rivals), strict=True):
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"version": version, "instead_of": current}) + "\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline().strip() for process in promoters if process.stdout is not None]
+        assert answers.count("promoted") == 1
+        winner = sorted(rivals)[answers.index("promoted")]
+        loser = next(answer for answer in answers if answer != "promoted")
+        assert loser.startswith(f"ChampionChangedError the champion changed meanwhile: version {winner} instead of")
+        assert numbers(config)[:2] == (winner, current)
+        current, rivals = winner, {1, 2, 3} - {winner}
+    assert tickets(config, client) == []
+
+
+@slow
+def test_a_process_that_died_holds_up_others_only_so_long(
+    config: Config, overrides: list[str], client: MlflowClient, versions: list[Registered], caplog: Any
+) -> None:
+    queue = f"{config.evaluation.registry.model_name}.queue"
+    client.create_model_version(queue, NO_SOURCE, tags={TOKEN: "dead", HOLDER: "promoting 7: process 1 on mars"})
+    hasty = load_config("local", [*overrides, "evaluation.registry.turn_expires_s=2"])
+    began = time.monotonic()
+    promote(hasty, 2, **TELL)
+    assert time.monotonic() - began > 2
+    assert "taking over after 2 s from promoting 7: process 1 on mars" in caplog.text
+    assert numbers(config) == (2, None, 3)
+    assert tickets(config, client) == []
+
+
+@slow
+def test_who_lost_its_turn_learns_it(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
+    name = config.evaluation.registry.model_name
+    with turn(client, name, "something long", expires_s=60) as mine:
+        mine.confirm()
+        [ticket] = tickets(config, client)
+        assert ticket.tags[HOLDER].startswith("something long: process ")
+        client.delete_model_version(f"{name}.queue", ticket.version)
+        with pytest.raises(ServiceError, match="lost its turn"):
+            mine.confirm()
+    with turn(client, name, "the next", expires_s=60) as mine:
+        mine.confirm()
+    assert tickets(config, client) == []
+
+
+@slow
+def test_a_turn_ends_with_an_error_too(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        turn(client, config.evaluation.registry.model_name, "something", expires_s=60),
+    ):
+        raise ZeroDivisionError
+    assert tickets(config, client) == []

@@ -1,0 +1,464 @@
+"""Runs on a real MLflow server: opening, reusing, resuming, closing, and keeping secrets."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from transformer.config import GROUPS, Config, load_config, valid_keys, with_values
+from transformer.errors import ServiceError, UserError
+from transformer.tracking import runs
+from transformer.tracking.client import public_address
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import close_run, configuration_hash, open_run, run_url
+
+NOBODY = "http://me:geheim@127.0.0.1:9"  # the discard port: nothing listens there
+UNTRACKED = "training.mlflow.use_mlflow=false"
+slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing the module sets for MLflow's client outlives a test."""
+    before = dict(os.environ)
+    monkeypatch.setenv("TRANSFORMER_GIT_COMMIT", "0123abcd")
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture
+def config(mlflow_server: str) -> Config:
+    return load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}"])
+
+
+@pytest.fixture
+def client(mlflow_server: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=mlflow_server)
+
+
+@pytest.fixture
+def secret_config(mlflow_server: str) -> Config:
+    """The same server by an address with user name and password, which it does not ask for."""
+    return load_config("local", [f"training.mlflow.tracking_uri={mlflow_server.replace('//', '//me:geheim@')}"])
+
+
+def refusal(act: Callable[[], Any], kind: type[Exception] = UserError) -> str:
+    with pytest.raises(kind) as caught:
+        act()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "geheim" not in message
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return message
+
+
+def artifact_text(client: MlflowClient, run: Run | str, path: str, folder: Path) -> str:
+    run_id = run if isinstance(run, str) else run.info.run_id
+    return Path(client.download_artifacts(run_id, path, str(folder))).read_text(encoding="utf-8")
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+@slow
+def test_a_new_run_tells_where_it_comes_from(
+    config: Config, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFORMER_IMAGE", "registry/trains:1")
+    tags = {"dag_id": "model_training", "airflow_run_id": "manual__1"}
+    run_id = open_run(config, env="local", overrides=["training.seed=1", "a=b"], tags=tags)
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.info.run_name.startswith("local 20")
+    assert client.get_experiment(run.info.experiment_id).name == "train-delays"
+    assert {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")} == {
+        "env": "local",
+        "overrides": '["training.seed=1", "a=b"]',
+        "configuration_hash": configuration_hash(config),
+        "git_commit": "0123abcd",
+        "image": "registry/trains:1",
+        **tags,
+    }
+    assert set(run.data.params) == set(valid_keys())
+    assert run.data.params["training.max_epochs"] == "8"
+    assert run.data.params["data.split.train"] == "[]"
+    written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
+    assert written["training"]["max_epochs"] == 8
+    assert set(written) == set(GROUPS)
+
+
+@slow
+def test_a_given_run_is_used_and_runs_again(config: Config, client: MlflowClient) -> None:
+    run_id = client.create_run("0").info.run_id
+    client.set_tag(run_id, "mine", "stays")
+    client.set_terminated(run_id, "FINISHED")
+    assert open_run(config, env="dev", run_id=run_id) == run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert (run.data.tags["mine"], run.data.tags["env"]) == ("stays", "dev")
+    assert run.data.params["training.max_epochs"] == "8"
+
+
+@slow
+def test_opening_again_forgets_why_it_failed(config: Config, client: MlflowClient) -> None:
+    run_id = open_run(config, env="local")
+    for reopen in (
+        lambda: open_run(config, env="local", run_id=run_id),
+        lambda: open_run(config, env="local", warm_start_run_id=run_id, resume=True),
+        lambda: RunLog(config, run_id).begin(),
+    ):
+        close_run(config, run_id, "FAILED", "train_model: out of memory")
+        run = client.get_run(run_id)
+        assert (run.info.status, run.data.tags["failure_reason"]) == ("FAILED", "train_model: out of memory")
+        reopen()
+        run = client.get_run(run_id)
+        assert run.info.status == "RUNNING"
+        assert "failure_reason" not in run.data.tags
+
+
+@slow
+def test_resuming_with_another_configuration_keeps_params_and_says_so(
+    config: Config, client: MlflowClient, mlflow_server: str, tmp_path: Path
+) -> None:
+    run_id = open_run(config, env="local")
+    override = "training.max_epochs=40"
+    longer = load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}", override])
+    assert open_run(longer, env="local", overrides=[override], warm_start_run_id=run_id, resume=True) == run_id
+    run = client.get_run(run_id)
+    assert run.data.params["training.max_epochs"] == "8"
+    assert run.data.tags["overrides"] == '["training.max_epochs=40"]'
+    assert run.data.tags["configuration_hash"] == configuration_hash(longer) != configuration_hash(config)
+    assert "warm_start_run_id" not in run.data.tags
+    assert yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))["training"]["max_epochs"] == 40
+
+
+@slow
+def test_a_warm_start_is_a_new_run_that_names_the_old(config: Config, client: MlflowClient) -> None:
+    first = open_run(config, env="local")
+    close_run(config, first)
+    second = open_run(config, env="local", warm_start_run_id=first)
+    assert second != first
+    assert client.get_run(second).data.tags["warm_start_run_id"] == first
+    assert client.get_run(first).info.status == "FINISHED"
+    into = client.create_run("0").info.run_id
+    assert open_run(config, env="local", run_id=into, warm_start_run_id=first) == into
+
+
+@slow
+@pytest.mark.parametrize("name", ["run_id", "warm_start_run_id"])
+@pytest.mark.parametrize("run_id", ["0" * 32, "no such run", "ü/…"])
+def test_an_unknown_run_is_one_line(config: Config, name: str, run_id: str) -> None:
+    message = refusal(lambda: open_run(config, env="local", **{name: run_id}))  # type: ignore[arg-type]
+    assert message == f"{name}={run_id!r} is no run of this MLflow server; copy the id from the run's page"
+
+
+@slow
+def test_a_deleted_run_is_one_line(config: Config, client: MlflowClient) -> None:
+    run_id = client.create_run("0").info.run_id
+    client.delete_run(run_id)
+    expected = "was deleted; restore it in MLflow or name another run"
+    for act in (
+        lambda: open_run(config, env="local", run_id=run_id),
+        lambda: open_run(config, env="local", warm_start_run_id=run_id),
+        lambda: RunLog(config, run_id).begin(),
+    ):
+        assert expected in refusal(act)
+
+
+@slow
+def test_a_deleted_experiment_is_one_line(client: MlflowClient, mlflow_server: str) -> None:
+    client.delete_experiment(client.create_experiment("gone"))
+    config = load_config(
+        "local", [f"training.mlflow.tracking_uri={mlflow_server}", "training.mlflow.experiment_name=gone"]
+    )
+    assert "MLflow experiment 'gone' was deleted; restore it" in refusal(lambda: open_run(config, env="local"))
+
+
+def test_resuming_needs_a_run_and_no_other() -> None:
+    config = load_config("local")
+    assert "resume_run=true needs warm_start_run_id" in refusal(lambda: open_run(config, env="local", resume=True))
+    assert "run_id='b' cannot differ" in refusal(
+        lambda: open_run(config, env="local", run_id="b", warm_start_run_id="a", resume=True)
+    )
+
+
+@slow
+def test_a_run_is_called_by_its_name_or_its_environment(config: Config, client: MlflowClient) -> None:
+    names = [client.get_run(open_run(config, env="local", name=name)).info.run_name for name in ("study wide", "")]
+    assert names[0].startswith("study wide 20") and names[1].startswith("local 20")
+
+
+# --- closing and showing ---------------------------------------------------------------------------------------------
+@slow
+def test_closing(config: Config, client: MlflowClient) -> None:
+    finished, failed = open_run(config, env="local"), open_run(config, env="local")
+    close_run(config, finished)
+    close_run(config, failed, "FAILED", reason="x" * 20_000)
+    assert client.get_run(finished).info.status == "FINISHED"
+    assert client.get_run(finished).info.end_time is not None
+    assert "failure_reason" not in client.get_run(finished).data.tags
+    assert client.get_run(failed).info.status == "FAILED"
+    assert client.get_run(failed).data.tags["failure_reason"].startswith("xxx")
+
+
+@slow
+def test_closing_prints_no_password(secret_config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    run = RunLog(secret_config, open_run(secret_config, env="local"))
+    run.open_child(secret_config, "trial 0", {}, {}).close("FINISHED")
+    run.close("FINISHED")
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "geheim" not in said.err
+
+
+def test_closing_knows_three_ways_to_end() -> None:
+    with pytest.raises(ValueError, match="SCHEDULED"):
+        close_run(load_config("local"), "abc", "SCHEDULED")
+
+
+# --- nested runs -----------------------------------------------------------------------------------------------------
+@slow
+def test_a_child_inherits_its_origin_and_has_its_own_params_and_configuration(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    parent = RunLog(config, open_run(config, env="local", tags={"dag_id": "tuning", "airflow_run_id": "manual"}))
+    parent.tags({"best_trial": "3"})
+    changed = with_values(config, {"model.n_layers": 1}, "trial 7")
+    child = parent.open_child(changed, "trial 7", {"model.n_layers": 1}, {"trial": "7"})
+    child.close("KILLED", "pruned after epoch 2")
+    stored = client.get_run(child.run_id)
+    assert stored.info.run_name == "trial 7"
+    assert stored.info.experiment_id == client.get_run(parent.run_id).info.experiment_id
+    assert stored.info.status == "KILLED"
+    assert stored.data.params == {"model.n_layers": "1"}
+    assert stored.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert {key: stored.data.tags[key] for key in ("env", "dag_id", "airflow_run_id", "git_commit", "trial")} == {
+        "env": "local", "dag_id": "tuning", "airflow_run_id": "manual", "git_commit": "0123abcd", "trial": "7",
+    }  # fmt: skip
+    assert "best_trial" not in stored.data.tags
+    assert stored.data.tags["failure_reason"] == "pruned after epoch 2"
+    assert stored.data.tags["configuration_hash"] == configuration_hash(changed)
+    assert "n_layers: 1" in artifact_text(client, child.run_id, "config/config.yaml", tmp_path)
+
+
+@slow
+def test_running_runs_are_found_by_their_tags(config: Config) -> None:
+    parent = RunLog(config, open_run(config, env="local"))
+    children = [
+        parent.open_child(config, f"trial {n}", {}, {"trial": str(n), "study_id": "a" if n else "b"}) for n in range(3)
+    ]
+    children[1].close("FINISHED")
+    found = parent.running({"study_id": "a"})
+    assert list(found) == [children[2].run_id]
+    assert found[children[2].run_id]["trial"] == "2"
+
+
+@slow
+def test_a_param_longer_than_the_server_takes_is_shortened(config: Config, client: MlflowClient) -> None:
+    entry = {"key": "model.n_layers", "choices": list(range(1, 3_000))}
+    long = load_config(
+        "local", [f"training.mlflow.tracking_uri={config.training.mlflow.tracking_uri}", f"search.space=[{entry}]"]
+    )
+    params = client.get_run(open_run(long, env="local")).data.params
+    assert len(params["search.space"]) == 6_000
+    assert params["search.space"].endswith("…")
+
+
+@slow
+def test_the_address_of_a_run(config: Config, secret_config: Config, client: MlflowClient, mlflow_server: str) -> None:
+    run_id = open_run(config, env="local")
+    experiment = client.get_run(run_id).info.experiment_id
+    expected = f"{mlflow_server}/#/experiments/{experiment}/runs/{run_id}"
+    assert run_url(config, run_id) == run_url(secret_config, run_id) == expected
+    assert run_url(config, "") == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://127.0.0.1:5000/", "http://127.0.0.1:5000"),
+        ("https://me:geheim@mlflow.example.org/path/", "https://mlflow.example.org/path"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_the_public_address_of_the_server(uri: str, expected: str) -> None:
+    assert public_address(load_config("local", [f"training.mlflow.tracking_uri={uri}"])) == expected
+
+
+# --- logging ---------------------------------------------------------------------------------------------------------
+@slow
+def test_what_a_run_log_writes(config: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run_id = open_run(config, env="local")
+    run = RunLog(config, run_id)
+    run.begin()
+    run.metrics({f"fine/{n}": n for n in range(1_500)})
+    run.metrics({"val/mae_s": 100}, step=1)
+    run.metrics({"val/mae_s": 90.5}, step=2)
+    run.tags({"data_fingerprint": "f00"})
+    stored = client.get_run(run_id).data
+    assert (stored.metrics["fine/1499"], stored.metrics["val/mae_s"]) == (1499, 90.5)
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/mae_s")] == [(1, 100), (2, 90.5)]
+    assert stored.tags["data_fingerprint"] == "f00"
+
+
+@slow
+def test_artifacts_come_back_as_they_went(config: Config, tmp_path: Path) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    content = os.urandom(3_000_000)
+    (tmp_path / "up" / "figures").mkdir(parents=True)
+    (tmp_path / "up" / "best.ckpt").write_bytes(content)
+    (tmp_path / "up" / "figures" / "map.txt").write_text("map")
+    run.artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
+    run.artifacts(tmp_path / "up", "evaluation")
+    fetched = run.download("checkpoints/best.ckpt", tmp_path / "down" / "new")
+    assert fetched == tmp_path / "down" / "new" / "checkpoints" / "best.ckpt"
+    assert fetched.read_bytes() == content
+    assert [path.name for path in (tmp_path / "down" / "new").iterdir()] == ["checkpoints"]
+    assert run.download("evaluation/figures/map.txt", tmp_path / "down").read_text() == "map"
+    # The next epoch's file takes the place of the last.
+    (tmp_path / "up" / "best.ckpt").write_bytes(b"2")
+    run.artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
+    assert run.download("checkpoints/best.ckpt", tmp_path / "down" / "new").read_bytes() == b"2"
+
+
+@slow
+def test_a_missing_artifact_or_run_is_one_line(config: Config, tmp_path: Path) -> None:
+    run_id = open_run(config, env="local")
+    for artifact in ("checkpoints/last.ckpt", "last.ckpt"):
+        assert refusal(lambda artifact=artifact: RunLog(config, run_id).download(artifact, tmp_path)) == (  # type: ignore[misc]
+            f"MLflow run {run_id} holds no {artifact}; did its training finish an epoch?"
+        )
+    assert "'none' is no run of this MLflow server" in refusal(lambda: RunLog(config, "none").download("a/b", tmp_path))
+    assert "--run-id='none' is no run" in refusal(lambda: RunLog(config, "none").begin())
+
+
+# --- without MLflow --------------------------------------------------------------------------------------------------
+def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
+    config = load_config("local", [UNTRACKED, f"training.mlflow.tracking_uri={NOBODY}"])
+    assert open_run(config, env="local", tags={"dag_id": "x"}) == ""
+    assert run_url(config, "") == ""
+    close_run(config, "", "FAILED", "reason")
+    run = RunLog(config, "")
+    run.begin()
+    run.metrics({"a": 1})
+    run.tags({"a": "b"})
+    run.artifact(tmp_path / "none", "x")
+    run.artifacts(tmp_path, "x")
+    run.close("FAILED", "reason")
+    assert run.open_child(config, "trial 0", {}, {}).run_id == ""
+    assert run.running({"study_id": "a"}) == {}
+    with pytest.raises(ValueError, match="no run"):
+        run.download("a", tmp_path)
+
+
+def test_without_mlflow_there_are_no_runs() -> None:
+    config = load_config("local", [UNTRACKED])
+    expected = "training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on"
+    assert refusal(lambda: open_run(config, env="local", run_id="a")) == expected
+    assert refusal(lambda: open_run(config, env="local", warm_start_run_id="a")) == expected
+    assert refusal(lambda: RunLog(config, "a")) == expected
+    assert refusal(lambda: close_run(config, "a")) == expected
+
+
+# --- a server that is not there --------------------------------------------------------------------------------------
+@slow
+def test_no_server_is_one_line_within_seconds(tmp_path: Path) -> None:
+    config = load_config("local", [f"training.mlflow.tracking_uri={NOBODY}"])
+    for act in (
+        lambda: open_run(config, env="local"),
+        lambda: RunLog(config, "a").begin(),
+        lambda: RunLog(config, "a").download("b", tmp_path),
+    ):
+        began = time.monotonic()
+        message = refusal(act)
+        assert time.monotonic() - began < 15
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the same, sooner
+        assert message.startswith("no MLflow server answers at training.mlflow.tracking_uri=http://127.0.0.1:9 (")
+        assert "Connection refused" in message
+        assert message.endswith("correct the address, or set training.mlflow.use_mlflow=false")
+
+
+@slow
+def test_something_else_at_the_address_is_one_line(mlflow_server: str) -> None:
+    config = load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}/elsewhere"])
+    assert "no MLflow server answers" in refusal(lambda: open_run(config, env="local"))
+
+
+def test_an_address_mlflow_does_not_know_is_one_line() -> None:
+    config = load_config("local", ["training.mlflow.tracking_uri=gopher://me:geheim@host"])
+    assert "training.mlflow.tracking_uri=gopher://host cannot be used" in refusal(lambda: open_run(config, env="local"))
+
+
+@slow
+def test_a_server_that_goes_away_is_a_service_error(start_mlflow: Callable[[], Any], tmp_path: Path) -> None:
+    server = start_mlflow()
+    uri = server.url.replace("//", "//me:geheim@")
+    config = load_config("local", [f"training.mlflow.tracking_uri={uri}"])
+    run = RunLog(config, open_run(config, env="local"))
+    run.begin()
+    server.stop()
+    (tmp_path / "file").touch()
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the same, sooner
+    for act in (
+        lambda: run.metrics({"a": 1}),
+        lambda: run.tags({"a": "b"}),
+        lambda: run.artifact(tmp_path / "file", "x"),
+        lambda: close_run(config, run.run_id),
+        lambda: run_url(config, run.run_id),
+    ):
+        assert refusal(act, ServiceError).startswith(f"MLflow at {server.url}: ")
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+@slow
+def test_no_password_reaches_the_server_s_pages(
+    secret_config: Config, config: Config, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = secret_config.training.mlflow.tracking_uri
+    run_id = open_run(
+        secret_config,
+        env="local",
+        overrides=[f"training.mlflow.tracking_uri={uri}", "a=1"],
+        tags={"from": f"see {uri}"},
+    )
+    log = RunLog(secret_config, run_id)
+    log.begin()
+    log.tags({"address": uri})
+    (tmp_path / "a.txt").write_text("artifact")
+    log.artifact(tmp_path / "a.txt", "x")
+    assert log.download("x/a.txt", tmp_path / "down").read_text() == "artifact"
+    close_run(secret_config, run_id, "FAILED", f"cannot reach {uri}")
+    run = client.get_run(run_id)
+    address = uri.replace("me:geheim", "***")
+    assert run.data.tags["overrides"] == f'["training.mlflow.tracking_uri={address}", "a=1"]'
+    assert run.data.tags["failure_reason"] == f"cannot reach {address}"
+    assert run.data.params["training.mlflow.tracking_uri"] == address
+    text = artifact_text(client, run, "config/config.yaml", tmp_path)
+    assert yaml.safe_load(text)["training"]["mlflow"]["tracking_uri"] == address
+    for told in (str(run.to_dictionary()), text, caplog.text):
+        assert "geheim" not in told
+
+
+def test_another_password_is_not_another_configuration() -> None:
+    one, other, elsewhere = (
+        load_config("local", [f"training.mlflow.tracking_uri=http://{where}"])
+        for where in ("me:geheim@host", "you:secret@host", "me:geheim@elsewhere")
+    )
+    assert configuration_hash(one) == configuration_hash(other) != configuration_hash(elsewhere)
+
+
+# --- origin ----------------------------------------------------------------------------------------------------------
+def test_the_commit_is_the_image_s_or_the_working_tree_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.git_commit() == "0123abcd"
+    monkeypatch.delenv("TRANSFORMER_GIT_COMMIT")
+    assert runs.git_commit() == "unknown" or len(runs.git_commit()) == 40
+    monkeypatch.setenv("PATH", "")
+    assert runs.git_commit() == "unknown"

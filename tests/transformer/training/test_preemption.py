@@ -1,0 +1,156 @@
+"""Preemption: a killed training goes on from its last epoch, and nobody ever sees half a checkpoint."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+from transformer.tracking import names, runs
+from transformer.tracking.run_log import RunLog
+from transformer.training.callbacks import read_history
+from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
+    return [
+        *small_overrides,
+        "training.mlflow.use_mlflow=true",
+        f"training.mlflow.tracking_uri={mlflow_server}",
+        f"training.max_epochs={EPOCHS}",
+        "training.snapshots_per_epoch=320",
+        "training.log_every_s=0.1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def config(overrides: list[str]) -> Config:
+    return load_config("local", overrides)
+
+
+def open_run(config: Config, dag_run: str = "manual__1") -> str:
+    return runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: dag_run})
+
+
+def start(overrides: list[str], run_id: str, runs: Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "transformer", "train-model", "--run-id", run_id]
+    for override in [*overrides, f"paths.runs={runs}"]:
+        argv += ["--set", override]
+    return subprocess.Popen(
+        argv, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    return log
+
+
+def history_of(config: Config, run_id: str, folder: Path) -> list[dict[str, float]]:
+    return read_history(RunLog(config, run_id).download(f"{CHECKPOINTS}/{HISTORY}", folder))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(overrides: list[str], config: Config, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run_id = open_run(config)
+    began = time.monotonic()
+    finish(start(overrides, run_id, folder))
+    return history_of(config, run_id, folder), time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", range(int(os.environ.get("PREEMPTIONS", "2"))))
+def test_killed_training_is_continued_by_its_retry(
+    overrides: list[str], config: Config, uninterrupted, tmp_path: Path, kill: int
+):
+    """SIGKILL at a random moment; the retry, in an empty folder as in a new pod, ends with the same figures."""
+    expected, seconds = uninterrupted
+    moment = random.Random(kill).uniform(0.4, 1.0) * seconds
+    run_id = open_run(config)
+    first = start(overrides, run_id, tmp_path / "first")
+    time.sleep(moment)
+    first.kill()
+    first.communicate()
+    kept = kept_epochs(config, run_id, tmp_path / "kept")
+    log = finish(start(overrides, run_id, tmp_path / "retry"))
+    assert history_of(config, run_id, tmp_path / "final") == expected
+    repeated = sum(f"epoch {epoch}/{EPOCHS} done" in log for epoch in range(1, kept + 1))
+    assert repeated == 0, "epochs that MLflow had were trained again"
+    client = MlflowClient(config.training.mlflow.tracking_uri)
+    assert client.get_metric_history(run_id, "val/mae_s")[-1].value == pytest.approx(expected[-1]["val_mae_s"])
+    print(f"killed after {moment:.1f} s of {seconds:.1f}: {kept} epochs kept, final figures equal")
+
+
+def kept_epochs(config: Config, run_id: str, folder: Path) -> int:
+    try:
+        checkpoint = RunLog(config, run_id).download(f"{CHECKPOINTS}/{LAST}", folder)
+    except UserError:
+        return 0
+    return len(torch.load(checkpoint, weights_only=True)["callbacks"]["History"]["rows"])
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_one_line_and_what_was_done_in_mlflow(
+    overrides: list[str], config: Config, uninterrupted, tmp_path: Path
+):
+    run_id = open_run(config)
+    process = start(overrides, run_id, tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 2/" in line:  # the first is saved and copied
+            break
+    process.send_signal(signal.SIGTERM)
+    log = process.stderr.read()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert log.strip().splitlines()[-1] == "error: terminated by SIGTERM"
+    assert "Traceback" not in log
+    assert kept_epochs(config, run_id, tmp_path / "kept") >= 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_another_dag_run_logging_into_the_run_starts_afresh(
+    overrides: list[str], config: Config, uninterrupted, tmp_path: Path
+):
+    expected, _ = uninterrupted
+    run_id = open_run(config)
+    finish(start(overrides, run_id, tmp_path / "first"))
+    runs.open_run(config, env="local", run_id=run_id, tags={names.AIRFLOW_RUN: "manual__2"})
+    log = finish(start(overrides, run_id, tmp_path / "second"))
+    assert f"epoch 1/{EPOCHS} done" in log
+    assert history_of(config, run_id, tmp_path / "final") == expected
+
+
+@pytest.mark.slow
+def test_half_an_upload_is_never_visible(config: Config, tmp_path: Path):
+    """A connection cut in the middle of a checkpoint leaves the one before it in place."""
+    run = RunLog(config, open_run(config))
+    whole = tmp_path / BEST
+    whole.write_bytes(b"x" * 3_000_000)
+    run.artifact(whole, CHECKPOINTS)
+    client = MlflowClient(config.training.mlflow.tracking_uri)
+    artifacts = urlsplit(client.get_run(run.run_id).info.artifact_uri).path
+    address = urlsplit(config.training.mlflow.tracking_uri)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        target = f"/api/2.0/mlflow-artifacts/artifacts{artifacts}/{CHECKPOINTS}/{BEST}"
+        head = f"PUT {target} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 5000000\r\n\r\n"
+        connection.sendall(head.encode() + b"y" * 1_000_000)
+        time.sleep(0.5)
+    time.sleep(1)
+    assert run.download(f"{CHECKPOINTS}/{BEST}", tmp_path / "seen").read_bytes() == whole.read_bytes()

@@ -1,0 +1,129 @@
+"""A trained model, from its run folder and from MLflow, whatever else is there."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from transformer.config import Config, load_config, with_values
+from transformer.data.dates import available_dates
+from transformer.errors import UserError
+from transformer.features.cache import timetable_edges
+from transformer.prediction.rows import evaluation_rows
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import open_run
+from transformer.training.run_folder import INPUTS, TrainedModel, TrainingInputs, download_trained
+
+
+@pytest.fixture(scope="module")
+def trained(trained_folder: Path) -> TrainedModel:
+    return TrainedModel.load(trained_folder)
+
+
+def test_it_is_the_configuration_of_the_run_at_the_places_of_today(
+    trained: TrainedModel, small_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    here = with_values(
+        small_config,
+        {"data.local_folder": str(tmp_path), "data.snapshot.n_prev": 9, "paths.cache": "elsewhere"},
+        "test",
+    )
+    with caplog.at_level("INFO"):
+        located = trained.located(here)
+    assert (located.data.local_folder, located.paths.cache) == (str(tmp_path), "elsewhere")
+    assert located.data.snapshot.n_prev == 5
+    assert located.data.split.test == ["2025-01-13"]
+    assert located.data.split.train == ["2025-01-06..2025-01-11"]
+    assert "what the model was trained with counts: data.snapshot.n_prev=5 (given: 9)" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        trained.located(small_config)
+    assert not caplog.text
+
+
+def test_it_needs_neither_cache_nor_training_dates(trained: TrainedModel, small_config: Config, tmp_path: Path):
+    source = Path(small_config.data.local_folder)
+    test_day = trained.split.test[0]
+    data = tmp_path / "data"
+    (data / "events").mkdir(parents=True)
+    for name in ("op_nodes.parquet", "journeys.parquet", f"events/events_{test_day}.parquet"):
+        shutil.copy(source / name, data / name)
+    bare = with_values(small_config, {"data.local_folder": str(data), "paths.cache": str(tmp_path / "cache")}, "test")
+    assert available_dates(data) == [test_day]
+    expected = evaluation_rows(trained, trained.located(small_config), trained.split.test)
+    assert evaluation_rows(trained, trained.located(bare), trained.split.test).equals(expected)
+    assert expected.height > 100
+    assert not (tmp_path / "cache" / "statistics").exists()
+
+
+def test_another_timetable_leaves_the_model_as_it_is(trained: TrainedModel, small_config: Config):
+    before = trained.module.network.point_vectors.clone()
+    edges = timetable_edges(trained.located(small_config), trained.split.test)
+    module = trained.module_for(edges)
+    assert module is not trained.module
+    assert torch.equal(trained.module.network.point_vectors, before)
+
+
+def test_files_of_two_trainings_are_refused(trained_folder: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(trained_folder, tmp_path / "run"))
+    path = folder / INPUTS / "statistics" / "inputs.json"
+    path.write_text(path.read_text().replace('"op_ids": [', '"op_ids": [ 1,', 1))
+    with pytest.raises(UserError, match="checkpoint and statistics are of different trainings"):
+        TrainedModel.load(folder)
+
+
+def test_a_folder_without_a_checkpoint_says_so(tmp_path: Path):
+    with pytest.raises(UserError, match=r"best\.ckpt does not exist; train the model first"):
+        TrainedModel.load(tmp_path)
+
+
+# --- from MLflow -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def tracked(mlflow_server: str) -> Config:
+    return load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}"])
+
+
+@pytest.fixture
+def log_artifacts(tracked: Config, trained_folder: Path) -> Callable[..., RunLog]:
+    """Opens a run that holds these folders of the trained model's."""
+
+    def log(*folders: str) -> RunLog:
+        run = RunLog(tracked, open_run(tracked, env="local"))
+        for folder in folders:
+            run.artifacts(trained_folder / folder, folder)
+        return run
+
+    return log
+
+
+@pytest.mark.slow
+def test_a_run_gives_back_what_it_was_given(
+    log_artifacts: Callable[..., RunLog], trained: TrainedModel, trained_folder: Path, tmp_path: Path
+):
+    found = download_trained(log_artifacts("config", "checkpoints", "inputs"), tmp_path)
+    assert (found.config, found.split) == (trained.config, trained.split)
+    for name, value in trained.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[name], value)
+    assert TrainingInputs.load(tmp_path).statistics.inputs == TrainingInputs.load(trained_folder).statistics.inputs
+    assert {path.name for path in tmp_path.iterdir()} == {"config", "checkpoints", "inputs"}
+
+
+@pytest.mark.slow
+def test_runs_that_hold_no_model_are_one_line_each(
+    log_artifacts: Callable[..., RunLog], tracked: Config, mlflow_server: str, tmp_path: Path
+):
+    from mlflow import MlflowClient
+
+    foreign = MlflowClient(tracking_uri=mlflow_server).create_run("0").info.run_id
+    with pytest.raises(UserError, match=f"^MLflow run {foreign} is no training of this program: it holds no config/"):
+        download_trained(RunLog(tracked, foreign), tmp_path)
+    untrained = log_artifacts("config")
+    with pytest.raises(UserError, match=r"holds no checkpoints/best\.ckpt; did its training finish an epoch\?$"):
+        download_trained(untrained, tmp_path)
+    older = log_artifacts("config", "checkpoints")
+    with pytest.raises(
+        UserError, match=f"^MLflow run {older.run_id} holds no inputs/: .*train again, or add them with"
+    ):
+        download_trained(older, tmp_path)

@@ -1,0 +1,367 @@
+"""Training: it learns, stops and goes on as if it had not stopped, and its checkpoints are all one needs."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import polars as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from transformer.config import Config, load_config
+from transformer.data.dates import Split, resolve_split
+from transformer.errors import UserError
+from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
+from transformer.model.calibration import QuantileCalibration, trusted
+from transformer.model.module import DelayModule
+from transformer.tracking.run_log import RunLog
+from transformer.training import callbacks, trainer
+from transformer.training.callbacks import read_history
+from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_module, load_weights
+from transformer.training.datamodule import SnapshotDataModule
+
+
+def split_of(config: Config) -> Split:
+    return resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+
+
+def run(config: Config, folder: Path, **start: Path) -> trainer.TrainingResult:
+    split = split_of(config)
+    return trainer.train(
+        config,
+        split,
+        obtain_statistics(config, split),
+        obtain_embeddings(config, split),
+        RunLog(config, ""),
+        folder,
+        **start,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run(small_config, folder)
+    return folder / CHECKPOINTS
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    a, b = (load_module(path).state_dict() for path in (left, right))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_leaves_the_documented_files_and_a_row_per_epoch(trained: Path):
+    assert sorted(path.name for path in trained.iterdir()) == [BEST, HISTORY, LAST]
+    history = read_history(trained / HISTORY)
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert all(row["val_mae_s"] > 0 and row["learning_rate"] >= 0 for row in history)
+
+
+def test_checkpoint_loads_without_pickle_and_predicts_alone(trained: Path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    assert {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+    module = load_module(trained / BEST)
+    assert module.network.point_vectors.abs().sum() > 0
+    assert module.network.scales["delay"] > 1
+
+
+def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Config, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("transformer.model.calibration.MIN_ROWS", 20)  # the small railway has few
+    run(replace(small_config, training=replace(small_config.training, max_epochs=1)), tmp_path)
+    module, split = load_module(tmp_path / CHECKPOINTS / BEST), split_of(small_config)
+    data = SnapshotDataModule(small_config, split, obtain_statistics(small_config, split))
+    data.setup("validate")
+    calibration = QuantileCalibration(module.network.levels)
+    for batch in data.val_dataloader():
+        mask = batch["label_mask"]
+        with torch.inference_mode():
+            quantiles = module.network.quantiles(batch)[mask]
+        calibration.update(quantiles, batch["label"][mask], batch["next_planned"][mask])
+    expected = trusted(calibration.compute(), len(split.validation))
+    assert expected.any()
+    torch.testing.assert_close(module.network.correction, expected)
+
+
+def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
+    run(small_config, tmp_path / "same")
+    assert same_weights(tmp_path / "same" / CHECKPOINTS / LAST, trained / LAST)
+    other = replace(small_config, training=replace(small_config.training, seed=7))
+    run(other, tmp_path / "other")
+    assert not same_weights(tmp_path / "other" / CHECKPOINTS / LAST, trained / LAST)
+
+
+class SuddenEndError(Exception):
+    pass
+
+
+class InterruptAfter(Callback):
+    """Ends the training without warning in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise SuddenEndError
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resumed_training_equals_an_uninterrupted_one(
+    small_config: Config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+):
+    make = trainer._trainer
+
+    def interrupted(*arguments: object) -> L.Trainer:
+        trainer = make(*arguments)
+        trainer.callbacks.insert(0, InterruptAfter(epoch))
+        return trainer
+
+    with monkeypatch.context() as patch, pytest.raises(SuddenEndError):
+        patch.setattr(trainer, "_trainer", interrupted)
+        run(small_config, tmp_path)
+    assert len(read_history(tmp_path / CHECKPOINTS / HISTORY)) == epoch
+    run(small_config, tmp_path, resume=tmp_path / CHECKPOINTS / LAST)
+    for name in (LAST, BEST):
+        assert same_weights(tmp_path / CHECKPOINTS / name, trained / name), name
+    assert read_history(tmp_path / CHECKPOINTS / HISTORY) == read_history(trained / HISTORY)
+    states = [torch.load(f / LAST, weights_only=True) for f in (tmp_path / CHECKPOINTS, trained)]
+    assert states[0]["global_step"] == states[1]["global_step"] and states[0]["epoch"] == states[1]["epoch"]
+
+
+def test_last_is_of_the_last_epoch_also_when_that_is_no_new_best(small_config: Config, tmp_path: Path):
+    config = copy.deepcopy(small_config)
+    config.training.learning_rate = 1e-30  # no epoch is better than the first
+    run(config, tmp_path)
+    epochs = {name: torch.load(tmp_path / CHECKPOINTS / name, weights_only=True)["epoch"] for name in (BEST, LAST)}
+    assert epochs == {BEST: 0, LAST: 2}
+
+
+def test_resuming_a_finished_training_says_so(small_config: Config, trained: Path, tmp_path: Path):
+    result = run(small_config, tmp_path, resume=trained / LAST)
+    assert result.epochs == 3 and result.best_val_mae_s == min(r["val_mae_s"] for r in read_history(trained / HISTORY))
+
+
+def test_warm_start_takes_the_weights_and_a_fresh_optimizer(small_config: Config, trained: Path, tmp_path: Path):
+    cold = read_history(trained / HISTORY)
+    run(small_config, tmp_path, warm_start=trained / BEST)
+    warm = read_history(tmp_path / CHECKPOINTS / HISTORY)
+    assert [row["epoch"] for row in warm] == [0, 1, 2]
+    assert warm[0]["train_loss"] < cold[0]["train_loss"]
+
+
+def test_warm_start_with_another_network_is_refused_with_the_difference(
+    small_config: Config, trained: Path, tmp_path: Path
+):
+    wider = replace(small_config, model=replace(small_config.model, d_model=48))
+    with pytest.raises(
+        UserError,
+        match=r"weights do not fit.*network\.members\.0\.token\.0\.weight has shape \(32, \d+\), expected \(48, \d+\)",
+    ):
+        run(wider, tmp_path, warm_start=trained / BEST)
+    assert not (tmp_path / CHECKPOINTS).exists()
+
+
+def fresh_module(config: Config) -> tuple[DelayModule, Embeddings]:
+    split = split_of(config)
+    embeddings = obtain_embeddings(config, split)
+    return trainer.create_module(config, split, obtain_statistics(config, split), embeddings), embeddings
+
+
+def test_warm_start_keeps_the_vectors_its_weights_have_learned_to_read(small_config: Config, trained: Path):
+    module, embeddings = fresh_module(small_config)
+    learned = load_module(trained / BEST).network.point_vectors
+    module.network.point_vectors += 1  # as another node2vec would: other directions
+    load_weights(module, trained / BEST, embeddings.edges)
+    assert torch.equal(module.network.point_vectors, learned)
+
+
+def test_warm_start_with_a_point_that_model_did_not_know(small_config: Config, trained: Path, caplog):
+    """A new point gets the mean of its neighbours; the others keep their vectors at their new places."""
+    module, embeddings = fresh_module(small_config)
+    shape = module.network.shape
+    grown = replace(shape, op_ids=[0, *shape.op_ids])  # sorts before all others: every code moves by one
+    wider = DelayModule.create(
+        small_config.model, small_config.training, grown, torch.zeros(grown.n_points, grown.d_embedding)
+    )
+    neighbour = shape.op_ids[3]
+    edge = embeddings.edges.head(1).with_columns(op_a=pl.lit(0, pl.Int32), op_b=pl.lit(neighbour, pl.Int32))
+    with caplog.at_level("INFO"):
+        load_weights(wider, trained / BEST, edge)
+    learned = load_module(trained / BEST).network.point_vectors
+    assert torch.equal(wider.network.point_vectors[2:], learned[1:])
+    assert torch.allclose(wider.network.point_vectors[1, :32], learned[4, :32])
+    assert f"{len(shape.op_ids)} of {len(shape.op_ids) + 1} points were known" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "difference"),
+    [
+        (["model.use_inputs.train_type=false"], "model.use_inputs.train_type: True → False"),
+        (["data.snapshot.n_prev=4"], "data.snapshot.n_prev: 5 → 4"),
+        (
+            ["embeddings.node2vec.enabled=false", "embeddings.random.enabled=true"],
+            "embeddings: {'laplacian': 16, 'node2vec': 16, 'geographic': 3} → "
+            "{'laplacian': 16, 'geographic': 3, 'random': 16}",
+        ),
+    ],
+)
+def test_warm_start_with_other_inputs_is_refused_with_the_difference(
+    small_overrides: list[str], trained: Path, overrides: list[str], difference: str
+):
+    module, embeddings = fresh_module(load_config("local", [*small_overrides, *overrides]))
+    with pytest.raises(UserError) as refusal:
+        load_weights(module, trained / BEST, embeddings.edges)
+    assert difference in str(refusal.value)
+
+
+def test_not_a_checkpoint_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="is no checkpoint of this model"):
+        load_module(tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="does not exist; train the model first"):
+        load_module(tmp_path / "y.ckpt")
+
+
+def test_a_checkpoint_of_another_network_says_so(trained: Path, tmp_path: Path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    checkpoint["state_dict"] = {
+        name.replace("members.0.", ""): value for name, value in checkpoint["state_dict"].items()
+    }
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    with pytest.raises(UserError, match="is of another version of the network; train the model again"):
+        load_module(tmp_path / "older.ckpt")
+
+
+def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path: Path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "bomb": Bomb()}, tmp_path / "bomb.ckpt")
+    with pytest.raises(UserError, match="is no checkpoint of this model"):
+        load_module(tmp_path / "bomb.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hardware_that_is_not_there_is_refused_in_one_line(small_config: Config, tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    gpu = replace(small_config, training=replace(small_config.training, accelerator="gpu"))
+    with pytest.raises(UserError, match=r"training\.accelerator=gpu.*use auto"):
+        run(gpu, tmp_path)
+
+
+def test_a_training_that_diverges_says_so_in_one_line(small_config: Config, tmp_path: Path):
+    config = copy.deepcopy(small_config)
+    config.training.learning_rate = 1e30
+    config.training.scheduler.name = "constant"
+    with pytest.raises(UserError, match=r"diverged in epoch 1: \w+ is nan; lower training\.learning_rate") as caught:
+        run(config, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_one_batch_can_be_overfitted(small_overrides: list[str], tmp_path: Path):
+    """A network that cannot learn two snapshots by heart is wired wrong."""
+    overrides = [
+        *small_overrides,
+        "training.overfit_batches=1",
+        "training.batch_size=2",
+        "training.max_epochs=200",
+        "training.learning_rate=0.01",
+        "training.early_stopping.enabled=false",
+        "model.dropout=0",
+        "model.head_dropout=0",
+        "model.n_members=1",
+        "model.d_model=64",
+        "model.d_feedforward=128",
+    ]
+    result = run(load_config("local", overrides), tmp_path)
+    assert result.best_val_mae_s < 0.1 * result.val_translation_mae_s
+
+
+def test_early_stopping_stops(small_config: Config, tmp_path: Path):
+    impatient = replace(
+        small_config.training,
+        max_epochs=30,
+        learning_rate=1e-9,
+        early_stopping=replace(small_config.training.early_stopping, patience=2, min_delta_s=1.0),
+    )
+    assert run(replace(small_config, training=impatient), tmp_path).epochs == 3
+
+
+@pytest.mark.parametrize("name", ["mae", "huber", "mse"])
+def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
+    chosen = replace(small_config.training, max_epochs=1, loss=replace(small_config.training.loss, name=name))
+    assert run(replace(small_config, training=chosen), tmp_path).epochs == 1
+
+
+def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
+    split = split_of(small_config)
+    statistics = obtain_statistics(small_config, split)
+
+    def first_batch(epoch: int) -> torch.Tensor:
+        data = SnapshotDataModule(small_config, split, statistics)
+        data.setup("fit")
+        data.trainer = type("Trainer", (), {"current_epoch": epoch, "global_rank": 0, "world_size": 1})()
+        return data.train_dataloader().dataset[0]["instant"]
+
+    assert torch.equal(first_batch(3), first_batch(3))
+    assert not torch.equal(first_batch(3), first_batch(4))
+
+
+@pytest.mark.parametrize("overfit_batches", [0, 1])
+def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config, overfit_batches: int):
+    split = split_of(small_config)
+    settings = replace(small_config.training, overfit_batches=overfit_batches, vary_history=True)
+    data = SnapshotDataModule(replace(small_config, training=settings), split, obtain_statistics(small_config, split))
+    data.setup("fit")
+    before = data.builders["train"]
+    data.train_dataloader()
+    assert (data.builders["train"] is before) == bool(overfit_batches)
+
+
+def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    often = replace(small_config.training, max_epochs=1, log_every_s=0.001)
+    with caplog.at_level("INFO", logger="transformer.training"):
+        run(replace(small_config, training=often), tmp_path)
+    lines = [record.message for record in caplog.records]
+    assert any("epoch 1/1, step" in line and "snapshots/s" in line and "left" in line for line in lines)
+    assert any("epoch 1/1 done" in line and "skill" in line for line in lines)
+
+
+def test_resuming_with_another_configuration_lists_every_difference(
+    small_config: Config, trained: Path, tmp_path: Path
+):
+    changed = replace(
+        small_config,
+        training=replace(small_config.training, learning_rate=0.5, num_workers=1),
+        model=replace(small_config.model, dropout=0.3),
+    )
+    with pytest.raises(UserError) as refusal:
+        run(changed, tmp_path, resume=trained / LAST)
+    message = str(refusal.value)
+    assert "model.dropout: 0.25 → 0.3; training.learning_rate: 0.0015 → 0.5;" in message
+    assert "num_workers" not in message  # where it runs is free
+    assert not (tmp_path / CHECKPOINTS).exists()
+
+
+def test_resuming_with_another_configuration_when_allowed(small_config: Config, trained: Path, tmp_path: Path):
+    longer = replace(small_config.training, max_epochs=4, allow_changes_on_resume=True)
+    result = run(replace(small_config, training=longer), tmp_path, resume=trained / LAST)
+    assert result.epochs == 4
+
+
+def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
+    """Resumed where no best.ckpt lies, an epoch that is not better must not become the best."""
+    states = torch.load(trained / LAST, weights_only=True)["callbacks"]
+    moved = callbacks.FixedCheckpoint(tmp_path, BEST, callbacks.MONITORED)
+    state = states[moved.state_key]
+    moved.load_state_dict(state)
+    best = min(row["val_mae_s"] for row in read_history(trained / HISTORY))
+    assert float(moved.best_model_score) == pytest.approx(best)
+    assert moved.best_model_path == moved.kth_best_model_path == str(tmp_path / BEST)
+    assert list(moved.best_k_models) == [str(tmp_path / BEST)]

@@ -1,0 +1,125 @@
+"""A model against the champion, on the rows of one evaluation: figures for its report, and the gate's judgement."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.config import Config
+from transformer.data.dates import Split, format_dates
+from transformer.errors import UserError
+from transformer.evaluation.gate import CHAMPION, GateResult, compare
+from transformer.evaluation.outcome import DECLINE, PROMOTE
+from transformer.evaluation.report.html import Champion
+from transformer.prediction.rows import evaluation_rows
+from transformer.registry import versions
+from transformer.registry.package import content_of
+from transformer.registry.versions import Registered
+from transformer.tracking.run_log import RunLog
+from transformer.training.run_folder import TrainedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How a model did against the champion, and whether it becomes one itself."""
+
+    version: int = 0  # registered version of the model; 0 = it is none
+    instead_of: int = 0  # the champion's; 0 = there is none
+    champion: Champion | None = None  # for the report
+    gate: GateResult | None = None  # None = they were not compared
+    remark: str = ""  # why they were not, one line
+
+    @property
+    def decision(self) -> str:
+        """Of the gate; "" where the model is not registered or was not compared."""
+        if not (self.version and self.gate):
+            return ""
+        return PROMOTE if self.gate.promote else DECLINE
+
+    @property
+    def reason(self) -> str:
+        return self.gate.reason if self.gate else self.remark
+
+    @property
+    def verdict(self) -> str:
+        """One line for people; "" where there is nothing to say."""
+        if self.decision:
+            return f"Version {self.version}: {self.decision}. {self.reason}"
+        return f"Not compared with the champion: {self.remark}" if self.remark else ""
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        return self.gate.metrics(f"{prefix}/gate") if self.gate else {}
+
+
+def hold_contest(
+    run: RunLog, source: Path, trained: TrainedModel, rows: pl.DataFrame, days: Sequence[date], config: Config
+) -> Contest:
+    """Compare a run's model with the champion; with translation alone where there is no champion yet.
+
+    Args:
+        source: folder with the model's files.
+        rows: its evaluation rows on `days`.
+        config: today's, as far as it does not make the model.
+    """
+    if not run.run_id:
+        return Contest()
+    own = versions.version_of(run.config, run.run_id, content_of(source))
+    best = versions.champion(run.config)
+    version = own.version if own else 0
+    if best is None:
+        return _judged(Contest(version), rows, None, config) if own else Contest()
+    if best.version == version or (own is None and best.run_id == run.run_id):
+        return Contest(version)
+    contest = Contest(version, best.version)
+    if seen := _seen(trained.split, days):
+        return _not_compared(contest, f"{seen} trained or validated this model")
+    try:
+        theirs = _champion_rows(run.config, best, days)
+    except UserError as error:
+        return _not_compared(contest, str(error))
+    return _judged(contest, rows, theirs, config)
+
+
+def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl.DataFrame:
+    """The champion's evaluation rows.
+
+    Raises:
+        UserError: its files are damaged, or some of the dates trained it.
+    """
+    log.info("evaluation: predicting with the champion too, version %d of run %s", best.version, best.run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        champion = TrainedModel.load(RunLog(config, best.run_id).download_folder(best.folder, Path(temporary)))
+    if seen := _seen(champion.split, days):
+        raise UserError(f"{seen} trained or validated the champion, version {best.version}")
+    return evaluation_rows(champion, champion.located(config), days)
+
+
+def _judged(contest: Contest, rows: pl.DataFrame, theirs: pl.DataFrame | None, config: Config) -> Contest:
+    try:
+        gate = compare(rows, theirs, config.evaluation.gate)
+    except UserError as error:
+        return _not_compared(contest, str(error))
+    champion = None
+    if theirs is not None:
+        difference = gate.difference_s[CHAMPION]
+        interval = {"low_s": difference.low, "high_s": difference.high, "confidence": gate.confidence}
+        champion = Champion(f"the champion, version {contest.instead_of}", theirs, interval)
+    return Contest(contest.version, contest.instead_of, champion, gate)
+
+
+def _not_compared(contest: Contest, remark: str) -> Contest:
+    log.warning("not compared with the champion: %s", remark)
+    return Contest(contest.version, contest.instead_of, remark=remark)
+
+
+def _seen(split: Split, days: Sequence[date]) -> str:
+    """The dates among `days` that trained or validated a model."""
+    return ", ".join(format_dates(sorted({*split.train, *split.validation} & set(days))))

@@ -1,0 +1,271 @@
+"""Evaluating the model of a run on a window of service dates: what goes into that run, and what whoever asked is told.
+
+All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from transformer.config import Config
+from transformer.data.dates import Split, format_dates
+from transformer.data.events import data_fingerprint, read_op_nodes
+from transformer.data.fetch import fetch_dates, list_dates
+from transformer.data.freshness import check_freshness, newest_observation_in
+from transformer.errors import UserError
+from transformer.evaluation.comparison import hold_contest
+from transformer.evaluation.outcome import Outcome
+from transformer.evaluation.quality import DataQuality, examine
+from transformer.evaluation.report.html import write_html_report
+from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
+from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
+from transformer.evaluation.window import Scope, Window, window_name
+from transformer.files import content_hash, read_json, write_json
+from transformer.prediction.rows import evaluation_rows
+from transformer.text import duration
+from transformer.tracking.client import FINISHED
+from transformer.tracking.names import artifact_page
+from transformer.tracking.run_log import RunLog
+from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
+from transformer.training import callbacks, checkpoints
+from transformer.training.run_folder import TrainedModel, download_trained
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.html"  # beside figures and tables
+DRIFT = "drift/"  # and "test" or a window's name: tag that says what is not as on the training dates
+DEGRADED = "degraded/"  # and a window's name: tag that says what has become worse since the training
+GATE = "gate/"  # and "test" or a window's name: tag that says what the gate decided, and why
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What is asked of an evaluation."""
+
+    window: Window | None = None  # None = the test dates of the run's split
+    again: bool = False  # a window that has results is evaluated again
+    if_new: bool = False  # its results are kept, and told once more; without both it is refused
+    allow_training_dates: bool = False  # the window may hold dates that trained the model or chose its best epoch
+    id: str = ""  # under which the outcome is left in the run, see `outcome`
+    env: str = "local"  # environment and
+    overrides: Sequence[str] = ()  # overrides that the configuration was made of, for the report
+
+
+def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[str, Any]:
+    """Evaluate the run's best checkpoint, beside translation and the champion on the same rows, and log into that run.
+
+    The window of the last dates is refused where the data are older than `evaluation.freshness.max_age_s`.
+
+    Raises:
+        UserError: no such run or dates, dates that trained the model, data that are too old, or a window that has
+            results.
+    """
+    run = RunLog(config, run_id)
+    status = run.check()
+    folder = run_folder(config, run_id)
+    source = folder / "from_mlflow" if run_id else folder  # a local copy may be older, or another machine's
+    trained = download_trained(run, source) if run_id else TrainedModel.load(source)
+    given, config = config, trained.located(config)
+    now = datetime.now(UTC)
+    scope = _scope(request, trained.split, config, now)
+    newest = _newest_observation(config, now) if request.window and request.window.count is not None else None
+    if request.window is None and status != FINISHED:
+        run.begin()
+    if request.window is not None and (found := _earlier(run, folder, scope)) and not _asked_again(run, scope, request):
+        return _told_once_more(run, scope, request, found)
+    quality = examine(config, scope.days, trained.reference, now, newest)
+    began = time.monotonic()
+    rows = evaluation_rows(trained, config, scope.days)
+    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
+    contest = hold_contest(run, source, trained, rows, scope.days, config)
+    target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
+    result = write_evaluation(
+        rows,
+        op_nodes,
+        trained.embeddings.edges,
+        target,
+        prefix=scope.prefix,
+        timezone=config.data.timezone,
+        history=_training_history(run, source) if request.window is None else None,
+    )
+    degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
+    provenance = _provenance(run, given, scope, request, trained.split)
+    report = write_html_report(
+        target / REPORT,
+        rows,
+        op_nodes,
+        result.figures,
+        window=scope.days,
+        timezone=config.data.timezone,
+        provenance=provenance,
+        champion=contest.champion,
+        verdict=contest.verdict,
+        remarks=[degradation] if degradation else [],
+        quality=quality,
+    )
+    metrics = result.metrics | quality.metrics(scope.prefix) | contest.metrics(scope.prefix)
+    outcome = Outcome(
+        window=scope.name,
+        dates=format_dates(scope.days),
+        report=f"{scope.artifacts}/{REPORT}",
+        headline=headline(result.metrics, scope.prefix),
+        degradation=degradation,
+        version=contest.version,
+        decision=contest.decision,
+        reason=contest.reason,
+        instead_of=contest.instead_of,
+    )
+    run.metrics(metrics)
+    run.artifacts(target, scope.artifacts)
+    _tag(run, scope, request, outcome, quality)
+    output = _output(outcome, provenance.run_url) | {
+        "metrics": metrics,
+        "table": result.text,
+        "folder": str(target),
+        "dates": [day.isoformat() for day in scope.days],
+        "report": str(report),
+    }
+    log.info("results on %s\n%s", dates_text(scope.days), result.text)
+    if contest.gate:
+        log.info("gate: %s", contest.gate.text())
+    if degradation:
+        log.warning(degradation)
+    log.info("report: %s", output["report_url"] or report)
+    write_json(scope.result_file(folder), output)
+    return output
+
+
+def _scope(request: EvaluationRequest, split: Split, config: Config, now: datetime) -> Scope:
+    """The dates to evaluate on, with their event tables in the local folder."""
+    window = request.window
+    if window is None:
+        scope = Scope.of_test(split.test)
+    else:
+        days = window.dates(list_dates(config), now.astimezone(ZoneInfo(config.data.timezone)).date())
+        if not request.allow_training_dates:
+            days = _unseen(window, days, split)
+        scope = Scope.of_dates(days)
+    fetch_dates(config, scope.days)
+    return scope
+
+
+def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date, ...]:
+    """The dates that neither trained the model nor chose its best epoch: errors on those say little about others."""
+    seen = sorted({*split.train, *split.validation} & set(days))
+    left = tuple(day for day in days if day not in seen)
+    if seen and (window.count is None or not left):
+        raise UserError(
+            f"window {window_name(days)}: {', '.join(format_dates(seen))} trained or validated this model; "
+            "leave them out, or add --allow-training-dates"
+        )
+    if seen:
+        log.info("window: %s left out, they trained or validated this model", ", ".join(format_dates(seen)))
+    return left
+
+
+def _newest_observation(config: Config, now: datetime) -> datetime | None:
+    """When the newest observation of all was made; refused where it is older than the configuration allows."""
+    newest = newest_observation_in(config.data, now)
+    if limit := config.evaluation.freshness.max_age_s:
+        age = check_freshness(newest, now, timedelta(seconds=limit), config.data.timezone)
+        log.info("freshness: the newest observation is %s old", duration(age.total_seconds()))
+    return newest
+
+
+def _earlier(run: RunLog, folder: Path, scope: Scope) -> Outcome | None:
+    """What an evaluation on these very dates found before."""
+    if run.run_id:
+        found = Outcome.of_window(run, scope.name)
+    else:
+        file = scope.result_file(folder)
+        found = Outcome.read(read_json(file)["outcome"]) if file.is_file() else None
+    return found if found and found.dates == format_dates(scope.days) else None
+
+
+def _asked_again(run: RunLog, scope: Scope, request: EvaluationRequest) -> bool:
+    """Whether to evaluate a window that has results: asked to, or as the next try of the request that made them."""
+    mine = Outcome.of_request(run, request.id) if request.id else None
+    if request.again or (mine is not None and mine.window == scope.name):
+        return True
+    if request.if_new:
+        return False
+    raise UserError(f"window {scope.name} has been evaluated; add --again to do it again, or name other dates")
+
+
+def _told_once_more(run: RunLog, scope: Scope, request: EvaluationRequest, found: Outcome) -> dict[str, Any]:
+    """Leave what was found before to this request too; what the gate decided then is no decision of today."""
+    log.info("window %s has been evaluated before and there are no newer dates; kept: %s", scope.name, found.headline)
+    outcome = found.without_decision()
+    if request.id:
+        outcome.leave_to_request(run, request.id)
+    output = _output(outcome, run_url(run.config, run.run_id))
+    log.info("report: %s", output["report_url"])
+    return output
+
+
+def _training_history(run: RunLog, folder: Path) -> pl.DataFrame:
+    """A line per epoch of the training whose run folder, or copy of artifacts, this is."""
+    if run.run_id:
+        run.download(f"{checkpoints.CHECKPOINTS}/{checkpoints.HISTORY}", folder)
+    return pl.DataFrame(callbacks.read_history(folder / checkpoints.CHECKPOINTS / checkpoints.HISTORY))
+
+
+def _degradation(run: RunLog, scope: Scope, result: EvaluationResult, max_drop: float) -> str:
+    """What has become worse since the training, in one line; "" = nothing beyond the limit, or nothing to compare."""
+    then = run.metric("test/skill")
+    now = result.metrics.get(f"{scope.prefix}/skill")
+    if then is None or now is None or then - now <= max_drop:
+        return ""
+    return (
+        f"degraded: skill {now:+.1%} on {scope.name}, {then:+.1%} on the test dates of its training, a drop beyond "
+        f"evaluation.max_skill_drop={max_drop:g}"
+    )
+
+
+def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationRequest, split: Split) -> Provenance:
+    commit = git_commit()
+    named = scope.days if request.window is not None else None
+    return Provenance(
+        run_id=run.run_id,
+        env=request.env,
+        git_commit=commit,
+        data_fingerprint=content_hash(data_fingerprint(Path(given.data.local_folder), scope.days)),
+        configuration_hash=configuration_hash(given),
+        commands=reproducing_commands(
+            commit, request.env, request.overrides, run.run_id, named, request.allow_training_dates
+        ),
+        run_url=run_url(given, run.run_id),
+        more={
+            "trained with commit": run.tag("git_commit"),
+            "trained on": dates_text(split.train),
+            "validated on": dates_text(split.validation),
+        },
+    )
+
+
+def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
+    """Say what was found; that a window was evaluated comes last, when all of it is there."""
+    verdict = f"{outcome.decision or 'not judged'}: {outcome.reason}" if outcome.reason else ""
+    tags = {
+        DRIFT + scope.name: quality.drift.verdict if quality.drift else "",
+        DEGRADED + scope.name: outcome.degradation,
+        GATE + scope.name: verdict,
+    }
+    run.tags({name: value for name, value in tags.items() if value})
+    if request.id:
+        outcome.leave_to_request(run, request.id)
+    if request.window is not None:
+        outcome.leave_to_window(run)
+
+
+def _output(outcome: Outcome, run_page: str) -> dict[str, Any]:
+    return {"outcome": outcome.as_dict(), "report_url": artifact_page(run_page, outcome.report)}

@@ -1,0 +1,54 @@
+"""Where an evaluated model comes from, and how to evaluate it once more."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+from transformer.data.dates import format_dates
+from transformer.text import redact
+
+
+@dataclass(frozen=True)
+class Provenance:
+    run_id: str
+    env: str
+    git_commit: str
+    data_fingerprint: str  # of the evaluated dates
+    configuration_hash: str
+    commands: Sequence[str]  # shell lines, in order
+    run_url: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)  # label and value
+
+
+def dates_text(days: Sequence[date]) -> str:
+    """`2024-12-13 to 2024-12-19, 2024-12-21`."""
+    return ", ".join(format_dates(days)).replace("..", " to ")
+
+
+def reproducing_commands(
+    git_commit: str,
+    env: str,
+    overrides: Sequence[str],
+    run_id: str,
+    window: Sequence[date] | None,
+    allow_training_dates: bool = False,
+) -> list[str]:
+    """The shell lines that evaluate a model once more. Passwords in `overrides` are left out.
+
+    Args:
+        run_id: MLflow run that holds the model; "" = it lies in a local folder, so it is trained first.
+        window: service dates; None = the test dates of the run's split.
+    """
+    settings = ["--env", env]
+    for override in overrides:
+        settings += ["--set", redact(override)]
+    evaluate = ["evaluate-model", *settings, *(["--run-id", run_id] if run_id else [])]
+    if window is not None:
+        evaluate += ["--from", str(window[0]), "--to", str(window[-1]), "--again"]
+        evaluate += ["--allow-training-dates"] if allow_training_dates else []
+    stages = [evaluate] if run_id else [["train-model", *settings], evaluate]
+    checkout = [] if git_commit == "unknown" else [f"git checkout {git_commit}"]
+    return [*checkout, *(shlex.join(["python", "-m", "transformer", *stage]) for stage in stages)]

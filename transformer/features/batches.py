@@ -1,0 +1,81 @@
+"""Snapshots as batches of tensors: random instants to train on, the fixed grid to validate on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from transformer.config import DataConfig
+from transformer.data.event_table import Int64Array, LoadedTable
+from transformer.features.history import FEATURES, event_features
+from transformer.features.live_state import FloatArray, LiveState
+from transformer.features.snapshots import (
+    EventFeatures,
+    SnapshotBatch,
+    SnapshotBuilder,
+    utc_offset_s,
+)
+from transformer.features.statistics import Statistics
+
+Batch = dict[str, Tensor]
+
+
+def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
+    """The arrays of a snapshot batch as tensors without copying, and its calendar.
+
+    Adds `time_of_day` [B] in days (0…1) and `day_of_week` [B] (0 = Monday), both local.
+    """
+    local = batch.instant + utc_offset_s(batch.instant, timezone)
+    tensors = {name: torch.from_numpy(values) for name, values in vars(batch).items()}
+    tensors["time_of_day"] = torch.from_numpy((local % 86_400 / 86_400).astype(np.float32))
+    tensors["day_of_week"] = torch.from_numpy((local // 86_400 + 3) % 7)  # 1 January 1970 was a Thursday
+    return tensors
+
+
+def snapshot_builder(
+    loaded: LoadedTable,
+    statistics: Statistics,
+    data: DataConfig,
+    also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
+) -> SnapshotBuilder:
+    """What builds snapshots of a table with everything that a model reads; `also_without` as in `event_features`."""
+    features = event_features(loaded, statistics, data.statistics, also_without)
+    live = LiveState.of(loaded.table, *usual_values(features))
+    return SnapshotBuilder(loaded.table, data.snapshot, features, live)
+
+
+def usual_values(features: EventFeatures) -> tuple[FloatArray, FloatArray]:
+    """What is usual at each event [E], as `LiveState.of` takes it: the change so far, and the delay, seconds."""
+    change, delay = (features.values[:, FEATURES.index(name)] for name in ("change_middle_mean", "history_delay"))
+    return change, delay
+
+
+@dataclass(frozen=True)
+class SnapshotBatches(Dataset[Batch]):
+    """Item i is the batch of the i-th `batch_size` instants, built when asked for.
+
+    With several processes each builds its share of every batch: a step sees the same snapshots whatever their number.
+    """
+
+    builder: SnapshotBuilder
+    instants: Int64Array
+    batch_size: int
+    timezone: str
+    rank: int = 0
+    n_processes: int = 1
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.instants) / self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chosen = self.instants[index * self.batch_size : (index + 1) * self.batch_size]
+        return to_tensors(self.builder.build(chosen[self.rank :: self.n_processes]), self.timezone)

@@ -1,0 +1,276 @@
+"""Snapshots: the whole network at an instant, gathered from event columns without a loop over trains.
+
+Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features,
+L live features.
+
+Which trains are in the snapshot at instant t
+    in    from `lead_s` before the journey's first planned event,
+    out   once its last event is known; or when t is more than `end_grace_s` past its last planned event plus its last
+          known delay (the terminus is often never observed); or when t is more than `silence_s` past its next planned
+          event plus its last known delay (a train that went silent is not overdue for ever).
+Only events with `observed <= t` and the timetable are used; labels are the only thing taken from the future.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from transformer.config import GridConfig, SnapshotConfig
+from transformer.data.event_table import NEVER, EventTable, Int64Array
+from transformer.features.live_state import LIVE_FEATURES, BoolArray, FloatArray, LiveState, whole_rows
+
+
+@dataclass(frozen=True)
+class ActiveTrains:
+    """The trains of several snapshots, one after the other: N trains in all."""
+
+    snapshot: npt.NDArray[np.int64]  # [N] which instant, non-decreasing
+    journey: Int64Array  # [N]
+    last: Int64Array  # [N] index of the last known event, start - 1 when none is known
+    last_delay: Int64Array  # [N] seconds, 0 when none is known
+    translation: Int64Array  # [N] seconds: last known delay, raised to t - planned of an overdue next event
+
+
+@dataclass(frozen=True)
+class SnapshotBatch:
+    """Snapshots padded to the same number of trains. Times are seconds from the instant; padding is 0 or False."""
+
+    instant: Int64Array  # [B] seconds since the Unix epoch
+    train_mask: BoolArray  # [B, S]
+    journey: Int64Array  # [B, S] row of the event table's journeys
+    train_type: npt.NDArray[np.int64]  # [B, S]
+    departed: BoolArray  # [B, S] some event is known
+    last_delay: FloatArray  # [B, S]
+    translation: FloatArray  # [B, S]
+    past_mask: BoolArray  # [B, S, P] oldest first, the last known event at P - 1
+    past_delay: FloatArray  # [B, S, P]
+    past_observed: FloatArray  # [B, S, P] observed time - t, never positive
+    past_point: npt.NDArray[np.int64]  # [B, S, P]
+    past_type: npt.NDArray[np.int64]  # [B, S, P]
+    next_mask: BoolArray  # [B, S, F]
+    next_event: Int64Array  # [B, S, F] row of the event table
+    next_planned: FloatArray  # [B, S, F] planned time - t
+    next_point: npt.NDArray[np.int64]  # [B, S, F]
+    next_type: npt.NDArray[np.int64]  # [B, S, F]
+    next_features: FloatArray  # [B, S, F, K] event features, cumulative ones relative to the last known event
+    next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 where they are not wanted
+    label_mask: BoolArray  # [B, S, F] the event was observed in the end
+    label: FloatArray  # [B, S, F] observed delay
+
+
+@dataclass(frozen=True)
+class EventFeatures:
+    """Historical features per event of a table; the first `n_cumulative` columns are running sums along the journey."""
+
+    values: FloatArray  # [E, K]
+    n_cumulative: int
+
+    @classmethod
+    def none(cls, table: EventTable) -> EventFeatures:
+        return cls(np.zeros((table.n_events, 0), np.float32), 0)
+
+
+@dataclass(frozen=True)
+class SnapshotBuilder:
+    """Builds snapshots of one event table."""
+
+    table: EventTable
+    config: SnapshotConfig
+    features: EventFeatures
+    live: LiveState | None = None  # None = snapshots without live features
+
+    def active_trains(self, instants: Int64Array) -> ActiveTrains:
+        """The trains in the snapshot at each of `instants` [B] and what is known of them."""
+        table, config = self.table, self.config
+        wait = max(config.end_grace_s, config.silence_s)
+        # Journeys are sorted by their first planned event: those that can be running at t are one slice of them.
+        longest = int((table.last_possible - table.first_planned).max(initial=0)) + wait
+        low = np.searchsorted(table.first_planned, instants - longest, side="left")
+        high = np.searchsorted(table.first_planned, instants + config.lead_s, side="right")
+        snapshot, journey = _expand(low, high)
+        t = instants[snapshot]
+        running = table.last_possible[journey] + wait >= t
+        snapshot, journey, t = snapshot[running], journey[running], t[running]
+
+        last, last_delay, translation = self.known_delays(journey, t)
+        end = table.end[journey]
+        more = last + 1 < end
+        next_planned = table.planned[np.minimum(last + 1, end - 1)]
+        ended = t > table.planned[end - 1] + last_delay + config.end_grace_s
+        silent = t > next_planned + last_delay + config.silence_s
+        active = more & ~ended & ~silent
+        return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
+
+    def known_delays(self, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """What is known of each journey [N] at its instant [N], running or not.
+
+        Returns:
+            `last`, `last_delay` and `translation` [N], as in `ActiveTrains`; after its last event a journey's
+            translation is its last known delay.
+        """
+        table = self.table
+        last = table.passed(journeys, instants)
+        at = np.maximum(last, 0)
+        last_delay = np.where(last >= table.start[journeys], table.observed[at] - table.planned[at], 0)
+        end = table.end[journeys]
+        next_planned = table.planned[np.minimum(last + 1, end - 1)]
+        translation = np.where(last + 1 < end, np.maximum(last_delay, instants - next_planned), last_delay)
+        return last, last_delay, translation
+
+    def build(self, instants: Int64Array) -> SnapshotBatch:
+        """Snapshots at `instants` [B], padded to the fullest of them (at least one train wide)."""
+        table = self.table
+        trains = self.active_trains(instants)
+        n_snapshots = len(instants)
+        count = np.bincount(trains.snapshot, minlength=n_snapshots)
+        first = np.cumsum(count) - count
+        shape = (n_snapshots, max(int(count.max(initial=0)), 1))
+
+        def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+            padded: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
+            for of_snapshot, start, n_trains in zip(padded, first, count, strict=True):
+                of_snapshot[:n_trains] = values[start : start + n_trains]
+            return padded
+
+        t_N1 = instants[trains.snapshot][:, None]
+        past_N, past_mask = self._past(trains, t_N1)
+        past_delay = np.where(past_mask, table.observed[past_N] - table.planned[past_N], 0)
+        past_observed = np.where(past_mask, table.observed[past_N] - t_N1, 0)
+        next_N, next_mask = self._next(trains)
+        observed = table.observed[next_N]
+        label_mask = next_mask & (observed < NEVER)
+        planned = table.planned[next_N]
+
+        return SnapshotBatch(
+            instant=instants,
+            train_mask=pad(np.ones(len(trains.journey), np.bool_), np.bool_),
+            journey=pad(trains.journey, np.int64),
+            train_type=pad(table.train_type[trains.journey], np.int64),
+            departed=pad(trains.last >= table.start[trains.journey], np.bool_),
+            last_delay=pad(trains.last_delay, np.float32),
+            translation=pad(trains.translation, np.float32),
+            past_mask=pad(past_mask, np.bool_),
+            past_delay=pad(past_delay, np.float32),
+            past_observed=pad(past_observed, np.float32),
+            past_point=pad(table.point[past_N] * past_mask, np.int64),
+            past_type=pad(table.event_type[past_N] * past_mask, np.int64),
+            next_mask=pad(next_mask, np.bool_),
+            next_event=pad(next_N * next_mask, np.int64),
+            next_planned=pad(np.where(next_mask, planned - t_N1, 0), np.float32),
+            next_point=pad(table.point[next_N] * next_mask, np.int64),
+            next_type=pad(table.event_type[next_N] * next_mask, np.int64),
+            next_features=pad(self._next_features(trains, next_N, next_mask), np.float32),
+            next_live=pad(self._next_live(trains, next_N, next_mask, instants), np.float32),
+            label_mask=pad(label_mask, np.bool_),
+            label=pad(np.where(label_mask, observed - planned, 0), np.float32),
+        )
+
+    def _past(self, trains: ActiveTrains, t_N1: Int64Array) -> tuple[Int64Array, BoolArray]:
+        """The last P events [N, P] of each train that were observed in order, and which of them exist."""
+        table = self.table
+        start = table.start[trains.journey]
+        departed = trains.last >= start
+        newest = np.where(departed, table.known_rank[np.maximum(trains.last, 0)] - 1, -1)
+        rank = newest[:, None] + np.arange(1 - self.config.n_prev, 1)
+        event = table.known[np.clip(rank, 0, max(len(table.known) - 1, 0))] if len(table.known) else np.zeros_like(rank)
+        mask = departed[:, None] & (rank >= 0) & (event >= start[:, None]) & (table.observed[event] <= t_N1)
+        return event, mask
+
+    def _next(self, trains: ActiveTrains) -> tuple[Int64Array, BoolArray]:
+        """The F events [N, F] after the last known one of each train, and which of them exist."""
+        event = trains.last[:, None] + np.arange(1, self.config.n_foll + 1)
+        mask = event < self.table.end[trains.journey][:, None]
+        return np.where(mask, event, 0), mask
+
+    def _next_features(self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray) -> FloatArray:
+        known, n = self.features.values, self.features.n_cumulative
+        if known.shape[1] == 0:
+            return np.zeros((*next_mask.shape, 0), np.float32)
+        values = np.take(known, next_N.ravel(), axis=0)
+        departed = trains.last >= self.table.start[trains.journey]
+        base = np.zeros((len(next_N), known.shape[1]), np.float32)
+        base[:, :n] = known[np.maximum(trains.last, 0), :n] * departed[:, None]
+        # All events of a train in one row: rows of ten numbers cost four times as much.
+        rows = values.reshape(len(base), next_N.shape[1] * known.shape[1])
+        rows -= np.tile(base, (1, next_N.shape[1]))
+        whole_rows(values)[np.flatnonzero(~next_mask)] = whole_rows(np.zeros_like(values[:1]))
+        return values.reshape(*next_mask.shape, known.shape[1])
+
+    def _next_live(
+        self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
+    ) -> FloatArray:
+        if self.live is None:
+            return np.zeros((*next_mask.shape, 0), np.float32)
+        cells = np.flatnonzero(next_mask)
+        live = np.zeros((next_mask.size, len(LIVE_FEATURES)), np.float32)
+        around = self.live.around(
+            np.take(next_N, cells),
+            cells // next_mask.shape[1],
+            trains.translation.astype(np.float32),
+            trains.snapshot,
+            instants[trains.snapshot],
+        )
+        whole_rows(live)[cells] = whole_rows(around)
+        return live.reshape(*next_mask.shape, len(LIVE_FEATURES))
+
+
+def grid_instants(days: tuple[date, ...], grid: GridConfig, timezone: str) -> Int64Array:
+    """The fixed instants of `days`: every `step_s` from `start` to `end` (both included), local wall-clock time."""
+    zone = ZoneInfo(timezone)
+    start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
+    instants: list[int] = []
+    for day in days:
+        first = int(datetime.combine(day, start, zone).timestamp())
+        last = int(datetime.combine(day, end, zone).timestamp())
+        instants.extend(range(first, last + 1, grid.step_s))
+    return np.array(instants, np.int64)
+
+
+def random_instants(
+    days: tuple[date, ...], count: int, grid: GridConfig, timezone: str, generator: np.random.Generator
+) -> Int64Array:
+    """`count` instants drawn evenly over the grid's hours of `days`, to the second, in random order.
+
+    Each draw of `len(days)` instants visits every date once, so that short epochs see all dates alike.
+    """
+    zone = ZoneInfo(timezone)
+    start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
+    spans = np.array(
+        [[datetime.combine(day, start, zone).timestamp(), datetime.combine(day, end, zone).timestamp()] for day in days]
+    )
+    rounds = -(-count // len(days))
+    which = np.concatenate([generator.permutation(len(days)) for _ in range(rounds)])[:count]
+    low, high = spans[which, 0], spans[which, 1]
+    return np.asarray(low + generator.random(count) * (high - low + 1), np.int64)
+
+
+def utc_offset_s(instants: Int64Array, timezone: str) -> Int64Array:
+    """Seconds to add to each instant to read it as local wall-clock time."""
+    zone = ZoneInfo(timezone)
+    offsets = [(datetime.fromtimestamp(int(t), zone).utcoffset() or timedelta()).total_seconds() for t in instants]
+    return np.array(offsets, np.int64)
+
+
+def _expand(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> tuple[Int64Array, Int64Array]:
+    """Ranges `low[i]:high[i]` one after the other: which range each number comes from, and the numbers."""
+    length = np.maximum(high - low, 0)
+    owner = np.repeat(np.arange(len(length)), length)
+    first = np.cumsum(length) - length
+    return owner, np.arange(len(owner)) - first[owner] + low[owner]
+
+
+__all__ = [
+    "ActiveTrains",
+    "EventFeatures",
+    "SnapshotBatch",
+    "SnapshotBuilder",
+    "grid_instants",
+    "random_instants",
+    "utc_offset_s",
+]

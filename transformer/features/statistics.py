@@ -1,0 +1,388 @@
+"""Statistics of the training dates: what normalises the inputs, and what usually happens on a section or to a train.
+
+Everything is kept as sums and histograms, which merge by addition, in a few *folds* of service dates. Features of a
+training date leave its own fold out, so that no training example has seen its own outcome; other dates use all folds.
+
+A *section* is a step between consecutive events of a journey: from one (point, event type) to the next, per train type.
+Its *delay change* is the observed delay at its end minus that at its start. The first event of a journey has a section
+of its own, from point 0, whose change is the delay itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from transformer.config import DataConfig, StatisticsConfig, to_dict
+from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, Vocabulary, build_event_table
+from transformer.data.events import UNKNOWN_TRAIN_TYPE, data_fingerprint, read_events, read_journeys, read_op_nodes
+from transformer.errors import UserError
+from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.files import UNREADABLE, atomic_folder, content_hash, read_json, write_json, write_parquet
+
+log = logging.getLogger(__name__)
+
+VERSION = 2  # raise when the content below changes meaning
+FOLDS = 10  # at most; with fewer training dates each date is a fold of its own
+SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
+SECTION_PARENT = ["from_type", "to_type", "train_type"]  # what a section without observations is like
+HISTORY = ["train_number", "op_id", "event_type"]
+HISTORY_PARENT = ["op_id", "event_type", "train_type"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum and sum of squares of a quantity: mean and deviation that merge by addition."""
+
+    n: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n if self.n else 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation; 1 where nothing varies, so that it can divide."""
+        variance = self.squares / self.n - self.mean**2 if self.n else 0.0
+        return float(np.sqrt(variance)) if variance > 1e-12 else 1.0
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any]) -> Moments:
+        values = np.asarray(values, np.float64)
+        return cls(float(values.size), float(values.sum()), float(np.square(values).sum()))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a set of training dates."""
+
+    vocabulary: Vocabulary
+    fold_of: Mapping[date, int]
+    inputs: Mapping[str, Moments]  # seconds or counts, per input quantity
+    hour_of_day: tuple[int, ...]  # planned events per UTC hour, 24 of them
+    day_of_week: tuple[int, ...]  # planned events per weekday, Monday first
+    sections: pl.DataFrame  # fold, *SECTION, n, change, change_squares, running, running_squares, planned
+    histograms: pl.DataFrame  # fold, *SECTION, quantity (change | running), bin, n
+    history: pl.DataFrame  # fold, *HISTORY, train_type, n, delay, delay_squares
+    histogram_step_s: int
+    resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Statistics of the dates of both. The vocabularies must be the same."""
+        return Statistics.merged([self, other])
+
+    @classmethod
+    def merged(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Statistics of the dates of all parts. The vocabularies must be the same."""
+        first = parts[0]
+        fold_of = {day: fold for part in parts for day, fold in part.fold_of.items()}
+        if len(fold_of) < sum(len(part.fold_of) for part in parts):
+            raise ValueError("the same service date is in both statistics")
+        return cls(
+            vocabulary=first.vocabulary,
+            fold_of=fold_of,
+            inputs={name: sum((part.inputs[name] for part in parts), Moments()) for name in first.inputs},
+            hour_of_day=tuple(map(sum, zip(*(part.hour_of_day for part in parts), strict=True))),
+            day_of_week=tuple(map(sum, zip(*(part.day_of_week for part in parts), strict=True))),
+            sections=_merge([part.sections for part in parts], ["fold", *SECTION]),
+            histograms=_merge([part.histograms for part in parts], ["fold", *SECTION, "quantity", "bin"]),
+            history=_merge([part.history for part in parts], ["fold", *HISTORY, "train_type"]),
+            histogram_step_s=first.histogram_step_s,
+            resolution_s=math.gcd(*(part.resolution_s for part in parts)),
+        )
+
+    @property
+    def _rows(self) -> int:
+        return self.sections.height + self.histograms.height + self.history.height
+
+    def summary(self) -> dict[str, float]:
+        """The few numbers a person reads first."""
+        return {
+            "service_dates": len(self.fold_of),
+            "points": len(self.vocabulary.op_ids),
+            "train_types": len(self.vocabulary.train_types),
+            "sections": self.sections.select(pl.struct(SECTION).n_unique()).item(),
+            "train_numbers": self.history["train_number"].n_unique(),
+            "delay_mean_s": self.inputs["delay"].mean,
+            "delay_deviation_s": self.inputs["delay"].std,
+            "running_trains_mean": self.inputs["running_trains"].mean,
+            "resolution_s": self.resolution_s,
+        }
+
+    def section_table(self, without: Collection[int] = ()) -> pl.DataFrame:
+        """Per section and train type: n, mean, deviation and middle mean of delay change and running time, seconds.
+
+        The middle mean is the mean of the values between the quartiles, from the histogram.
+        """
+        sums = without_folds(self.sections, without).group_by(SECTION).agg(pl.exclude("fold").sum())
+        table = sums.select(
+            *SECTION,
+            "n",
+            (pl.col("planned") / pl.col("n")).alias("planned_mean"),
+            *mean_and_deviation("change"),
+            *mean_and_deviation("running"),
+        )
+        histograms = without_folds(self.histograms, without)
+        for quantity in ("change", "running"):
+            middle = _middle_mean(histograms.filter(pl.col("quantity") == quantity), SECTION, self.histogram_step_s)
+            table = table.join(middle.rename({"middle_mean": f"{quantity}_middle_mean"}), on=SECTION, how="left")
+        return table
+
+
+def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
+    """Statistics of the training dates `days`, the events of one date in memory at a time."""
+    folder = Path(data.local_folder)
+    journeys = read_journeys(folder, days, data.timezone)
+    journeys_of = journeys.partition_by("service_date", as_dict=True)
+    op_nodes = read_op_nodes(folder)
+    vocabulary = build_vocabulary(data, days)
+    fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
+    parts: list[Statistics] = []
+    for day in sorted(days):
+        events, _ = read_events(folder, day, data.timezone, data.validation, op_nodes["op_id"])
+        of_day = journeys_of.get((day,), journeys.clear())
+        parts.append(day_statistics(events, of_day, day, fold_of[day], vocabulary, data))
+        # Merging sorts whole tables: not every day, but once the days since weigh as much as all before them.
+        if sum(part._rows for part in parts[1:]) >= parts[0]._rows:
+            parts = [Statistics.merged(parts)]
+        log.info("statistics: %s done (%s events)", day, f"{events.height:,}")
+    if not parts:
+        raise UserError("data.split.train is empty; statistics need at least one training date")
+    return Statistics.merged(parts)
+
+
+def build_vocabulary(data: DataConfig, days: Sequence[date]) -> Vocabulary:
+    """Every point of the points table and of the timetable of `days`, and the train types of `days`."""
+    folder = Path(data.local_folder)
+    op_nodes = read_op_nodes(folder)
+    points = set(op_nodes["op_id"].to_list())
+    for day in days:
+        points.update(read_events(folder, day, data.timezone, data.validation)[0]["op_id"].unique().to_list())
+    types = read_journeys(folder, days, data.timezone)["train_type"].unique().to_list()
+    named = sorted(name for name in types if name != UNKNOWN_TRAIN_TYPE)
+    if len(named) > MAX_TRAIN_TYPES:
+        raise UserError(
+            f"{len(named)} train types on the training dates, at most {MAX_TRAIN_TYPES} can be told apart; "
+            "write broader ones into journeys.parquet, such as regional and long_distance"
+        )
+    return Vocabulary(np.array(sorted(points), np.int32), tuple(named))
+
+
+def day_statistics(
+    events: pl.DataFrame, journeys: pl.DataFrame, day: date, fold: int, vocabulary: Vocabulary, data: DataConfig
+) -> Statistics:
+    """Statistics of one service date's validated events."""
+    config = data.statistics
+    steps = section_steps(
+        events.join(
+            journeys.select("train_id", "service_date", "train_number", "train_type"),
+            on=["train_id", "service_date"],
+            how="left",
+        ).with_columns(
+            pl.col("train_number").fill_null(pl.col("train_id")), pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE)
+        )
+    ).with_columns(pl.lit(fold, pl.Int32).alias("fold"))
+    changed = steps.filter(pl.col("change").is_not_null())
+    observed = steps.filter(pl.col("delay").is_not_null())
+    sections = changed.group_by("fold", *SECTION).agg(
+        pl.len().cast(pl.Int64).alias("n"),
+        pl.col("change").sum(),
+        pl.col("change").pow(2).sum().alias("change_squares"),
+        pl.col("running").sum(),
+        pl.col("running").pow(2).sum().alias("running_squares"),
+        pl.col("planned").sum(),
+    )
+    histograms = pl.concat(
+        [
+            _histogram(changed, quantity, config).with_columns(pl.lit(quantity).alias("quantity"))
+            for quantity in ("change", "running")
+        ]
+    ).select("fold", *SECTION, "quantity", "bin", "n")
+    history = observed.group_by("fold", *HISTORY, "train_type").agg(
+        pl.len().cast(pl.Int64).alias("n"),
+        pl.col("delay").sum(),
+        pl.col("delay").pow(2).sum().alias("delay_squares"),
+    )
+    table = build_event_table(events, journeys, vocabulary)
+    return Statistics(
+        vocabulary=vocabulary,
+        fold_of={day: fold},
+        inputs=_input_moments(table, steps, vocabulary, day, data),
+        hour_of_day=tuple(np.bincount(steps["hour"].to_numpy(), minlength=24).tolist()),
+        day_of_week=tuple(steps.height if weekday == day.weekday() else 0 for weekday in range(7)),
+        sections=_merge([sections], ["fold", *SECTION]),
+        histograms=_merge([histograms], ["fold", *SECTION, "quantity", "bin"]),
+        history=_merge([history], ["fold", *HISTORY, "train_type"]),
+        histogram_step_s=config.histogram_step_s,
+        resolution_s=int(np.gcd.reduce(observed["delay"].to_numpy().astype(np.int64))),
+    )
+
+
+def section_steps(events: pl.DataFrame) -> pl.DataFrame:
+    """One row per event: the section that leads to it, and what happened on it, in seconds (null = not observed).
+
+    `events` holds EVENT_SCHEMA columns, `train_number` and `train_type`; the result keeps its order.
+    """
+    journey = ["train_id", "service_date"]
+
+    def before(column: str) -> pl.Expr:
+        return pl.col(column).shift(1).over(journey)
+
+    delay = pl.col("delay_sec").cast(pl.Float64)
+    first = before("planned_ts").is_null()
+    return events.with_columns(
+        before("op_id").fill_null(0).alias("from_op"),
+        before("event_type").fill_null("").alias("from_type"),
+        pl.col("op_id").alias("to_op"),
+        pl.col("event_type").alias("to_type"),
+        delay.alias("delay"),
+        pl.when(first).then(delay).otherwise(delay - before("delay_sec")).alias("change"),
+        pl.when(first)
+        .then(pl.lit(0.0))
+        .otherwise((pl.col("planned_ts") - before("planned_ts")).dt.total_seconds().cast(pl.Float64))
+        .alias("planned"),
+        pl.col("planned_ts").dt.hour().cast(pl.Int64).alias("hour"),
+    ).with_columns((pl.col("planned") + pl.col("change")).alias("running"))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+_TABLES = ("sections", "histograms", "history")
+
+
+def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
+    """The content hash statistics of `days` live under: the data files and the configuration that makes them."""
+    relevant = {
+        "version": VERSION,
+        "validation": to_dict(data.validation),
+        "snapshot": to_dict(data.snapshot),
+        "grid": to_dict(data.grid),
+        "timezone": data.timezone,
+        "histogram": [data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
+    }
+    return content_hash(data_fingerprint(Path(data.local_folder), days), relevant)
+
+
+def save_statistics(statistics: Statistics, folder: Path, replace: bool = False) -> None:
+    """Write `sections`, `histograms` and `history` as Parquet and the rest as JSON; all or nothing."""
+    with atomic_folder(folder, replace) as temporary:
+        for name in _TABLES:
+            write_parquet(temporary / f"{name}.parquet", getattr(statistics, name))
+        write_json(
+            temporary / "inputs.json",
+            {
+                "version": VERSION,
+                "op_ids": statistics.vocabulary.op_ids.tolist(),
+                "train_types": list(statistics.vocabulary.train_types),
+                "fold_of": {day.isoformat(): fold for day, fold in statistics.fold_of.items()},
+                "inputs": {name: [m.n, m.total, m.squares] for name, m in statistics.inputs.items()},
+                "hour_of_day": list(statistics.hour_of_day),
+                "day_of_week": list(statistics.day_of_week),
+                "histogram_step_s": statistics.histogram_step_s,
+                "resolution_s": statistics.resolution_s,
+                "summary": statistics.summary(),
+            },
+        )
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """Read what `save_statistics` wrote.
+
+    Raises:
+        UserError: missing or damaged files, or statistics of another version.
+    """
+    content = read_json(folder / "inputs.json")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{folder}: statistics of version {content.get('version')}, this code reads {VERSION}; recompute"
+        )
+    try:
+        tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in _TABLES}
+    except (OSError, *UNREADABLE) as error:
+        raise UserError(f"{folder}: damaged statistics ({error}); remove the folder and run the stage again") from None
+    return Statistics(
+        vocabulary=Vocabulary(np.array(content["op_ids"], np.int32), tuple(content["train_types"])),
+        fold_of={date.fromisoformat(day): fold for day, fold in content["fold_of"].items()},
+        inputs={name: Moments(*values) for name, values in content["inputs"].items()},
+        hour_of_day=tuple(content["hour_of_day"]),
+        day_of_week=tuple(content["day_of_week"]),
+        histogram_step_s=content["histogram_step_s"],
+        resolution_s=content["resolution_s"],
+        **tables,
+    )
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+def _input_moments(
+    table: EventTable, steps: pl.DataFrame, vocabulary: Vocabulary, day: date, data: DataConfig
+) -> dict[str, Moments]:
+    """Moments of the input quantities of one date; trains are counted at the instants of the evaluation grid."""
+    builder = SnapshotBuilder(table, data.snapshot, EventFeatures.none(table))
+    instants = grid_instants((day,), data.grid, data.timezone)
+    trains = builder.active_trains(instants)
+    n_types = len(vocabulary.train_types) + 1
+    count = np.bincount(
+        trains.snapshot * n_types + table.train_type[trains.journey], minlength=len(instants) * n_types
+    ).reshape(len(instants), n_types)
+    moments = {
+        "delay": Moments.of(steps["delay"].drop_nulls().to_numpy()),
+        "change": Moments.of(steps["change"].drop_nulls().to_numpy()),
+        "planned": Moments.of(steps["planned"].to_numpy()),
+        "running_trains": Moments.of(count.sum(1)),
+        "running_trains/unknown": Moments.of(count[:, 0]),
+    }
+    for index, name in enumerate(vocabulary.train_types, start=1):
+        moments[f"running_trains/{name}"] = Moments.of(count[:, index])
+    return moments
+
+
+def _histogram(steps: pl.DataFrame, quantity: str, config: StatisticsConfig) -> pl.DataFrame:
+    step, limit = config.histogram_step_s, config.histogram_limit_s
+    if quantity == "running":  # a running time is positive and long ones matter
+        low, high = 0, 4 * limit
+    else:
+        low, high = -limit, limit
+    width = pl.col(quantity).clip(low, high) / step
+    return steps.group_by("fold", *SECTION, (width + 0.5).floor().cast(pl.Int32).alias("bin")).agg(
+        pl.len().cast(pl.Int64).alias("n")
+    )
+
+
+def _middle_mean(histogram: pl.DataFrame, keys: list[str], step_s: int) -> pl.DataFrame:
+    """Mean of the values between the quartiles of each histogram (the interquartile mean): `keys`, `middle_mean`."""
+    bins = histogram.group_by(*keys, "bin").agg(pl.col("n").sum()).sort(*keys, "bin")
+    total = pl.col("n").sum().over(keys)
+    upper = pl.col("n").cum_sum().over(keys)
+    inside = (pl.min_horizontal(upper, 0.75 * total) - pl.max_horizontal(upper - pl.col("n"), 0.25 * total)).clip(0)
+    return (
+        bins.with_columns(inside.alias("inside"))
+        .group_by(keys)
+        .agg(((pl.col("bin") * pl.col("inside")).sum() / pl.col("inside").sum() * step_s).alias("middle_mean"))
+    )
+
+
+def mean_and_deviation(quantity: str) -> list[pl.Expr]:
+    mean = pl.col(quantity) / pl.col("n")
+    variance = (pl.col(f"{quantity}_squares") / pl.col("n") - mean.pow(2)).clip(0)
+    return [mean.alias(f"{quantity}_mean"), variance.sqrt().alias(f"{quantity}_deviation")]
+
+
+def without_folds(frame: pl.DataFrame, folds: Collection[int]) -> pl.DataFrame:
+    return frame.filter(~pl.col("fold").is_in(list(folds))) if folds else frame
+
+
+def _merge(frames: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
+    """Add up sums of the same key, in a fixed order so that merging in any order gives the same table."""
+    return pl.concat(frames).group_by(keys).agg(pl.exclude(keys).sum()).sort(keys)

@@ -1,0 +1,159 @@
+"""Predictions of a trained model as rows: of whole dates beside what was observed, or of one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Self
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+
+from transformer.config import Config
+from transformer.data.event_table import Int64Array, LoadedTable, in_table_order
+from transformer.data.events import read_days, read_journeys, read_op_nodes
+from transformer.data.tables import TIMESTAMP
+from transformer.errors import UserError
+from transformer.features.batches import snapshot_builder
+from transformer.features.graph import edge_counts
+from transformer.features.snapshots import SnapshotBuilder
+from transformer.files import write_json, write_parquet, write_text
+from transformer.model.module import DelayModule
+from transformer.prediction.columns import intervals_of, prediction_columns
+from transformer.prediction.rows import next_event_rows
+from transformer.training.run_folder import TrainedModel
+
+
+# --- one instant -----------------------------------------------------------------------------------------------------
+def parse_instant(text: str, timezone: str) -> datetime:
+    """An ISO 8601 time, in UTC; without an offset it is read in `timezone`, the first where the clock repeats an hour.
+
+    Raises:
+        UserError: no time, or one that daylight saving skips.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        if not 1970 < found.year < 2200:  # a mistake, and near the ends of what can be computed with
+            raise ValueError
+    except ValueError:
+        raise UserError(f"--at {text!r} is not a time; write 2024-12-21T08:00+01:00, or without the offset") from None
+    zone = ZoneInfo(timezone)
+    instant = (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    if not found.tzinfo and instant.astimezone(zone).replace(tzinfo=None) != found:
+        raise UserError(f"--at {text!r} does not exist in {timezone}: the clock skips that hour; give an offset")
+    return instant
+
+
+def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
+    """Service dates whose trains may run at `instant`: its own, the one before, and the next just before midnight."""
+    zone = ZoneInfo(config.data.timezone)
+    today = instant.astimezone(zone).date()
+    soon = (instant + timedelta(seconds=config.data.snapshot.lead_s)).astimezone(zone).date()
+    return tuple(sorted({today - timedelta(days=1), today, soon}))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known at an instant, and the model for the timetable around it: all that a prediction reads."""
+
+    trained: TrainedModel
+    config: Config
+    instants: Int64Array  # [1] seconds since the Unix epoch
+    events: pl.DataFrame  # in the order of the table, without what was observed later
+    loaded: LoadedTable
+    module: DelayModule
+    builder: SnapshotBuilder
+
+    @classmethod
+    def of(cls, trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> Self:
+        """Read it; arguments and errors of `predictions_at`."""
+        data, second = config.data, int(instant.timestamp())
+        now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
+        events, _ = read_days(data, days, quiet=True)
+        # What was observed later is struck out before anything is computed.
+        events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
+        journeys = read_journeys(Path(data.local_folder), days, data.timezone)
+        loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
+        return cls(
+            trained=trained,
+            config=config,
+            instants=np.array([second]),
+            events=in_table_order(events),
+            loaded=loaded,
+            module=trained.module_for(edge_counts(events)),
+            builder=snapshot_builder(loaded, trained.statistics, data),
+        )
+
+    def predictions(self) -> pl.DataFrame:
+        """Predictions for every train; `prediction_columns`, and `journey` and `event`, the rows of the table."""
+        rows = next_event_rows(self.trained, self.module, self.builder, self.loaded, self.instants)
+        names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
+        planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
+        levels = self.module.network.levels
+        ends = {name: pl.col(column) for interval in intervals_of(levels) for name, column in interval.columns.items()}
+        whole = pl.col("predicted_delay_s", "translation_delay_s", "last_delay_s", *ends).round().cast(pl.Int32)
+        return (
+            rows.with_columns(self.events["op_id"].gather(rows["event"]))  # points the model does not know too
+            .join(names, on="op_id", how="left", maintain_order="left")
+            .with_columns(**ends)
+            .with_columns(whole)
+            .with_columns(
+                planned,
+                (planned + pl.duration(seconds="predicted_delay_s")).alias("predicted_ts"),
+                pl.when("departed").then("last_delay_s"),
+            )
+            .sort("service_date", "train_id", "rank")
+            .select(*prediction_columns(levels), "journey", "event")
+        )
+
+
+def predictions_at(trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> pl.DataFrame:
+    """Predictions for every train in the snapshot at `instant`, from what was known then.
+
+    Columns: `prediction_columns` of the model's levels.
+
+    Args:
+        config: `trained.located(…)`.
+        days: those of `dates_around` that have data in `data.local_folder`.
+
+    Raises:
+        UserError: unreadable or invalid data.
+    """
+    return Moment.of(trained, config, instant, days).predictions().drop("journey", "event")
+
+
+def writer(path: Path) -> Callable[[Path, pl.DataFrame], None]:
+    """What writes predictions to such a path, in the format of its suffix, whole or not at all.
+
+    Raises:
+        UserError: unknown suffix.
+    """
+    if path.suffix not in _WRITERS:
+        raise UserError(f"--out {path}: unknown suffix {path.suffix!r}; end it in {', '.join(_WRITERS)}")
+    return _WRITERS[path.suffix]
+
+
+def _write_csv(path: Path, predictions: pl.DataFrame) -> None:
+    write_text(path, _as_text(predictions).write_csv())
+
+
+def _write_json(path: Path, predictions: pl.DataFrame) -> None:
+    write_json(path, _as_text(predictions).to_dicts())
+
+
+def _as_text(predictions: pl.DataFrame) -> pl.DataFrame:
+    """Times in ISO 8601 with their offset, as in 2024-12-21T08:03:00+01:00."""
+    return predictions.with_columns(
+        pl.col("planned_ts", "predicted_ts").dt.to_string("%Y-%m-%dT%H:%M:%S%:z"),
+        pl.col("service_date").dt.to_string("%Y-%m-%d"),
+    )
+
+
+_WRITERS: dict[str, Callable[[Path, pl.DataFrame], None]] = {
+    ".parquet": write_parquet,
+    ".csv": _write_csv,
+    ".json": _write_json,
+}

@@ -1,0 +1,114 @@
+"""Predictions of whole service dates as rows, with the observed delay in each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from transformer.config import Config
+from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary, load_event_table
+from transformer.data.tables import EVENT_TYPES, TIMESTAMP
+from transformer.features.batches import SnapshotBatches, snapshot_builder
+from transformer.features.cache import timetable_edges
+from transformer.features.snapshots import SnapshotBuilder, grid_instants
+from transformer.model.module import DelayModule
+from transformer.prediction.columns import quantile_column
+from transformer.training.run_folder import TrainedModel
+
+BATCH_SIZE = 16  # snapshots; does not change a prediction
+
+
+# --- whole dates -----------------------------------------------------------------------------------------------------
+def evaluation_rows(trained: TrainedModel, config: Config, days: Sequence[date]) -> pl.DataFrame:
+    """Predictions for the grid instants of `days` beside what was observed.
+
+    Columns: see `labelled_rows`.
+
+    Args:
+        config: `trained.located(…)`.
+        days: service dates whose event tables are in `data.local_folder`; the training dates need not be there.
+
+    Raises:
+        UserError: unreadable or invalid data.
+    """
+    data, vocabulary = config.data, trained.statistics.vocabulary
+    loaded = load_event_table(data, days, vocabulary, Path(config.paths.cache))
+    builder = snapshot_builder(loaded, trained.statistics, config.data)
+    module = trained.module_for(timetable_edges(config, days))
+    instants = grid_instants(tuple(days), data.grid, data.timezone)
+    return labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
+
+
+def labelled_rows(
+    module: DelayModule,
+    loaded: LoadedTable,
+    builder: SnapshotBuilder,
+    vocabulary: Vocabulary,
+    instants: Int64Array,
+    timezone: str,
+) -> pl.DataFrame:
+    """Predictions beside what was observed, for every next event that was observed in the end.
+
+    Columns: see `evaluation.metrics.ROW_SCHEMA`, and `evaluation.quantiles` for those of the quantiles.
+    Sorted by instant, then by train and rank.
+    """
+    batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
+    rows = pl.concat(list(_rows(module, loaded, batches, vocabulary, "label_mask")))
+    return rows.drop("journey", "event")
+
+
+def next_event_rows(
+    trained: TrainedModel, module: DelayModule, builder: SnapshotBuilder, loaded: LoadedTable, instants: Int64Array
+) -> pl.DataFrame:
+    """Predictions for every next event, observed in the end or not.
+
+    Columns: those of `labelled_rows` but the observed delay; `journey` and `event`, the rows of the table.
+    """
+    batches = SnapshotBatches(builder, instants, BATCH_SIZE, trained.config.data.timezone)
+    rows = pl.concat(list(_rows(module, loaded, batches, trained.statistics.vocabulary, "next_mask")))
+    return rows.drop("observed_delay_s")
+
+
+def _rows(
+    module: DelayModule, loaded: LoadedTable, batches: SnapshotBatches, vocabulary: Vocabulary, mask: str
+) -> Iterator[pl.DataFrame]:
+    """A batch's rows of the next events that `mask` chooses."""
+    table = loaded.table
+    points = np.concatenate([[0], vocabulary.op_ids]).astype(np.int32)
+    types = np.array(["", *EVENT_TYPES])
+    columns = [quantile_column(level) for level in module.network.levels]
+    for index in range(len(batches)):
+        batch = batches[index]
+        with torch.inference_mode():
+            predicted, quantiles = (tensor.numpy() for tensor in module.predict(batch))
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+        b, s, f = np.nonzero(arrays[mask])
+        event = arrays["next_event"][b, s, f]
+        journey = arrays["journey"][b, s]
+        instant = arrays["instant"][b]
+        planned = np.asarray(table.planned[event])
+        rows = pl.DataFrame(
+            {
+                "event": event,
+                "snapshot_ts": instant * 1_000_000,
+                "journey": journey,
+                "op_id": points[np.asarray(table.point[event])],
+                "event_type": types[np.asarray(table.event_type[event])],
+                "rank": (f + 1).astype(np.int8),
+                "planned_ts": planned * 1_000_000,
+                "horizon_s": (planned - instant).astype(np.float64),
+                "departed": arrays["departed"][b, s],
+                "last_delay_s": arrays["last_delay"][b, s].astype(np.float64),
+                "observed_delay_s": arrays["label"][b, s, f].astype(np.float64),
+                "translation_delay_s": arrays["translation"][b, s].astype(np.float64),
+                "predicted_delay_s": predicted[b, s, f].astype(np.float64),
+            }
+            | {name: quantiles[b, s, f, q].astype(np.float64) for q, name in enumerate(columns)}
+        ).with_columns(pl.col("snapshot_ts", "planned_ts").cast(TIMESTAMP))
+        names = loaded.journeys[journey].select("service_date", "train_id", "train_number", "train_type")
+        yield pl.concat([rows, names], how="horizontal")

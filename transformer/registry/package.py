@@ -1,0 +1,81 @@
+"""What a registered version holds: the files of a trained model, packed as an MLflow model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import polars as pl
+from mlflow.models import ModelSignature
+
+from transformer.errors import UserError
+from transformer.files import content_hash, file_digest
+from transformer.registry import pyfunc
+from transformer.registry.pyfunc import INPUT, PARAMS, output_schema, predict, to_pandas
+from transformer.registry.versions import TRAINED
+from transformer.tracking.names import CONFIG_ARTIFACT
+from transformer.training.checkpoints import BEST, CHECKPOINTS
+from transformer.training.run_folder import INPUTS, TrainedModel
+
+PARTS = (CONFIG_ARTIFACT, f"{CHECKPOINTS}/{BEST}", INPUTS)  # of a run folder
+EXAMPLE_JOURNEYS = 3
+REQUIREMENTS = (  # what importing this module imports
+    "boto3", "lightning", "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pyyaml", "scipy", "tenacity", "torch",
+)  # fmt: skip
+
+
+def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
+    """Write the trained model of a run folder as an MLflow model into the new folder `target`.
+
+    It predicts its own example first, so that what cannot predict is not registered.
+
+    Args:
+        example: valid events; a few journeys of them go along as example of the input.
+    """
+    trained = TrainedModel.load(folder)
+    events = to_pandas(_few_journeys(example))
+    at = f"{events['observed_ts'].median():%Y-%m-%dT%H:%M:%S}+00:00"
+    predict(trained, events, at)
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(temporary) / Path(TRAINED).name
+        for name in trained_files(folder):
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, kept / name)
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=pyfunc.__file__,  # MLflow runs this file itself
+            code_paths=[str(Path(__file__).parents[1])],  # the whole package `transformer`
+            artifacts={"trained": str(kept)},
+            signature=ModelSignature(INPUT, output_schema(trained), PARAMS),
+            input_example=(events, {"at": at}),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+        )
+
+
+def content_of(folder: Path) -> str:
+    """Content hash of the trained model of a run folder. Raises UserError as `trained_files` does."""
+    return content_hash({name: file_digest(folder / name) for name in trained_files(folder)})
+
+
+def trained_files(folder: Path) -> list[str]:
+    """The files of a run folder that make its trained model, relative to it.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for part in PARTS:
+        if not (folder / part).exists():
+            raise UserError(f"{folder} holds no trained model: {part} is missing; train the model first")
+    found = [path for part in PARTS for path in (folder / part, *(folder / part).rglob("*")) if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _few_journeys(events: pl.DataFrame) -> pl.DataFrame:
+    """The events of the journeys observed last, with the columns that must be there."""
+    journey = ["train_id", "service_date"]
+    last = events.group_by(journey).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *journey)
+    chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=journey, how="semi").sort(*journey, "seq")
+    return chosen.select(INPUT.required_input_names())

@@ -1,0 +1,45 @@
+"""Make a trained model a version of the registered model."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformer.registry.versions import CHALLENGER, DECISION, MODELS, ModelVersions, Registered
+from transformer.tracking.run_log import RunLog
+
+if TYPE_CHECKING:
+    import polars as pl
+
+log = logging.getLogger(__name__)
+
+
+def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
+    """Make a run's trained model a version with the alias `challenger`; once, however often it is called.
+
+    Args:
+        folder: the trained model, in the layout of a run folder; see `training.run_folder`.
+        example: events (EVENT_SCHEMA) of which a few go along as example of the input.
+
+    Raises:
+        UserError: no such trained model, or no MLflow server at the address.
+        ServiceError: the server stopped answering, or the turn at the registry was lost.
+    """
+    # Packing a model needs torch. A process that only asks for the champion may have MLflow's client alone.
+    from transformer.registry.package import content_of, write_model
+
+    content = content_of(folder)
+    with ModelVersions.open(run.config) as models:
+        known = models.of_content(run.run_id, content)
+    if known is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            write_model(folder, Path(temporary) / content, example)
+            run.artifacts(Path(temporary), MODELS)
+    with ModelVersions.open(run.config) as models, models.turn(f"registering run {run.run_id}"):
+        registered = models.of_content(run.run_id, content) or models.create(run.run_id, content)
+        if registered.version == models.newest() and DECISION not in registered.tags:
+            models.name(CHALLENGER, registered.version)
+    log.info("registered as version %d of model %s", registered.version, models.model_name)
+    return registered

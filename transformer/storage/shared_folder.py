@@ -1,0 +1,105 @@
+"""Shared folders of a bucket: finished statistics and embeddings, which one machine leaves for the others.
+
+Layout under `<key prefix>/`, for example `statistics/<hash>/`:
+
+    _COMPLETE           written last: which content is current, its files, sizes and SHA-256
+    <content>/<file>    never rewritten with other bytes, so readers cannot see a mixture
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+from transformer.errors import UserError
+from transformer.files import atomic_folder, content_hash, file_digest, write_json
+from transformer.storage.bucket import Bucket, StoredObject, is_plain
+
+log = logging.getLogger(__name__)
+
+COMPLETE = "_COMPLETE"
+
+
+class _DamagedFolderError(Exception):
+    """A shared folder's file is not what `_COMPLETE` says."""
+
+
+def download_folder(bucket: Bucket, key_prefix: str, target: Path) -> bool:
+    """Bring the shared folder `key_prefix`, such as `statistics/<hash>`, to `target`, all or nothing.
+
+    Returns:
+        False when the bucket has no complete and undamaged one; `target` is then not made.
+    """
+    shared = _current(bucket, key_prefix)
+    if shared is None:
+        return False
+    objects, digests = shared
+    try:
+        with atomic_folder(target) as temporary:
+            bucket.download({temporary / name: item for name, item in objects.items()})
+            for name in objects:
+                if file_digest(temporary / name) != digests[name]:
+                    raise _DamagedFolderError(bucket.address(f"{key_prefix}/{name}"))
+    except _DamagedFolderError as damaged:
+        log.warning("S3: %s is not what %s says; not used", damaged, COMPLETE)
+        return False
+    log.info("S3: %s downloaded to %s", bucket.address(key_prefix), target)
+    return True
+
+
+def upload_folder(bucket: Bucket, folder: Path, key_prefix: str, replace: bool = False) -> bool:
+    """Share `folder` as `key_prefix`; a complete one that is there stays, unless `replace`.
+
+    Returns:
+        Whether it was uploaded. Interrupted, it leaves nothing that `download_folder` takes.
+    """
+    where = bucket.address(key_prefix)
+    if not replace and _current(bucket, key_prefix) is not None:
+        log.info("S3: %s is there already", where)
+        return False
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
+        for path in paths
+    }
+    content = content_hash(files)
+    for name in files:
+        bucket.put_file(folder / name, f"{key_prefix}/{content}/{name}")
+    with tempfile.TemporaryDirectory() as scratch:
+        marker = Path(scratch) / COMPLETE
+        write_json(marker, {"content": content, "files": files})
+        bucket.put_file(marker, f"{key_prefix}/{COMPLETE}")
+    log.info("S3: %s uploaded, %d files", where, len(files))
+    return True
+
+
+def _current(bucket: Bucket, key_prefix: str) -> tuple[dict[str, StoredObject], dict[str, str]] | None:
+    """Objects and SHA-256 of a complete shared folder by file name; None when there is none."""
+    listed = bucket.objects(f"{key_prefix}/")
+    marker_name = f"{key_prefix}/{COMPLETE}"
+    marker = listed.get(marker_name)
+    if marker is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        bucket.download({Path(scratch) / COMPLETE: marker})
+        text = (Path(scratch) / COMPLETE).read_text(encoding="utf-8", errors="replace")
+    try:
+        entries = json.loads(text)
+        content = str(entries["content"])
+        files = {str(name): (int(file["size"]), str(file["sha256"])) for name, file in entries["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{bucket.address(marker_name)} is not readable; remove it from the bucket") from None
+    for name in (content, *files):
+        # The names become local paths: a bucket must not be able to write outside the folder.
+        if not is_plain(name):
+            raise UserError(f"{bucket.address(marker_name)} names {name!r}, outside its folder; remove it")
+    objects = {}
+    for name, (size, _) in files.items():
+        item = listed.get(f"{key_prefix}/{content}/{name}")
+        if item is None or item.size != size:
+            log.warning("S3: %s lacks %s; not used", bucket.address(key_prefix), name)
+            return None
+        objects[name] = item
+    return objects, {name: digest for name, (_, digest) in files.items()}

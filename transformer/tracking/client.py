@@ -1,0 +1,155 @@
+"""Requests to the MLflow server, and what their failures mean."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+
+from transformer.config import Config
+from transformer.errors import ServiceError, UserError
+from transformer.text import redact
+from transformer.tracking.names import FAILURE_REASON
+
+BATCH = 100  # params or tags in one request, the server's limit
+PARAM_LENGTH = 6_000  # characters of a param, likewise
+# MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
+_HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+RUNNING, FINISHED, FAILED, KILLED = (
+    RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
+)
+
+
+def public_address(config: Config) -> str:
+    """`training.mlflow.tracking_uri` without user name and password."""
+    return str(redact(config.training.mlflow.tracking_uri)).replace("***@", "").rstrip("/")
+
+
+def check_server(config: Config) -> None:
+    """Refuse at once when no MLflow server answers.
+
+    Raises:
+        UserError: naming the address and the remedy.
+    """
+    client = connect(config)
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise UserError(
+            f"no MLflow server answers at training.mlflow.tracking_uri={public_address(config)} ({_reason(error)}); "
+            "start it with `make up`, correct the address, or set training.mlflow.use_mlflow=false"
+        ) from None
+
+
+@contextmanager
+def mlflow_errors(config: Config) -> Iterator[None]:
+    """Turn whatever MLflow and the network raise into one line that names the server.
+
+    Raises:
+        ServiceError: for anything but a UserError.
+    """
+    try:
+        yield
+    except (UserError, ServiceError):
+        raise
+    except Exception as error:  # its own text may hold the whole address, so it is not chained
+        raise ServiceError(f"MLflow at {public_address(config)}: {_reason(error)}") from None
+
+
+def refuse_untracked(config: Config, *run_ids: str | None) -> None:
+    if any(run_ids) and not config.training.mlflow.use_mlflow:
+        raise UserError("training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on")
+
+
+def connect(config: Config) -> MlflowClient:
+    for name, value in _HTTP_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # When a run ends, MLflow prints its address, password included.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    uri = config.training.mlflow.tracking_uri
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:
+        raise UserError(
+            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_reason(error)}); "
+            "give a server's address such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
+        ) from None
+
+
+def existing_run(client: MlflowClient, run_id: str, name: str) -> Run:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UserError(
+                f"{name}={run_id!r} is no run of this MLflow server; copy the id from the run's page"
+            ) from None
+        raise
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(f"{name}={run_id!r} was deleted; restore it in MLflow or name another run")
+    return run
+
+
+def reopen(client: MlflowClient, run: Run) -> None:
+    """Mark a run RUNNING that may have ended; why it once failed is no longer true."""
+    client.update_run(run.info.run_id, status=RUNNING)
+    if FAILURE_REASON in run.data.tags:
+        client.delete_tag(run.info.run_id, FAILURE_REASON)
+
+
+def experiment_of(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # made by another run in the same instant
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise UserError(f"MLflow experiment {name!r} was deleted; restore it or set training.mlflow.experiment_name")
+    return str(found.experiment_id)
+
+
+def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
+    known = set(run.data.params)
+    params = [Param(key, _shortened(str(value))) for key, value in values.items() if key not in known]
+    for first in range(0, len(params), BATCH):
+        client.log_batch(run.info.run_id, params=params[first : first + BATCH])
+
+
+def _shortened(text: str) -> str:
+    """What the server takes as a param; the whole of it stands in the configuration artifact."""
+    return text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
+
+
+def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
+    client.log_batch(run_id, tags=tags)
+
+
+def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> None:
+    folder, _, name = artifact.rpartition("/")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / name
+        path.write_text(text, encoding="utf-8")
+        client.log_artifact(run_id, str(path), folder)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the first cause: "Connection refused" says more than the request that met it."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    text = str(error).strip() or type(error).__name__
+    return str(redact(text.splitlines()[0][:200]))

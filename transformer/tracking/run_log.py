@@ -1,0 +1,199 @@
+"""Write into and read from one MLflow run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from transformer.config import Config, to_yaml
+from transformer.errors import UserError
+from transformer.tracking.client import (
+    RUNNING,
+    check_server,
+    connect,
+    existing_run,
+    log_params,
+    log_text,
+    mlflow_errors,
+    refuse_untracked,
+    reopen,
+    set_tags,
+)
+from transformer.tracking.names import CONFIG_ARTIFACT, ORIGIN
+from transformer.tracking.runs import close_run, configuration_hash
+
+METRIC_BATCH = 1_000  # metrics in one request, likewise
+PARENT = MLFLOW_PARENT_RUN_ID  # tag of a nested run
+
+
+class RunLog:
+    """Writes into one MLflow run; with an empty run id it writes nothing, so that callers need not ask.
+
+    Raises:
+        UserError: a run id while `training.mlflow.use_mlflow` is false.
+        ServiceError: from every method, when the server stops answering.
+    """
+
+    def __init__(self, config: Config, run_id: str) -> None:
+        refuse_untracked(config, run_id)
+        self.config = config
+        self.run_id = run_id
+        self._client = connect(config) if run_id else None
+
+    def check(self, name: str = "--run-id") -> str:
+        """Check that the run exists, and return its status; "" when there is no run to log into.
+
+        Args:
+            name: how whoever is told that there is no such run has given it.
+
+        Raises:
+            UserError: no such run, or no MLflow server at the address.
+        """
+        if self._client is None:
+            return ""
+        check_server(self.config)
+        with mlflow_errors(self.config):
+            return str(existing_run(self._client, self.run_id, name).info.status)
+
+    def begin(self) -> None:
+        """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back.
+
+        Raises:
+            UserError: no such run, or no MLflow server at the address.
+        """
+        self.check()
+        if self._client is not None:
+            with mlflow_errors(self.config):
+                reopen(self._client, self._client.get_run(self.run_id))
+
+    def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
+        """Open a run nested in this one, with its own configuration; it inherits what this one says of its origin.
+
+        Args:
+            config: merged configuration of the child, kept as its artifact.
+            params: what tells it from its siblings.
+        """
+        if self._client is None:
+            return RunLog(config, "")
+        with mlflow_errors(self.config):
+            parent = self._client.get_run(self.run_id)
+            inherited = {key: value for key, value in parent.data.tags.items() if key in ORIGIN}
+            child = self._client.create_run(parent.info.experiment_id, tags={PARENT: self.run_id}, run_name=name)
+            origin = {"configuration_hash": configuration_hash(config)}
+            set_tags(self._client, child.info.run_id, inherited | origin | dict(tags))
+            log_params(self._client, child, params)
+            log_text(self._client, child.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+        return RunLog(config, child.info.run_id)
+
+    def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Tags by id of every RUNNING run of this run's experiment that carries `tags`."""
+        if self._client is None:
+            return {}
+        wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        query = " and ".join([f"attributes.status = '{RUNNING}'", *wanted])
+        found: dict[str, dict[str, str]] = {}
+        with mlflow_errors(self.config):
+            experiment = self._client.get_run(self.run_id).info.experiment_id
+            token: str | None = None
+            while token != "":
+                page = self._client.search_runs([experiment], query, page_token=token)
+                found |= {run.info.run_id: dict(run.data.tags) for run in page}
+                token = page.token or ""
+        return found
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        if self._client is not None and values:
+            now = int(time.time() * 1_000)
+            entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+            with mlflow_errors(self.config):
+                for first in range(0, len(entries), METRIC_BATCH):
+                    self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        if self._client is not None and values:
+            with mlflow_errors(self.config):
+                set_tags(self._client, self.run_id, values)
+
+    def tag(self, name: str) -> str:
+        """Value of a tag, "" when the run does not have it or there is no run."""
+        if self._client is None:
+            return ""
+        with mlflow_errors(self.config):
+            return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
+
+    def metric(self, name: str) -> float | None:
+        """Latest value of a metric, None when the run does not have it or there is no run."""
+        if self._client is None:
+            return None
+        with mlflow_errors(self.config):
+            return self._client.get_run(self.run_id).data.metrics.get(name)
+
+    def close(self, status: str, reason: str = "") -> None:
+        """End the run as FINISHED, FAILED or KILLED, for `reason`."""
+        close_run(self.config, self.run_id, status, reason)
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """Copy a file into artifact folder `folder`."""
+        if self._client is not None:
+            with mlflow_errors(self.config):
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+    def artifacts(self, path: Path, folder: str) -> None:
+        """Copy everything in a local folder into artifact folder `folder`."""
+        if self._client is not None:
+            with mlflow_errors(self.config):
+                self._client.log_artifacts(self.run_id, str(path), folder)
+
+    def holds(self, artifact: str) -> bool:
+        """Whether the run has this artifact, a file or a folder."""
+        if self._client is None:
+            return False
+        with mlflow_errors(self.config):
+            entries = self._client.list_artifacts(self.run_id, artifact.rpartition("/")[0] or None)
+        return artifact in {entry.path for entry in entries}
+
+    def download(self, artifact: str, target: Path) -> Path:
+        """Fetch one artifact file to `target / artifact`, where it appears whole, and return that path.
+
+        Raises:
+            UserError: no such run or artifact, or no MLflow server at the address.
+        """
+        path = target / artifact
+        with self._fetched(artifact, target) as fetched:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return fetched.replace(path)
+
+    def download_folder(self, artifact: str, target: Path) -> Path:
+        """Fetch an artifact folder to `target / artifact`, all or nothing in place of what was there; return that path.
+
+        Raises:
+            UserError: no such run or artifact, or no MLflow server at the address.
+        """
+        from transformer.files import atomic_folder  # imports polars, which the Airflow image does not hold
+
+        path = target / artifact
+        with self._fetched(artifact, target) as fetched, atomic_folder(path, replace=True) as temporary:
+            fetched.rename(temporary)
+        return path
+
+    @contextmanager
+    def _fetched(self, artifact: str, target: Path) -> Iterator[Path]:
+        """An artifact in a temporary folder on the disk of `target`."""
+        if self._client is None:
+            raise ValueError("there is no run to download from")
+        check_server(self.config)  # of a warm start, this is the first request
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target) as temporary:
+            with mlflow_errors(self.config):
+                existing_run(self._client, self.run_id, "MLflow run")
+                if not self.holds(artifact):
+                    raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
+                fetched = Path(self._client.download_artifacts(self.run_id, artifact, temporary))
+            yield fetched

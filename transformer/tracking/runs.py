@@ -1,0 +1,155 @@
+"""MLflow: opening, resuming and closing runs, and what they record. Imports no torch.
+
+Credentials inside `training.mlflow.tracking_uri` reach the server and nothing else: no tag, param, artifact or message.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformer.config import Config, flatten, to_dict, to_yaml
+from transformer.errors import UserError
+from transformer.files import content_hash
+from transformer.text import redact
+from transformer.tracking.client import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    check_server,
+    connect,
+    existing_run,
+    experiment_of,
+    log_params,
+    log_text,
+    mlflow_errors,
+    public_address,
+    refuse_untracked,
+    reopen,
+    set_tags,
+)
+from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, run_page
+
+log = logging.getLogger(__name__)
+
+
+def configuration_hash(config: Config) -> str:
+    """Content hash of the whole configuration; another password does not make it another configuration."""
+    return content_hash(redact(to_dict(config)))
+
+
+def run_folder(config: Config, run_id: str) -> Path:
+    """Local folder of a run's checkpoints and reports; without tracking, one per configuration."""
+    return Path(config.paths.runs) / (run_id or f"untracked-{configuration_hash(config)}")
+
+
+def open_run(
+    config: Config,
+    *,
+    env: str,
+    name: str = "",
+    overrides: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+    warm_start_run_id: str | None = None,
+    resume: bool = False,
+) -> str:
+    """Open the MLflow run a training logs into, and record its configuration and origin.
+
+    Args:
+        name: what a new run is called, before the time it was opened; "" = its environment.
+        tags: more tags of the run, on top of its environment, overrides, configuration hash, commit and image.
+        run_id: log into this existing run instead of a new one; it becomes RUNNING again.
+        warm_start_run_id: the run whose weights the training begins from; checked here, before anything is spent.
+        resume: continue the run `warm_start_run_id` itself.
+
+    Returns:
+        The run's id, or "" when `training.mlflow.use_mlflow` is false.
+
+    Raises:
+        UserError: a run that does not exist, resuming without a run, or no MLflow server at the address.
+        ServiceError: the server stopped answering.
+    """
+    if resume and not warm_start_run_id:
+        raise UserError("resume_run=true needs warm_start_run_id: the run to continue")
+    if resume and run_id and run_id != warm_start_run_id:
+        raise UserError(
+            f"resume_run continues run {warm_start_run_id!r} itself, so run_id={run_id!r} cannot differ; leave it out"
+        )
+    refuse_untracked(config, run_id, warm_start_run_id)
+    if not config.training.mlflow.use_mlflow:
+        return ""
+    check_server(config)
+    client = connect(config)
+    with mlflow_errors(config):
+        if warm_start_run_id:
+            existing_run(client, warm_start_run_id, "warm_start_run_id")
+        chosen = warm_start_run_id if resume else run_id
+        if chosen:
+            run = existing_run(client, chosen, "run_id")
+            reopen(client, run)
+        else:
+            experiment = experiment_of(client, config.training.mlflow.experiment_name)
+            opened = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            run = client.create_run(experiment, run_name=f"{name or env} {opened}")
+        identity = {
+            "env": env,
+            "overrides": json.dumps(redact(list(overrides))),
+            "configuration_hash": configuration_hash(config),
+            "git_commit": git_commit(),
+            "image": _training_image(config),
+            **({"warm_start_run_id": warm_start_run_id} if warm_start_run_id and not resume else {}),
+            **(tags or {}),
+        }
+        set_tags(client, run.info.run_id, identity)
+        # A logged param cannot change: a resumed run keeps the ones it has, its tags tell what it was resumed with.
+        log_params(client, run, flatten(redact(to_dict(config))))
+        log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+    return str(run.info.run_id)
+
+
+def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
+    """End the run as FINISHED, FAILED or KILLED; `reason` says why in a tag that the run's page shows."""
+    if not run_id:
+        return
+    refuse_untracked(config, run_id)
+    if status not in (FINISHED, FAILED, KILLED):
+        raise ValueError(f"status {status!r}, expected {FINISHED}, {FAILED} or {KILLED}")
+    client = connect(config)
+    with mlflow_errors(config):
+        if reason:
+            set_tags(client, run_id, {FAILURE_REASON: reason})
+        client.set_terminated(run_id, status)
+
+
+def run_url(config: Config, run_id: str) -> str:
+    """Address of the run's page; "" without a run, or where the tracking address is no web server's."""
+    address = (config.training.mlflow.public_uri or public_address(config)).rstrip("/")
+    if not run_id or not address.startswith(("http://", "https://")):
+        return ""
+    with mlflow_errors(config):
+        experiment = connect(config).get_run(run_id).info.experiment_id
+    return run_page(address, experiment, run_id)
+
+
+def _training_image(config: Config) -> str:
+    """The image that trains: of the pods on a cluster, else the one this process runs in."""
+    if config.compute.backend == "kubernetes":
+        return config.compute.kubernetes.image
+    return os.environ.get("TRANSFORMER_IMAGE", "none")
+
+
+def git_commit() -> str:
+    """Commit of the code: TRANSFORMER_GIT_COMMIT where an image was built from it, else the working tree's."""
+    if commit := os.environ.get("TRANSFORMER_GIT_COMMIT"):
+        return commit
+    argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

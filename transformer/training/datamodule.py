@@ -1,0 +1,84 @@
+"""Batches for the Lightning trainer: random instants to train on, the fixed grid to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from transformer.config import Config
+from transformer.data.dates import Split
+from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.features.batches import Batch, SnapshotBatches, snapshot_builder
+from transformer.features.history import varied_folds
+from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
+from transformer.features.statistics import Statistics
+
+
+class SnapshotDataModule(LightningDataModule):
+    """Batches of the three splits.
+
+    The training instants and the history of an epoch depend on the seed and the epoch's number alone, so that a resumed
+    training sees what an uninterrupted one would have seen. The Trainer must reload training batches every epoch.
+    """
+
+    def __init__(self, config: Config, split: Split, statistics: Statistics) -> None:
+        super().__init__()
+        self.config = config
+        self.split = split
+        self.statistics = statistics
+        self.loaded: dict[str, LoadedTable] = {}
+        self.builders: dict[str, SnapshotBuilder] = {}
+
+    def setup(self, stage: str) -> None:
+        for name in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]:
+            self._load(name)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        training, data = self.config.training, self.config.data
+        epoch = 0 if self.trainer is None or training.overfit_batches else self.trainer.current_epoch
+        generator = np.random.default_rng([training.seed, epoch])
+        count = training.snapshots_per_epoch
+        if training.overfit_batches:
+            count = training.overfit_batches * training.batch_size
+        instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
+        varied = training.vary_history and not training.overfit_batches  # one batch stays what it was
+        if varied and (folds := varied_folds(self.statistics, generator)):
+            self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
+        return self._loader("train", instants)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        if self.config.training.overfit_batches:
+            return self.train_dataloader()
+        return self._grid("validation", self.split.validation)
+
+    def _load(self, name: str) -> None:
+        if name not in self.builders:
+            data = self.config.data
+            cache = Path(self.config.paths.cache)
+            loaded = load_event_table(data, getattr(self.split, name), self.statistics.vocabulary, cache)
+            self.loaded[name] = loaded
+            self.builders[name] = snapshot_builder(loaded, self.statistics, data)
+
+    def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
+        data = self.config.data
+        return self._loader(name, grid_instants(tuple(days), data.grid, data.timezone))
+
+    def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch]:
+        training = self.config.training
+        rank, n_processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = SnapshotBatches(
+            self.builders[name], instants, training.batch_size, self.config.data.timezone, rank, n_processes
+        )
+        return DataLoader(
+            batches,
+            batch_size=None,  # an item is a batch already
+            num_workers=training.num_workers,
+            persistent_workers=False,  # training batches are reloaded every epoch
+            pin_memory=torch.cuda.is_available(),
+        )

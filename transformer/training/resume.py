@@ -1,0 +1,44 @@
+"""Which settings may differ when a training is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from transformer.config import Config, flatten, to_dict
+from transformer.data.dates import Split
+from transformer.errors import UserError
+from transformer.text import first_line
+from transformer.training.callbacks import History
+
+# Where and how a training runs may differ when it is resumed; what it computes may not.
+_FREE_ON_RESUME = (
+    "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.",
+    "evaluation.", "search.", "compute.", "paths.",
+    "training.accelerator", "training.devices", "training.strategy", "training.num_workers", "training.log_every_s",
+    "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
+)  # fmt: skip
+
+
+def training_identity(config: Config, split: Split) -> dict[str, str]:
+    """What must stay the same for a training to be continued: the configuration that matters and the service dates."""
+    values = {key: str(value) for key, value in flatten(to_dict(config)).items()}
+    kept = {key: value for key, value in values.items() if not key.startswith(_FREE_ON_RESUME)}
+    return {**kept, **{f"data.split.{name}": ", ".join(days) for name, days in split.as_dict().items()}}
+
+
+def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
+    """Raises UserError with every difference between this training and the one that wrote `checkpoint`."""
+    try:
+        states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
+        before: dict[str, str] = states[History.__qualname__]["identity"]
+    except Exception as error:
+        raise UserError(f"{checkpoint} is no checkpoint of this model ({first_line(error)})") from None
+    changed = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
+    if changed:
+        listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
+        raise UserError(
+            f"resume: the configuration differs from that of the run: {listed}; "
+            "give the same, or set training.allow_changes_on_resume=true"
+        )

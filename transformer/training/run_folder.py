@@ -1,0 +1,169 @@
+"""What a training was given, kept with its checkpoints: whoever uses the model needs no cache and no training data.
+
+Layout, the same in a run's local folder and among its MLflow artifacts: `config/config.yaml`, `checkpoints/best.ckpt`,
+`inputs/split.json`, `inputs/reference.json`, `inputs/statistics/` and `inputs/embeddings/`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Self
+
+import polars as pl
+import torch
+import yaml
+
+from transformer.config import Config, flatten, read_value, to_dict, to_yaml, with_values
+from transformer.data.dates import Split
+from transformer.data.profile import EventProfile, load_profile, save_profile
+from transformer.errors import UserError
+from transformer.features.cache import Embeddings
+from transformer.features.embeddings import extend
+from transformer.features.statistics import Statistics, load_statistics, save_statistics
+from transformer.files import atomic_folder, read_json, write_json, write_text
+from transformer.model.module import DelayModule
+from transformer.tracking.names import CONFIG_ARTIFACT
+from transformer.tracking.run_log import RunLog
+from transformer.training.checkpoints import BEST, CHECKPOINTS, load_module, point_embeddings
+
+log = logging.getLogger(__name__)
+
+
+INPUTS = "inputs"
+REFERENCE = "reference.json"
+# What makes a model and its inputs; where data and servers are, and what runs where, is no part of it.
+MODEL_KEYS = (
+    "data.timezone", "data.split.", "data.validation.", "data.snapshot.", "data.grid.", "data.statistics.",
+    "embeddings.", "model.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Configuration, service dates, statistics and embeddings of one training, and what its data were like."""
+
+    config: Config
+    split: Split
+    statistics: Statistics
+    embeddings: Embeddings
+    reference: EventProfile | None  # of the training dates; None where an older training kept none
+
+    def save(self, folder: Path) -> None:
+        """Write them into the run folder `folder`, in place of earlier ones."""
+        write_text(folder / CONFIG_ARTIFACT, to_yaml(self.config))
+        with atomic_folder(folder / INPUTS, replace=True) as temporary:
+            write_json(temporary / "split.json", self.split.as_dict())
+            if self.reference is not None:
+                save_profile(self.reference, temporary / REFERENCE)
+            save_statistics(self.statistics, temporary / "statistics")
+            self.embeddings.save(temporary / "embeddings")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; of the configuration the MODEL_KEYS, everything else by default.
+
+        Raises:
+            UserError: missing or damaged files.
+        """
+        inputs = folder / INPUTS
+        if not inputs.is_dir():
+            raise UserError(f"{folder} holds no {INPUTS}/: it is of an older training; train the model again")
+        days = read_json(inputs / "split.json")
+        profile = inputs / REFERENCE
+        return cls(
+            config=_read_config(folder / CONFIG_ARTIFACT),
+            split=Split(*(tuple(map(date.fromisoformat, days[name])) for name in ("train", "validation", "test"))),
+            statistics=load_statistics(inputs / "statistics"),
+            embeddings=Embeddings.load(inputs / "embeddings"),
+            reference=load_profile(profile) if profile.is_file() else None,
+        )
+
+
+def model_values(config: Config) -> dict[str, object]:
+    """The MODEL_KEYS of a configuration."""
+    return {key: value for key, value in flatten(to_dict(config)).items() if key.startswith(MODEL_KEYS)}
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        values = flatten(read_value(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; train the model again") from None
+    except (yaml.YAMLError, ValueError, AttributeError):
+        raise UserError(f"{path} is no configuration; train the model again") from None
+    return with_values(Config(), {key: value for key, value in values.items() if key.startswith(MODEL_KEYS)}, str(path))
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The best checkpoint of a run, and the inputs of its training."""
+
+    config: Config  # the run's own as far as it makes the model (MODEL_KEYS), everything else by default
+    split: Split
+    module: DelayModule
+    statistics: Statistics
+    embeddings: Embeddings
+    reference: EventProfile | None  # of the training dates, to measure drift against
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a run folder, or a copy of the run's artifacts; the layout stands above.
+
+        Raises:
+            UserError: missing or damaged files, or files that are not of one training.
+        """
+        module = load_module(folder / CHECKPOINTS / BEST)
+        inputs = TrainingInputs.load(folder)
+        if module.network.shape.op_ids != inputs.statistics.vocabulary.op_ids.tolist():
+            raise UserError(f"{folder}: checkpoint and statistics are of different trainings; train the model again")
+        return cls(inputs.config, inputs.split, module, inputs.statistics, inputs.embeddings, inputs.reference)
+
+    def located(self, here: Config) -> Config:
+        """The run's own configuration, with data, servers and everything else that makes no model where `here` says.
+
+        `data.split` names the dates that the run resolved. What differs from `here` is logged.
+        """
+        own, given = model_values(self.config), model_values(here)
+        differing = [f"{key}={value} (given: {given[key]})" for key, value in own.items() if value != given[key]]
+        if differing:
+            log.info("configuration: what the model was trained with counts: %s", ", ".join(differing))
+        days = {f"data.split.{name}": dates for name, dates in self.split.as_ranges().items()}
+        return with_values(here, {**own, **days}, "configuration of the run")
+
+    def module_for(self, timetable_edges: pl.DataFrame) -> DelayModule:
+        """The module for another timetable: points that had no vector get one from their neighbours in it.
+
+        Args:
+            timetable_edges: `graph.edge_counts` of the dates to predict.
+        """
+        module = copy.deepcopy(self.module)
+        points = extend(point_embeddings(module), timetable_edges)
+        module.network.point_vectors = torch.from_numpy(points.matrix(self.statistics.vocabulary.op_ids))
+        return module
+
+
+def download_trained(run: RunLog, folder: Path) -> TrainedModel:
+    """The trained model of an MLflow run, its files fetched into `folder`.
+
+    Raises:
+        UserError: no such run, no training of this program, no finished epoch, or a run that keeps no inputs.
+    """
+    best = f"{CHECKPOINTS}/{BEST}"
+    if not run.holds(CONFIG_ARTIFACT) and not run.holds(best):
+        raise UserError(
+            f"MLflow run {run.run_id} is no training of this program: it holds no {CONFIG_ARTIFACT}; "
+            "name a run that train-model has logged into"
+        )
+    run.download(best, folder)
+    if not run.holds(INPUTS):
+        raise UserError(
+            f"MLflow run {run.run_id} holds no {INPUTS}/: it is of an older training; train again, "
+            f"or add them with `train-model --run-id {run.run_id} --resume` and the configuration of the run"
+        )
+    run.download(CONFIG_ARTIFACT, folder)
+    run.download_folder(INPUTS, folder)
+    return TrainedModel.load(folder)

@@ -1,0 +1,212 @@
+"""Training: the Lightning Trainer, its callbacks, warm start and resume."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+
+from transformer.config import Config, TrainingConfig
+from transformer.data.dates import Split
+from transformer.data.profile import profile_dates
+from transformer.errors import Terminated, UserError
+from transformer.features.cache import Embeddings, timetable_edges
+from transformer.features.embeddings import extend
+from transformer.features.statistics import Statistics
+from transformer.files import writing
+from transformer.model.module import DelayModule, input_scales
+from transformer.model.network import NetworkShape
+from transformer.text import first_line
+from transformer.tracking.names import CONFIG_ARTIFACT
+from transformer.tracking.run_log import RunLog
+from transformer.training.callbacks import (
+    MONITORED,
+    CheckpointUpload,
+    FixedCheckpoint,
+    History,
+    ProgressLines,
+    RunLogger,
+    WholeCheckpoints,
+)
+from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_weights
+from transformer.training.datamodule import SnapshotDataModule
+from transformer.training.resume import refuse_changes, training_identity
+from transformer.training.run_folder import INPUTS, TrainingInputs
+
+log = logging.getLogger(__name__)
+# Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # snapshots need none
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
+warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a retry, on purpose
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    best_val_mae_s: float
+    val_translation_mae_s: float
+    epochs: int
+    seconds: float
+
+    @property
+    def best_val_skill(self) -> float:
+        return 1 - self.best_val_mae_s / self.val_translation_mae_s if self.val_translation_mae_s else 0.0
+
+
+def train(
+    config: Config,
+    split: Split,
+    statistics: Statistics,
+    embeddings: Embeddings,
+    run: RunLog,
+    folder: Path,
+    *,
+    warm_start: Path | None = None,
+    resume: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    resumable: bool = True,
+) -> TrainingResult:
+    """Train, leaving `best.ckpt`, `last.ckpt` and `history.json` in `folder/checkpoints` and in the MLflow run.
+
+    Before the first epoch both get what the training is given, so that whoever finds a checkpoint finds its inputs.
+
+    Args:
+        warm_start: checkpoint whose weights to begin with.
+        resume: `last.ckpt` of the training to continue, optimizer, epoch and random numbers too.
+        callbacks: more of them, called after each epoch's row is in the history and before its checkpoint is saved.
+        resumable: copy `last.ckpt` to the MLflow run too.
+
+    Raises:
+        UserError: a checkpoint that does not fit, hardware that is not there, or a training that diverges.
+    """
+    training = config.training
+    L.seed_everything(training.seed, workers=True, verbose=False)
+    data = SnapshotDataModule(config, split, statistics)
+    module = create_module(config, split, statistics, embeddings)
+    if warm_start is not None:
+        load_weights(module, warm_start, embeddings.edges)
+    identity = training_identity(config, split)
+    if resume is not None and not training.allow_changes_on_resume:
+        refuse_changes(identity, resume)
+    target = folder / CHECKPOINTS
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    history = History(target / HISTORY, identity)
+    upload = CheckpointUpload(run, target, resumable)
+    trainer = _trainer(config, run, [history, *callbacks], upload)
+    if trainer.is_global_zero:
+        reference = profile_dates(config.data, split.train)
+        TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
+        run.artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
+        run.artifacts(folder / INPUTS, INPUTS)
+    n_parameters = sum(p.numel() for p in module.parameters())
+    log.info(
+        "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",
+        f"{n_parameters:,}",
+        len(split.train),
+        training.max_epochs,
+        training.snapshots_per_epoch,
+        trainer.accelerator.__class__.__name__,
+        trainer.precision,
+    )
+    began = time.monotonic()
+    try:
+        trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    except Terminated:
+        upload.copy_changed()
+        log.info("terminated after %d whole epochs; resume or retry continues from there", len(history.rows))
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not history.rows:
+        raise UserError(f"training.max_epochs={training.max_epochs} is reached already; raise it to train on")
+    best = min(history.rows, key=lambda row: row["val_mae_s"])
+    return TrainingResult(
+        best_val_mae_s=best["val_mae_s"],
+        val_translation_mae_s=best["val_translation_mae_s"],
+        epochs=len(history.rows),
+        seconds=time.monotonic() - began,
+    )
+
+
+def create_module(config: Config, split: Split, statistics: Statistics, embeddings: Embeddings) -> DelayModule:
+    """An untrained module for these inputs."""
+    vocabulary = statistics.vocabulary
+    points = extend(embeddings.points, timetable_edges(config, split.validation))
+    shape = NetworkShape(
+        n_prev=config.data.snapshot.n_prev,
+        n_foll=config.data.snapshot.n_foll,
+        train_types=list(vocabulary.train_types),
+        op_ids=vocabulary.op_ids.tolist(),
+        embedding_dims={kind: vectors.shape[1] for kind, vectors in points.vectors.items()},
+        scales=input_scales(statistics),
+    )
+    vectors = torch.from_numpy(points.matrix(vocabulary.op_ids))
+    return DelayModule.create(config.model, config.training, shape, vectors)
+
+
+def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: CheckpointUpload) -> L.Trainer:
+    training = config.training
+    target = upload.folder
+    on_terminal = sys.stderr.isatty()
+    callbacks.append(TQDMProgressBar() if on_terminal else ProgressLines(training.log_every_s))
+    if training.early_stopping.enabled:
+        callbacks.append(
+            EarlyStopping(
+                MONITORED,
+                min_delta=training.early_stopping.min_delta_s,
+                patience=training.early_stopping.patience,
+                check_on_train_epoch_end=True,
+            )
+        )
+    callbacks += [FixedCheckpoint(target, BEST, MONITORED), FixedCheckpoint(target, LAST), upload]
+    logger = RunLogger(config, run.run_id) if run.run_id else False
+    try:
+        return L.Trainer(
+            accelerator=training.accelerator,
+            devices=int(training.devices) if training.devices.isdigit() else training.devices,
+            strategy=training.strategy,
+            precision=_precision(training),
+            max_epochs=training.max_epochs,
+            gradient_clip_val=training.gradient_clip_norm or None,
+            callbacks=callbacks,
+            logger=logger,
+            plugins=[WholeCheckpoints()],
+            log_every_n_steps=1,
+            enable_progress_bar=on_terminal,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module shares each batch out itself
+            reload_dataloaders_every_n_epochs=1,  # new random instants
+            default_root_dir=target,
+        )
+    except (ValueError, RuntimeError) as error:  # Lightning's MisconfigurationException is a plain Exception
+        raise UserError(_hardware_message(training, error)) from None
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise UserError(_hardware_message(training, error)) from None
+
+
+def _hardware_message(training: TrainingConfig, error: Exception) -> str:
+    return (
+        f"training.accelerator={training.accelerator}, devices={training.devices}, strategy={training.strategy} "
+        f"cannot be had here ({first_line(error)}); use auto"
+    )
+
+
+def _precision(training: TrainingConfig) -> Any:
+    if training.precision != "auto":
+        return training.precision
+    if training.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32-true"
