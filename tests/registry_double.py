@@ -66,7 +66,7 @@ class FakeRegistry:
                     raise UserError(f"{name}={self.run_id!r} is no run of this MLflow server")
                 return "FINISHED"
 
-            def tag(self, name):
+            def get_tag(self, name):
                 return registry.tags[self.run_id].get(name, "")
 
         tracking = SimpleNamespace(RunLog=RunLog, run_url=lambda config, run_id: f"http://mlflow/#/{run_id}")

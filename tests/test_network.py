@@ -115,7 +115,7 @@ def test_a_module_that_does_is_found_out(tmp_path, call, event):
 
 
 USE_OF_MLFLOW = """
-import transformer.tracking
+import transformer.tracking.runs
 from mlflow import MlflowClient
 MlflowClient("sqlite:///mlflow.db").create_experiment("delays")
 """

@@ -27,7 +27,7 @@ class FakeTracking:
         def __init__(self, config, run_id):
             self.run_id = run_id
 
-        def tag(self, name):
+        def get_tag(self, name):
             return FakeTracking.tags.get(name, "")
 
     @classmethod

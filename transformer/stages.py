@@ -54,7 +54,7 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     for line in report.lines():
         log.info(line)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
-    run.tags({"data_fingerprint": fingerprint})
+    run.set_tags({"data_fingerprint": fingerprint})
     return {
         "folder": str(folder),
         "split": split.as_dict(),
@@ -74,11 +74,11 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     summary = statistics.summary()
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
-    run.metrics({f"statistics/{name}": value for name, value in summary.items()})
+    run.log_metrics({f"statistics/{name}": value for name, value in summary.items()})
     with tempfile.TemporaryDirectory() as temporary:  # for people; the cache holds the sums behind it
         table = Path(temporary) / "sections.parquet"
         write_parquet(table, statistics.section_table())
-        run.artifact(table, "statistics")
+        run.log_artifact(table, "statistics")
     return {
         "statistics": str(statistics_folder(config, split)),
         "embeddings": str(embeddings_folder(config, split)),
@@ -105,7 +105,7 @@ def train_model(
                 f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent"
             )
         last = run.download(f"{CHECKPOINTS}/{LAST}", folder / "from_mlflow")
-    elif (owner := run.tag(CHECKPOINTS_OF)) and owner == run.tag(AIRFLOW_RUN):
+    elif (owner := run.get_tag(CHECKPOINTS_OF)) and owner == run.get_tag(AIRFLOW_RUN):
         log.info("training: an earlier try of this DAG run left a checkpoint, continuing from it")
         last = run.download(f"{CHECKPOINTS}/{LAST}", folder / "from_mlflow")
     elif warm_start_run_id:
@@ -122,7 +122,7 @@ def train_model(
         result.val_translation_mae_s,
         result.best_val_skill,
     )
-    run.metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
+    run.log_metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
     return {
         "best_val_mae_s": result.best_val_mae_s,
         "best_val_skill": result.best_val_skill,
@@ -159,7 +159,7 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     fetch_dates(config, [day])
     events, _ = read_days(config.data, [day], quiet=True)
     registered = register(run, source, events)
-    run.tags({MODEL_VERSION: str(registered.version)})
+    run.set_tags({MODEL_VERSION: str(registered.version)})
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
 
 
@@ -286,9 +286,9 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
         study = find_study(config, storage)
         close_ended_runs(study, run)
         report = write_study_report(study, target, env=env, overrides=overrides)
-    run.metrics(report.metrics)
-    run.tags({"best_trial": str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
-    run.artifacts(target, "study")
+    run.log_metrics(report.metrics)
+    run.set_tags({"best_trial": str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
+    run.log_artifacts(target, "study")
     log.info("study %s\n%s", config.search.study_name, report.text)
     return {
         "table": report.text,
@@ -301,8 +301,8 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
 
 def _fetch_split(config: Config, run: RunLog) -> Split:
     """The service dates of each split, their tables fetched. A run keeps the split that it began with, in a tag."""
-    split = fetch_split(config, json.loads(run.tag(SPLIT) or "{}"))
-    run.tags({SPLIT: json.dumps(split.as_ranges())})
+    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"))
+    run.set_tags({SPLIT: json.dumps(split.as_ranges())})
     return split
 
 

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from delay_pipeline.failures import one_line_failures
 from delay_pipeline.outcomes import outcome_of
-from delay_pipeline.params import EvaluationRequest, read_evaluation_request
+from delay_pipeline.params import EvaluationParams, read_evaluation_params
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
@@ -43,7 +43,7 @@ def open_evaluation(context: Context) -> dict[str, Any]:
     """
     dag_run = context["dag_run"]
     with one_line_failures(context["ti"]):
-        request = read_evaluation_request(_announced(context) or dag_run.conf, os.environ)
+        request = read_evaluation_params(_announced(context) or dag_run.conf, os.environ)
         config = load_config(request.env, request.overrides)
         if not config.training.mlflow.use_mlflow:
             raise UserError("training.mlflow.use_mlflow=false keeps no trained models; switch it on")
@@ -184,7 +184,7 @@ def _announced(context: Context) -> dict[str, Any] | None:
     return {"env": newest["env"], "overrides": newest["overrides"], "warm_start_run_id": newest["run_id"]}
 
 
-def _window_arguments(request: EvaluationRequest, config: Config, *, by_hand: bool) -> list[str]:
+def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: bool) -> list[str]:
     if isinstance(request.window, tuple):
         first, last = request.window
         arguments = ["--from", first, "--to", last]

@@ -36,7 +36,7 @@ EXCEPTIONS_SECTION = "Exceptions"
 
 
 @dataclass(frozen=True)
-class TrainingRequest:
+class TrainingParams:
     """What a training was asked to do, after all rules.
 
     Attributes:
@@ -52,7 +52,7 @@ class TrainingRequest:
 
 
 @dataclass(frozen=True)
-class TuningRequest(TrainingRequest):
+class TuningParams(TrainingParams):
     """What a study was asked to do: `n_trials`, `n_workers` and `study_name` are the last of the overrides.
 
     Attributes:
@@ -64,7 +64,7 @@ class TuningRequest(TrainingRequest):
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
+class EvaluationParams:
     """What an evaluation was asked to do.
 
     Attributes:
@@ -246,7 +246,7 @@ def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[
     }
 
 
-def read_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TrainingRequest:
+def read_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TrainingParams:
     """Apply every rule to the conf of a training's DAG run and the environment variables.
 
     Raises:
@@ -258,11 +258,11 @@ def read_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> 
     return _run_request(conf, environ, TRAINING_ENV)
 
 
-def read_tuning_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TuningRequest:
+def read_tuning_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TuningParams:
     """Apply every rule to the conf of a study's DAG run and the environment variables.
 
     Raises:
-        UserError: as `read_request`.
+        UserError: as `read_params`.
     """
     conf = conf or {}
     _refuse_unknown(conf, tuning_params({}))
@@ -273,19 +273,19 @@ def read_tuning_request(conf: Mapping[str, Any] | None, environ: Mapping[str, st
         "study_name": _study_name(conf),
     }
     given = [f"search.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in search.items() if value]
-    return TuningRequest(
+    return TuningParams(
         **{**vars(request), "overrides": [*request.overrides, *given]},
         train_best=_switch("train_best", conf),
     )
 
 
-def read_evaluation_request(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> EvaluationRequest:
+def read_evaluation_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> EvaluationParams:
     """Apply every rule to the conf of an evaluation's DAG run and the environment variables.
 
     The variable with the run to warm-start from has no say: it is about what trains.
 
     Raises:
-        UserError: as `read_request`.
+        UserError: as `read_params`.
     """
     conf = conf or {}
     _refuse_unknown(conf, evaluation_params({}))
@@ -297,7 +297,7 @@ def read_evaluation_request(conf: Mapping[str, Any] | None, environ: Mapping[str
         raise UserError(f"conf: window_dates={count} and window_first={first} are two windows; give one of them")
     if first and last and first > last:
         raise UserError(f"conf: window_first={first} is after window_last={last}; exchange them")
-    return EvaluationRequest(
+    return EvaluationParams(
         env=_env(conf, environ, EVALUATION_ENV),
         overrides=_overrides(conf),
         warm_start_run_id=_run_id("warm_start_run_id", conf, None),
@@ -314,7 +314,7 @@ def _refuse_unknown(conf: Mapping[str, Any], params: Mapping[str, Param]) -> Non
             raise UserError(f"conf: unknown key {key!r}{_remedy(key, known)}")
 
 
-def _run_request(conf: Mapping[str, Any], environ: Mapping[str, str], default_env: str) -> TrainingRequest:
+def _run_request(conf: Mapping[str, Any], environ: Mapping[str, str], default_env: str) -> TrainingParams:
     """What every DAG is asked."""
     warm_start_run_id = _run_id("warm_start_run_id", conf, environ.get(WARM_START_VARIABLE))
     run_id = _run_id("run_id", conf, None)
@@ -325,7 +325,7 @@ def _run_request(conf: Mapping[str, Any], environ: Mapping[str, str], default_en
         raise UserError(
             f"run_id={run_id!r} is not the run to resume, warm_start_run_id={warm_start_run_id!r}; leave run_id out"
         )
-    return TrainingRequest(
+    return TrainingParams(
         env=_env(conf, environ, default_env),
         overrides=_overrides(conf),
         run_id=warm_start_run_id if resume_run else run_id,

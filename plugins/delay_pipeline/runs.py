@@ -15,7 +15,7 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from delay_pipeline.failures import ERROR_KEY, one_line_failures
-from delay_pipeline.params import TrainingRequest, read_request, read_tuning_request
+from delay_pipeline.params import TrainingParams, read_params, read_tuning_params
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
@@ -37,7 +37,7 @@ def open_run(context: Context) -> dict[str, Any]:
         AirflowException: MLflow does not answer; retried.
     """
     with one_line_failures(context["ti"]):
-        request = read_request(context["dag_run"].conf, os.environ)
+        request = read_params(context["dag_run"].conf, os.environ)
         return _open(request, load_config(request.env, request.overrides), context)
 
 
@@ -51,7 +51,7 @@ def open_study(context: Context) -> dict[str, Any]:
         AirflowFailException, AirflowException: as `open_run`.
     """
     with one_line_failures(context["ti"]):
-        request = read_tuning_request(context["dag_run"].conf, os.environ)
+        request = read_tuning_params(context["dag_run"].conf, os.environ)
         config = load_config(request.env, request.overrides)
         if request.train_best and not config.training.mlflow.use_mlflow:
             raise UserError(
@@ -65,7 +65,7 @@ def open_study(context: Context) -> dict[str, Any]:
     return {**run, "workers": list(range(config.search.n_workers)), "train_best": request.train_best}
 
 
-def _open(request: TrainingRequest, config: Config, context: Context, name: str = "", **tags: str) -> dict[str, Any]:
+def _open(request: TrainingParams, config: Config, context: Context, name: str = "", **tags: str) -> dict[str, Any]:
     from transformer.tracking import runs
 
     dag_run = context["dag_run"]

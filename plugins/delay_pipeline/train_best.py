@@ -70,7 +70,7 @@ def _best(run: dict[str, Any]) -> tuple[str, list[str]]:
     from transformer.tracking.run_log import RunLog
 
     mlflow = RunLog(load_config(run["env"], run["overrides"]), run["run_id"])
-    trial, overrides = mlflow.tag("best_trial"), mlflow.tag("best_overrides")
+    trial, overrides = mlflow.get_tag("best_trial"), mlflow.get_tag("best_overrides")
     if not (trial and overrides):
         raise UserError(f"MLflow run {run['run_id']} names no best trial; clear report_study, which writes it there")
     return trial, json.loads(overrides)

@@ -19,7 +19,7 @@ import sys
 from types import SimpleNamespace
 sys.modules.update(dict.fromkeys({absent!r}))
 import delay_pipeline_plugin
-import transformer.outcome, transformer.registry
+import transformer.evaluation.outcome, transformer.registry.versions
 from delay_pipeline import alerts, evaluations, runs, stage
 conf = {{"overrides": ["training.mlflow.use_mlflow=false"]}}
 dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)

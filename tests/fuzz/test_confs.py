@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from delay_pipeline.params import (
     evaluation_params,
-    read_evaluation_request,
-    read_request,
-    read_tuning_request,
+    read_evaluation_params,
+    read_params,
+    read_tuning_params,
     training_params,
     tuning_params,
 )
@@ -21,9 +21,9 @@ from transformer.text import one_line
 pytestmark = pytest.mark.slow
 
 DAGS = [
-    (read_request, training_params),
-    (read_tuning_request, tuning_params),
-    (read_evaluation_request, evaluation_params),
+    (read_params, training_params),
+    (read_tuning_params, tuning_params),
+    (read_evaluation_params, evaluation_params),
 ]
 ENVIRON = {}
 overrides = st.lists(

@@ -7,7 +7,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import models as k8s
 
 from delay_pipeline.failures import one_line_failures, pod_failure
-from delay_pipeline.params import read_request
+from delay_pipeline.params import read_params
 from transformer.config import load_config
 from transformer.errors import UserError
 
@@ -97,7 +97,7 @@ def test_a_refused_conf_tells_no_password_and_is_of_bounded_length():
     told = {}
     task = SimpleNamespace(xcom_push=lambda key, value: told.update({key: value}))
     with pytest.raises(AirflowFailException) as caught, one_line_failures(task):
-        read_request({"overrides": "http://me:geheim@host" + "x" * 100_000}, {})
+        read_params({"overrides": "http://me:geheim@host" + "x" * 100_000}, {})
     assert str(caught.value) == told["error"]
     assert "geheim" not in told["error"]
     assert len(told["error"]) < 2_100

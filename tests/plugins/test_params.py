@@ -4,13 +4,13 @@ import pytest
 
 from delay_pipeline.params import (
     OPEN_SECTION,
-    EvaluationRequest,
-    TrainingRequest,
-    TuningRequest,
+    EvaluationParams,
+    TrainingParams,
+    TuningParams,
     evaluation_params,
-    read_evaluation_request,
-    read_request,
-    read_tuning_request,
+    read_evaluation_params,
+    read_params,
+    read_tuning_params,
     training_params,
     tuning_params,
 )
@@ -21,40 +21,40 @@ RESUME = {"warm_start_run_id": "abc", "resume_run": True}
 
 
 def test_nothing_given_is_a_local_training():
-    assert read_request(None, {}) == TrainingRequest("local", [], None, None, False)
+    assert read_params(None, {}) == TrainingParams("local", [], None, None, False)
 
 
 def test_the_example_of_the_old_system_is_accepted_as_it_stands():
     conf = {"env": "local-gpu", "run_id": "…", "warm_start_run_id": "…"}
-    assert read_request(conf, {}) == TrainingRequest("local-gpu", [], "…", "…", False)
+    assert read_params(conf, {}) == TrainingParams("local-gpu", [], "…", "…", False)
 
 
 def test_the_environment_gives_the_defaults():
     environ = {"TRANSFORMER_ENV": "dev", "TRANSFORMER_WARM_START_RUN_ID": "abc", "TRANSFORMER_RESUME_RUN": "1"}
-    assert read_request({}, environ) == TrainingRequest("dev", [], "abc", "abc", True)
+    assert read_params({}, environ) == TrainingParams("dev", [], "abc", "abc", True)
     shown = {name: param.value for name, param in training_params(environ).items()}
     assert shown == {"env": "dev", "overrides": [], "run_id": None, "warm_start_run_id": "abc", "resume_run": True}
 
 
 def test_empty_variables_count_as_unset():
     environ = {"TRANSFORMER_ENV": "", "TRANSFORMER_WARM_START_RUN_ID": "", "TRANSFORMER_RESUME_RUN": ""}
-    assert read_request({}, environ) == read_request({}, {})
+    assert read_params({}, environ) == read_params({}, {})
 
 
 def test_explicit_conf_beats_the_environment_even_when_it_is_bad():
     environ = {"TRANSFORMER_ENV": "locl", "TRANSFORMER_WARM_START_RUN_ID": "abc", "TRANSFORMER_RESUME_RUN": "yes"}
     conf = {"env": "local", "warm_start_run_id": None, "resume_run": False}
-    assert read_request(conf, environ) == TrainingRequest("local", [], None, None, False)
+    assert read_params(conf, environ) == TrainingParams("local", [], None, None, False)
 
 
 def test_resuming_continues_the_run_itself():
-    assert read_request(RESUME, {}).run_id == "abc"
-    assert read_request({**RESUME, "run_id": "abc"}, {}).run_id == "abc"
+    assert read_params(RESUME, {}).run_id == "abc"
+    assert read_params({**RESUME, "run_id": "abc"}, {}).run_id == "abc"
 
 
 def test_what_the_untouched_trigger_form_sends_is_accepted():
     conf = {name: param.value for name, param in training_params({}).items()}
-    assert read_request(conf, {}) == read_request({}, {})
+    assert read_params(conf, {}) == read_params({}, {})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_the_untouched_trigger_form_sends_is_accepted():
 )
 def test_refusals_are_one_line_that_names_value_and_remedy(conf, environ, words):
     with pytest.raises(UserError) as refused:
-        read_request(conf, environ)
+        read_params(conf, environ)
     line = str(refused.value)
     assert "\n" not in line
     for word in words:
@@ -90,10 +90,10 @@ def test_refusals_are_one_line_that_names_value_and_remedy(conf, environ, words)
 
 
 def test_a_study_is_asked_like_a_training_in_an_environment_of_its_own():
-    assert read_tuning_request(None, {}) == TuningRequest("optuna", [], None, None, False, train_best=False)
+    assert read_tuning_params(None, {}) == TuningParams("optuna", [], None, None, False, train_best=False)
     environ = {"TRANSFORMER_ENV": "dev", "TRANSFORMER_WARM_START_RUN_ID": "abc", "TRANSFORMER_RESUME_RUN": "1"}
-    assert read_tuning_request({}, environ) == TuningRequest("dev", [], "abc", "abc", True, train_best=False)
-    assert read_tuning_request({"env": "local"}, environ).env == "local"
+    assert read_tuning_params({}, environ) == TuningParams("dev", [], "abc", "abc", True, train_best=False)
+    assert read_tuning_params({"env": "local"}, environ).env == "local"
     shown = {name: param.value for name, param in tuning_params(environ).items()}
     assert list(shown) == [*training_params({}), "n_trials", "n_workers", "study_name", "train_best"]
     assert (shown["env"], shown["warm_start_run_id"], shown["resume_run"]) == ("dev", "abc", True)
@@ -101,25 +101,25 @@ def test_a_study_is_asked_like_a_training_in_an_environment_of_its_own():
 
 def test_what_the_study_is_told_comes_after_the_overrides_it_beats():
     conf = {"n_trials": 30, "n_workers": 4, "study_name": " wider models ", "overrides": ["search.n_trials=3"]}
-    assert read_tuning_request(conf, {}).overrides == [
+    assert read_tuning_params(conf, {}).overrides == [
         "search.n_trials=3",
         "search.n_trials=30",
         "search.n_workers=4",
         'search.study_name="wider models"',
     ]
     assert conf["overrides"] == ["search.n_trials=3"]
-    assert load_config("optuna", read_tuning_request({"study_name": "7"}, {}).overrides).search.study_name == "7"
+    assert load_config("optuna", read_tuning_params({"study_name": "7"}, {}).overrides).search.study_name == "7"
 
 
 @pytest.mark.parametrize("empty", [None, ""])
 def test_empty_fields_of_a_study_leave_the_configuration_as_it_is(empty):
     conf = {"n_trials": empty, "n_workers": empty, "study_name": empty, "train_best": None}
-    assert read_tuning_request(conf, {}) == read_tuning_request({}, {})
+    assert read_tuning_params(conf, {}) == read_tuning_params({}, {})
 
 
 def test_what_the_untouched_trigger_form_of_a_study_sends_is_accepted():
     conf = {name: param.value for name, param in tuning_params({}).items()}
-    assert read_tuning_request(conf, {}) == read_tuning_request({}, {})
+    assert read_tuning_params(conf, {}) == read_tuning_params({}, {})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_the_untouched_trigger_form_of_a_study_sends_is_accepted():
 )
 def test_refusals_of_a_study_are_one_line(conf, words):
     with pytest.raises(UserError) as refused:
-        read_tuning_request(conf, {})
+        read_tuning_params(conf, {})
     line = str(refused.value)
     assert "\n" not in line
     for word in words:
@@ -148,19 +148,19 @@ def test_refusals_of_a_study_are_one_line(conf, words):
 
 def test_a_training_knows_nothing_of_studies():
     with pytest.raises(UserError, match="unknown key 'n_trials'"):
-        read_request({"n_trials": 3}, {})
+        read_params({"n_trials": 3}, {})
 
 
 def test_nothing_given_is_an_evaluation_of_what_is_registered():
-    assert read_evaluation_request(None, {}) == EvaluationRequest("local", [], None, None, False, False)
+    assert read_evaluation_params(None, {}) == EvaluationParams("local", [], None, None, False, False)
     environ = {"TRANSFORMER_ENV": "prod", "TRANSFORMER_WARM_START_RUN_ID": "abc"}
-    assert read_evaluation_request({}, environ).env == "prod"
-    assert read_evaluation_request({}, environ).warm_start_run_id is None  # what trains begin with is another matter
+    assert read_evaluation_params({}, environ).env == "prod"
+    assert read_evaluation_params({}, environ).warm_start_run_id is None  # what trains begin with is another matter
 
 
 def test_what_the_untouched_trigger_form_of_an_evaluation_sends_is_accepted():
     conf = {name: param.value for name, param in evaluation_params({}).items()}
-    assert read_evaluation_request(conf, {}) == read_evaluation_request({}, {})
+    assert read_evaluation_params(conf, {}) == read_evaluation_params({}, {})
 
 
 @pytest.mark.parametrize("params", [training_params({}), tuning_params({}), evaluation_params({})])
@@ -176,9 +176,9 @@ def test_the_form_opens_with_what_is_often_needed_and_hides_no_line_behind_code(
 
 def test_an_evaluation_is_asked_for_by_model_and_window():
     conf = {"warm_start_run_id": " abc ", "window_dates": 14, "again": True}
-    assert read_evaluation_request(conf, {}) == EvaluationRequest("local", [], "abc", 14, True, False)
+    assert read_evaluation_params(conf, {}) == EvaluationParams("local", [], "abc", 14, True, False)
     conf = {"window_first": "2025-01-01", "window_last": "2025-01-01", "allow_training_dates": True}
-    found = read_evaluation_request(conf, {})
+    found = read_evaluation_params(conf, {})
     assert (found.window, found.allow_training_dates) == (("2025-01-01", "2025-01-01"), True)
 
 
@@ -205,7 +205,7 @@ def test_an_evaluation_is_asked_for_by_model_and_window():
 )
 def test_refusals_of_an_evaluation_are_one_line(conf, words):
     with pytest.raises(UserError) as refused:
-        read_evaluation_request(conf, {})
+        read_evaluation_params(conf, {})
     line = str(refused.value)
     assert "\n" not in line
     for word in words:
@@ -216,6 +216,6 @@ def test_refusals_of_an_evaluation_are_one_line(conf, words):
 @pytest.mark.parametrize("key", ["run_id", "warm_start_run_id"])
 def test_what_is_no_run_id_is_refused(key, run_id):
     with pytest.raises(UserError, match=rf"^{key}='.* is not an MLflow run id; copy it from the run's page$"):
-        read_request({key: run_id}, {})
+        read_params({key: run_id}, {})
     with pytest.raises(UserError, match="is not an MLflow run id"):
-        read_evaluation_request({"warm_start_run_id": run_id}, {})
+        read_evaluation_params({"warm_start_run_id": run_id}, {})

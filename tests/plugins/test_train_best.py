@@ -7,7 +7,7 @@ import pytest
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
-from delay_pipeline.params import read_request
+from delay_pipeline.params import read_params
 from delay_pipeline.train_best import TrainBestOperator, training_conf
 from tests.tracking_double import FakeTracking
 
@@ -53,7 +53,7 @@ def test_the_training_is_named_after_the_study_and_its_trial_so_that_it_starts_o
 
 def test_the_conf_is_one_that_a_training_takes_whatever_the_environment_says(start):
     environ = {"TRANSFORMER_ENV": "dev", "TRANSFORMER_WARM_START_RUN_ID": "other", "TRANSFORMER_RESUME_RUN": "1"}
-    request = read_request(start().conf, environ)
+    request = read_params(start().conf, environ)
     assert (request.env, request.run_id, request.warm_start_run_id, request.resume_run) == ("optuna", None, None, False)
 
 

@@ -124,8 +124,8 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         reason=contest.reason,
         instead_of=contest.instead_of,
     )
-    run.metrics(metrics)
-    run.artifacts(target, scope.artifacts)
+    run.log_metrics(metrics)
+    run.log_artifacts(target, scope.artifacts)
     _tag(run, scope, request, outcome, quality)
     output = _output(outcome, provenance.run_url) | {
         "metrics": metrics,
@@ -221,7 +221,7 @@ def _training_history(run: RunLog, folder: Path) -> pl.DataFrame:
 
 def _degradation(run: RunLog, scope: Scope, result: EvaluationResult, max_drop: float) -> str:
     """What has become worse since the training, in one line; "" = nothing beyond the limit, or nothing to compare."""
-    then = run.metric("test/skill")
+    then = run.get_metric("test/skill")
     now = result.metrics.get(f"{scope.prefix}/skill")
     if then is None or now is None or then - now <= max_drop:
         return ""
@@ -245,7 +245,7 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
         ),
         run_url=run_url(given, run.run_id),
         more={
-            "trained with commit": run.tag("git_commit"),
+            "trained with commit": run.get_tag("git_commit"),
             "trained on": dates_text(split.train),
             "validated on": dates_text(split.validation),
         },
@@ -260,7 +260,7 @@ def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome
         DEGRADED + scope.name: outcome.degradation,
         GATE + scope.name: verdict,
     }
-    run.tags({name: value for name, value in tags.items() if value})
+    run.set_tags({name: value for name, value in tags.items() if value})
     if request.id:
         outcome.leave_to_request(run, request.id)
     if request.window is not None:

@@ -45,11 +45,11 @@ class Outcome:
 
     def leave_to_request(self, run: RunLog, request: str) -> None:
         """Keep it for whoever asked for it with `evaluate-model --request ID`."""
-        run.tags({REQUEST + request: json.dumps(self.as_dict())})
+        run.set_tags({REQUEST + request: json.dumps(self.as_dict())})
 
     def leave_to_window(self, run: RunLog) -> None:
         """Keep it as the results on its window."""
-        run.tags({EVALUATED + self.window: json.dumps(self.as_dict())})
+        run.set_tags({EVALUATED + self.window: json.dumps(self.as_dict())})
 
     @classmethod
     def of_request(cls, run: RunLog, request: str) -> Self | None:
@@ -72,5 +72,5 @@ class Outcome:
 
     @classmethod
     def _of_tag(cls, run: RunLog, name: str) -> Self | None:
-        found = run.tag(name)
+        found = run.get_tag(name)
         return cls.read(json.loads(found)) if found else None

@@ -17,7 +17,7 @@ from transformer.config import Config
 from transformer.data.events import read_op_nodes
 from transformer.features.embeddings.geographic import coordinates_km
 from transformer.features.embeddings.interpolation import interpolate
-from transformer.features.graph import NetworkGraph, graph_from_edge_counts, symmetric_matrix
+from transformer.features.graph import RailwayGraph, graph_from_edge_counts, symmetric_matrix
 from transformer.training.run_folder import TrainedModel
 
 _GAP = 0.1  # between parts that no link joins, of their width
@@ -40,7 +40,7 @@ class Places:
 
 
 def places_of(trained: TrainedModel, config: Config) -> Places:
-    """The points of a trained model's network.
+    """The points of a trained model's railway.
 
     Args:
         config: `trained.located(…)`.
@@ -49,7 +49,7 @@ def places_of(trained: TrainedModel, config: Config) -> Places:
     return place_points(op_nodes, graph_from_edge_counts(trained.embeddings.edges))
 
 
-def place_points(op_nodes: pl.DataFrame, graph: NetworkGraph) -> Places:
+def place_points(op_nodes: pl.DataFrame, graph: RailwayGraph) -> Places:
     """Coordinates in km where the points have them; a point without lies between its neighbours in the graph.
 
     Where no point has any, one minute of running time is one unit: see `layout_by_running_time`.
@@ -84,11 +84,11 @@ def place_points(op_nodes: pl.DataFrame, graph: NetworkGraph) -> Places:
     return Places(points, links, axes)
 
 
-def layout_by_running_time(graph: NetworkGraph) -> NDArray[np.float64]:
+def layout_by_running_time(graph: RailwayGraph) -> NDArray[np.float64]:
     """float64[N, 2]: points about as far apart as the quickest way between them takes, in minutes.
 
     Classical scaling of the running times, in which lines may lie on top of each other, then majorization, which
-    spreads them. Parts of the network that no link joins lie side by side, the largest first.
+    spreads them. Parts of the railway that no link joins lie side by side, the largest first.
     Sources: Torgerson, "Multidimensional scaling: I. Theory and method", 1952; de Leeuw, "Applications of convex
     analysis to multidimensional scaling", 1977.
     """

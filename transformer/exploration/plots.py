@@ -148,8 +148,8 @@ def attention(snapshot: ExploredSnapshot, train: int) -> Figure:
     return figure
 
 
-def network_map(snapshot: ExploredSnapshot, places: Places, train: int | None = None) -> Figure:
-    """The network with every train where it was last observed, coloured by how its delay is predicted to change.
+def railway_map(snapshot: ExploredSnapshot, places: Places, train: int | None = None) -> Figure:
+    """The railway with every train where it was last observed, coloured by how its delay is predicted to change.
 
     Args:
         places: of the operational points, see `places.place_points`.
@@ -199,7 +199,7 @@ def network_map(snapshot: ExploredSnapshot, places: Places, train: int | None = 
         details.append(f"{places.n_guessed:,} without coordinates drawn between neighbours")
     if nowhere:
         details.append(f"not drawn, at points that lie nowhere: {nowhere:,}")
-    set_title(axes, f"The network at {snapshot.instant:%Y-%m-%d %H:%M %Z}", ", ".join(details))
+    set_title(axes, f"The railway at {snapshot.instant:%Y-%m-%d %H:%M %Z}", ", ".join(details))
     axes.set_xlabel(places.axes[0])
     axes.set_ylabel(places.axes[1])
     axes.grid(False)

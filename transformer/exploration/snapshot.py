@@ -24,7 +24,7 @@ from transformer.exploration.attention import attention_weights
 from transformer.features.batches import to_tensors
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
 from transformer.prediction.columns import Interval, intervals_of
-from transformer.prediction.instant import Moment, dates_around, parse_instant
+from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant
 from transformer.training.run_folder import TrainedModel
 
 TRAIN_COLUMNS = (
@@ -137,19 +137,19 @@ def explore(trained: TrainedModel, config: Config, at: str = "") -> ExploredSnap
     instant = parse_instant(at, config.data.timezone) if at else busiest_instant(trained, config)
     local = instant.astimezone(zone)
     days = _require(dates_around(instant, config), config)
-    moment = Moment.of(trained, config, instant, days)
-    batch = to_tensors(moment.builder.build(moment.instants), config.data.timezone)
+    known = InstantSnapshot.of(trained, config, instant, days)
+    batch = to_tensors(known.builder.build(known.instants), config.data.timezone)
     if not batch["train_mask"].any():
         raise UserError(f"no train runs at {local.isoformat()}; name another time")
-    predictions = _predictions(moment, days)
+    predictions = _predictions(known, days)
     names = read_op_nodes(Path(config.data.local_folder)).select("op_id", "op_name")
     return ExploredSnapshot(
         instant=local,
-        trains=_trains(moment, predictions, names),
+        trains=_trains(known, predictions, names),
         predictions=predictions,
-        past=_past(moment, names),
-        attention=attention_weights(moment.module.network, batch)[0].numpy(),
-        intervals=intervals_of(moment.module.network.levels),
+        past=_past(known, names),
+        attention=attention_weights(known.module.network, batch)[0].numpy(),
+        intervals=intervals_of(known.module.network.levels),
     )
 
 
@@ -164,10 +164,10 @@ def _require(days: Sequence[date], config: Config) -> list[date]:
     return found
 
 
-def _running(moment: Moment) -> pl.DataFrame:
+def _running(known: InstantSnapshot) -> pl.DataFrame:
     """Journey, first and last known event in the table of each train, in the order of a batch's slots."""
-    active = moment.builder.active_trains(moment.instants)
-    start = moment.loaded.table.start[active.journey]
+    active = known.builder.active_trains(known.instants)
+    start = known.loaded.table.start[active.journey]
     return pl.DataFrame(
         {
             "journey": active.journey,
@@ -179,51 +179,51 @@ def _running(moment: Moment) -> pl.DataFrame:
     ).with_row_index("train")
 
 
-def _predictions(moment: Moment, days: Sequence[date]) -> pl.DataFrame:
+def _predictions(known: InstantSnapshot, days: Sequence[date]) -> pl.DataFrame:
     """Predictions with the line of their train, and the delay that was observed in the end."""
-    happened, _ = read_days(moment.config.data, days, quiet=True)
-    predictions = moment.predictions()
+    happened, _ = read_days(known.config.data, days, quiet=True)
+    predictions = known.predictions()
     observed = in_table_order(happened)["delay_sec"].gather(predictions["event"])
     return (
         predictions.with_columns(observed.alias("observed_delay_s"))
-        .join(_running(moment).select("journey", "train"), on="journey", how="left", maintain_order="left")
+        .join(_running(known).select("journey", "train"), on="journey", how="left", maintain_order="left")
         .drop("journey", "event")
     )
 
 
-def _trains(moment: Moment, predictions: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
-    running = _running(moment)
+def _trains(known: InstantSnapshot, predictions: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    running = _running(known)
     place = pl.max_horizontal("last", "start")
     change = pl.col("predicted_delay_s") - pl.col("translation_delay_s")
     changes = predictions.group_by("train").agg(change.sort_by("rank").last().alias("change_s"))
     return (
-        pl.concat([running, moment.loaded.journeys[running["journey"]]], how="horizontal")
-        .with_columns(moment.events["op_id"].gather(running.select(place).to_series()))
+        pl.concat([running, known.loaded.journeys[running["journey"]]], how="horizontal")
+        .with_columns(known.events["op_id"].gather(running.select(place).to_series()))
         .join(names, on="op_id", how="left", maintain_order="left")
         .join(changes, on="train", how="left", maintain_order="left")
         .select(TRAIN_COLUMNS)
     )
 
 
-def _past(moment: Moment, names: pl.DataFrame) -> pl.DataFrame:
+def _past(known: InstantSnapshot, names: pl.DataFrame) -> pl.DataFrame:
     """The last `n_prev` observed events of each train."""
-    running = _running(moment)
+    running = _running(known)
     journeys = pl.concat(
-        [running.select("train"), moment.loaded.journeys[running["journey"]].select("train_id", "service_date")],
+        [running.select("train"), known.loaded.journeys[running["journey"]].select("train_id", "service_date")],
         how="horizontal",
     )
     return (
-        moment.events.join(journeys, on=["train_id", "service_date"], maintain_order="left")
+        known.events.join(journeys, on=["train_id", "service_date"], maintain_order="left")
         .filter(pl.col("observed_ts").is_not_null())
         .group_by("train", maintain_order=True)
-        .tail(moment.config.data.snapshot.n_prev)
+        .tail(known.config.data.snapshot.n_prev)
         .join(names, on="op_id", how="left", maintain_order="left")
         .select(
             "train",
             "op_id",
             "op_name",
             "event_type",
-            pl.col("planned_ts").dt.convert_time_zone(moment.config.data.timezone),
+            pl.col("planned_ts").dt.convert_time_zone(known.config.data.timezone),
             pl.col("delay_sec").alias("delay_s"),
         )
     )

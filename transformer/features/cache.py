@@ -34,7 +34,7 @@ VERSION = 1  # of the embeddings; raise when their meaning changes
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors per point and the edges of the network they were computed on."""
+    """Vectors per point and the edges of the railway they were computed on."""
 
     points: PointEmbeddings
     edges: pl.DataFrame  # op_a, op_b, running_time_s, journeys
@@ -109,7 +109,7 @@ def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> 
     edges = timetable_edges(config, split.train)
     op_nodes = read_op_nodes(Path(config.data.local_folder))
     graph = graph_from_edge_counts(edges)
-    log.info("network: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
+    log.info("railway: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
     points = compute_embeddings(graph, op_nodes, config.embeddings)
     embeddings = Embeddings(points, edges)
     embeddings.save(folder, replace=recompute)
@@ -133,5 +133,5 @@ def _share(config: Config, folder: Path, replace: bool) -> None:
 
 
 def timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """How many journeys are planned over each link of the network on `days`; one date in memory at a time."""
+    """How many journeys are planned over each link of the railway on `days`; one date in memory at a time."""
     return merge_edge_counts([edge_counts(read_days(config.data, [day], quiet=True)[0]) for day in days])

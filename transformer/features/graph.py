@@ -1,4 +1,4 @@
-"""The network graph: which operational points the timetable joins, how often, and in what time.
+"""The railway graph: which operational points the timetable joins, how often, and in what time.
 
 Built from planned events only, so neither delays nor cancellations of the day shape it. Counts are kept per planned
 running time: adding up the tables of single service dates gives exactly the graph of all of them, medians included.
@@ -26,7 +26,7 @@ _JOURNEY = ["train_id", "service_date"]
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkGraph:
+class RailwayGraph:
     """An undirected graph without loops; every point has at least one edge.
 
     Attributes:
@@ -82,12 +82,12 @@ def merge_edge_counts(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def build_graph(events: pl.DataFrame) -> NetworkGraph:
+def build_graph(events: pl.DataFrame) -> RailwayGraph:
     """The graph of the journeys in `events`: those of the training dates."""
     return graph_from_edge_counts(edge_counts(events))
 
 
-def graph_from_edge_counts(counts: pl.DataFrame) -> NetworkGraph:
+def graph_from_edge_counts(counts: pl.DataFrame) -> RailwayGraph:
     """The graph of an edge-count table; an empty table gives a graph without points."""
     running_time, cumulative, total = pl.col("running_time_s"), pl.col("journeys").cum_sum(), pl.col("journeys").sum()
     lower = running_time.filter(cumulative > (total - 1) // 2).first()
@@ -98,7 +98,7 @@ def graph_from_edge_counts(counts: pl.DataFrame) -> NetworkGraph:
         .agg(total.cast(pl.Float64).alias("weight"), ((lower + upper) / 2).alias("median_s"))
     )
     op_ids, positions = np.unique(table.select(_EDGE).to_numpy(), return_inverse=True)
-    return NetworkGraph(
+    return RailwayGraph(
         op_ids=op_ids.astype(np.int32),
         edges=positions.reshape(-1, 2).astype(np.int32),
         weights=table["weight"].to_numpy(),
@@ -106,13 +106,13 @@ def graph_from_edge_counts(counts: pl.DataFrame) -> NetworkGraph:
     )
 
 
-def adjacency(graph: NetworkGraph) -> csr_array:
+def adjacency(graph: RailwayGraph) -> csr_array:
     """The weights as a symmetric sparse matrix, float64[N, N]."""
     return symmetric_matrix(len(graph.op_ids), graph.edges, graph.weights)
 
 
-def count_components(graph: NetworkGraph) -> int:
-    """Number of parts of the network that no edge joins."""
+def count_components(graph: RailwayGraph) -> int:
+    """Number of parts of the railway that no edge joins."""
     return int(connected_components(adjacency(graph), directed=False, return_labels=False))
 
 

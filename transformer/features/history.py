@@ -19,16 +19,16 @@ from transformer.features.statistics import (
     SECTION,
     SECTION_PARENT,
     Statistics,
-    mean_and_deviation,
+    mean_and_std,
     without_folds,
 )
 
 CUMULATIVE_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "history_change", "history_median_change")
 PLAIN_FEATURES = (
-    "change_deviation", "history_delay", "history_weight", "history_median", "history_low", "history_high",
+    "change_std", "history_delay", "history_weight", "history_median", "history_low", "history_high",
 )  # fmt: skip
 FEATURES = (*CUMULATIVE_FEATURES, *PLAIN_FEATURES)
-SECTION_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "change_deviation")
+SECTION_FEATURES = ("change_mean", "change_middle_mean", "planned_excess", "change_std")
 HISTORY_FEATURES = (
     "history_change", "history_median_change", "history_delay", "history_weight",
     "history_median", "history_low", "history_high",
@@ -50,7 +50,7 @@ def event_features(
     history_median, _low, _high       median, least and greatest of the mean delays of this train number here per fold
                                       of dates: one stranded date moves a mean and no median; `history_median_change` is
                                       the median relative to the last known event
-    change_deviation                  deviation of the delay change on the section that leads here
+    change_std                        std of the delay change on the section that leads here
     history_weight                    how much of history_delay is this train's own past rather than its type's here
 
     Args:
@@ -131,7 +131,7 @@ def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
         mixed("change_mean", "parent_change_mean", weight).alias("change_mean"),
         mixed("change_middle_mean", "parent_change_mean", weight).alias("change_middle_mean"),
         (weight * (pl.col("planned") - pl.col("planned_mean")).fill_null(0.0)).alias("planned_excess"),
-        mixed("change_deviation", "parent_change_deviation", weight).alias("change_deviation"),
+        mixed("change_std", "parent_change_std", weight).alias("change_std"),
         usual.alias("history_delay"),
         own_weight.alias("history_weight"),
         *(
@@ -149,7 +149,7 @@ def _section_parents(statistics: Statistics, without: Collection[int]) -> pl.Dat
         .group_by(SECTION_PARENT)
         .agg(pl.col("n", "change", "change_squares").sum())
     )
-    return sums.select(*SECTION_PARENT, *(column.name.prefix("parent_") for column in mean_and_deviation("change")))
+    return sums.select(*SECTION_PARENT, *(column.name.prefix("parent_") for column in mean_and_std("change")))
 
 
 def _history_features(statistics: Statistics, without: Collection[int]) -> pl.DataFrame:

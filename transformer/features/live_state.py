@@ -1,4 +1,4 @@
-"""Live state of the network around each next event: what other trains have just done there, and which are near it.
+"""Live state of the railway around each next event: what other trains have just done there, and which are near it.
 
 Three views, all from events observed by the instant and the timetable
     section     what happened on the section that leads to the event: the delay change of the train before, and of all

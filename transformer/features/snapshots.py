@@ -1,4 +1,4 @@
-"""Snapshots: the whole network at an instant, gathered from event columns without a loop over trains.
+"""Snapshots: the whole railway at an instant, gathered from event columns without a loop over trains.
 
 Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features,
 L live features.

@@ -40,7 +40,7 @@ HISTORY_PARENT = ["op_id", "event_type", "train_type"]
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, sum and sum of squares of a quantity: mean and deviation that merge by addition."""
+    """Count, sum and sum of squares of a quantity: mean and std that merge by addition."""
 
     n: float = 0.0
     total: float = 0.0
@@ -117,13 +117,13 @@ class Statistics:
             "sections": self.sections.select(pl.struct(SECTION).n_unique()).item(),
             "train_numbers": self.history["train_number"].n_unique(),
             "delay_mean_s": self.inputs["delay"].mean,
-            "delay_deviation_s": self.inputs["delay"].std,
+            "delay_std_s": self.inputs["delay"].std,
             "running_trains_mean": self.inputs["running_trains"].mean,
             "resolution_s": self.resolution_s,
         }
 
     def section_table(self, without: Collection[int] = ()) -> pl.DataFrame:
-        """Per section and train type: n, mean, deviation and middle mean of delay change and running time, seconds.
+        """Per section and train type: n, mean, std and middle mean of delay change and running time, seconds.
 
         The middle mean is the mean of the values between the quartiles, from the histogram.
         """
@@ -132,8 +132,8 @@ class Statistics:
             *SECTION,
             "n",
             (pl.col("planned") / pl.col("n")).alias("planned_mean"),
-            *mean_and_deviation("change"),
-            *mean_and_deviation("running"),
+            *mean_and_std("change"),
+            *mean_and_std("running"),
         )
         histograms = without_folds(self.histograms, without)
         for quantity in ("change", "running"):
@@ -373,10 +373,10 @@ def _middle_mean(histogram: pl.DataFrame, keys: list[str], step_s: int) -> pl.Da
     )
 
 
-def mean_and_deviation(quantity: str) -> list[pl.Expr]:
+def mean_and_std(quantity: str) -> list[pl.Expr]:
     mean = pl.col(quantity) / pl.col("n")
     variance = (pl.col(f"{quantity}_squares") / pl.col("n") - mean.pow(2)).clip(0)
-    return [mean.alias(f"{quantity}_mean"), variance.sqrt().alias(f"{quantity}_deviation")]
+    return [mean.alias(f"{quantity}_mean"), variance.sqrt().alias(f"{quantity}_std")]
 
 
 def without_folds(frame: pl.DataFrame, folds: Collection[int]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformer.config import ModelConfig
 from transformer.model.dropout import ByteDropout
 
-_START_GAP = -1.5  # softplus of it, 0.2 deviations of a delay change, lies between neighbouring quantiles at first
+_START_GAP = -1.5  # softplus of it, 0.2 stds of a delay change, lies between neighbouring quantiles at first
 
 
 class Member(nn.Module):
@@ -43,7 +43,7 @@ class Member(nn.Module):
             self.head_out.bias[self.median] = 0.0
 
     def forward(self, token_TX: Tensor, event_CX: Tensor, cells: tuple[Tensor, Tensor], present_BS: Tensor) -> Tensor:
-        """Quantiles [C, Q], ascending along Q, in deviations of a delay change.
+        """Quantiles [C, Q], ascending along Q, in stds of a delay change.
 
         Args:
             cells: the train and the rank of each next event, [C] both.

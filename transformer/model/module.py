@@ -21,7 +21,7 @@ from transformer.model.network import DelayTransformer, NetworkShape
 
 
 def input_scales(statistics: Statistics) -> dict[str, float]:
-    """What quantities are divided by: deviations (s), the mean number of running trains, and the step of delays (s)."""
+    """What quantities are divided by: stds (s), the mean number of running trains, and the step of delays (s)."""
     return {
         "delay": statistics.inputs["delay"].std,
         "change": statistics.inputs["change"].std,

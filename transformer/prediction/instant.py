@@ -56,7 +56,7 @@ def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
 
 
 @dataclass(frozen=True)
-class Moment:
+class InstantSnapshot:
     """What was known at an instant, and the model for the timetable around it: all that a prediction reads."""
 
     trained: TrainedModel
@@ -122,7 +122,7 @@ def predictions_at(trained: TrainedModel, config: Config, instant: datetime, day
     Raises:
         UserError: unreadable or invalid data.
     """
-    return Moment.of(trained, config, instant, days).predictions().drop("journey", "event")
+    return InstantSnapshot.of(trained, config, instant, days).predictions().drop("journey", "event")
 
 
 def writer(path: Path) -> Callable[[Path, pl.DataFrame], None]:

@@ -36,7 +36,7 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
     if known is None:
         with tempfile.TemporaryDirectory() as temporary:
             write_model(folder, Path(temporary) / content, example)
-            run.artifacts(Path(temporary), MODELS)
+            run.log_artifacts(Path(temporary), MODELS)
     with ModelVersions.open(run.config) as models, models.turn(f"registering run {run.run_id}"):
         registered = models.of_content(run.run_id, content) or models.create(run.run_id, content)
         if registered.version == models.newest() and DECISION not in registered.tags:

@@ -108,7 +108,7 @@ class RunLog:
                 token = page.token or ""
         return found
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         if self._client is not None and values:
             now = int(time.time() * 1_000)
             entries = [Metric(name, float(value), now, step) for name, value in values.items()]
@@ -116,19 +116,19 @@ class RunLog:
                 for first in range(0, len(entries), METRIC_BATCH):
                     self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         if self._client is not None and values:
             with mlflow_errors(self.config):
                 set_tags(self._client, self.run_id, values)
 
-    def tag(self, name: str) -> str:
+    def get_tag(self, name: str) -> str:
         """Value of a tag, "" when the run does not have it or there is no run."""
         if self._client is None:
             return ""
         with mlflow_errors(self.config):
             return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
 
-    def metric(self, name: str) -> float | None:
+    def get_metric(self, name: str) -> float | None:
         """Latest value of a metric, None when the run does not have it or there is no run."""
         if self._client is None:
             return None
@@ -139,13 +139,13 @@ class RunLog:
         """End the run as FINISHED, FAILED or KILLED, for `reason`."""
         close_run(self.config, self.run_id, status, reason)
 
-    def artifact(self, path: Path, folder: str) -> None:
+    def log_artifact(self, path: Path, folder: str) -> None:
         """Copy a file into artifact folder `folder`."""
         if self._client is not None:
             with mlflow_errors(self.config):
                 self._client.log_artifact(self.run_id, str(path), folder)
 
-    def artifacts(self, path: Path, folder: str) -> None:
+    def log_artifacts(self, path: Path, folder: str) -> None:
         """Copy everything in a local folder into artifact folder `folder`."""
         if self._client is not None:
             with mlflow_errors(self.config):

@@ -122,10 +122,10 @@ class CheckpointUpload(Checkpoint):
             path = self.folder / name
             changed = path.stat().st_mtime_ns if path.is_file() else 0
             if changed and changed != self._uploaded.get(name):
-                self.run.artifact(path, CHECKPOINTS)
+                self.run.log_artifact(path, CHECKPOINTS)
                 self._uploaded[name] = changed
         if not self._owned:
-            self.run.tags({CHECKPOINTS_OF: self.run.tag(AIRFLOW_RUN)})
+            self.run.set_tags({CHECKPOINTS_OF: self.run.get_tag(AIRFLOW_RUN)})
             self._owned = True
 
 

@@ -106,8 +106,8 @@ def train(
     if trainer.is_global_zero:
         reference = profile_dates(config.data, split.train)
         TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
-        run.artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
-        run.artifacts(folder / INPUTS, INPUTS)
+        run.log_artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
+        run.log_artifacts(folder / INPUTS, INPUTS)
     n_parameters = sum(p.numel() for p in module.parameters())
     log.info(
         "training: %s parameters, %d service dates, %d × %d snapshots, %s, %s",

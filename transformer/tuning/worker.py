@@ -242,7 +242,7 @@ class _Worker:
             f"best {best.value:.1f} s of trial {best.number}" if best else "none is complete yet",
         )
         values = {"study/val_mae_s": trial.value, "study/best_val_mae_s": best.value if best else None}
-        self.run.metrics({name: value for name, value in values.items() if value is not None}, step=trial.number)
+        self.run.log_metrics({name: value for name, value in values.items() if value is not None}, step=trial.number)
 
 
 class ReportToStudy(Callback):
@@ -274,7 +274,7 @@ def _close_as(child: RunLog, trial: FrozenTrial) -> None:
 
 
 def _close(child: RunLog, status: str, state: str, reason: str = "") -> None:
-    child.tags({STATE: state})
+    child.set_tags({STATE: state})
     child.close(status, reason)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from transformer.data.simulator import SimulationConfig, dataset, simulate
 from transformer.data.simulator.disturbances import draw_disturbances, draw_habits
-from transformer.data.simulator.network import Network, build_network
+from transformer.data.simulator.railway import Railway, build_railway
 from transformer.data.simulator.timetable import FIRST_START, LONG_DISTANCE, build_timetable
 from transformer.data.simulator.traffic import TERMINUS_OCCUPATION_S, Disturbances, Plan, Restriction, make_plan, play
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA, OP_NODE_SCHEMA
@@ -28,7 +28,7 @@ SMALL = SimulationConfig(service_dates=3, start_date="2025-01-10", lines=4, poin
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Friday to Sunday of a small network."""
+    """Friday to Sunday of a small railway."""
     folder = tmp_path_factory.mktemp("simulated") / "sample"
     simulate(folder, SMALL)
     return folder
@@ -36,7 +36,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """A busy network to the second with every event observed."""
+    """A busy railway to the second with every event observed."""
     folder = tmp_path_factory.mktemp("simulated") / "complete"
     every = dict.fromkeys(("missing_terminus_share", "missing_share", "silent_share", "missing_first_stop_share"), 0.0)
     simulate(folder, dataclasses.replace(SMALL, resolution_s=1, delay_severity=1.5, **every))
@@ -44,9 +44,9 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def railway() -> tuple[Network, Plan]:
-    network = build_network(SMALL, np.random.default_rng(1))
-    return network, make_plan(build_timetable(network, SMALL, np.random.default_rng(2)), network, SMALL)
+def railway() -> tuple[Railway, Plan]:
+    railway = build_railway(SMALL, np.random.default_rng(1))
+    return railway, make_plan(build_timetable(railway, SMALL, np.random.default_rng(2)), railway, SMALL)
 
 
 def read_events(folder: Path) -> pl.DataFrame:
@@ -101,9 +101,9 @@ def test_size_is_what_was_asked_for(tmp_path: Path, lines: int, points: int, jou
         "journeys": len(table),
         "events": len(events),
     }
-    network = build_network(config, np.random.default_rng(0))
-    assert len(network.lines) == lines
-    assert {point for line in network.lines for point in line} == set(range(points))
+    railway = build_railway(config, np.random.default_rng(0))
+    assert len(railway.lines) == lines
+    assert {point for line in railway.lines for point in line} == set(range(points))
 
 
 def test_more_journeys_than_the_lines_carry_are_refused(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_trains_keep_the_headway_and_their_order_on_every_section(complete: pl.D
     assert (gaps["entry"] <= SMALL.headway_s + rounding_s).sum() > 10
 
 
-def test_a_late_arrival_delays_the_train_sets_next_journey(railway: tuple[Network, Plan]) -> None:
+def test_a_late_arrival_delays_the_train_sets_next_journey(railway: tuple[Railway, Plan]) -> None:
     _, plan = railway
     table = plan.timetable
     arriving = int(np.flatnonzero(plan.next_journey >= 0)[0])
@@ -271,12 +271,12 @@ def test_a_late_arrival_delays_the_train_sets_next_journey(railway: tuple[Networ
 
 
 @pytest.mark.parametrize("too_late", [False, True])
-def test_a_connection_waits_for_its_feeder_up_to_the_limit(railway: tuple[Network, Plan], too_late: bool) -> None:
-    network, plan = railway
+def test_a_connection_waits_for_its_feeder_up_to_the_limit(railway: tuple[Railway, Plan], too_late: bool) -> None:
+    railway, plan = railway
     table = plan.timetable
     visit = int(np.flatnonzero(plan.feeder >= 0)[0])
     feeder = plan.feeder[visit]
-    assert network.is_hub[table.point[visit]] and table.kind[table.journey[feeder]] == LONG_DISTANCE
+    assert railway.is_hub[table.point[visit]] and table.kind[table.journey[feeder]] == LONG_DISTANCE
     slack = table.departure[visit] - SMALL.transfer_s - table.arrival[feeder]
     late = undisturbed(plan)
     # Lost on the section just before the hub, so that nothing can be made up.
@@ -290,7 +290,7 @@ def test_a_connection_waits_for_its_feeder_up_to_the_limit(railway: tuple[Networ
         assert played.departure[visit] > usual.departure[visit]
 
 
-def test_nothing_enters_a_closed_section_and_the_delay_spreads(railway: tuple[Network, Plan]) -> None:
+def test_nothing_enters_a_closed_section_and_the_delay_spreads(railway: tuple[Railway, Plan]) -> None:
     _, plan = railway
     table = plan.timetable
     section = int(np.bincount(table.section[table.section >= 0]).argmax())
@@ -307,13 +307,13 @@ def test_nothing_enters_a_closed_section_and_the_delay_spreads(railway: tuple[Ne
     assert late - set(table.journey[behind]), "only trains of the closed section are late"
 
 
-def test_every_train_arrives_and_none_leaves_before_its_time(railway: tuple[Network, Plan]) -> None:
-    network, plan = railway
+def test_every_train_arrives_and_none_leaves_before_its_time(railway: tuple[Railway, Plan]) -> None:
+    railway, plan = railway
     severe = dataclasses.replace(SMALL, delay_severity=8.0)
     rng = np.random.default_rng(3)
-    habits = draw_habits(plan.timetable, network, severe, rng)
+    habits = draw_habits(plan.timetable, railway, severe, rng)
     table = plan.timetable
-    played = play(plan, draw_disturbances(table, habits, network, severe, rng), severe)
+    played = play(plan, draw_disturbances(table, habits, railway, severe, rng), severe)
     assert np.isfinite(played.arrival).all() and np.isfinite(played.departure).all()
     assert (played.departure >= played.arrival).all()
     calls = table.stops & ~np.isin(np.arange(len(table.point)), table.first[1:] - 1)
@@ -321,13 +321,13 @@ def test_every_train_arrives_and_none_leaves_before_its_time(railway: tuple[Netw
     assert (played.arrival - table.arrival).max() > 1_800
 
 
-def test_platforms_hold_no_more_trains_than_they_can(railway: tuple[Network, Plan]) -> None:
-    network, plan = railway
+def test_platforms_hold_no_more_trains_than_they_can(railway: tuple[Railway, Plan]) -> None:
+    railway, plan = railway
     severe = dataclasses.replace(SMALL, delay_severity=8.0)
     rng = np.random.default_rng(4)
     table = plan.timetable
-    habits = draw_habits(table, network, severe, rng)
-    played = play(plan, draw_disturbances(table, habits, network, severe, rng), severe)
+    habits = draw_habits(table, railway, severe, rng)
+    played = play(plan, draw_disturbances(table, habits, railway, severe, rng), severe)
     last = np.isin(np.arange(len(table.point)), table.first[1:] - 1)
     until = played.departure + TERMINUS_OCCUPATION_S * last
     standing = table.stops & (table.section >= 0)

@@ -123,7 +123,7 @@ def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list
 
 
 def _version(config: Config, run_id: str) -> int:
-    return int(RunLog(config, run_id).tag("model_version"))
+    return int(RunLog(config, run_id).get_tag("model_version"))
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]
     assert f"% on {DAY}, +" in line
     assert "on the test dates of its training, a drop beyond evaluation.max_skill_drop=0.1" in line
     assert line in Path(found["report"]).read_text(encoding="utf-8")
-    assert RunLog(config, first).tag(f"degraded/{DAY}") == line
+    assert RunLog(config, first).get_tag(f"degraded/{DAY}") == line
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 
 from transformer.exploration.layout import layout_by_running_time, place_points
-from transformer.features.graph import NetworkGraph
+from transformer.features.graph import RailwayGraph
 
 
-def graph(edges: list[tuple[int, int]], minutes: list[float]) -> NetworkGraph:
+def graph(edges: list[tuple[int, int]], minutes: list[float]) -> RailwayGraph:
     op_ids = np.unique(np.array(edges)).astype(np.int32)
     positions = np.searchsorted(op_ids, np.array(edges)).astype(np.int32)
-    return NetworkGraph(op_ids, positions, np.ones(len(edges)), 60 * np.array(minutes, np.float64))
+    return RailwayGraph(op_ids, positions, np.ones(len(edges)), 60 * np.array(minutes, np.float64))
 
 
 def nodes(places: dict[int, tuple[float, float] | None]) -> pl.DataFrame:
@@ -67,5 +67,5 @@ def test_a_single_link(minutes: list[float]):
 
 
 def test_a_network_without_points():
-    empty = NetworkGraph(np.zeros(0, np.int32), np.zeros((0, 2), np.int32), np.zeros(0), np.zeros(0))
+    empty = RailwayGraph(np.zeros(0, np.int32), np.zeros((0, 2), np.int32), np.zeros(0), np.zeros(0))
     assert place_points(nodes({1: None}), empty).points.is_empty()

@@ -88,7 +88,7 @@ def test_small_shares_have_labels_of_their_own(snapshot: ExploredSnapshot):
 
 def test_map_has_each_train_at_its_point_in_the_colour_of_its_change(snapshot: ExploredSnapshot, places: Places):
     train = snapshot.find()
-    figure = plots.network_map(snapshot, places, train)
+    figure = plots.railway_map(snapshot, places, train)
     axes, bar = figure.axes
     groups = axes.collections[2:5]
     assert sum(len(dots.get_offsets()) for dots in groups) == snapshot.trains.height
@@ -105,7 +105,7 @@ def test_map_has_each_train_at_its_point_in_the_colour_of_its_change(snapshot: E
 
 def test_trains_at_one_point_do_not_hide_each_other(snapshot: ExploredSnapshot, places: Places):
     crowded = replace(snapshot, trains=snapshot.trains.with_columns(op_id=pl.lit(places.points["op_id"][0], pl.Int32)))
-    axes = plots.network_map(crowded, places).axes[0]
+    axes = plots.railway_map(crowded, places).axes[0]
     spots = np.concatenate([np.asarray(dots.get_offsets()) for dots in axes.collections[2:5]])
     assert len(np.unique(spots.round(6), axis=0)) == snapshot.trains.height
 
@@ -114,11 +114,11 @@ def test_trains_that_are_nowhere_are_counted(snapshot: ExploredSnapshot, places:
     unknown = snapshot.trains.with_columns(
         op_id=pl.when(pl.int_range(pl.len()) < 2).then(-1).otherwise("op_id").cast(pl.Int32)
     )
-    figure = plots.network_map(replace(snapshot, trains=unknown), places, train=0)
+    figure = plots.railway_map(replace(snapshot, trains=unknown), places, train=0)
     assert "not drawn, at points that lie nowhere: 2" in texts(figure)
     assert len(figure.axes[0].collections) == 5  # no ring around a train that is not drawn
     everywhere = replace(snapshot, trains=snapshot.trains.with_columns(op_id=pl.lit(-1, pl.Int32)))
-    assert f"nowhere: {snapshot.trains.height}" in texts(plots.network_map(everywhere, places))
+    assert f"nowhere: {snapshot.trains.height}" in texts(plots.railway_map(everywhere, places))
 
 
 def test_figures_become_files(snapshot: ExploredSnapshot, places: Places, tmp_path: Path):
@@ -126,7 +126,7 @@ def test_figures_become_files(snapshot: ExploredSnapshot, places: Places, tmp_pa
     for name, figure in {
         "outlook": plots.outlook(snapshot, train),
         "attention": plots.attention(snapshot, train),
-        "map": plots.network_map(snapshot, places, train),
+        "map": plots.railway_map(snapshot, places, train),
     }.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=50)
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000

@@ -15,7 +15,7 @@ from transformer.exploration.attention import attention_weights
 from transformer.exploration.snapshot import TRAIN_COLUMNS, ExploredSnapshot, busiest_instant, explore
 from transformer.features.batches import to_tensors
 from transformer.features.snapshots import grid_instants
-from transformer.prediction.instant import Moment, dates_around, predictions_at
+from transformer.prediction.instant import InstantSnapshot, dates_around, predictions_at
 from transformer.training.run_folder import TrainedModel
 
 DAY = date(2025, 1, 13)  # the test date
@@ -94,14 +94,14 @@ def test_attention_is_that_of_the_snapshot_in_the_order_of_its_trains(
     assert snapshot.attention.shape == (model.n_members, model.n_layers, model.n_heads, n_trains, n_trains)
     np.testing.assert_allclose(snapshot.attention.sum(-1), 1, rtol=1e-5)
     days = [day for day in dates_around(snapshot.instant, located) if day <= DAY]
-    moment = Moment.of(trained, located, snapshot.instant, days)
-    batch = to_tensors(moment.builder.build(moment.instants), located.data.timezone)
-    names = moment.loaded.journeys[batch["journey"][0].numpy()]
+    known = InstantSnapshot.of(trained, located, snapshot.instant, days)
+    batch = to_tensors(known.builder.build(known.instants), located.data.timezone)
+    names = known.loaded.journeys[batch["journey"][0].numpy()]
     assert names.select(KEY).equals(snapshot.trains.select(KEY))
     # In another order of the trains, the weights between the same two trains are the same.
     order = torch.arange(n_trains - 1, -1, -1)
     turned = {name: values if values.ndim == 1 else values[:, order] for name, values in batch.items()}
-    weights = attention_weights(moment.module.network, turned)[0].numpy()[..., ::-1, ::-1]
+    weights = attention_weights(known.module.network, turned)[0].numpy()[..., ::-1, ::-1]
     np.testing.assert_allclose(weights, snapshot.attention, rtol=1e-3, atol=1e-6)
 
 

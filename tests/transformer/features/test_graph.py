@@ -10,7 +10,7 @@ import pytest
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.features.graph import (
     EDGE_COUNT_SCHEMA,
-    NetworkGraph,
+    RailwayGraph,
     adjacency,
     build_graph,
     count_components,
@@ -41,7 +41,7 @@ def journey(train_id: str, stops: list[tuple[int, str, int]], day: date = FRIDAY
     )
 
 
-def assert_same_graph(left: NetworkGraph, right: NetworkGraph) -> None:
+def assert_same_graph(left: RailwayGraph, right: RailwayGraph) -> None:
     for name in ("op_ids", "edges", "weights", "running_time_s"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
 

@@ -63,8 +63,8 @@ def test_delay_change_and_running_time_of_a_section_spelled_out():
     table = statistics_of([[0, 60], [60, 180], [0, None]]).section_table()
     section = table.filter((pl.col("from_op") == 1) & (pl.col("to_op") == 2)).row(0, named=True)
     assert section["n"] == 2  # the third train was not observed at its end
-    assert section["change_mean"] == 90 and section["change_deviation"] == 30
-    assert section["running_mean"] == 690 and section["running_deviation"] == 30
+    assert section["change_mean"] == 90 and section["change_std"] == 30
+    assert section["running_mean"] == 690 and section["running_std"] == 30
     assert section["planned_mean"] == 600
     first = table.filter(pl.col("from_op") == 0).row(0, named=True)
     assert (first["to_op"], first["n"], first["change_mean"]) == (1, 3, 20)

@@ -44,7 +44,7 @@ PROMOTER = """
 import json, sys
 from transformer.config import load_config
 from transformer.errors import ServiceError
-from transformer.registry import promote
+from transformer.registry.versions import promote
 config = load_config("local", sys.argv[1:])
 print("ready", flush=True)
 for line in sys.stdin:

@@ -229,7 +229,7 @@ def test_a_child_inherits_its_origin_and_has_its_own_params_and_configuration(
     config: Config, client: MlflowClient, tmp_path: Path
 ) -> None:
     parent = RunLog(config, open_run(config, env="local", tags={"dag_id": "tuning", "airflow_run_id": "manual"}))
-    parent.tags({"best_trial": "3"})
+    parent.set_tags({"best_trial": "3"})
     changed = with_values(config, {"model.n_layers": 1}, "trial 7")
     child = parent.open_child(changed, "trial 7", {"model.n_layers": 1}, {"trial": "7"})
     child.close("KILLED", "pruned after epoch 2")
@@ -299,10 +299,10 @@ def test_what_a_run_log_writes(config: Config, client: MlflowClient, tmp_path: P
     run_id = open_run(config, env="local")
     run = RunLog(config, run_id)
     run.begin()
-    run.metrics({f"fine/{n}": n for n in range(1_500)})
-    run.metrics({"val/mae_s": 100}, step=1)
-    run.metrics({"val/mae_s": 90.5}, step=2)
-    run.tags({"data_fingerprint": "f00"})
+    run.log_metrics({f"fine/{n}": n for n in range(1_500)})
+    run.log_metrics({"val/mae_s": 100}, step=1)
+    run.log_metrics({"val/mae_s": 90.5}, step=2)
+    run.set_tags({"data_fingerprint": "f00"})
     stored = client.get_run(run_id).data
     assert (stored.metrics["fine/1499"], stored.metrics["val/mae_s"]) == (1499, 90.5)
     assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/mae_s")] == [(1, 100), (2, 90.5)]
@@ -316,8 +316,8 @@ def test_artifacts_come_back_as_they_went(config: Config, tmp_path: Path) -> Non
     (tmp_path / "up" / "figures").mkdir(parents=True)
     (tmp_path / "up" / "best.ckpt").write_bytes(content)
     (tmp_path / "up" / "figures" / "map.txt").write_text("map")
-    run.artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
-    run.artifacts(tmp_path / "up", "evaluation")
+    run.log_artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
+    run.log_artifacts(tmp_path / "up", "evaluation")
     fetched = run.download("checkpoints/best.ckpt", tmp_path / "down" / "new")
     assert fetched == tmp_path / "down" / "new" / "checkpoints" / "best.ckpt"
     assert fetched.read_bytes() == content
@@ -325,7 +325,7 @@ def test_artifacts_come_back_as_they_went(config: Config, tmp_path: Path) -> Non
     assert run.download("evaluation/figures/map.txt", tmp_path / "down").read_text() == "map"
     # The next epoch's file takes the place of the last.
     (tmp_path / "up" / "best.ckpt").write_bytes(b"2")
-    run.artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
+    run.log_artifact(tmp_path / "up" / "best.ckpt", "checkpoints")
     assert run.download("checkpoints/best.ckpt", tmp_path / "down" / "new").read_bytes() == b"2"
 
 
@@ -348,10 +348,10 @@ def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
     close_run(config, "", "FAILED", "reason")
     run = RunLog(config, "")
     run.begin()
-    run.metrics({"a": 1})
-    run.tags({"a": "b"})
-    run.artifact(tmp_path / "none", "x")
-    run.artifacts(tmp_path, "x")
+    run.log_metrics({"a": 1})
+    run.set_tags({"a": "b"})
+    run.log_artifact(tmp_path / "none", "x")
+    run.log_artifacts(tmp_path, "x")
     run.close("FAILED", "reason")
     assert run.open_child(config, "trial 0", {}, {}).run_id == ""
     assert run.running({"study_id": "a"}) == {}
@@ -408,9 +408,9 @@ def test_a_server_that_goes_away_is_a_service_error(start_mlflow: Callable[[], A
     (tmp_path / "file").touch()
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the same, sooner
     for act in (
-        lambda: run.metrics({"a": 1}),
-        lambda: run.tags({"a": "b"}),
-        lambda: run.artifact(tmp_path / "file", "x"),
+        lambda: run.log_metrics({"a": 1}),
+        lambda: run.set_tags({"a": "b"}),
+        lambda: run.log_artifact(tmp_path / "file", "x"),
         lambda: close_run(config, run.run_id),
         lambda: run_url(config, run.run_id),
     ):
@@ -431,9 +431,9 @@ def test_no_password_reaches_the_server_s_pages(
     )
     log = RunLog(secret_config, run_id)
     log.begin()
-    log.tags({"address": uri})
+    log.set_tags({"address": uri})
     (tmp_path / "a.txt").write_text("artifact")
-    log.artifact(tmp_path / "a.txt", "x")
+    log.log_artifact(tmp_path / "a.txt", "x")
     assert log.download("x/a.txt", tmp_path / "down").read_text() == "artifact"
     close_run(secret_config, run_id, "FAILED", f"cannot reach {uri}")
     run = client.get_run(run_id)

@@ -143,7 +143,7 @@ def test_half_an_upload_is_never_visible(config: Config, tmp_path: Path):
     run = RunLog(config, open_run(config))
     whole = tmp_path / BEST
     whole.write_bytes(b"x" * 3_000_000)
-    run.artifact(whole, CHECKPOINTS)
+    run.log_artifact(whole, CHECKPOINTS)
     client = MlflowClient(config.training.mlflow.tracking_uri)
     artifacts = urlsplit(client.get_run(run.run_id).info.artifact_uri).path
     address = urlsplit(config.training.mlflow.tracking_uri)

@@ -92,7 +92,7 @@ def log_artifacts(tracked: Config, trained_folder: Path) -> Callable[..., RunLog
     def log(*folders: str) -> RunLog:
         run = RunLog(tracked, open_run(tracked, env="local"))
         for folder in folders:
-            run.artifacts(trained_folder / folder, folder)
+            run.log_artifacts(trained_folder / folder, folder)
         return run
 
     return log

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from transformer.data.simulator.disturbances import draw_disturbances, draw_habits
-from transformer.data.simulator.network import build_network
+from transformer.data.simulator.railway import build_railway
 from transformer.data.simulator.records import event_table, journey_attributes
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import build_timetable
@@ -37,7 +37,7 @@ RECORD = "simulation.json"
 OWN_PATHS = r"simulation\.json|op_nodes\.parquet|journeys\.parquet|events(/events_[\d-]+\.parquet)?"
 FORMAT = 1  # raise it when equal settings no longer give equal tables
 SATURDAY = 5
-NETWORK_STREAM, TIMETABLE_STREAM, HABIT_STREAM, DATE_STREAM = range(4)  # independent random streams of one seed
+RAILWAY_STREAM, TIMETABLE_STREAM, HABIT_STREAM, DATE_STREAM = range(4)  # independent random streams of one seed
 
 
 def simulate(
@@ -78,15 +78,15 @@ def simulate(
 
 
 def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], None]) -> dict[str, int]:
-    network = build_network(config, np.random.default_rng([config.seed, NETWORK_STREAM]))
-    timetable = build_timetable(network, config, np.random.default_rng([config.seed, TIMETABLE_STREAM]))
-    habits = draw_habits(timetable, network, config, np.random.default_rng([config.seed, HABIT_STREAM]))
-    write_op_nodes(folder, network.op_nodes(config))
+    railway = build_railway(config, np.random.default_rng([config.seed, RAILWAY_STREAM]))
+    timetable = build_timetable(railway, config, np.random.default_rng([config.seed, TIMETABLE_STREAM]))
+    habits = draw_habits(timetable, railway, config, np.random.default_rng([config.seed, HABIT_STREAM]))
+    write_op_nodes(folder, railway.op_nodes(config))
 
     every_day = np.ones_like(timetable.weekend)
     runs = {False: every_day, True: timetable.weekend}
     plans = {
-        weekend: (make_plan(timetable.select(running), network, config), habits.select(running, timetable))
+        weekend: (make_plan(timetable.select(running), railway, config), habits.select(running, timetable))
         for weekend, running in runs.items()
     }
     dates = config.dates()
@@ -94,11 +94,11 @@ def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], 
     for number, day in enumerate(dates, start=1):
         rng = np.random.default_rng([config.seed, DATE_STREAM, day.toordinal()])
         plan, usual = plans[day.weekday() >= SATURDAY]
-        disturbances = draw_disturbances(plan.timetable, usual, network, config, rng)
+        disturbances = draw_disturbances(plan.timetable, usual, railway, config, rng)
         played = play(plan, disturbances, config)
-        events = event_table(plan.timetable, played, network, day, config=config, rng=rng)
+        events = event_table(plan.timetable, played, railway, day, config=config, rng=rng)
         write_events(folder, day, events)
-        journeys.append(journeys_from_events(events, journey_attributes(plan.timetable, network, day)))
+        journeys.append(journeys_from_events(events, journey_attributes(plan.timetable, railway, day)))
         events_count += len(events)
         tell(f"{day}: {len(journeys[-1]):,} journeys, {len(events):,} events ({number}/{len(dates)})")
     write_journeys(folder, pl.concat(journeys))

@@ -2,7 +2,7 @@
 
 Habits are drawn once and hold on every date: slow sections and crowded stops by hour, journeys that start late. They
 are what a model can learn by heart. Incidents are drawn per date: noise in running and dwell times, trains with a
-fault, restricted or closed sections. What they do to the trains behind is what a model can learn from the network.
+fault, restricted or closed sections. What they do to the trains behind is what a model can learn from the railway.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from transformer.data.simulator.network import Network
+from transformer.data.simulator.railway import Railway
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import HOUR, OTHER, PEAKS, Timetable
 from transformer.data.simulator.traffic import Disturbances, Restriction
@@ -54,10 +54,10 @@ class Habits:
         return Habits(self.start[journeys], self.run[visits], self.dwell[visits])
 
 
-def draw_habits(timetable: Timetable, network: Network, config: SimulationConfig, rng: np.random.Generator) -> Habits:
-    sections, points = len(network.section), len(network.x_km)
+def draw_habits(timetable: Timetable, railway: Railway, config: SimulationConfig, rng: np.random.Generator) -> Habits:
+    sections, points = len(railway.section), len(railway.x_km)
     section_s = _sparse(rng, sections, SLOW_SECTION_SHARE, SLOW_SECTION_S)
-    point_s = _sparse(rng, points, CROWDED_STOP_SHARE, CROWDED_STOP_S) * np.where(network.is_hub, 1.5, 1.0)
+    point_s = _sparse(rng, points, CROWDED_STOP_SHARE, CROWDED_STOP_S) * np.where(railway.is_hub, 1.5, 1.0)
     # A section suffers in the morning or in the evening peak, whichever way its commuters go.
     section_peak, point_peak = rng.integers(0, 2, sections), rng.integers(0, 2, points)
     severity = config.delay_severity
@@ -75,7 +75,7 @@ def draw_habits(timetable: Timetable, network: Network, config: SimulationConfig
 
 
 def draw_disturbances(
-    timetable: Timetable, habits: Habits, network: Network, config: SimulationConfig, rng: np.random.Generator
+    timetable: Timetable, habits: Habits, railway: Railway, config: SimulationConfig, rng: np.random.Generator
 ) -> Disturbances:
     """One service date's incidents on top of the habits."""
     severity = config.delay_severity * float(rng.lognormal(0, DAY_SIGMA))
@@ -92,15 +92,15 @@ def draw_disturbances(
         run=np.maximum(run, -0.04 * timetable.least_run),
         dwell=habits.dwell + severity * rng.exponential(DWELL_NOISE_S, visits) * timetable.stops,
         lead=rng.uniform(0, np.where(passenger, LEAD_S, FREIGHT_LEAD_S)) * min(1.0, config.delay_severity),
-        restrictions=_draw_restrictions(network, severity, config, rng),
+        restrictions=_draw_restrictions(railway, severity, config, rng),
     )
 
 
 def _draw_restrictions(
-    network: Network, severity: float, config: SimulationConfig, rng: np.random.Generator
+    railway: Railway, severity: float, config: SimulationConfig, rng: np.random.Generator
 ) -> dict[int, list[Restriction]]:
     """Restricted stretches of track, each for both directions of a section."""
-    pairs = [pair for pair in network.section if pair[0] < pair[1]]
+    pairs = [pair for pair in railway.section if pair[0] < pair[1]]
     restrictions: dict[int, list[Restriction]] = {}
     for index in rng.integers(0, len(pairs), rng.poisson(RESTRICTIONS_PER_SECTION * severity * len(pairs))):
         closed = bool(rng.random() < CLOSED_SHARE)
@@ -113,7 +113,7 @@ def _draw_restrictions(
             closed=closed,
         )
         a, b = pairs[index]
-        for section in (network.section[a, b], network.section[b, a]):
+        for section in (railway.section[a, b], railway.section[b, a]):
             restrictions.setdefault(section, []).append(rule)
     return restrictions
 

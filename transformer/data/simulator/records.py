@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.data.simulator.network import Network
+from transformer.data.simulator.railway import Railway
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import TRAIN_TYPES, Timetable
 from transformer.data.simulator.traffic import Played
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 def event_table(
     timetable: Timetable,
     played: Played,
-    network: Network,
+    railway: Railway,
     day: date,
     *,
     config: SimulationConfig,
@@ -59,7 +59,7 @@ def event_table(
             {
                 "train_id": train_ids(timetable)[journey],
                 "service_date": pl.repeat(day, len(visit), eager=True),
-                "op_id": network.op_ids()[timetable.point[visit]],
+                "op_id": railway.op_ids()[timetable.point[visit]],
                 "event_type": np.select([passes[visit], is_departure], [PASS_THROUGH, DEPARTURE], ARRIVAL),
                 "planned_ts": midnight + pl.Series(seconds["planned"] * 1_000_000).cast(pl.Duration("us")),
                 "observed_ts": midnight + pl.Series(seconds["observed"] * 1_000_000).cast(pl.Duration("us")),
@@ -71,9 +71,9 @@ def event_table(
     )
 
 
-def journey_attributes(timetable: Timetable, network: Network, day: date) -> pl.DataFrame:
+def journey_attributes(timetable: Timetable, railway: Railway, day: date) -> pl.DataFrame:
     """What is known of each journey beside its events: number, type, relation, operator."""
-    names = np.array(network.op_names())
+    names = np.array(railway.op_names())
     ends = names[timetable.point[timetable.first[:-1]]], names[timetable.point[timetable.first[1:] - 1]]
     return pl.DataFrame(
         {

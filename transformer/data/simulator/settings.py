@@ -27,7 +27,7 @@ class SimulationConfig:
         UserError: when a value lies outside its bounds or is no date or no time zone.
     """
 
-    seed: int = _setting(0, "seed of the network, the timetable and every disturbance", 0)
+    seed: int = _setting(0, "seed of the railway, the timetable and every disturbance", 0)
     start_date: str = _setting("2025-01-06", "first service date, YYYY-MM-DD")
     service_dates: int = _setting(20, "number of consecutive service dates", 1, 3_660)
     lines: int = _setting(6, "number of lines", 1, 1_000)

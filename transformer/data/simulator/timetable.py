@@ -1,4 +1,4 @@
-"""A clock-face timetable on the network, and what a service date makes of it.
+"""A clock-face timetable on the railway, and what a service date makes of it.
 
 Each line carries services of up to three train types in both directions, at an interval that divides two hours.
 Departure minutes are chosen one service after the other so that trains keep the headway on every shared section.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.data.simulator.network import Network
+from transformer.data.simulator.railway import Railway
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.errors import UserError
 
@@ -119,15 +119,15 @@ class _Path(NamedTuple):
     least_dwell: Floats
 
 
-def build_timetable(network: Network, config: SimulationConfig, rng: np.random.Generator) -> Timetable:
+def build_timetable(railway: Railway, config: SimulationConfig, rng: np.random.Generator) -> Timetable:
     """Plan `config.journeys_per_day` weekday journeys.
 
     Raises:
         UserError: when the lines cannot carry that many.
     """
-    services = [(line, kind) for line in range(len(network.lines)) for kind in range(len(TRAIN_TYPES))]
+    services = [(line, kind) for line in range(len(railway.lines)) for kind in range(len(TRAIN_TYPES))]
     intervals = _choose_intervals(services, config, rng)
-    offsets, paths = _place_services(network, services, intervals, config)
+    offsets, paths = _place_services(railway, services, intervals, config)
 
     rows: list[tuple[int, int, int, int, int]] = []  # start, service, direction, order in its number range, coarseness
     for (service, direction), offset in offsets.items():
@@ -188,7 +188,7 @@ def turn_rounds(timetable: Timetable, config: SimulationConfig) -> Ints:
     return after
 
 
-def feeders(timetable: Timetable, network: Network, config: SimulationConfig) -> Ints:
+def feeders(timetable: Timetable, railway: Railway, config: SimulationConfig) -> Ints:
     """The visit whose arrival each visit's departure waits for, −1 for none, (V,).
 
     At hubs a regional train waits for the last long-distance arrival of another line that it is planned to meet.
@@ -207,7 +207,7 @@ def feeders(timetable: Timetable, network: Network, config: SimulationConfig) ->
             "arrival": timetable.arrival,
             "latest": timetable.departure - config.transfer_s,
         }
-    ).filter(pl.Series(network.is_hub[timetable.point]) & pl.Series(timetable.stops))
+    ).filter(pl.Series(railway.is_hub[timetable.point]) & pl.Series(timetable.stops))
     arriving = visits.filter((pl.col("kind") == LONG_DISTANCE) & ~pl.col("origin")).sort("arrival", "visit")
     leaving = visits.filter((pl.col("kind") == REGIONAL) & ~pl.col("end")).sort("latest", "visit")
     met = leaving.join_asof(
@@ -267,7 +267,7 @@ def _starts(offset_min: int, off_peak: int, peak: int) -> list[tuple[int, int]]:
 
 
 def _place_services(
-    network: Network,
+    railway: Railway,
     services: list[tuple[int, int]],
     intervals: dict[int, tuple[int, int]],
     config: SimulationConfig,
@@ -278,15 +278,15 @@ def _place_services(
     waiting on the way, and on the way back the shortest layover among equals.
     """
     margin = -(-config.headway_s // 60)  # minutes, rounded up
-    busy = np.zeros((2 * len(network.section), CYCLE_MIN))  # trains near each minute, at section entries and exits
+    busy = np.zeros((2 * len(railway.section), CYCLE_MIN))  # trains near each minute, at section entries and exits
     offsets: dict[tuple[int, int], int] = {}
     paths: dict[tuple[int, int], _Path] = {}
     for service in sorted(intervals, key=lambda index: (services[index][1], intervals[index][1], index)):
         line, kind = services[service]
         off_peak, peak = intervals[service]
         for direction in (0, 1):
-            points = network.lines[line][:: -1 if direction else 1]
-            path = _path(network, points, TRAIN_TYPES[kind])
+            points = railway.lines[line][:: -1 if direction else 1]
+            path = _path(railway, points, TRAIN_TYPES[kind])
             candidates = np.arange(off_peak)
             cost, waits = _fit(path, busy.reshape(len(busy), -1, peak).sum(axis=1), candidates)
             if direction:
@@ -336,18 +336,18 @@ def _minute(seconds: Floats) -> Ints:
     return np.round(seconds / 60).astype(np.int64)
 
 
-def _path(network: Network, points: list[int], train_type: TrainType) -> _Path:
+def _path(railway: Railway, points: list[int], train_type: TrainType) -> _Path:
     at = np.array(points)
-    sections = np.array([network.section[pair] for pair in pairwise(points)])
+    sections = np.array([railway.section[pair] for pair in pairwise(points)])
     dwell = np.select(
-        [network.is_hub[at], network.is_junction[at]], [train_type.hub_dwell_s, 0], train_type.station_dwell_s
+        [railway.is_hub[at], railway.is_junction[at]], [train_type.hub_dwell_s, 0], train_type.station_dwell_s
     ).astype(float)
     stops = dwell > 0
     stops[[0, -1]] = True
     dwell[[0, -1]] = 0
     stopping = STOPPING_S / 2 * (stops[:-1].astype(float) + stops[1:])
-    least_run = network.length_km[sections] / train_type.speed_kmh * HOUR + stopping
-    to_hub = (network.is_hub[at] & stops)[1:]
+    least_run = railway.length_km[sections] / train_type.speed_kmh * HOUR + stopping
+    to_hub = (railway.is_hub[at] & stops)[1:]
     run = least_run * (1 + train_type.supplement) + HUB_SUPPLEMENT_S * to_hub
     arrival = np.concatenate([[0.0], np.cumsum(run) + np.cumsum(dwell)[:-1]])
     return _Path(

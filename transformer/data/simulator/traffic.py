@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transformer.data.simulator.network import Network
+from transformer.data.simulator.railway import Railway
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import LONG_DISTANCE, Timetable, feeders, turn_rounds
 
@@ -82,12 +82,12 @@ class Played(NamedTuple):
     departure: Floats
 
 
-def make_plan(timetable: Timetable, network: Network, config: SimulationConfig) -> Plan:
+def make_plan(timetable: Timetable, railway: Railway, config: SimulationConfig) -> Plan:
     return Plan(
         timetable,
         turn_rounds(timetable, config),
-        feeders(timetable, network, config),
-        _platforms(timetable, len(network.x_km)),
+        feeders(timetable, railway, config),
+        _platforms(timetable, len(railway.x_km)),
     )
 
 
@@ -114,7 +114,7 @@ def _platforms(timetable: Timetable, points: int) -> Ints:
 
 
 class _Day:
-    """The state of the network while it is played. Plain lists: the loop reads single values, one by one."""
+    """The state of the railway while it is played. Plain lists: the loop reads single values, one by one."""
 
     def __init__(self, plan: Plan, disturbances: Disturbances, config: SimulationConfig) -> None:
         table = plan.timetable

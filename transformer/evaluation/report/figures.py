@@ -53,7 +53,7 @@ def error_map(
     edges: pl.DataFrame,
     value: Literal["mae_s", "skill"] = "mae_s",
 ) -> Figure:
-    """The network with each operational point coloured by the model's MAE, or by its skill, and sized by its rows.
+    """The railway with each operational point coloured by the model's MAE, or by its skill, and sized by its rows.
 
     The worst places are numbered and named: the worst points, none close to a worse one, among the half of the points
     with the most rows, since a handful of rows says little. Points without coordinates are counted, not drawn.
@@ -61,7 +61,7 @@ def error_map(
     Args:
         point_breakdown: `breakdown(rows, "op_id")`.
         op_nodes: `op_id`, `op_name`, `lat`, `lon` in degrees.
-        edges: `op_a`, `op_b`, one line per link of the network graph.
+        edges: `op_a`, `op_b`, one line per link of the railway graph.
     """
     located = op_nodes.drop_nulls(["lat", "lon"])
     points = point_breakdown.join(located, on="op_id").drop_nulls(value).sort("n")
@@ -535,7 +535,7 @@ def _segments(edges: pl.DataFrame, located: pl.DataFrame) -> NDArray[Any]:
 
 
 def _degree_ratio(located: pl.DataFrame) -> float:
-    """Length of a degree of latitude in degrees of longitude, at the middle of the network."""
+    """Length of a degree of latitude in degrees of longitude, at the middle of the railway."""
     return 1 / math.cos(math.radians(_mean(located["lat"])))
 
 

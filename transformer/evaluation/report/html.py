@@ -38,11 +38,11 @@ _TIMELINE = "error_timeline_"
 _CAPTIONS = {  # by file name of `report.write_evaluation`: caption and alternative text
     "error_map": (
         "Where the model errs: its MAE at each operational point. The numbered places are the worst.",
-        "Map of the network with each operational point coloured by the model's MAE; the worst are in the table below.",
+        "Map of the railway with each operational point coloured by the model's MAE; the worst are in the table below.",
     ),
     "skill_map": (
         "Where the model beats translation (blue) and where it does not (red).",
-        "Map of the network with each operational point coloured by the model's skill against translation.",
+        "Map of the railway with each operational point coloured by the model's skill against translation.",
     ),
     "error_by_horizon": (
         "MAE by time to the planned event, with the skill above each pair of bars.",

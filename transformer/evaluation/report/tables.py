@@ -48,7 +48,7 @@ def write_evaluation(
     Args:
         rows: predictions, see `metrics.ROW_SCHEMA`, with or without quantiles.
         op_nodes: `op_id`, `op_name`, `lat`, `lon`.
-        edges: `op_a`, `op_b`, the links of the network graph.
+        edges: `op_a`, `op_b`, the links of the railway graph.
         prefix: of the metric names, such as `test`.
         timezone: IANA name of the railway's clock.
         history: one line per epoch, see `figures.training_curves`.

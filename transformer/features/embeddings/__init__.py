@@ -2,7 +2,7 @@
 
 | kind | says | over the points that have it |
 |---|---|---|
-| `laplacian` | place in the network at large | each column zero mean, unit variance |
+| `laplacian` | place in the railway at large | each column zero mean, unit variance |
 | `node2vec` | company on random walks | each column zero mean, unit variance |
 | `geographic` | east and north, and 1 where they are known | zero mean, unit variance at one scale: distances hold |
 | `random` | identity alone: a control | standard normal as drawn, so a vector never depends on other points |
@@ -28,7 +28,7 @@ from transformer.features.embeddings.interpolation import interpolate
 from transformer.features.embeddings.laplacian import eigenmap
 from transformer.features.embeddings.node2vec import skip_gram_vectors
 from transformer.features.embeddings.random import normal_vectors
-from transformer.features.graph import NetworkGraph, graph_from_edge_counts
+from transformer.features.graph import RailwayGraph, graph_from_edge_counts
 from transformer.files import UNREADABLE, write_parquet
 
 KINDS = ("laplacian", "node2vec", "geographic", "random")
@@ -94,7 +94,7 @@ class PointEmbeddings:
         )
 
 
-def compute_embeddings(graph: NetworkGraph, op_nodes: pl.DataFrame, config: EmbeddingsConfig) -> PointEmbeddings:
+def compute_embeddings(graph: RailwayGraph, op_nodes: pl.DataFrame, config: EmbeddingsConfig) -> PointEmbeddings:
     """Every kind that `config` switches on, over all points of `op_nodes` and `graph`.
 
     A point without a position gets the coordinates of its neighbours in the graph. A point without trains in `graph`
@@ -141,13 +141,13 @@ def standardise(columns: NDArray[np.floating], *, one_scale: bool = False) -> ND
         return columns.astype(np.float64)
     centred = columns - columns.mean(axis=0, dtype=np.float64)
     variance = np.square(centred).mean(axis=0)
-    deviation = np.sqrt(np.full_like(variance, variance.mean()) if one_scale else variance)
-    varies = deviation > 1e-9 * np.abs(columns).max(axis=0)
-    standardised: NDArray[np.float64] = np.divide(centred, deviation, out=np.zeros_like(centred), where=varies)
+    std = np.sqrt(np.full_like(variance, variance.mean()) if one_scale else variance)
+    varies = std > 1e-9 * np.abs(columns).max(axis=0)
+    standardised: NDArray[np.float64] = np.divide(centred, std, out=np.zeros_like(centred), where=varies)
     return standardised
 
 
-def _geographic(op_ids: NDArray[np.int32], op_nodes: pl.DataFrame, graph: NetworkGraph) -> NDArray[np.float32]:
+def _geographic(op_ids: NDArray[np.int32], op_nodes: pl.DataFrame, graph: RailwayGraph) -> NDArray[np.float32]:
     located, east_north = coordinates_km(op_nodes)
     known = np.isin(op_ids, located)
     coordinates = _place(op_ids, located, standardise(east_north, one_scale=True))
@@ -156,7 +156,7 @@ def _geographic(op_ids: NDArray[np.int32], op_nodes: pl.DataFrame, graph: Networ
 
 
 def _interpolate_over(
-    graph: NetworkGraph, op_ids: NDArray[np.int32], vectors: NDArray[np.float32], known: NDArray[np.bool_]
+    graph: RailwayGraph, op_ids: NDArray[np.int32], vectors: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     edges = np.searchsorted(op_ids, graph.op_ids)[graph.edges]
     return interpolate(vectors, known, edges, graph.weights).astype(np.float32)

@@ -13,7 +13,7 @@ N_COORDINATES = 2  # the columns before the indicator
 def coordinates_km(op_nodes: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Points of known position and their (east, north) in km from the mean position: int32[K] and float64[K, 2].
 
-    Equirectangular around the mean latitude: in a network 500 km from north to south, at 50° N, east-west distances at
+    Equirectangular around the mean latitude: in a railway 500 km from north to south, at 50° N, east-west distances at
     its ends are off by up to 5 %. `op_nodes` has OP_NODE_SCHEMA columns; a point without latitude or longitude is left
     out.
     """

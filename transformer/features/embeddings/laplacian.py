@@ -11,14 +11,14 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, laplacian
 from scipy.sparse.linalg import eigsh
 
-from transformer.features.graph import NetworkGraph, adjacency
+from transformer.features.graph import RailwayGraph, adjacency
 
 _DENSE_POINTS = 128  # a component up to this size is solved whole; the sparse solver needs far more points than vectors
 _SHIFT = -1e-4  # just below the spectrum [0, 2], where L - shift·I can be factorised
 _TIE = 1e-6  # entries whose magnitudes differ by less, relatively, are equal but for rounding
 
 
-def eigenmap(graph: NetworkGraph, dim: int) -> NDArray[np.float64]:
+def eigenmap(graph: RailwayGraph, dim: int) -> NDArray[np.float64]:
     """float64[N, dim]: eigenvectors of the smallest non-trivial eigenvalues of the symmetric normalised Laplacian.
 
     The paper divides these by √degree; here they are kept as they are, with lighter tails for the network to read.

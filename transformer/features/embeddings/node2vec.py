@@ -1,4 +1,4 @@
-"""node2vec: vectors from biased random walks over the network, read like sentences.
+"""node2vec: vectors from biased random walks over the railway, read like sentences.
 
 Source: Grover and Leskovec, "node2vec: Scalable Feature Learning for Networks", 2016. All walkers step at once, and the
 skip-gram model is gensim's.
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transformer.config import Node2VecConfig
-from transformer.features.graph import NetworkGraph, adjacency
+from transformer.features.graph import RailwayGraph, adjacency
 
 
-def skip_gram_vectors(graph: NetworkGraph, config: Node2VecConfig) -> NDArray[np.float32]:
+def skip_gram_vectors(graph: RailwayGraph, config: Node2VecConfig) -> NDArray[np.float32]:
     """float32[N, dim]: the same in every process for the same graph and configuration."""
     from gensim.models import Word2Vec
 
@@ -31,7 +31,7 @@ def skip_gram_vectors(graph: NetworkGraph, config: Node2VecConfig) -> NDArray[np
         epochs=config.epochs,
         sg=1,
         min_count=1,
-        sample=0,  # in a network of a few hundred points all are frequent; thinning would drop most steps
+        sample=0,  # in a railway of a few hundred points all are frequent; thinning would drop most steps
         seed=config.seed,
         workers=1,  # more than one thread updates in an order that changes from run to run
         hashfxn=_stable_hash,
@@ -40,12 +40,12 @@ def skip_gram_vectors(graph: NetworkGraph, config: Node2VecConfig) -> NDArray[np
     return vectors
 
 
-def random_walks(graph: NetworkGraph, config: Node2VecConfig) -> NDArray[np.int32]:
+def random_walks(graph: RailwayGraph, config: Node2VecConfig) -> NDArray[np.int32]:
     """Positions in `graph.op_ids` visited by weighted second-order walks, int32[N · walks_per_node, walk_length].
 
     From edge (t, v) a walker goes on to neighbour x of v with probability proportional to weight(v, x) times 1/p for
     x = t, 1 for x next to t, and 1/q otherwise. The probabilities of all pairs of edges are held at once: Σ degree²,
-    which is small in a railway network, and exact however extreme p and q are.
+    which is small in a railway, and exact however extreme p and q are.
     """
     matrix = adjacency(graph).sorted_indices()
     degrees = np.diff(matrix.indptr)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from transformer.data.tables import OP_NODE_SCHEMA
-from transformer.features.graph import EDGE_COUNT_SCHEMA, NetworkGraph, graph_from_edge_counts
+from transformer.features.graph import EDGE_COUNT_SCHEMA, RailwayGraph, graph_from_edge_counts
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def edge_table() -> Callable[..., pl.DataFrame]:
 
 
 @pytest.fixture
-def graph_of(edge_table) -> Callable[..., NetworkGraph]:
+def graph_of(edge_table) -> Callable[..., RailwayGraph]:
     """The graph of (op_id, op_id) pairs."""
     return lambda edges, journeys=None: graph_from_edge_counts(edge_table(edges, journeys))
 

@@ -79,10 +79,10 @@ def test_every_process_finds_the_same_vectors(graph_of) -> None:
 import hashlib
 import numpy as np
 from transformer.config import Node2VecConfig
-from transformer.embeddings.node2vec import skip_gram_vectors
-from transformer.graph import NetworkGraph
+from transformer.features.embeddings.node2vec import skip_gram_vectors
+from transformer.features.graph import RailwayGraph
 edges = np.array([(i, i + 1) for i in range(59)], np.int32)
-graph = NetworkGraph(np.arange(60, dtype=np.int32), edges, np.ones(59), np.ones(59))
+graph = RailwayGraph(np.arange(60, dtype=np.int32), edges, np.ones(59), np.ones(59))
 print(hashlib.sha256(skip_gram_vectors(graph, Node2VecConfig()).tobytes()).hexdigest())
 """
     digests = {

@@ -1,4 +1,4 @@
-"""A railway network: hubs joined by links, stations and junctions along the links, lines that run from hub to hub.
+"""A railway: hubs joined by links, stations and junctions along the links, lines that run from hub to hub.
 
 Lines take the shortest way between their ends, so that they cross at hubs and share the sections of their common
 links. Two tracks everywhere: a section is directed and belongs to one running direction.
@@ -21,12 +21,12 @@ from transformer.data.simulator.settings import SimulationConfig
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-CENTRE_LAT, CENTRE_LON = 50.6, 4.6  # degrees; where the sample network is pinned to the map
+CENTRE_LAT, CENTRE_LON = 50.6, 4.6  # degrees; where the sample railway is pinned to the map
 KM_PER_DEGREE = 111.2  # of latitude
 HUB_SPACING_KM = 32.0
 POINTS_PER_HUB = 8  # leaves about five points between neighbouring hubs: sections of some 5 km
 HUBS_PER_LINE = 0.75  # few enough that lines share links
-LINE_LINKS = 2  # a line runs over at least this many links where the network allows
+LINE_LINKS = 2  # a line runs over at least this many links where the railway allows
 JUNCTION_SHARE = 0.15  # points on the open line where no train calls
 FIRST_OP_ID, OP_ID_STEP = 100, 3  # ids with gaps, as real ones have
 NAME_STARTS = "Alt Berg Birk Bruck Dorn Eber Eich Feld Grün Hall Hoch Kirch Lang Linden Mühl Neu Ober Rosen Stein Wald"
@@ -34,7 +34,7 @@ NAME_ENDS = "au bach berg born burg dorf feld furt hausen heim hof ingen mark ro
 
 
 @dataclass(frozen=True)
-class Network:
+class Railway:
     """N points and S directed sections.
 
     Attributes:
@@ -80,7 +80,7 @@ class Network:
         return frame.with_columns(pl.when(known).then(pl.col("lat", "lon")))
 
 
-def build_network(config: SimulationConfig, rng: np.random.Generator) -> Network:
+def build_railway(config: SimulationConfig, rng: np.random.Generator) -> Railway:
     """Lay out `config.points` points and `config.lines` lines over them; every point lies on a line."""
     hub_count = min(max(2, config.points // POINTS_PER_HUB), 2 + round(HUBS_PER_LINE * config.lines))
     hubs = _spread_points(hub_count, rng)
@@ -107,7 +107,7 @@ def build_network(config: SimulationConfig, rng: np.random.Generator) -> Network
     sections = sorted({pair for line in lines for way in (line, line[::-1]) for pair in pairwise(way)})
     ends = np.array(sections)
     is_hub = np.arange(len(xy)) < len(used_hubs)
-    return Network(
+    return Railway(
         x_km=xy[:, 0],
         y_km=xy[:, 1],
         is_hub=is_hub,
