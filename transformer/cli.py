@@ -196,7 +196,7 @@ def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
-    from transformer.data.simulator import SimulationConfig
+    from transformer.data.simulator.settings import SimulationConfig
 
     parser.add_argument("--to", type=Path, default=Path("data/sample"), metavar="FOLDER", help="default: data/sample")
     parser.add_argument("--overwrite", action="store_true", help="replace event tables that are no earlier simulation")
@@ -336,7 +336,8 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _simulate(options: argparse.Namespace) -> dict[str, Any]:
-    from transformer.data.simulator import SimulationConfig, simulate
+    from transformer.data.simulator.dataset import simulate
+    from transformer.data.simulator.settings import SimulationConfig
 
     settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(SimulationConfig)}
     return simulate(options.to, SimulationConfig(**settings), progress=log.info, overwrite=options.overwrite)

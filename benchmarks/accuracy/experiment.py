@@ -21,7 +21,8 @@ from benchmarks.accuracy.tree import predict as predict_tree
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, available_dates, partial_dates, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
-from transformer.data.simulator import SimulationConfig, simulate
+from transformer.data.simulator.dataset import simulate
+from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder

@@ -69,7 +69,8 @@ def in_a_process_of_its_own(function: Callable[P, T], *arguments: P.args, **name
 
 
 def simulate_dates(folder: Path, dates: int) -> None:
-    from transformer.data.simulator import SimulationConfig, simulate
+    from transformer.data.simulator.dataset import simulate
+    from transformer.data.simulator.settings import SimulationConfig
 
     # 97,000 events on a weekday and 70 % of them on Saturday and Sunday.
     simulate(

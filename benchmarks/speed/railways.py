@@ -15,7 +15,8 @@ from transformer.config import Config, load_config
 from transformer.data.dates import Split, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
 from transformer.data.events import read_days, read_journeys
-from transformer.data.simulator import SimulationConfig, simulate
+from transformer.data.simulator.dataset import simulate
+from transformer.data.simulator.settings import SimulationConfig
 from transformer.features.batches import Batch, snapshot_builder, to_tensors
 from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
 from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.speed.railways import Railway, railway
 from tests.transformer.conftest import sample_folder, small_config, small_overrides
-from transformer.data.simulator import SimulationConfig
+from transformer.data.simulator.settings import SimulationConfig
 
 __all__ = ["network", "sample_folder", "small_config", "small_overrides"]
 

@@ -17,7 +17,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from transformer.config import Config, load_config
-from transformer.data.simulator import SimulationConfig, simulate
+from transformer.data.simulator.dataset import simulate
+from transformer.data.simulator.settings import SimulationConfig
 
 BUCKET = "train-delays"  # of `sample_bucket`
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "mav_2024_12"

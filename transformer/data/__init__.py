@@ -1,1 +1,0 @@
-"""Event tables, their sources, the simulator, and the snapshots built from them."""

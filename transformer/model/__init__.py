@@ -1,1 +1,0 @@
-"""The delay transformer: network, Lightning module and losses."""

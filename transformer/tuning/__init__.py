@@ -1,1 +1,0 @@
-"""Hyperparameter tuning: the searched space, the study, its database and its report."""

@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from transformer.data.simulator import SimulationConfig, dataset, simulate
+from transformer.data.simulator import dataset
+from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.disturbances import draw_disturbances, draw_habits
 from transformer.data.simulator.railway import Railway, build_railway
+from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import FIRST_START, LONG_DISTANCE, build_timetable
 from transformer.data.simulator.traffic import TERMINUS_OCCUPATION_S, Disturbances, Plan, Restriction, make_plan, play
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA, OP_NODE_SCHEMA

@@ -1,4 +1,8 @@
-"""Write a simulated data set: completely, or not at all."""
+"""A railway that does not exist: the sample data of `make train`, of the tests and of scale measurements.
+
+`railway` lays out points and lines, `timetable` plans the journeys, `disturbances` draws what goes wrong, `traffic`
+plays a service date, `records` says what is observed of it. This module writes it all: completely, or not at all.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Importers that turn an operator's published files into event tables."""
