@@ -225,7 +225,7 @@ def comments(source: str) -> list[Passage]:
 
 
 def _pieces() -> Iterator[str]:
-    """What stands for the pieces of code in a passage: no words, and never the same twice."""
+    """Substitutes for the pieces of code in a passage: no words, and never the same twice."""
     return (f"§{number}§" for number in itertools.count())
 
 

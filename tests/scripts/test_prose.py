@@ -182,8 +182,9 @@ def test_a_path_that_is_not_there_is_refused() -> None:
     assert done.stderr.startswith("error: docs/absent.md does not exist")
 
 
-def test_lint_runs_it() -> None:
+def test_lint_runs_it_on_every_page() -> None:
     assert "scripts/prose.py" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert {path.name for path in REPOSITORY.glob("*.md")} | {"docs", "dags"} <= set(RULES.paths)
 
 
 def test_a_check_that_proselint_lacks_is_refused() -> None:
