@@ -78,8 +78,8 @@ def test_the_documentation_says_what_to_do(dag):
 def test_the_documentation_says_who_is_called(bag):
     for dag in bag.dags.values():
         triage = dag.doc_md.partition("#### Triage\n")[2]
-        for word in ("**Impact**", "**Normal**", "**Look first**", "**Call**", "`docs/operate.md`", "`alerts`", "owner"):
-            assert word in triage, f"{dag.dag_id}: {word}"
+        for words in ("**Impact**", "**Normal**", "**Look first**", "**Call**", "docs/operate.md", "`alerts`", "owner"):
+            assert words in triage, f"{dag.dag_id}: {words}"
 
 
 def test_tasks_come_in_order(dag):
