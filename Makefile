@@ -44,11 +44,12 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-lint: $(INSTALLED) ## check style, format, types and which room imports which
+lint: $(INSTALLED) ## check style, format, types, which room imports which, and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=plugins $(BIN)/lint-imports
+	$(BIN)/python scripts/prose.py
 
 notebook: $(INSTALLED) ## explore a snapshot of a run, into data/notebooks: make notebook [RUN=newest] [AT=time] [TRAIN=number] [DATA=folder]
 	@$(BIN)/python scripts/explore.py $(if $(RUN),--run '$(RUN)') $(if $(AT),--at '$(AT)') $(if $(TRAIN),--train '$(TRAIN)') \

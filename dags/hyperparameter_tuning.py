@@ -1,46 +1,56 @@
 """
 ### Search better settings for the delay transformer
 
-Trains the model many times, each time with other values of the keys that `search.space` names
-(`include/config/<env>/search.yaml`), and finds those with the least validation error.
+Runs a *study*: it trains the model many times, each time with other values of some configuration keys. A single
+training is a *trial*. The study looks for the values with the lowest validation error. The key `search.space` lists the
+keys and their ranges (`include/config/<env>/search.yaml`).
 
 #### Steps
-- **open_run** checks the conf, the configuration and the search space and opens the study's MLflow run.
-- **fetch_files** and **compute_statistics_and_embeddings** prepare what all trials share.
-- **tune** runs the trials, one task per worker (a pod each with `compute.backend: kubernetes`).
+- **open_run** checks the conf, the configuration and the search space. Then it opens the MLflow run of the study.
+- **fetch_files** and **compute_statistics_and_embeddings** prepare the data that all trials share.
+- **tune** runs the trials. It is mapped: one task per worker, and one pod per task if `compute.backend: kubernetes`.
 - **report_study** writes the results into the MLflow run.
-- **train_best** starts **model_training** with the winner if asked.
-- **close_run** marks the MLflow run FINISHED or FAILED, always.
+- **train_best** starts the DAG `model_training` with the winner's values, if the conf asks for it.
+- **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
 
 #### Reads
-- Event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
+- Event tables in the folder `data.local_folder`, or in the bucket if `data.download_data_from_s3` is on.
 
 #### Writes
-- The study: to the SQLite file `paths.optuna_db` (copied to the bucket after every trial when
-  `data.save_results_to_s3` is on), or to the PostgreSQL database `search.storage_url`.
-- To MLflow: one run for the study with best values, importances and plots, and inside it one run per trial. Each stage
-  has a link *MLflow run*, on the task's page under *Details*.
+- The study: into the SQLite file `paths.optuna_db`, or into the PostgreSQL database `search.storage_url`. If
+  `data.save_results_to_s3` is on, the SQLite file is copied to the bucket after every trial.
+- MLflow: one run for the study, with best values, importances and plots. It contains one run per trial. Each stage
+  links its *MLflow run*, on the task's page under *Details*.
 
 #### Trigger
-With the form, or with any of its fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
+Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
+`AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
 
     airflow dags trigger hyperparameter_tuning --conf '{"n_trials": 30, "study_name": "wider-models"}'
 
-- **Trials** are counted in total: `{"n_trials": 30}` brings a study that has 20 to 30, and one that has 30 gets none.
-- **Many workers**: `{"n_workers": 4}` needs `search.storage_url`; its password is `PGPASSWORD` of the worker or pod, or
-  that of the Airflow connection `optuna_postgres`.
-- **Warm start**: `{"warm_start_run_id": "…"}` alone lets every trial begin with that run's weights.
-- **Train the winner**: `{"train_best": true}`, with `model_training` not paused. Else the report prints its conf.
-- **See** the study while it runs and afterwards: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
+- **Trials**: `n_trials` is the total of the study. With `{"n_trials": 30}`, a study with 20 trials gets 10 more, and a
+  study with 30 gets none.
+- **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. The password is `PGPASSWORD` in the environment of
+  the worker or pod, or that of the Airflow connection `optuna_postgres`.
+- **Warm start**: with `{"warm_start_run_id": "…"}` alone, every trial begins with the weights of that run.
+- **Train the winner**: `{"train_best": true}`. Unpause `model_training` first. Otherwise the report prints the conf.
+- **Watch** the study, during the run or later: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
 
 #### Rerun and resume
-- **Rerun** what failed: clear it, or trigger again. The study goes on where it stood, and its trials are kept.
+- **Rerun** a failed task: clear it, or trigger the DAG again. The study keeps its trials and continues.
 - **Resume** in the study's own MLflow run: `{"warm_start_run_id": "…", "resume_run": true}`, or `{"run_id": "…"}`.
 
-#### What failing looks like
-- **Wrong input** turns `open_run` red at once, with one line that names the value and the remedy.
-- **A trial** that fails does not end the study. **A worker** that fails is retried twice. If it still fails, the others
-  finish, the report is written, the winner is not trained, and the DAG run and its MLflow run are FAILED.
+#### How failures look
+- **Wrong input**: `open_run` fails at once, with one line that names the value and the remedy.
+- **A failed trial** does not end the study.
+- **A failed worker** is retried twice. If it still fails, the other workers finish and `report_study` writes the
+  report. Then `train_best` does not run, and the DAG run and the MLflow run are FAILED.
+
+#### Triage
+- **Impact**: low. Tuning changes no registered model, and no other DAG waits for this one.
+- **Normal**: some failed or pruned trials; a retried worker after a lost pod.
+- **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
+- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
 """
 
 import os
@@ -62,18 +72,23 @@ from delay_pipeline.train_best import TrainBestOperator
     schedule=None,
     max_active_runs=1,  # two studies at a time would share one GPU or laptop
     tags=["delays", "tuning"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    default_args={
+        "owner": "train-delays",  # the team to call: Triage, above
+        **RETRIES,
+        "execution_timeout": timedelta(hours=2),
+        "on_failure_callback": FailureAlert(),
+    },
     on_failure_callback=FailureAlert(),
 )
 def hyperparameter_tuning():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
     def open_run(**context):
-        """Check the conf, the configuration and the search space, open the study's MLflow run."""
+        """Check the conf, the configuration and the search space, and open the study's MLflow run."""
         return runs.open_study(context)
 
     @task(execution_timeout=timedelta(minutes=10))
     def list_workers(run):
-        """The workers that `tune` is mapped over; Airflow maps over no part of a result."""
+        """Return the workers, for `tune` to be mapped over: Airflow cannot map over a part of a result."""
         return run["workers"]
 
     @task(execution_timeout=timedelta(minutes=10))
@@ -93,12 +108,12 @@ def hyperparameter_tuning():
         task_id="report_study",
         stage="report-study",
         mlflow_run=run,
-        # What the other workers found is worth a report, whoever failed.
+        # The trials of the other workers are worth a report although one worker failed.
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
         pre_execute=runs.skip_unless_tuned,
     )
     train_best = TrainBestOperator(task_id="train_best", mlflow_run=run, execution_timeout=timedelta(minutes=10))
-    # A teardown runs whatever happened before it and leaves the DAG run's state to the stages.
+    # A teardown always runs, and the stages alone decide the state of the DAG run.
     close = close_run(run).as_teardown()
     chain(
         run,
@@ -112,7 +127,7 @@ def hyperparameter_tuning():
         report,
         close,
     )
-    # Behind both: a failed worker fails the DAG run though its trials were reported.
+    # `train_best` follows both: a failed worker must fail the DAG run although `report_study` succeeded.
     chain([tune, report], train_best, close)
 
 

@@ -1,44 +1,55 @@
 """
-### Evaluate trained models, and promote the better one
+### Evaluate trained models and promote the better one
 
-Predicts the service dates of a window with a trained model, beside translation and the registered champion, and decides
-whether the challenger becomes champion.
+Evaluates registered models on a *window*: a range of service dates. The *champion* is the model in use, the
+*challenger* the newest registered one. Both predict the same rows and are compared with each other and with
+translation. If the challenger is better beyond chance, it becomes champion.
 
 #### Steps
-- **open_evaluation** checks the conf and the configuration and chooses the models.
-- **evaluate_model** evaluates each of them, beside the worker or in a pod, from what its own MLflow run keeps.
-- **decide** gathers what was found.
-- **approve** asks a person where `evaluation.gate.ask_for_approval` says so.
+- **open_evaluation** checks the conf and the configuration. Then it chooses the models.
+- **evaluate_model** evaluates each model, from the files in the model's own MLflow run. It is mapped: one task per
+  model.
+- **decide** collects the results and declines a challenger that is not better.
+- **approve** asks a person, if `evaluation.gate.ask_for_approval` is on.
 - **promote** changes the registry.
 
 #### Reads
-- Event tables in `data.local_folder` or the bucket, and the models in MLflow.
+- Event tables in the folder `data.local_folder` or in the bucket, and the models in MLflow.
 
 #### Writes
-- Into the MLflow run of each model: metrics `window/FIRST..LAST/…`, artifacts `evaluation/FIRST..LAST/` with a report
-  (links *MLflow run* and *Report* on the task's page under *Details*), tags with the outcome.
-- Into the registry: aliases and tags of its versions.
+- The MLflow run of each model: metrics `window/FIRST..LAST/…`, artifacts `evaluation/FIRST..LAST/` with a report, and
+  tags with the decision. The task's page links *MLflow run* and *Report* under *Details*.
+- The model registry: aliases and tags of the model's versions.
 
 #### Trigger
-It runs whenever `model_training` has registered a model, at `evaluation.schedule.cron` of the environment that
-`TRANSFORMER_ENV` names, and by hand: with the form, or with any of its
-fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
+The DAG runs after `model_training` has registered a model. It also runs on the schedule `evaluation.schedule.cron` of
+the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, or pass any of its fields as conf. After
+`make up`, `airflow` is `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
 
     airflow dags trigger model_evaluation --conf '{"warm_start_run_id": "…", "window_dates": 7}'
 
-- **Which model**: `warm_start_run_id` names any trained run. Without it: champion, and challenger if there is one.
-- **Which dates**: `window_first` and `window_last`, or `window_dates`, the last so many that have data and are over.
-- **By hand**: `python -m transformer promote` and `rollback` overrule the gate.
+- **Which model**: `warm_start_run_id` names any trained run. If empty: the champion, and the challenger if there is
+  one.
+- **Which dates**: `window_first` and `window_last`, or `window_dates`. The last one is a number: the newest finished
+  dates that have data.
+- **Overrule the gate** on the command line: `python -m transformer promote` and `rollback`.
 
 #### Rerun and resume
-- **Rerun** a failed task: clear it, no more is needed. There is nothing to resume: an evaluation begins anew.
-- **Again**: `{"again": true}` evaluates a window that has results.
+- **Rerun** a failed task: clear it. An evaluation cannot be resumed. It starts again.
+- **Evaluate again**: `{"again": true}` evaluates a window that already has results.
 
-#### What failing looks like
-- **Wrong input**, an unknown run, data that are too old or dates that trained the model turn a task red with one line
-  that names the value and the remedy. It is not retried.
-- **No newer dates**: a scheduled run keeps the results there are and says so in the log of `evaluate_model`.
-- After a failed evaluation nothing is promoted.
+#### How failures look
+- **Wrong input**: the task fails at once, with one line that names the value and the remedy. Airflow does not retry it.
+  Examples: an unknown run, data that are too old, dates that trained the model.
+- **No newer dates**: a scheduled run keeps the earlier results and succeeds. The log of `evaluate_model` says so.
+- A failed evaluation promotes nothing.
+
+#### Triage
+- **Impact**: medium. The champion keeps predicting, but nobody sees whether it has become worse.
+- **Normal**: a skipped `approve` or `promote`, since most challengers are not better; no newer dates.
+- **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`. Stale data are the most
+  frequent cause: check the feed of the event tables.
+- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
 """
 
 import os
@@ -61,34 +72,39 @@ from delay_pipeline.stage import EvaluateModelOperator
     catchup=False,
     max_active_runs=1,  # one decision about the champion at a time
     tags=["delays", "evaluation"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    default_args={
+        "owner": "train-delays",  # the team to call: Triage, above
+        **RETRIES,
+        "execution_timeout": timedelta(hours=2),
+        "on_failure_callback": FailureAlert(),
+    },
     on_failure_callback=FailureAlert(),
 )
 def model_evaluation():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
     def open_evaluation(**context):
-        """Check the conf and the configuration, choose the models to evaluate."""
+        """Check the conf and the configuration, and choose the models to evaluate."""
         return evaluations.open_evaluation(context)
 
     @task(execution_timeout=timedelta(minutes=10))
     def list_models(opened):
-        """The models that `evaluate_model` is mapped over; Airflow maps over no part of a result."""
+        """Return the models, for `evaluate_model` to be mapped over: Airflow cannot map over a part of a result."""
         return opened["models"]
 
-    # What one evaluation found counts, whoever else failed.
+    # One successful evaluation is enough for a decision about its model.
     @task(
         execution_timeout=timedelta(minutes=10),
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
         on_success_callback=DegradationAlert(),
     )
     def decide(opened, **context):
-        """Gather what was found, decline a challenger that is not better."""
+        """Collect the results, and decline a challenger that is not better."""
         return evaluations.decide(opened, context)
 
-    # Behind the evaluations too: a failed one fails the DAG run, and nothing is promoted.
+    # `promote` follows the evaluations too: a failed one must fail the DAG run and promote nothing.
     @task(execution_timeout=timedelta(minutes=10), trigger_rule=TriggerRule.NONE_FAILED)
     def promote(opened, decision, **context):
-        """Make the challenger champion, if the gate and the person who was asked say so."""
+        """Make the challenger champion if the gate and, where one is asked, a person agree."""
         return evaluations.promote(opened, decision, context)
 
     opened = open_evaluation()

@@ -1,45 +1,52 @@
 """
 ### Train the delay transformer
 
-Predicts, for every train running at one instant, how late it will be at each of its next stops.
+Trains one model and registers it as *challenger*. The model predicts the delay of every running train at each of its
+next stops. The words are explained in `docs/concepts.md`.
 
 #### Steps
-- **open_run** checks the conf and the configuration and opens the MLflow run.
-- **fetch_files** brings the event tables and checks them.
-- **compute_statistics_and_embeddings** does so over the training dates, or finds them done.
-- **train_model** trains, with a checkpoint after every epoch.
-- **evaluate_model** predicts the test dates, beside translation, and writes the report.
-- **register_model** makes the model a version in the registry.
-- **close_run** marks the MLflow run FINISHED or FAILED, always.
+- **open_run** checks the conf and the configuration. Then it opens the MLflow run.
+- **fetch_files** fetches the event tables and checks them.
+- **compute_statistics_and_embeddings** computes both from the training dates. It reuses them if the cache has them.
+- **train_model** trains the model. It saves a checkpoint after every epoch.
+- **evaluate_model** predicts the test dates, compares the model with translation, and writes the report.
+- **register_model** adds the model to the MLflow model registry.
+- **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
 
-Each stage runs beside the worker or in a pod: `compute.backend`.
+A stage runs in a process of the Airflow worker or in a pod. The key `compute.backend` decides which.
 
 #### Reads
-- Event tables in `data.local_folder`, or the bucket when `data.download_data_from_s3` is on.
+- Event tables in the folder `data.local_folder`, or in the bucket if `data.download_data_from_s3` is on.
 
 #### Writes
-- To `paths.cache`: statistics and embeddings, reused under a content hash.
-- To `paths.runs`: checkpoints and reports.
-- To MLflow: everything worth comparing. Each stage has a link *MLflow run*, `evaluate_model` a link *Report*, on the
-  task's page under *Details*.
-- To the model registry: the model as *challenger*, which `model_evaluation` judges.
+- `paths.cache`: statistics and embeddings. Their folder is named after a content hash, so that later runs find them.
+- `paths.runs`: checkpoints and reports.
+- MLflow: metrics, configuration, checkpoints and reports. Each stage links its *MLflow run*, and `evaluate_model` links
+  its *Report*. The links are on the task's page under *Details*.
+- Model registry: the model as *challenger*. The DAG `model_evaluation` then judges it.
 
 #### Trigger
-With the form, or with any of its fields as conf (of `make up`: `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow …`):
+Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
+`AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
 
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 
 #### Rerun and resume
-- **Rerun** a failed stage: clear it. The stages before it are kept, and it logs into the same MLflow run.
-- **Warm start**: `{"warm_start_run_id": "…"}` begins a new run with that run's weights.
-- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues that run itself, optimizer and epoch too.
+- **Rerun** a failed stage: clear its task. Earlier stages keep their results, and the MLflow run stays the same.
+- **Warm start**: `{"warm_start_run_id": "…"}` opens a new run that begins with the weights of that run.
+- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues that run itself, optimizer and epoch included.
 - **Log into an existing run**: `{"run_id": "…"}`.
 
-#### What failing looks like
-- **Wrong input** turns `open_run`, or the stage that found it, red at once, with one line that names the value and the
-  remedy. It is not retried.
-- **Anything else** is retried twice with growing pauses.
-- The MLflow run is then FAILED, with the task and its last error line as the reason.
+#### How failures look
+- **Wrong input**: the task fails at once, with one line that names the value and the remedy. Airflow does not retry it.
+- **Anything else**: Airflow retries the task twice, with growing pauses. Training continues from its last whole epoch.
+- A failed task marks the MLflow run FAILED. The tag `failure_reason` names the task and its last error line.
+
+#### Triage
+- **Impact**: low. The champion keeps predicting, and no other DAG waits for this one.
+- **Normal**: a retried stage after a lost pod; a skipped `register_model` if MLflow is switched off.
+- **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
+- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
 """
 
 import os
@@ -61,13 +68,18 @@ from delay_pipeline.stage import EvaluateModelOperator, StageOperator
     schedule=None,
     max_active_runs=1,  # one training at a time fills a GPU or a laptop
     tags=["delays", "training"],
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=2), "on_failure_callback": FailureAlert()},
+    default_args={
+        "owner": "train-delays",  # the team to call: Triage, above
+        **RETRIES,
+        "execution_timeout": timedelta(hours=2),
+        "on_failure_callback": FailureAlert(),
+    },
     on_failure_callback=FailureAlert(),
 )
 def model_training():
     @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
     def open_run(**context):
-        """Check the conf and the configuration, open the MLflow run."""
+        """Check the conf and the configuration, and open the MLflow run."""
         return runs.open_run(context)
 
     @task(execution_timeout=timedelta(minutes=10))
@@ -99,7 +111,7 @@ def model_training():
             post_execute=runs.announce_model,
             outlets=[REGISTERED_MODEL],
         ),
-        # A teardown runs whatever happened before it and leaves the DAG run's state to the stages.
+        # A teardown always runs, and the stages alone decide the state of the DAG run.
         close_run(run).as_teardown(),
     )
 

@@ -1,7 +1,7 @@
-"""DAG params of a training, a study and an evaluation: how the trigger form shows them, and the rules they follow.
+"""DAG params of a training, a study and an evaluation: their fields in the trigger form, and their rules.
 
-Airflow accepts unknown conf keys silently, and its trigger form sends every field. So the rules are applied to
-`dag_run.conf` itself by the first task: explicit conf beats the environment variable, which beats the default.
+Airflow accepts unknown conf keys silently, and its trigger form sends every field. The first task therefore applies the
+rules to `dag_run.conf` itself. Explicit conf beats the environment variable, and the variable beats the default.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TUNING_ENV = "optuna"
 EVALUATION_ENV = TRAINING_ENV
 SWITCH = {"0": False, "1": True}
 
-# Sections of the trigger form. Airflow opens the one of this name, its default, and folds up all others. In their
-# descriptions code stands in the first line only, what is below is bold: the box around code hides the line above.
+# Sections of the trigger form. Airflow opens the section of this name, which is its default, and folds up all others.
+# A description has code in its first line only, and bold text below: the box around code hides the line above it.
 OPEN_SECTION = "Run Parameters"
 EARLIER_RUNS_SECTION = "Earlier MLflow runs"
 EXCEPTIONS_SECTION = "Exceptions"
@@ -37,11 +37,11 @@ EXCEPTIONS_SECTION = "Exceptions"
 
 @dataclass(frozen=True)
 class TrainingParams:
-    """What a training was asked to do, after all rules.
+    """A checked request to train.
 
     Attributes:
-        run_id: existing MLflow run to log into; None = open one. Of a resumed run it is that run.
-        warm_start_run_id: MLflow run whose weights to start from, or the run to continue when `resume_run`.
+        run_id: existing MLflow run to log into; None = open a new one. When a run is resumed, this is the resumed run.
+        warm_start_run_id: MLflow run whose weights the training begins with; if `resume_run`, the run to continue.
     """
 
     env: str
@@ -53,10 +53,10 @@ class TrainingParams:
 
 @dataclass(frozen=True)
 class TuningParams(TrainingParams):
-    """What a study was asked to do: `n_trials`, `n_workers` and `study_name` are the last of the overrides.
+    """A checked request to run a study. `n_trials`, `n_workers` and `study_name` are appended to the overrides.
 
     Attributes:
-        warm_start_run_id: MLflow run whose weights every trial begins with, or the study's own when `resume_run`.
+        warm_start_run_id: MLflow run whose weights every trial begins with; if `resume_run`, the study's own run.
         train_best: start a training with the best trial's values afterwards.
     """
 
@@ -65,11 +65,11 @@ class TuningParams(TrainingParams):
 
 @dataclass(frozen=True)
 class EvaluationParams:
-    """What an evaluation was asked to do.
+    """A checked request to evaluate.
 
     Attributes:
         warm_start_run_id: MLflow run to evaluate; None = champion and challenger of the registry.
-        window: first and last service date, or the number of last ones; None = as many as the configuration says.
+        window: first and last service date, or a number of newest dates; None = the number in the configuration.
     """
 
     env: str
@@ -81,25 +81,25 @@ class EvaluationParams:
 
 
 def training_params(environ: Mapping[str, str]) -> dict[str, Param]:
-    """Params of a training's trigger form, with defaults from the environment variables.
+    """Return the params of a training, with defaults from the environment variables.
 
-    A variable with a bad value leaves its field empty: the DAG still parses and its first task names the variable.
+    A variable with a bad value leaves its field empty. The DAG still parses, and its first task names the variable.
     """
     return _run_params(
         environ,
         TRAINING_ENV,
-        weights="Id of the MLflow run whose weights training begins with.",
-        resume="Continue the run above itself: its weights, optimizer, epoch and metric axis.",
+        weights="Id of an MLflow run. The training begins with the weights of that run.",
+        resume="Continue the run above itself, with its weights, optimizer, epoch and metric axis.",
     )
 
 
 def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
-    """Params of a study's trigger form: those of a training, and the study's own."""
+    """Return the params of a study: those of a training, and four more."""
     params = _run_params(
         environ,
         TUNING_ENV,
-        weights="Id of the MLflow run whose weights every trial begins with.",
-        resume="The run above is a study's own: go on in it instead of opening another.",
+        weights="Id of an MLflow run. Every trial begins with the weights of that run.",
+        resume="The run above belongs to a study. Continue in it, and open no new run.",
     )
     params |= {
         "n_trials": Param(
@@ -107,7 +107,7 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
             type=["integer", "null"],
             minimum=1,
             title="Trials",
-            description_md="Of the study **in total**, those of earlier DAG runs included. Empty: `search.n_trials`.",
+            description_md="Total of the study, trials of earlier DAG runs included. Empty: `search.n_trials`.",
             section=OPEN_SECTION,
         ),
         "n_workers": Param(
@@ -115,21 +115,21 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
             type=["integer", "null"],
             minimum=1,
             title="Workers",
-            description_md="Trials at a time. More than one needs `search.storage_url`. Empty: `search.n_workers`.",
+            description_md="Trials at the same time. Several need `search.storage_url`. Empty: `search.n_workers`.",
             section=OPEN_SECTION,
         ),
         "study_name": Param(
             None,
             type=["string", "null"],
             title="Study",
-            description_md="A study of this name is continued, else a new one begins. Empty: `search.study_name`.",
+            description_md="The study to continue. A new name begins a new study. Empty: `search.study_name`.",
             section=OPEN_SECTION,
         ),
         "train_best": Param(
             False,
             type=["boolean", "null"],
             title="Train the best",
-            description_md="Start `model_training` with the values of the best trial when the study is done.",
+            description_md="When the study is done, start `model_training` with the values of the best trial.",
             section=OPEN_SECTION,
         ),
     }
@@ -137,7 +137,7 @@ def tuning_params(environ: Mapping[str, str]) -> dict[str, Param]:
 
 
 def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
-    """Params of an evaluation's trigger form."""
+    """Return the params of an evaluation."""
     return {
         **_configuration_params(environ, EVALUATION_ENV),
         "warm_start_run_id": Param(
@@ -145,7 +145,7 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             type=["string", "null"],
             title="Run to evaluate",
             description_md="Id of the MLflow run of a training. Empty: the registered champion, and the challenger "
-            "when there is one.",
+            "if there is one.",
             section=OPEN_SECTION,
         ),
         "window_first": Param(
@@ -153,7 +153,7 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             type=["string", "null"],
             format="date",
             title="First service date",
-            description_md="With the last one below. Both empty: the last dates that have data.",
+            description_md="First date of the window. Give the last one, too. Both empty: the newest dates with data.",
             section=OPEN_SECTION,
         ),
         "window_last": Param(
@@ -161,65 +161,70 @@ def evaluation_params(environ: Mapping[str, str]) -> dict[str, Param]:
             type=["string", "null"],
             format="date",
             title="Last service date",
-            description_md="Included.",
+            description_md="Last date of the window, included.",
             section=OPEN_SECTION,
         ),
         "window_dates": Param(
             None,
             type=["integer", "null"],
             minimum=1,
-            title="Or number of last dates",
-            description_md="So many of those before today that have data, without those that trained the model."
-            "\n\nEmpty: **evaluation.schedule.last_dates**.",
+            title="Or number of newest dates",
+            description_md="Evaluate this many of the newest dates before today that have data. Dates that trained the "
+            "model do not count.\n\nEmpty: **evaluation.schedule.last_dates**.",
             section=OPEN_SECTION,
         ),
         "again": Param(
             False,
             type=["boolean", "null"],
             title="Evaluate again",
-            description_md="Also when the run has results on these dates; they are replaced.",
+            description_md="Evaluate these dates although the run has results on them, and replace the results.",
             section=EXCEPTIONS_SECTION,
         ),
         "allow_training_dates": Param(
             False,
             type=["boolean", "null"],
             title="Allow training dates",
-            description_md="Also dates that trained or validated the model. Nothing is promoted on those.",
+            description_md="Also evaluate dates that trained or validated the model. This promotes nothing.",
             section=EXCEPTIONS_SECTION,
         ),
     }
 
 
 def _run_params(environ: Mapping[str, str], default_env: str, *, weights: str, resume: str) -> dict[str, Param]:
-    """Params of what opens an MLflow run; `weights` and `resume` say what a warm start and its resuming mean there."""
+    """Return the params of a DAG that opens an MLflow run.
+
+    Args:
+        weights: description of `warm_start_run_id`.
+        resume: description of `resume_run`.
+    """
     return {
         **_configuration_params(environ, default_env),
         "run_id": Param(
             None,
             type=["string", "null"],
             title="MLflow run to log into",
-            description_md="Id of an **existing** run. Empty: a new run is opened.",
+            description_md="Id of an existing run. Empty: the first task opens a new run.",
             section=EARLIER_RUNS_SECTION,
         ),
         "warm_start_run_id": Param(
             environ.get(WARM_START_VARIABLE) or None,
             type=["string", "null"],
             title="Warm start from run",
-            description_md=f"{weights}\n\nDefault: **{WARM_START_VARIABLE}**, else random weights.",
+            description_md=f"{weights}\n\nDefault: **{WARM_START_VARIABLE}**. If that is unset: random weights.",
             section=EARLIER_RUNS_SECTION,
         ),
         "resume_run": Param(
             SWITCH.get(environ.get(RESUME_VARIABLE) or "0"),
             type=["boolean", "null"],
             title="Resume that run",
-            description_md=f"{resume}\n\nDefault: **{RESUME_VARIABLE}** (0 or 1), else off.",
+            description_md=f"{resume}\n\nDefault: **{RESUME_VARIABLE}** (0 or 1). If that is unset: off.",
             section=EARLIER_RUNS_SECTION,
         ),
     }
 
 
 def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[str, Param]:
-    """Params of every DAG."""
+    """Return the params of every DAG."""
     env: str | None = environ.get(ENV_VARIABLE) or default_env
     choices: list[str | None] = [*environments()]
     if env not in choices:
@@ -231,7 +236,7 @@ def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[
             enum=choices,
             title="Environment",
             description_md="Configuration folder in `include/config`. "
-            f"Default: `{ENV_VARIABLE}`, else `{default_env}`.",
+            f"Default: `{ENV_VARIABLE}`. If that is unset: `{default_env}`.",
             section=OPEN_SECTION,
         ),
         "overrides": Param(
@@ -239,7 +244,7 @@ def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[
             type=["array", "null"],
             items={"type": "string"},
             title="Overrides",
-            description_md="One `key=value` a line, on top of the environment: `training.max_epochs=5`"
+            description_md="Keys to change in the configuration, one `key=value` per line: `training.max_epochs=5`"
             "\n\nAll keys: **python -m transformer config**",
             section=OPEN_SECTION,
         ),
@@ -247,11 +252,11 @@ def _configuration_params(environ: Mapping[str, str], default_env: str) -> dict[
 
 
 def read_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TrainingParams:
-    """Apply every rule to the conf of a training's DAG run and the environment variables.
+    """Check the conf of a training's DAG run and the environment variables.
 
     Raises:
-        UserError: unknown key, wrong type, unknown environment, a bad environment variable that is not overruled, or
-            a combination that makes no sense.
+        UserError: an unknown key, a wrong type, an unknown environment, a bad environment variable that the conf does
+            not overrule, or a contradiction between keys.
     """
     conf = conf or {}
     _refuse_unknown(conf, training_params({}))
@@ -259,7 +264,7 @@ def read_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> T
 
 
 def read_tuning_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> TuningParams:
-    """Apply every rule to the conf of a study's DAG run and the environment variables.
+    """Check the conf of a study's DAG run and the environment variables.
 
     Raises:
         UserError: as `read_params`.
@@ -280,9 +285,9 @@ def read_tuning_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str
 
 
 def read_evaluation_params(conf: Mapping[str, Any] | None, environ: Mapping[str, str]) -> EvaluationParams:
-    """Apply every rule to the conf of an evaluation's DAG run and the environment variables.
+    """Check the conf of an evaluation's DAG run and the environment variables.
 
-    The variable with the run to warm-start from has no say: it is about what trains.
+    `TRANSFORMER_WARM_START_RUN_ID` is ignored, since it names a run to train from.
 
     Raises:
         UserError: as `read_params`.
@@ -315,7 +320,7 @@ def _refuse_unknown(conf: Mapping[str, Any], params: Mapping[str, Param]) -> Non
 
 
 def _run_request(conf: Mapping[str, Any], environ: Mapping[str, str], default_env: str) -> TrainingParams:
-    """What every DAG is asked."""
+    """Check the keys that a training and a study share."""
     warm_start_run_id = _run_id("warm_start_run_id", conf, environ.get(WARM_START_VARIABLE))
     run_id = _run_id("run_id", conf, None)
     resume_run = _resume_run(conf, environ)
@@ -347,7 +352,7 @@ def _env(conf: Mapping[str, Any], environ: Mapping[str, str], default: str) -> s
 
 
 def _run_id(key: str, conf: Mapping[str, Any], default: str | None) -> str | None:
-    """An MLflow run id; empty in the conf means none, whatever the environment says."""
+    """Return an MLflow run id. An empty one in the conf means none, even if the environment variable names a run."""
     value = conf.get(key, default)
     if value is None:
         return None
@@ -370,7 +375,7 @@ def _resume_run(conf: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
 
 
 def _switch(key: str, conf: Mapping[str, Any]) -> bool:
-    """A boolean; absent or empty = off."""
+    """Return a boolean. If the key is absent or null, it is off."""
     given = conf.get(key)
     return given is not None and _boolean(key, given)
 
@@ -394,7 +399,7 @@ def _overrides(conf: Mapping[str, Any]) -> list[str]:
 
 
 def _count(key: str, conf: Mapping[str, Any], default_key: str) -> int | None:
-    """A number above 0; None = the configuration's `default_key` counts."""
+    """Return a number above 0, or None if the configuration's `default_key` applies."""
     given = conf.get(key)
     if given in (None, ""):
         return None
@@ -424,6 +429,6 @@ def _study_name(conf: Mapping[str, Any]) -> str | None:
 
 
 def _remedy(name: str, known: Sequence[str]) -> str:
-    """The nearest valid name, or all of them when none is near."""
+    """Name the nearest valid name, or all valid names if none is near."""
     matches = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known)}"

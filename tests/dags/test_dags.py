@@ -62,6 +62,7 @@ def test_every_dag_explains_itself(bag):
     for dag in bag.dags.values():
         assert len(dag.doc_md) > 200, f"{dag.dag_id} has no doc_md"
         assert dag.tags
+        assert {task.owner for task in dag.tasks} == {"train-delays"}, f"{dag.dag_id} has no owner"
         for name in dag.params:
             param = dag.params.get_param(name)
             assert param.schema["title"], name
@@ -70,8 +71,15 @@ def test_every_dag_explains_itself(bag):
 
 
 def test_the_documentation_says_what_to_do(dag):
-    for word in ("Reads", "Writes", "Trigger", "Rerun", "Resume", "Warm start", "failing looks like"):
+    for word in ("Reads", "Writes", "Trigger", "Rerun", "Resume", "Warm start", "How failures look"):
         assert word in dag.doc_md
+
+
+def test_the_documentation_says_who_is_called(bag):
+    for dag in bag.dags.values():
+        triage = dag.doc_md.partition("#### Triage\n")[2]
+        for words in ("**Impact**", "**Normal**", "**Look first**", "**Call**", "docs/operate.md", "`alerts`", "owner"):
+            assert words in triage, f"{dag.dag_id}: {words}"
 
 
 def test_tasks_come_in_order(dag):

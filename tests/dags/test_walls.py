@@ -36,8 +36,10 @@ def test_dags_and_plugins_parse_without_the_ml_stack():
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.name)
 def test_dag_files_hold_wiring_only(path):
     source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) < 120
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    documentation = tree.body[0].end_lineno  # its length is no wiring
+    assert len(source.splitlines()) - documentation < 85
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and any("task" in ast.unparse(d) for d in node.decorator_list):
             statements = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
             assert len(statements) == 1, f"{node.name} does more than call one function"

@@ -153,7 +153,7 @@ def test_the_shapes_of_the_model_page_are_those_of_the_network() -> None:
     )
     network = DelayTransformer(config.model, shape)
     text = " ".join((REPOSITORY / "docs" / "model.md").read_text(encoding="utf-8").split())
-    assert f"network's load: {network.members[0].token[0].in_features} numbers" in text
+    assert f"railway's load: {network.members[0].token[0].in_features} numbers" in text
     assert f"`[C, {network.members[0].head_event.in_features}] → [C, H]`" in text
     assert f"L = {len(network.live_columns)}" in text
     assert f"{sum(weight.numel() for weight in network.parameters()) / 1000:.0f} thousand parameters" in text

@@ -180,7 +180,7 @@ def test_the_page_of_a_dag_tells_what_it_does_and_how_to_go_on(page, take, dag):
     page.goto(f"/dags/{dag}")
     page.get_by_role("button", name="Dag Docs").click()
     text = page.get_by_role("dialog")
-    for heading in ("Steps", "Reads", "Writes", "Trigger", "Rerun and resume", "What failing looks like"):
+    for heading in ("Steps", "Reads", "Writes", "Trigger", "Rerun and resume", "How failures look"):
         expect(text.get_by_role("heading", name=heading, exact=True)).to_be_attached()
     if dag == "model_training":
         take(page, "dag-docs")
