@@ -6,9 +6,10 @@ training is a *trial*. The study looks for the values with the lowest validation
 keys and their ranges (`include/config/<env>/search.yaml`).
 
 #### Steps
-- **open_run** checks the conf, the configuration and the search space. Then it opens the MLflow run of the study.
+- **open_run** checks the conf, the configuration and the search space, and opens the MLflow run of the study.
 - **fetch_files** and **compute_statistics_and_embeddings** prepare the data that all trials share.
-- **tune** runs the trials. It is mapped: one task per worker, and one pod per task if `compute.backend: kubernetes`.
+- **tune** runs the trials. Airflow maps it over the workers: one task per worker, in a pod if
+  `compute.backend: kubernetes`.
 - **report_study** writes the results into the MLflow run.
 - **train_best** starts the DAG `model_training` with the winner's values, if the conf asks for it.
 - **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
@@ -19,8 +20,8 @@ keys and their ranges (`include/config/<env>/search.yaml`).
 #### Writes
 - The study: into the SQLite file `paths.optuna_db`, or into the PostgreSQL database `search.storage_url`. If
   `data.save_results_to_s3` is on, the SQLite file is copied to the bucket after every trial.
-- MLflow: one run for the study, with best values, importances and plots. It contains one run per trial. Each stage
-  links its *MLflow run*, on the task's page under *Details*.
+- MLflow: one run for the study, with best values, importances and plots, and one nested run per trial. Each stage links
+  its *MLflow run*, on the task's page under *Details*.
 
 #### Trigger
 Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
@@ -33,7 +34,8 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 - **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. The password is `PGPASSWORD` in the environment of
   the worker or pod, or that of the Airflow connection `optuna_postgres`.
 - **Warm start**: with `{"warm_start_run_id": "…"}` alone, every trial begins with the weights of that run.
-- **Train the winner**: `{"train_best": true}`. Unpause `model_training` first. Otherwise the report prints the conf.
+- **Train the winner**: `{"train_best": true}`. Unpause `model_training` first. With `false`, the report prints the conf
+  of that training.
 - **Watch** the study, during the run or later: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
 
 #### Rerun and resume

@@ -1,13 +1,13 @@
 """
 ### Evaluate trained models and promote the better one
 
-Evaluates registered models on a *window*: a range of service dates. The *champion* is the model in use, the
-*challenger* the newest registered one. Both predict the same rows and are compared with each other and with
-translation. If the challenger is better beyond chance, it becomes champion.
+Evaluates trained models on a *window*, which is a range of service dates. The *champion* is the registered model in
+use. The *challenger* is the newest registered model. Both predict the same rows. If the challenger is better than the
+champion and translation, beyond chance, it becomes champion. `docs/concepts.md` explains the words.
 
 #### Steps
-- **open_evaluation** checks the conf and the configuration. Then it chooses the models.
-- **evaluate_model** evaluates each model, from the files in the model's own MLflow run. It is mapped: one task per
+- **open_evaluation** checks the conf and the configuration, and chooses the models.
+- **evaluate_model** evaluates each model, from the files in the model's own MLflow run. Airflow maps it: one task per
   model.
 - **decide** collects the results and declines a challenger that is not better.
 - **approve** asks a person, if `evaluation.gate.ask_for_approval` is on.
@@ -30,19 +30,19 @@ the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, o
 
 - **Which model**: `warm_start_run_id` names any trained run. If empty: the champion, and the challenger if there is
   one.
-- **Which dates**: `window_first` and `window_last`, or `window_dates`. The last one is a number: the newest finished
-  dates that have data.
+- **Which dates**: either `window_first` and `window_last`, or `window_dates`. `window_dates` is a number: so many of
+  the newest dates before today that have data.
 - **Overrule the gate** on the command line: `python -m transformer promote` and `rollback`.
 
 #### Rerun and resume
-- **Rerun** a failed task: clear it. An evaluation cannot be resumed. It starts again.
+- **Rerun** a failed task: clear it. An evaluation always starts again; there is nothing to resume.
 - **Evaluate again**: `{"again": true}` evaluates a window that already has results.
 
 #### How failures look
 - **Wrong input**: the task fails at once, with one line that names the value and the remedy. Airflow does not retry it.
   Examples: an unknown run, data that are too old, dates that trained the model.
 - **No newer dates**: a scheduled run keeps the earlier results and succeeds. The log of `evaluate_model` says so.
-- A failed evaluation promotes nothing.
+- After a failed evaluation, nothing is promoted.
 
 #### Triage
 - **Impact**: medium. The champion keeps predicting, but nobody sees whether it has become worse.

@@ -2,10 +2,10 @@
 ### Train the delay transformer
 
 Trains one model and registers it as *challenger*. The model predicts the delay of every running train at each of its
-next stops. The words are explained in `docs/concepts.md`.
+next stops. `docs/concepts.md` explains the words.
 
 #### Steps
-- **open_run** checks the conf and the configuration. Then it opens the MLflow run.
+- **open_run** checks the conf and the configuration, and opens the MLflow run.
 - **fetch_files** fetches the event tables and checks them.
 - **compute_statistics_and_embeddings** computes both from the training dates. It reuses them if the cache has them.
 - **train_model** trains the model. It saves a checkpoint after every epoch.
