@@ -1,4 +1,4 @@
-"""Check the project's prose: Markdown pages, and the docstrings, comments and texts of Python files.
+"""Check the project's prose: pages, notebooks, and the docstrings, comments and texts of Python files.
 
     python scripts/prose.py              # all that pyproject.toml lists under [tool.prose], as `make lint` does
     python scripts/prose.py docs/log.md  # these files and folders
@@ -17,6 +17,7 @@ import ast
 import inspect
 import io
 import itertools
+import json
 import os
 import re
 import sys
@@ -155,7 +156,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
 # --- passages ---------------------------------------------------------------------------------------------------------
 def passages(path: Path) -> list[Passage]:
     source = path.read_text(encoding="utf-8")
-    return python_passages(source) if path.suffix == ".py" else markdown_passages(source)
+    return READERS[path.suffix](source)
 
 
 def markdown_passages(text: str, first: int = 1) -> list[Passage]:
@@ -176,6 +177,19 @@ def _plain(token: Token) -> str:
     texts = {"text": lambda child: child.content, "softbreak": lambda _: "\n", "hardbreak": lambda _: "\n"}
     texts |= {"code_inline": lambda _: next(pieces), "image": lambda child: child.content}
     return "".join(texts[child.type](child) for child in token.children or [] if child.type in texts)
+
+
+def notebook_passages(source: str) -> list[Passage]:
+    """The passages of Markdown cells, whose lines stand in the file one by one."""
+    cells = [cell["source"] for cell in json.loads(source)["cells"] if cell["cell_type"] == "markdown"]
+    lines = source.splitlines()
+    found: list[Passage] = []
+    at = 0
+    for cell in cells:
+        begin = json.dumps(cell[0], ensure_ascii=False)
+        at = next(line for line in range(at, len(lines)) if lines[line].strip().rstrip(",") == begin)
+        found += markdown_passages("".join(cell), at + 1)
+    return found
 
 
 def python_passages(source: str) -> list[Passage]:
@@ -234,6 +248,9 @@ def _without_code(text: str) -> str:
     return re.sub("`[^`]+`", lambda _: next(pieces), text)
 
 
+READERS = {".py": python_passages, ".md": markdown_passages, ".ipynb": notebook_passages}
+
+
 # --- findings ---------------------------------------------------------------------------------------------------------
 def check_file(path: Path, applied: Sequence[Check]) -> list[Finding]:
     """Everything wrong in a file, marks that excuse nothing or give no reason included."""
@@ -269,13 +286,13 @@ def _marks(path: Path) -> dict[int, tuple[str, str | None]]:
 
 
 def files(paths: Sequence[str | Path]) -> list[Path]:
-    """The Markdown and Python files among these files and below these folders."""
+    """The pages, notebooks and Python files among these files and below these folders."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not (REPOSITORY / path).exists():
             raise ConfigurationError(f"{path} does not exist; correct the path, or tool.prose.paths")
         inside = sorted((REPOSITORY / path).rglob("*")) if (REPOSITORY / path).is_dir() else [REPOSITORY / path]
-        found |= {file: None for file in inside if file.suffix in (".md", ".py")}
+        found |= {file: None for file in inside if file.suffix in READERS}
     return list(found)
 
 

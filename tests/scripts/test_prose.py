@@ -1,5 +1,6 @@
 """The prose linter finds each thing that the house rules forbid, where it stands, and nothing in what is no prose."""
 
+import json
 import re
 import subprocess
 import sys
@@ -123,6 +124,16 @@ def test_a_finding_of_a_page_has_its_line(tmp_path: Path) -> None:
     assert found(tmp_path, "page.md", source) == [(4, "word.beside"), (9, "word.told"), (13, "word.told")]
 
 
+def test_a_finding_of_a_notebook_has_its_line(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "code", "source": ["# told\n", "told = 1"]},
+        {"cell_type": "markdown", "source": ["# A title\n", "\n", "It was told.\n"]},
+    ]
+    source = json.dumps({"cells": cells}, indent=1)
+    line = next(at for at, text in enumerate(source.splitlines(), 1) if "It was told" in text)
+    assert found(tmp_path, "page.ipynb", source) == [(line, "word.told")]
+
+
 def test_a_finding_of_python_has_its_line(tmp_path: Path) -> None:
     source = '"""One.\n\nIt stands\nbeside it.\n"""\n\n# It is\n# told so.\nsay(\n    "it is told so",\n)\n'
     assert found(tmp_path, "code.py", source) == [(4, "word.beside"), (8, "word.told"), (10, "word.told")]
@@ -184,7 +195,7 @@ def test_a_path_that_is_not_there_is_refused() -> None:
 
 def test_lint_runs_it_on_every_page() -> None:
     assert "scripts/prose.py" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    assert {path.name for path in REPOSITORY.glob("*.md")} | {"docs", "dags"} <= set(RULES.paths)
+    assert {path.name for path in REPOSITORY.glob("*.md")} | {"docs", "dags", "notebooks"} <= set(RULES.paths)
 
 
 def test_a_check_that_proselint_lacks_is_refused() -> None:
