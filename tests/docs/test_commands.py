@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from delay_pipeline.params import read_evaluation_request, read_request, read_tuning_request
+from delay_pipeline.params import read_evaluation_params, read_params, read_tuning_params
 from transformer.cli import main
 from transformer.config import load_config
 from transformer.tracking import run_log, runs
@@ -17,9 +17,9 @@ from transformer.tracking import run_log, runs
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/index.md", "CONTRIBUTING.md", "SECURITY.md")
 READERS = {
-    "model_training": read_request,
-    "hyperparameter_tuning": read_tuning_request,
-    "model_evaluation": read_evaluation_request,
+    "model_training": read_params,
+    "hyperparameter_tuning": read_tuning_params,
+    "model_evaluation": read_evaluation_params,
 }
 BEGINS = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:make|python|airflow|optuna-dashboard|mlflow|docker|kubectl|pip)\b"
 # Too dear to run again: the test that runs it. What can be checked of it in no time is checked here all the same.
