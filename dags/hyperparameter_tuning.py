@@ -33,8 +33,8 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 
     airflow dags trigger hyperparameter_tuning --conf '{"n_trials": 30, "study_name": "wider-models"}'
 
-- **Which study**: `study_name`; if empty, `search.study_name` (`train-delays`). A name that exists continues that study,
-  a new name begins a new one.
+- **Which study**: `study_name`; if empty, `search.study_name` (`train-delays`). A name that exists continues that
+  study, a new name begins a new one.
 - **Trials**: `n_trials` is the total of the study; if empty, `search.n_trials` (20, in `prod` 40). With
   `{"n_trials": 30}`, a study with 20 trials gets 10 more, and a study with 30 gets none.
 - **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. `docs/tuning.md` says where the password comes from.
@@ -61,8 +61,8 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
   registers a challenger.
 - **Normal**: some failed or pruned trials; a retried worker after a lost pod.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
-- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them, for
-  the environment `prod`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os

@@ -11,8 +11,8 @@ better than translation, the baseline. `docs/concepts.md` explains the words.
 - **evaluate_model** evaluates each model, from the files in the model's own MLflow run. Airflow maps it: one task per
   model.
 - **decide** collects the results and declines a challenger that the gate does not promote.
-- **approve** asks a person before a promotion, if `evaluation.gate.ask_for_approval` is on (in `prod`). Airflow sends no
-  message. Open *Browse → Required Actions* or the page of the task, and press *Approve* or *Reject*. *Reject* skips
+- **approve** asks a person before a promotion, if `evaluation.gate.ask_for_approval` is on (in `prod`). Airflow sends
+  no message. Open *Browse → Required Actions* or the page of the task, and press *Approve* or *Reject*. *Reject* skips
   `promote`. Without an answer within 7 days, `approve` and the DAG run fail, and nothing is promoted.
 - **promote** makes the challenger champion.
 
@@ -59,8 +59,8 @@ the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, o
 - **Normal**: a skipped `approve` or `promote`, since most challengers are not better; no newer dates.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`. Stale data are the most
   frequent cause: check the feed of the event tables.
-- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them, for
-  the environment `prod`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os

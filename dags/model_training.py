@@ -1,8 +1,8 @@
 """
 ### Train the delay transformer
 
-Trains one model and registers it as *challenger*, a candidate for use. The model predicts the delay of every running train at each of its
-next stops. `docs/concepts.md` explains the words.
+Trains one model and registers it as *challenger*, a candidate for use. The model predicts the delay of every running
+train at each of its next stops. `docs/concepts.md` explains the words.
 
 #### Steps
 - **open_run** checks the conf and the configuration, and opens the MLflow run.
@@ -34,11 +34,11 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 
 #### Rerun and resume
-- **Rerun** a failed stage: clear its task with *Downstream*, the default. The later tasks run again too, and `close_run`
-  marks the MLflow run anew. Earlier stages keep their results, and the MLflow run stays the same.
+- **Rerun** a failed stage: clear its task with *Downstream*, the default. The later tasks run again too, and
+  `close_run` marks the MLflow run anew. Earlier stages keep their results, and the MLflow run stays the same.
 - **Warm start**: `{"warm_start_run_id": "…"}` opens a new run that begins with the weights of that run.
-- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues an interrupted training in that run itself, from
-  its last epoch.
+- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues an interrupted training in that run itself,
+  from its last epoch.
 - **Log into an existing run**: `{"run_id": "…"}` trains from the start, for example into a run that another program
   opened. To continue a training, resume it.
 
@@ -52,8 +52,8 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 - **Impact**: low. The champion stays champion. `model_evaluation` starts only after a training that registered a model.
 - **Normal**: a retried stage after a lost pod; a skipped `register_model` if MLflow is switched off.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
-- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them, for
-  the environment `prod`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os
