@@ -39,7 +39,8 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
   `{"n_trials": 30}`, a study with 20 trials gets 10 more, and a study with 30 gets none.
 - **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. `docs/tuning.md` says where the password comes from.
 - **Warm start**: with `{"warm_start_run_id": "…"}`, and `resume_run` off, every trial begins with the weights of that
-  run. The searched keys must then leave the size and the inputs of the model as they are.
+  run. The search space must then leave the size and the inputs of the model as they are. The default one does not:
+  override `search.space`.
 - **Train the winner**: `{"train_best": true}` starts `model_training`, which must not be paused. With `false`, the
   report prints the conf of that training.
 - **Watch** a study in SQLite, during the run or later: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`

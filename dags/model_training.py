@@ -49,7 +49,7 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
   last error line.
 
 #### Triage
-- **Impact**: low. The champion stays champion. `model_evaluation` starts only after a training that registered a model.
+- **Impact**: low. The champion stays champion. A failed training registers no model, and starts no evaluation.
 - **Normal**: a retried stage after a lost pod; a skipped `register_model` if MLflow is switched off.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
 - **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
