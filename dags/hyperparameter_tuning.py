@@ -2,8 +2,9 @@
 ### Search better settings for the delay transformer
 
 Runs a *study*: it trains the model many times, each time with other values of some configuration keys. A single
-training is a *trial*. The study looks for the values with the lowest validation error. The key `search.space` lists the
-keys and their ranges (`include/config/<env>/search.yaml`).
+training is a *trial*. The study looks for the values with the lowest validation error. The *search space* lists the
+searched keys and their ranges: `search.space` in `include/config/base/search.yaml`, unless the environment replaces it.
+The default environment is `optuna`: it makes trials shorter than a training, and keeps that search space.
 
 #### Steps
 - **open_run** checks the conf, the configuration and the search space, and opens the MLflow run of the study.
@@ -14,12 +15,15 @@ keys and their ranges (`include/config/<env>/search.yaml`).
 - **train_best** starts the DAG `model_training` with the winner's values, if the conf asks for it.
 - **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
 
+The *stages* are `fetch_files`, `compute_statistics_and_embeddings`, `tune` and `report_study`.
+
 #### Reads
 - Event tables in the folder `data.local_folder`, or in the bucket if `data.download_data_from_s3` is on.
 
 #### Writes
-- The study: into the SQLite file `paths.optuna_db`, or into the PostgreSQL database `search.storage_url`. If
-  `data.save_results_to_s3` is on, the SQLite file is copied to the bucket after every trial.
+- The study: into the PostgreSQL database `search.storage_url`. If that key is empty, which is the default: into the
+  SQLite file `paths.optuna_db`, by default `data/optuna/studies.db`. If `data.save_results_to_s3` is on, the SQLite
+  file is copied to the bucket after every trial.
 - MLflow: one run for the study, with best values, importances and plots, and one nested run per trial. Each stage links
   its *MLflow run*, on the task's page under *Details*.
 
@@ -29,18 +33,23 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 
     airflow dags trigger hyperparameter_tuning --conf '{"n_trials": 30, "study_name": "wider-models"}'
 
-- **Trials**: `n_trials` is the total of the study. With `{"n_trials": 30}`, a study with 20 trials gets 10 more, and a
-  study with 30 gets none.
-- **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. The password is `PGPASSWORD` in the environment of
-  the worker or pod, or that of the Airflow connection `optuna_postgres`.
-- **Warm start**: with `{"warm_start_run_id": "…"}` alone, every trial begins with the weights of that run.
-- **Train the winner**: `{"train_best": true}`. Unpause `model_training` first. With `false`, the report prints the conf
-  of that training.
-- **Watch** the study, during the run or later: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
+- **Which study**: `study_name`; if empty, `search.study_name` (`train-delays`). A name that exists continues that
+  study, a new name begins a new one.
+- **Trials**: `n_trials` is the total of the study; if empty, `search.n_trials` (20, in `prod` 40). With
+  `{"n_trials": 30}`, a study with 20 trials gets 10 more, and a study with 30 gets none.
+- **Many workers**: `{"n_workers": 4}` needs `search.storage_url`. `docs/tuning.md` says where the password comes from.
+- **Warm start**: with `{"warm_start_run_id": "…"}`, and `resume_run` off, every trial begins with the weights of that
+  run. The search space must then leave the size and the inputs of the model as they are. The default one does not:
+  override `search.space`.
+- **Train the winner**: `{"train_best": true}` starts `model_training`, which must not be paused. With `false`, the
+  report prints the conf of that training.
+- **Watch** a study in SQLite, during the run or later: `.venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db`
 
 #### Rerun and resume
-- **Rerun** a failed task: clear it, or trigger the DAG again. The study keeps its trials and continues.
-- **Resume** in the study's own MLflow run: `{"warm_start_run_id": "…", "resume_run": true}`, or `{"run_id": "…"}`.
+- **Rerun** a failed task: clear it with *Downstream*, the default, or trigger the DAG again. Either way the study keeps
+  its trials and continues: its name decides, and not the MLflow run.
+- **Resume**: a new trigger opens a new MLflow run. To log into the earlier run of the study, pass `{"run_id": "…"}`.
+  `{"warm_start_run_id": "…", "resume_run": true}` does the same, as in `model_training`.
 
 #### How failures look
 - **Wrong input**: `open_run` fails at once, with one line that names the value and the remedy.
@@ -49,10 +58,12 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
   report. Then `train_best` does not run, and the DAG run and the MLflow run are FAILED.
 
 #### Triage
-- **Impact**: low. Tuning changes no registered model, and no other DAG waits for this one.
+- **Impact**: low. A study changes no registered model. Only `train_best` starts another DAG, `model_training`, which
+  registers a challenger.
 - **Normal**: some failed or pruned trials; a retried worker after a lost pod.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
-- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os

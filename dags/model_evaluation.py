@@ -1,17 +1,22 @@
 """
 ### Evaluate trained models and promote the better one
 
-Evaluates trained models on a *window*, which is a range of service dates. The *champion* is the registered model in
-use. The *challenger* is the newest registered model. Both predict the same rows. If the challenger is better than the
-champion and translation, beyond chance, it becomes champion. `docs/concepts.md` explains the words.
+Evaluates trained models on a *window*, which is a range of service dates. The *champion* is the registered model to
+predict with. The *challenger* is the newest registered model. Both predict the same rows. The *gate* decides whether
+the challenger becomes champion. Its rule is in `docs/evaluation.md`, section *The gate*. The first model only has to be
+better than translation, the baseline. `docs/concepts.md` explains the words.
 
 #### Steps
 - **open_evaluation** checks the conf and the configuration, and chooses the models.
 - **evaluate_model** evaluates each model, from the files in the model's own MLflow run. Airflow maps it: one task per
   model.
-- **decide** collects the results and declines a challenger that is not better.
-- **approve** asks a person, if `evaluation.gate.ask_for_approval` is on.
-- **promote** changes the registry.
+- **decide** collects the results and declines a challenger that the gate does not promote.
+- **approve** asks a person before a promotion, if `evaluation.gate.ask_for_approval` is on (in `prod`). Airflow sends
+  no message. Open *Browse → Required Actions* or the page of the task, and press *Approve* or *Reject*. *Reject* skips
+  `promote`. Without an answer within 7 days, `approve` and the DAG run fail, and nothing is promoted.
+- **promote** makes the challenger champion.
+
+Only `evaluate_model` is a stage. The DAG opens no MLflow run of its own.
 
 #### Reads
 - Event tables in the folder `data.local_folder` or in the bucket, and the models in MLflow.
@@ -28,28 +33,34 @@ the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, o
 
     airflow dags trigger model_evaluation --conf '{"warm_start_run_id": "…", "window_dates": 7}'
 
-- **Which model**: `warm_start_run_id` names any trained run. If empty: the champion, and the challenger if there is
-  one.
-- **Which dates**: either `window_first` and `window_last`, or `window_dates`. `window_dates` is a number: so many of
-  the newest dates before today that have data.
-- **Overrule the gate** on the command line: `python -m transformer promote` and `rollback`.
+- **Which model**: `warm_start_run_id` is the run to evaluate; nothing is trained. It may be any trained run. A
+  registered one can become champion, any other is only compared with the champion. If empty: the champion, and the
+  challenger if there is one.
+- **Which dates**: `window_first` and `window_last`, or `window_dates`. `{"window_dates": 7}` evaluates the last 7 dates
+  before today that have data, without the training and validation dates of the model. If all three are empty,
+  `evaluation.schedule.last_dates` (7) replaces `window_dates`.
+- **Overrule the gate** on the command line: `python -m transformer promote --version 7 --why "…"`, and
+  `python -m transformer rollback --why "…"` to go back to the previous champion.
 
 #### Rerun and resume
-- **Rerun** a failed task: clear it. An evaluation always starts again; there is nothing to resume.
-- **Evaluate again**: `{"again": true}` evaluates a window that already has results.
+- **Rerun** a failed task: clear it. An evaluation has no half-way state: it starts from its first row.
+- **Evaluate again**: if the model has results on exactly these dates, `evaluate_model` fails at once in a run by hand.
+  `{"again": true}` evaluates them again, and replaces the results.
 
 #### How failures look
 - **Wrong input**: the task fails at once, with one line that names the value and the remedy. Airflow does not retry it.
-  Examples: an unknown run, data that are too old, dates that trained the model.
-- **No newer dates**: a scheduled run keeps the earlier results and succeeds. The log of `evaluate_model` says so.
+  Examples: an unknown run, data that are too old, a window with training or validation dates of the model.
+- **No newer dates**: a run that nobody triggered by hand keeps the earlier results and succeeds. The log of
+  `evaluate_model` says so.
 - After a failed evaluation, nothing is promoted.
 
 #### Triage
-- **Impact**: medium. The champion keeps predicting, but nobody sees whether it has become worse.
+- **Impact**: medium. The champion stays champion, but nobody sees whether it has become worse.
 - **Normal**: a skipped `approve` or `promote`, since most challengers are not better; no newer dates.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`. Stale data are the most
   frequent cause: check the feed of the event tables.
-- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os

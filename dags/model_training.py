@@ -1,8 +1,8 @@
 """
 ### Train the delay transformer
 
-Trains one model and registers it as *challenger*. The model predicts the delay of every running train at each of its
-next stops. `docs/concepts.md` explains the words.
+Trains one model and registers it as *challenger*, a candidate for use. The model predicts the delay of every running
+train at each of its next stops. `docs/concepts.md` explains the words.
 
 #### Steps
 - **open_run** checks the conf and the configuration, and opens the MLflow run.
@@ -13,7 +13,8 @@ next stops. `docs/concepts.md` explains the words.
 - **register_model** adds the model to the MLflow model registry.
 - **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
 
-A stage runs in a process of the Airflow worker or in a pod. The key `compute.backend` decides which.
+The tasks between `open_run` and `close_run` are *stages*. A stage runs in a process of the Airflow worker or in a pod.
+The key `compute.backend` decides which.
 
 #### Reads
 - Event tables in the folder `data.local_folder`, or in the bucket if `data.download_data_from_s3` is on.
@@ -23,7 +24,8 @@ A stage runs in a process of the Airflow worker or in a pod. The key `compute.ba
 - `paths.runs`: checkpoints and reports.
 - MLflow: metrics, configuration, checkpoints and reports. Each stage links its *MLflow run*, and `evaluate_model` links
   its *Report*. The links are on the task's page under *Details*.
-- Model registry: the model as *challenger*. The DAG `model_evaluation` then judges it.
+- Model registry: the model as *challenger*. This starts the DAG `model_evaluation`, which decides whether it becomes
+  *champion*.
 
 #### Trigger
 Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
@@ -32,21 +34,26 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 
 #### Rerun and resume
-- **Rerun** a failed stage: clear its task. Earlier stages keep their results, and the MLflow run stays the same.
+- **Rerun** a failed stage: clear its task with *Downstream*, the default. The later tasks run again too, and
+  `close_run` marks the MLflow run anew. Earlier stages keep their results, and the MLflow run stays the same.
 - **Warm start**: `{"warm_start_run_id": "…"}` opens a new run that begins with the weights of that run.
-- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues that run itself, optimizer and epoch included.
-- **Log into an existing run**: `{"run_id": "…"}`.
+- **Resume**: `{"warm_start_run_id": "…", "resume_run": true}` continues an interrupted training in that run itself,
+  from its last epoch.
+- **Log into an existing run**: `{"run_id": "…"}` trains from the start, for example into a run that another program
+  opened. To continue a training, resume it.
 
 #### How failures look
 - **Wrong input**: the task fails at once, with one line that names the value and the remedy. Airflow does not retry it.
 - **Anything else**: Airflow retries the task twice, with growing pauses. Training continues from its last whole epoch.
-- A failed task marks the MLflow run FAILED. The tag `failure_reason` names the task and its last error line.
+- If a task fails in the end, `close_run` marks the MLflow run FAILED. Its tag `failure_reason` names the task and its
+  last error line.
 
 #### Triage
-- **Impact**: low. The champion keeps predicting, and no other DAG waits for this one.
+- **Impact**: low. The champion stays champion. A failed training registers no model, and starts no evaluation.
 - **Normal**: a retried stage after a lost pod; a skipped `register_model` if MLflow is switched off.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`, which has the remedy.
-- **Call** the addressees of the configuration group `alerts`. If the group names nobody, call the DAG's owner.
+- **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
+  for the environment `prod`. If the group names nobody, call the DAG's owner.
 """
 
 import os
