@@ -2,28 +2,25 @@
 
     make docs     # writes data/site
 
-A page says `<!-- generated: NAME -->` where a table of `TABLES` is wanted. Meanings are the comments beside the fields
-of the schema and beside the columns of the event tables.
+A page says `<!-- generated: NAME -->` where a table of `TABLES` is wanted. Meanings are
+the descriptions of the fields of the schema and of the columns of the event tables.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import inspect
-import io
 import json
 import os
 import re
 import sys
-import tokenize
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import yaml
 from mkdocs.exceptions import PluginError
+from pydantic.fields import FieldInfo
 
 import audit
 from services import REPOSITORY
@@ -37,11 +34,15 @@ import polars as pl
 
 import transformer.config as schema
 from delay_pipeline import params
+from transformer.config.schema import Group
 from transformer.data import events, tables
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)\s]+)\)")
-LISTS = {"search.space": schema.ParameterConfig, "compute.kubernetes.profiles": schema.ProfileConfig}
+LISTS: dict[str, tuple[type[Group], ...]] = {
+    "search.space": (schema.ChoicesConfig, schema.RangeConfig),
+    "compute.kubernetes.profiles": (schema.ProfileConfig,),
+}
 SIMPLE_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 FORM_TYPES = {"boolean": "true or false", "integer": "whole number", "string": "text", "array": "list of texts"}
 COLUMN_TYPES = {pl.String(): "text", pl.Date(): "date", tables.TIMESTAMP: "timestamp"}
@@ -66,7 +67,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 # --- configuration ---------------------------------------------------------------------------------------------------
 def configuration() -> str:
     """Every key of the schema, a section for each group of them."""
-    meanings = comments(schema)
     defaults, differing = configured_values()
     lines: list[str] = []
     for group, owner in groups(schema.Config, ""):
@@ -74,15 +74,15 @@ def configuration() -> str:
             continue
         lines += [f"{'#' * (2 + group.count('.'))} {group}", "", *_introduction(owner)]
         rows = []
-        for field, kind in leaves(owner):
-            key = f"{group}.{field.name}"
-            meaning = meanings.get((owner.__name__, field.name), "")
+        for name, field in leaves(owner).items():
+            key = f"{group}.{name}"
             notes = [f"{', '.join(map(code, envs))}: {_shown(value)}" for value, envs in differing.get(key, [])]
-            rows.append((_key(key), type_name(kind), _shown(defaults[key]), "<br>".join([prose(meaning), *notes])))
+            meaning = "<br>".join([prose(field.description or ""), *notes])
+            rows.append((_key(key), type_name(field.annotation), _shown(defaults[key]), meaning))
         lines += _table(("key", "type", "default", "meaning; environments that differ"), rows)
-        for key, entry in LISTS.items():
+        for key, kinds in LISTS.items():
             if key.rpartition(".")[0] == group:
-                lines += [f"An entry of `{key}` has these keys:", "", *_entry_table(entry, meanings)]
+                lines += _entries(key, kinds, defaults[key])
     return "\n".join(lines)
 
 
@@ -102,53 +102,62 @@ def configured_values() -> tuple[dict[str, Any], dict[str, list[tuple[Any, list[
     return defaults, differing
 
 
-def groups(owner: type, prefix: str) -> Iterator[tuple[str, type]]:
-    """Each dataclass of the schema with its dotted name, those inside it behind it."""
+def groups(owner: type[Group], prefix: str) -> Iterator[tuple[str, type[Group]]]:
+    """Each group of the schema with its dotted name, those inside it behind it."""
     yield prefix, owner
-    hints = typing.get_type_hints(owner)
-    for field in dataclasses.fields(owner):
-        if dataclasses.is_dataclass(kind := hints[field.name]):
-            assert isinstance(kind, type)
-            yield from groups(kind, f"{prefix}.{field.name}".lstrip("."))
+    for name, field in owner.model_fields.items():
+        if _is_group(field.annotation):
+            yield from groups(field.annotation, f"{prefix}.{name}".lstrip("."))
 
 
-def leaves(owner: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass that hold a value, with their types."""
-    hints = typing.get_type_hints(owner)
-    for field in dataclasses.fields(owner):
-        if not dataclasses.is_dataclass(kind := hints[field.name]):
-            yield field, kind
+def leaves(owner: type[Group]) -> dict[str, FieldInfo]:
+    """The fields of a group that hold a value."""
+    return {name: field for name, field in owner.model_fields.items() if not _is_group(field.annotation)}
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Group)
 
 
 def type_name(kind: Any) -> str:
     """A type in words: `int | None` is "whole number or null"."""
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
         return ", ".join(map(code, arguments))
-    if isinstance(kind, types.UnionType):
+    if origin in (types.UnionType, typing.Union) and types.NoneType in arguments:
         return f"{' or '.join(type_name(part) for part in arguments if part is not types.NoneType)} or null"
-    if typing.get_origin(kind) is list:
-        return f"list of {SIMPLE_TYPES[arguments[0]]}s" if arguments[0] in SIMPLE_TYPES else "list"
-    return SIMPLE_TYPES[kind]
+    if origin is list:
+        entry = type_name(arguments[0])
+        return f"list of {entry}s" if entry in SIMPLE_TYPES.values() else "list"
+    return SIMPLE_TYPES.get(kind, "entry")
 
 
-def _introduction(owner: type) -> list[str]:
-    text = inspect.getdoc(owner) or ""
-    generated = text.startswith(f"{owner.__name__}(")  # by `dataclass`
-    return [] if generated or not text else [text, ""]
+def _introduction(owner: type[Group]) -> list[str]:
+    text = inspect.cleandoc(owner.__doc__ or "")
+    return [text, ""] if text else []
 
 
-def _entry_table(owner: type, meanings: Mapping[tuple[str, str], str]) -> list[str]:
-    rows = [
-        (
-            code(field.name),
-            type_name(kind),
-            _shown(getattr(owner(), field.name)),
-            prose(meanings.get((owner.__name__, field.name), "")),
-        )
-        for field, kind in leaves(owner)
+def _entries(key: str, kinds: Sequence[type[Group]], default: list[dict[str, Any]]) -> list[str]:
+    """What an entry of a list may say, and the list that is the default, to be copied into a configuration file."""
+    lines = []
+    for kind in kinds:
+        rows = [
+            (
+                code(name),
+                type_name(field.annotation),
+                "–" if field.is_required() else _shown(field.get_default(call_default_factory=True)),
+                prose(field.description or ""),
+            )
+            for name, field in leaves(kind).items()
+        ]
+        lines += [f"An entry of `{key}`: {prose(kind.__doc__ or '')}", ""]
+        lines += _table(("key", "type", "default", "meaning"), rows)
+    written = [
+        yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=1_000).strip() for entry in default
     ]
-    return _table(("key", "type", "default", "meaning"), rows)
+    return [*lines, f"`{key}` by default:", "", "```yaml", *(f"- {entry}" for entry in written), "```", ""]
 
 
 def _key(key: str) -> str:
@@ -184,17 +193,11 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 # --- event tables ----------------------------------------------------------------------------------------------------
-def columns(name: str, optional: set[str]) -> str:
+def columns(described: Mapping[str, tables.Column], optional: set[str]) -> str:
     """The columns of a table of `transformer.data.tables`."""
-    meanings = comments(tables)
     rows = [
-        (
-            code(column),
-            _column_type(dtype),
-            "" if column in optional else "yes",
-            prose(meanings.get((name, column), "")),
-        )
-        for column, dtype in getattr(tables, name).items()
+        (code(name), _column_type(column.dtype), "" if name in optional else "yes", prose(column.meaning))
+        for name, column in described.items()
     ]
     return "\n".join(_table(("column", "type", "required", "meaning"), rows))
 
@@ -219,48 +222,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "params-hyperparameter_tuning": lambda: dag_params(params.tuning_params),
     "params-model_evaluation": lambda: dag_params(params.evaluation_params),
     "licences": licence_table,
-    "columns-events": lambda: columns("EVENT_SCHEMA", events.OPTIONAL_EVENT_COLUMNS),
-    "columns-op_nodes": lambda: columns("OP_NODE_SCHEMA", set()),
-    "columns-journeys": lambda: columns("JOURNEY_SCHEMA", set(tables.JOURNEY_SCHEMA) - events.REQUIRED_JOURNEY_COLUMNS),
+    "columns-events": lambda: columns(tables.EVENT_COLUMNS, events.OPTIONAL_EVENT_COLUMNS),
+    "columns-op_nodes": lambda: columns(tables.OP_NODE_COLUMNS, set()),
+    "columns-journeys": lambda: columns(
+        tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - events.REQUIRED_JOURNEY_COLUMNS
+    ),
 }
 
 
-# --- reading comments, writing Markdown ------------------------------------------------------------------------------
-def comments(module: ModuleType) -> dict[tuple[str, str], str]:
-    """The comments of a module on what it declares: (class, field) and (dictionary, key) → text.
-
-    The comment at the end of the line, or else the lines of comment right above it.
-    """
-    source = inspect.getsource(module)
-    at_line: dict[int, str] = {}
-    whole_lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            at_line[token.start[0]] = token.string.removeprefix("#").strip()
-            if not token.line[: token.start[1]].strip():
-                whole_lines.add(token.start[0])
-
-    def comment(first: int, last: int) -> str:
-        if last in at_line and last not in whole_lines:
-            return at_line[last]
-        above = first
-        while above - 1 in whole_lines:
-            above -= 1
-        return " ".join(at_line[line] for line in range(above, first))
-
-    found: dict[tuple[str, str], str] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef):
-            for item in node.body:
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                    found[node.name, item.target.id] = comment(item.lineno, item.end_lineno or item.lineno)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict) and isinstance(node.target, ast.Name):
-            for key in node.value.keys:
-                if isinstance(key, ast.Constant):
-                    found[node.target.id, str(key.value)] = comment(key.lineno, key.lineno)
-    return found
-
-
+# --- writing Markdown ------------------------------------------------------------------------------------------------
 def code(value: Any) -> str:
     """Text as code in a cell of a table."""
     return f"`{value}`".replace("|", "\\|")

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.speed.pairs import Times, take_turns
 from benchmarks.speed.railways import Railway, count_trains, railway
 from benchmarks.speed.steps import TrainingSteps
-from transformer.config import ModelConfig
+from transformer.config import ModelConfig, with_values
 from transformer.data.event_table import Int64Array
 from transformer.features.batches import Batch
 from transformer.model.member import Member
@@ -136,7 +136,8 @@ def against_plain(network: Railway, batches: list[Batch]) -> float:
         for batch in batches
     ]
     contestants = {"ours": TrainingSteps(network.module(), batches)}
-    for kind, settings in {"": config, ", no dropout": replace(config, dropout=0.0, head_dropout=0.0)}.items():
+    without_dropout = config.model_copy(update={"dropout": 0.0, "head_dropout": 0.0})
+    for kind, settings in {"": config, ", no dropout": without_dropout}.items():
         contestants[PLAIN + kind] = TrainingSteps(PlainNetwork(member, settings), both)
         contestants[BARE + kind] = TrainingSteps(PlainEncoder(settings, n_inputs, n_outputs), tokens)
     times = take_turns(contestants, ROUNDS)
@@ -155,7 +156,9 @@ def what_helps(network: Railway, instants: Int64Array, batches: list[Batch]) -> 
     builder, size = network.builder("train"), network.config.training.batch_size
     fuller = instants[np.argsort(count_trains(builder, instants), kind="stable")]
     model = network.config.model
-    fewer_heads = replace(network, config=replace(network.config, model=replace(model, n_heads=model.n_heads // 2)))
+    fewer_heads = replace(
+        network, config=with_values(network.config, {"model.n_heads": model.n_heads // 2}, "fewer heads")
+    )
     changes: dict[str, Callable[[], object]] = {
         "sorted by number of trains": TrainingSteps(network.module(), network.batches(builder, fuller, size)),
         "AdamW fused": TrainingSteps(network.module(), batches, fused=True),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from delay_pipeline.params import evaluation_params, training_params, tuning_params
-from transformer.config import ParameterConfig, ProfileConfig, valid_keys
+from transformer.config import ChoicesConfig, ProfileConfig, RangeConfig, valid_keys
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA, OP_NODE_SCHEMA
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,16 +75,19 @@ def test_every_key_has_its_default_and_its_meaning(site: Path) -> None:
     shown = {row[0]: row for row in page.rows if row}
     assert set(valid_keys()) <= set(shown)
     assert [key for key in valid_keys() if not all(shown[key][1:3]) or len(shown[key][3]) < 8] == []
-    entries = {*vars(ParameterConfig()), *vars(ProfileConfig())}
+    entries = {*ChoicesConfig.model_fields, *RangeConfig.model_fields, *ProfileConfig.model_fields}
     assert [key for key in entries if not any(row and row[0] == key and row[3] for row in page.rows)] == []
 
 
 @pytest.mark.slow
 def test_a_key_tells_its_value_and_the_environments_that_differ(site: Path) -> None:
     page = Page(site / "configuration.html")
-    assert page.row("model.d_model")[1:3] == ["whole number", "64"]  # of base, not of the schema
+    assert page.row("model.d_model")[1:3] == ["whole number", "64"]
     assert page.row("training.precision")[1].startswith("auto, 32-true")
     assert page.row("data.endpoint_url")[1:3] == ["text or null", "null"]
+    assert page.row("data.split.train")[1:3] == ["list of texts", "[]"]
+    assert page.row("search.space")[1:3] == ["list", "14 entries"]
+    assert page.row("evaluation.gate.breakdowns")[1] == "list of texts"
     assert page.row("compute.backend")[3].endswith("dev, prod: kubernetes")
     assert "optuna: 6" in page.row("training.max_epochs")[3]
 

@@ -194,7 +194,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         (["train-model", "--set", "training.max_epoch=1"], "did you mean 'training.max_epochs'?"),
         (["train-model", "--set", "training.max_epochs=many"], 'training.max_epochs="many" is not a whole number'),
         (["train-model", "--set", "training.max_epochs"], "is not of the form key=value"),
-        (["train-model", "--set", "model.dropout=2"], "model.dropout=2.0 must lie in [0, 1)"),
+        (["train-model", "--set", "model.dropout=2"], "model.dropout=2 must lie in [0, 1)"),
         (
             ["config", "--set", f"training.seed={SECRET}"],
             'training.seed="http://***@127.0.0.1:9" is not a whole number',

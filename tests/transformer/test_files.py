@@ -15,6 +15,7 @@ from transformer.errors import UserError
 from transformer.files import (
     atomic_folder,
     atomic_path,
+    content_hash,
     file_digest,
     read_json,
     read_parquet,
@@ -235,3 +236,10 @@ def test_a_file_in_the_way_of_a_folder_stays(tmp_path: Path) -> None:
         fill(temporary, "new")
     assert (tmp_path / "0123").read_text() == "mine"
     assert names(tmp_path) == ["0123"]
+
+
+def test_content_hash_depends_on_content_alone() -> None:
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    assert content_hash({"a": 1}) != content_hash({"a": 2})
+    assert content_hash("a", "b") != content_hash("ab")
+    assert len(content_hash()) == 16

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +9,7 @@ import pytest
 
 from transformer import stages
 from transformer.cli import main
-from transformer.config import Config, FreshnessConfig, flatten, load_config, to_dict, with_values
+from transformer.config import Config, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
 from transformer.evaluation.evaluate import EvaluationRequest
 from transformer.evaluation.outcome import Outcome
@@ -96,11 +95,9 @@ def test_second_computation_is_reused_and_says_so(results, caplog: pytest.LogCap
         stages.compute_statistics_and_embeddings(config, "")
     assert "statistics: reused from" in caplog.text and "embeddings: reused from" in caplog.text
     caplog.clear()
-    afresh = replace(config.training.use_precomputed, statistics=False, embeddings=False)
+    afresh = {"training.use_precomputed.statistics": False, "training.use_precomputed.embeddings": False}
     with caplog.at_level("INFO"):
-        stages.compute_statistics_and_embeddings(
-            replace(config, training=replace(config.training, use_precomputed=afresh)), ""
-        )
+        stages.compute_statistics_and_embeddings(with_values(config, afresh, "test"), "")
     assert "statistics: computing" in caplog.text and "embeddings: computing" in caplog.text
 
 
@@ -191,7 +188,7 @@ def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pyt
     config, _ = results
 
     def limited(seconds: int) -> Config:
-        changed = replace(config, evaluation=replace(config.evaluation, freshness=FreshnessConfig(max_age_s=seconds)))
+        changed = with_values(config, {"evaluation.freshness.max_age_s": seconds}, "test")
         shutil.copytree(stages.run_folder(config, ""), stages.run_folder(changed, ""), dirs_exist_ok=True)
         return changed
 

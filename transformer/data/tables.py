@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,35 +18,47 @@ ARRIVAL, DEPARTURE, PASS_THROUGH = "A", "D", "P"
 EVENT_TYPES = (ARRIVAL, DEPARTURE, PASS_THROUGH)
 
 TIMESTAMP = pl.Datetime("us", "UTC")
-EVENT_SCHEMA: dict[str, pl.DataType] = {
-    "train_id": pl.String(),  # of one journey a date; the key of all tables together with the date
-    "service_date": pl.Date(),  # of the timetable: unchanged past midnight; that of the file's name
-    "seq": pl.Int16(),  # order in the journey, from 0
-    "op_id": pl.Int32(),  # operational point: station, junction or signal point
-    "event_type": pl.String(),  # A arrival, D departure, P pass-through
-    "planned_ts": TIMESTAMP,  # by the timetable; never earlier than that of the event before
-    "observed_ts": TIMESTAMP,  # null = not observed, never "on time"
-    "delay_sec": pl.Int32(),  # observed - planned, null where not observed
+
+
+class Column(NamedTuple):
+    """Type and meaning of a column; the documentation site shows both."""
+
+    dtype: pl.DataType
+    meaning: str
+
+
+EVENT_COLUMNS: dict[str, Column] = {
+    "train_id": Column(pl.String(), "of one journey a date; the key of all tables together with the date"),
+    "service_date": Column(pl.Date(), "of the timetable: unchanged past midnight; that of the file's name"),
+    "seq": Column(pl.Int16(), "order in the journey, from 0"),
+    "op_id": Column(pl.Int32(), "operational point: station, junction or signal point"),
+    "event_type": Column(pl.String(), "A arrival, D departure, P pass-through"),
+    "planned_ts": Column(TIMESTAMP, "by the timetable; never earlier than that of the event before"),
+    "observed_ts": Column(TIMESTAMP, 'null = not observed, never "on time"'),
+    "delay_sec": Column(pl.Int32(), "observed - planned, null where not observed"),
 }
-OP_NODE_SCHEMA: dict[str, pl.DataType] = {
-    "op_id": pl.Int32(),  # one row each
-    "op_name": pl.String(),  # for reports and predictions
-    "lat": pl.Float64(),  # degrees WGS 84; null where unknown
-    "lon": pl.Float64(),  # likewise
+OP_NODE_COLUMNS: dict[str, Column] = {
+    "op_id": Column(pl.Int32(), "one row each"),
+    "op_name": Column(pl.String(), "for reports and predictions"),
+    "lat": Column(pl.Float64(), "degrees WGS 84; null where unknown"),
+    "lon": Column(pl.Float64(), "likewise"),
 }
-JOURNEY_SCHEMA: dict[str, pl.DataType] = {
-    "train_id": pl.String(),  # as in the events
-    "service_date": pl.Date(),  # as in the events
-    "train_number": pl.String(),  # the public number, stable from day to day; null = train_id
-    "train_type": pl.String(),  # such as long_distance or regional; null = "unknown"
-    "train_relation": pl.String(),  # for people; no stage reads it, nor what follows
-    "operator": pl.String(),  # railway undertaking
-    "start_op_id": pl.Int32(),  # point of the first event
-    "end_op_id": pl.Int32(),  # point of the last event
-    "start_planned_ts": TIMESTAMP,  # planned time of the first event
-    "end_planned_ts": TIMESTAMP,  # planned time of the last event
-    "events_count": pl.Int64(),  # planned events
+JOURNEY_COLUMNS: dict[str, Column] = {
+    "train_id": Column(pl.String(), "as in the events"),
+    "service_date": Column(pl.Date(), "as in the events"),
+    "train_number": Column(pl.String(), "the public number, stable from day to day; null = train_id"),
+    "train_type": Column(pl.String(), 'such as long_distance or regional; null = "unknown"'),
+    "train_relation": Column(pl.String(), "for people; no stage reads it, nor what follows"),
+    "operator": Column(pl.String(), "railway undertaking"),
+    "start_op_id": Column(pl.Int32(), "point of the first event"),
+    "end_op_id": Column(pl.Int32(), "point of the last event"),
+    "start_planned_ts": Column(TIMESTAMP, "planned time of the first event"),
+    "end_planned_ts": Column(TIMESTAMP, "planned time of the last event"),
+    "events_count": Column(pl.Int64(), "planned events"),
 }
+EVENT_SCHEMA = {name: column.dtype for name, column in EVENT_COLUMNS.items()}
+OP_NODE_SCHEMA = {name: column.dtype for name, column in OP_NODE_COLUMNS.items()}
+JOURNEY_SCHEMA = {name: column.dtype for name, column in JOURNEY_COLUMNS.items()}
 
 
 def events_path(folder: Path, day: date) -> Path:

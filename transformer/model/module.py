@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from transformer.config import ModelConfig, TrainingConfig, to_dict
+from transformer.config import ModelConfig, TrainingConfig, from_dict, to_dict
 from transformer.features.batches import Batch
 from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
@@ -43,8 +42,8 @@ class DelayModule(LightningModule):
         """Take plain dictionaries, so that a checkpoint loads with `weights_only=True`."""
         super().__init__()
         self.save_hyperparameters("model", "training", "shape")
-        self.training_config: TrainingConfig = _typed(TrainingConfig, training)
-        self.network = DelayTransformer(_typed(ModelConfig, model), NetworkShape(**shape), point_vectors)
+        self.training_config = from_dict(TrainingConfig, training, "training")
+        self.network = DelayTransformer(from_dict(ModelConfig, model, "model"), NetworkShape(**shape), point_vectors)
         self.loss = make_loss(self.training_config.loss, self.network.levels)
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
@@ -136,7 +135,3 @@ def _schedule(config: TrainingConfig, total: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
 
     return share
-
-
-def _typed(schema: type, values: dict[str, Any]) -> Any:
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))

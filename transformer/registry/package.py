@@ -23,7 +23,7 @@ from transformer.training.run_folder import INPUTS, TrainedModel
 PARTS = (CONFIG_ARTIFACT, f"{CHECKPOINTS}/{BEST}", INPUTS)  # of a run folder
 EXAMPLE_JOURNEYS = 3
 REQUIREMENTS = (  # what importing this module imports
-    "boto3", "lightning", "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pyyaml", "scipy", "tenacity", "torch",
+    "boto3", "lightning", "numpy", "pandas", "polars", "pyarrow", "pydantic", "pyyaml", "scipy", "tenacity", "torch",
 )  # fmt: skip
 
 

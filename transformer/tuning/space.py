@@ -12,9 +12,7 @@ An entry names one configuration key and its values; whether its numbers are who
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -23,15 +21,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from transformer.config import (
     COMBINED_KEYS,
+    ChoicesConfig,
     Config,
-    ParameterConfig,
+    RangeConfig,
     flatten,
-    misfits,
+    is_whole,
+    nearest,
     read_value,
     to_dict,
     valid_keys,
@@ -107,7 +105,7 @@ class Parameter:
             return False
         if not self.low <= value <= self.high:
             return False
-        return self.step is None or _is_whole((value - self.low) / self.step)
+        return self.step is None or is_whole((value - self.low) / self.step)
 
     def candidates(self) -> Sequence[Any]:
         """Every value, of continuous numbers the ends."""
@@ -188,8 +186,10 @@ def read_space(config: Config, *, warm_start: bool = False) -> SearchSpace:
     if not config.search.space:
         raise UserError(f"{SOURCE} is empty; list the keys to search in search.yaml of the environment")
     parameters: list[Parameter] = []
+    defaults = flatten(to_dict(Config()))
     for entry in config.search.space:
-        parameter = _parameter(config, entry, parameters)
+        _refuse_unsearchable(entry.key)
+        parameter = _parameter(config, entry, parameters, defaults[entry.key])
         if warm_start and parameter.key.startswith(_SHAPE) and parameter.key not in _SHAPELESS:
             raise UserError(
                 f"{SOURCE}: {parameter.key} changes the model that warm_start_run_id gives the weights of; "
@@ -202,57 +202,36 @@ def read_space(config: Config, *, warm_start: bool = False) -> SearchSpace:
     return space
 
 
-def _parameter(config: Config, entry: Any, earlier: Sequence[Parameter]) -> Parameter:
-    given = _typed(entry)
-    key = given.key
-    default = _default_of(key)
+def _parameter(
+    config: Config, entry: ChoicesConfig | RangeConfig, earlier: Sequence[Parameter], default: Any
+) -> Parameter:
+    key = entry.key
     if key in {parameter.key for parameter in earlier}:
         raise UserError(f"{SOURCE}: {key} is given twice; keep one entry")
-    numeric = isinstance(default, int | float) and not isinstance(default, bool)
-    if bool(given.choices) == (given.low is not None or given.high is not None):
-        raise UserError(f"{SOURCE}: {key} needs either choices, or low and high")
-    if given.choices:
-        if given.step is not None or given.log:
-            raise UserError(f"{SOURCE}: {key}: choices take neither step nor log; give low and high instead")
-        parameter = Parameter(key, choices=tuple(_checked(config, key, value) for value in given.choices))
+    if isinstance(entry, ChoicesConfig):
+        parameter = Parameter(key, choices=tuple(_checked(config, key, value) for value in entry.choices))
         if len(set(map(show, parameter.choices))) < len(parameter.choices):
             raise UserError(f"{SOURCE}: {key}: choices hold a value twice: {parameter}")
-    elif not numeric:
+    elif isinstance(default, bool) or not isinstance(default, int | float):
         raise UserError(f"{SOURCE}: {key} is no number; give it choices, for example [{show(default)}, …]")
     else:
-        parameter = _range(config, given, whole=isinstance(default, int))
-    if given.when:
-        parameter = dataclasses.replace(parameter, condition=_condition(given, earlier))
+        parameter = _range(config, entry, whole=isinstance(default, int))
+    if entry.when:
+        parameter = dataclasses.replace(parameter, condition=_condition(entry, earlier))
     return parameter
 
 
-def _typed(entry: Any) -> ParameterConfig:
-    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
-        raise UserError(f"{SOURCE}: {entry!r} is no entry; write it as {{key: model.n_layers, low: 2, high: 5}}")
-    try:
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ParameterConfig), entry))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{SOURCE}: {entry['key']}: {str(error).splitlines()[0]}") from None
-    assert isinstance(typed, ParameterConfig)
-    return typed
-
-
-def _default_of(key: str) -> Any:
-    """The schema's default of a key that may be searched."""
+def _refuse_unsearchable(key: str) -> None:
     if key not in (known := valid_keys()):
-        near = difflib.get_close_matches(key, known, n=1)
-        raise UserError(f"{SOURCE}: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+        raise UserError(f"{SOURCE}: unknown key {key!r}{nearest(key, known)}")
     if key.startswith(_WHERE):
         raise UserError(f"{SOURCE}: {key} says where a trial runs, not what it computes; it cannot be searched")
     if key.startswith(_ROWS) and key not in _INPUTS_ONLY:
         raise UserError(f"{SOURCE}: {key} changes the rows on which trials are compared; it cannot be searched")
-    return flatten(to_dict(Config()))[key]
 
 
 def _checked(config: Config, key: str, value: Any) -> Any:
     """A value as the schema holds it: 1 of a number becomes 1.0. It may still not fit the values of other keys."""
-    if value is not None and not isinstance(value, str | int | float):
-        raise UserError(f"{SOURCE}: {key}: {value!r} is not a single value; give numbers, texts, true or false")
     # Keys that must fit each other are checked together, below: here each has company that fits.
     company = {"model.n_heads": 1} if key == "model.d_model" else {}
     if key == "model.n_heads":
@@ -263,27 +242,18 @@ def _checked(config: Config, key: str, value: Any) -> Any:
     return flatten(to_dict(changed))[key]
 
 
-def _range(config: Config, given: ParameterConfig, *, whole: bool) -> Parameter:
-    key = given.key
-    if given.low is None or given.high is None:
-        raise UserError(f"{SOURCE}: {key} has only one end; give low and high")
-    numbers = {name: value for name in ("low", "high", "step") if (value := getattr(given, name)) is not None}
-    for name, value in numbers.items():
-        if not math.isfinite(value) or (whole and not _is_whole(value)):
-            raise UserError(f"{SOURCE}: {key}: {name}={show(value)} is not a {'whole' if whole else 'finite'} number")
-    low, high = (_checked(config, key, int(value) if whole else value) for value in (given.low, given.high))
-    if low >= high:
-        raise UserError(f"{SOURCE}: {key}: low={show(low)} is not below high={show(high)}")
-    if given.log and (low <= 0 or given.step is not None):
-        raise UserError(f"{SOURCE}: {key}: log needs low above 0 and takes no step")
-    if given.step is not None and (given.step <= 0 or not _is_whole((high - low) / given.step)):
-        raise UserError(
-            f"{SOURCE}: {key}: step={show(given.step)} does not lead from low={show(low)} to high={show(high)}"
-        )
-    return Parameter(key, low=low, high=high, step=given.step, log=given.log, whole=whole)
+def _range(config: Config, entry: RangeConfig, *, whole: bool) -> Parameter:
+    key = entry.key
+    for name in ("low", "high", "step"):
+        value = getattr(entry, name)
+        if whole and value is not None and not is_whole(value):
+            raise UserError(f"{SOURCE}: {key}: {name}={show(value)} is not a whole number")
+    low, high = (_checked(config, key, round(end) if whole else end) for end in (entry.low, entry.high))
+    step = None if entry.step is None else float(entry.step)
+    return Parameter(key, low=low, high=high, step=step, log=entry.log, whole=whole)
 
 
-def _condition(given: ParameterConfig, earlier: Sequence[Parameter]) -> Condition:
+def _condition(given: ChoicesConfig | RangeConfig, earlier: Sequence[Parameter]) -> Condition:
     name, equals, text = given.when.partition("=")
     name = name.strip()
     by_key = {parameter.key: parameter for parameter in earlier}
@@ -307,12 +277,12 @@ def _condition(given: ParameterConfig, earlier: Sequence[Parameter]) -> Conditio
 
 def _refuse_misfits(config: Config, space: SearchSpace) -> None:
     own = flatten(to_dict(config))
-    model = copy.deepcopy(config.model)
+    model = config.model.model_copy(deep=True)
     for keys in COMBINED_KEYS:
         for values in space.combinations(keys):
             for key in keys:
                 _set(model, key.removeprefix("model."), values.get(key, own[key]))
-            for complaint in misfits(model):
+            for complaint in model.misfits():
                 raise UserError(f"{SOURCE}: a trial could have {complaint}")
 
 
@@ -321,10 +291,6 @@ def _set(target: Any, key: str, value: Any) -> None:
     for group in groups:
         target = getattr(target, group)
     setattr(target, name, value)
-
-
-def _is_whole(value: float) -> bool:
-    return abs(value - round(value)) < 1e-9 * max(1.0, abs(value))
 
 
 def show(value: Any) -> str:

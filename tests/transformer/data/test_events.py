@@ -499,7 +499,9 @@ def test_a_range_must_not_end_before_it_starts() -> None:
 
 def test_a_configured_split_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, *[f"2024-12-{day}" for day in range(13, 22)])
-    split = SplitConfig(["2024-12-13..2024-12-14", "2024-12-16..2024-12-19"], ["2024-12-20"], ["2024-12-21"])
+    split = SplitConfig(
+        train=["2024-12-13..2024-12-14", "2024-12-16..2024-12-19"], validation=["2024-12-20"], test=["2024-12-21"]
+    )
     resolved = resolve_split(split, folder, skip_partial=True)
     assert resolved.as_dict() == {
         "train": [f"2024-12-{day}" for day in (13, 14, 16, 17, 18, 19)],
@@ -513,19 +515,19 @@ def test_a_configured_split_is_taken_as_it_is(tmp_path: Path) -> None:
     ("split", "expected"),
     [
         (
-            SplitConfig(["2024-12-13"], ["2024-12-14"], []),
+            SplitConfig(train=["2024-12-13"], validation=["2024-12-14"], test=[]),
             "data.split.test is empty while others are set; set all three",
         ),
         (
-            SplitConfig(["2024-12-13..2024-12-14"], ["2024-12-14"], ["2024-12-15"]),
+            SplitConfig(train=["2024-12-13..2024-12-14"], validation=["2024-12-14"], test=["2024-12-15"]),
             "data.split: 2024-12-14 is in both train and validation; a date belongs to one split",
         ),
         (
-            SplitConfig(["2024-12-13"], ["2024-12-14"], ["2024-12-13..2024-12-15"]),
+            SplitConfig(train=["2024-12-13"], validation=["2024-12-14"], test=["2024-12-13..2024-12-15"]),
             "data.split: 2024-12-13 is in both train and test; a date belongs to one split",
         ),
         (
-            SplitConfig(["2024-12-13"], ["2024-12-14"], ["2024-12-15..2024-12-18"]),
+            SplitConfig(train=["2024-12-13"], validation=["2024-12-14"], test=["2024-12-15..2024-12-18"]),
             "data.split.test: no events for 2024-12-16 in {folder}; it holds 2024-12-13 to 2024-12-15",
         ),
     ],

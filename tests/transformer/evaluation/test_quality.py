@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
 
+from transformer.config import with_values
 from transformer.data.events import read_days
 from transformer.data.profile import profile_dates, profile_of
 from transformer.evaluation.quality import examine
@@ -34,8 +34,8 @@ def test_what_is_planned_later_than_now_is_no_drift(small_config):
 
 
 def test_the_limits_are_the_configurations(small_config, caplog: pytest.LogCaptureFixture):
-    strict = replace(small_config.evaluation.drift, psi_noticeable=1e-9, psi_shifted=1e-9)
-    config = replace(small_config, evaluation=replace(small_config.evaluation, drift=strict))
+    strict = {"evaluation.drift.psi_noticeable": 1e-9, "evaluation.drift.psi_shifted": 1e-9}
+    config = with_values(small_config, strict, "test")
     quality = examine(config, DAYS[1:], profile_dates(config.data, DAYS[:1]), LATER)
     assert quality.drift.verdict.startswith("delays: PSI 0.")
     assert [record.levelname for record in caplog.records if "PSI" in record.getMessage()] == ["WARNING"] * 2

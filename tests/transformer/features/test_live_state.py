@@ -120,7 +120,7 @@ def test_what_is_usual_is_taken_off_the_excess_alone():
 
 def test_observations_count_up_to_the_instant_and_age_out():
     builder = builder_of(table_of(*EARLIER, [(1, 800, None), (2, 810, None), (3, 820, None)]))
-    builder = replace(builder, config=replace(builder.config, lead_s=20_000))  # waits from 467 minutes on
+    builder = replace(builder, config=builder.config.model_copy(update={"lead_s": 20_000}))  # waits from 467 minutes on
 
     def at_point_2(minute: float) -> dict[str, float]:
         return of_event(builder.build(np.array([at(minute)])), 7)
@@ -196,7 +196,7 @@ def test_trains_that_meet_run_in_opposite_directions():
 
 
 def test_trains_hours_apart_are_as_far_as_can_be_told():
-    wide = replace(SnapshotConfig(n_prev=3, n_foll=3), lead_s=20_000)
+    wide = SnapshotConfig(n_prev=3, n_foll=3).model_copy(update={"lead_s": 20_000})
     table = table_of([(1, 600, 600), (2, 620, None)], [(1, 790, None), (2, 800, None)])
     batch = replace(builder_of(table), config=wide).build(np.array([at(606)]))
     assert neighbour(of_event(batch, 1), "after") == {"gap": FAR_S, "planned_gap": FAR_S, "delay": 0, "direction": 1}

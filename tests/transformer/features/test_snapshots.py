@@ -140,7 +140,7 @@ def available_dates_of(config: Config) -> list[date]:
 @pytest.mark.parametrize("settings", [{}, {"n_prev": 2, "n_foll": 9}, {"lead_s": 0, "end_grace_s": 0, "silence_s": 60}])
 def test_same_as_a_loop_over_the_trains(small_config: Config, settings: dict[str, int]):
     table, features = simulated(small_config)
-    config = replace(SnapshotConfig(n_prev=6, n_foll=6), **settings)
+    config = SnapshotConfig(n_prev=6, n_foll=6).model_copy(update=settings)
     generator = np.random.default_rng(1)
     instants = random_instants(
         tuple(available_dates_of(small_config)[:3]), 12, GridConfig(), "Europe/Brussels", generator

@@ -138,7 +138,7 @@ def test_changing_a_later_date_changes_no_statistics(small_config: Config, tmp_p
     (folder / "events").mkdir(parents=True)
     for path in source.rglob("*.parquet"):
         (folder / path.relative_to(source)).write_bytes(path.read_bytes())
-    data = replace(small_config.data, local_folder=str(folder))
+    data = small_config.data.model_copy(update={"local_folder": str(folder)})
     before = compute_statistics(data, days[:3])
     later = pl.read_parquet(events_path(folder, days[4]))
     write_events(folder, days[4], later.with_columns(pl.col("observed_ts") + pl.duration(hours=1)))
@@ -245,9 +245,9 @@ def test_damaged_statistics_are_refused_in_one_line(small_config: Config, tmp_pa
 def test_hash_follows_data_and_relevant_configuration(small_config: Config):
     days = available_dates(Path(small_config.data.local_folder))
     base = st.statistics_hash(small_config.data, days[:3])
-    other = replace(small_config.data, timezone="UTC")
+    other = small_config.data.model_copy(update={"timezone": "UTC"})
     assert len({base, st.statistics_hash(small_config.data, days[:4]), st.statistics_hash(other, days[:3])}) == 3
-    moved = replace(small_config.data, save_results_to_s3=True, bucket_name="b")
+    moved = small_config.data.model_copy(update={"save_results_to_s3": True, "bucket_name": "b"})
     assert st.statistics_hash(moved, days[:3]) == base
 
 

@@ -27,10 +27,10 @@ def loss(config: LossConfig, quantiles: torch.Tensor = QUANTILES, mask: torch.Te
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (LossConfig("mae", quantile_weight=0.0), (1 + 0 + 2 + 5) / 4),
-        (LossConfig("mse", quantile_weight=0.0), (1 + 0 + 4 + 25) / 4),
+        (LossConfig(name="mae", quantile_weight=0.0), (1 + 0 + 2 + 5) / 4),
+        (LossConfig(name="mse", quantile_weight=0.0), (1 + 0 + 4 + 25) / 4),
         # Square up to two minutes, then 2 × (error − 1).
-        (LossConfig("huber", 120.0, 0.0), (0.5 + 0 + 2 + 8) / 4),
+        (LossConfig(name="huber", huber_delta_s=120.0, quantile_weight=0.0), (0.5 + 0 + 2 + 8) / 4),
     ],
 )
 def test_point_loss_is_of_the_medians_in_minutes(config: LossConfig, expected: float):
@@ -44,11 +44,11 @@ def test_other_levels_add_their_mean_pinball_loss():
     # Observed 1: 0.1 of 1 above the low end, 0.1 of 3 below the high one; on both. Observed 10: 0.1 of 5 and 0.9 of 1;
     # 0.1 of 10 and 0.1 of 6.
     mean = (0.1 + 0.3 + 0 + 0 + 0.5 + 0.9 + 1.0 + 0.6) / 8
-    assert loss(LossConfig("mae", quantile_weight=2.0)).item() == pytest.approx(2 + 2 * mean)
+    assert loss(LossConfig(name="mae", quantile_weight=2.0)).item() == pytest.approx(2 + 2 * mean)
 
 
 def test_single_level_is_the_point_loss_alone():
-    only = make_loss(LossConfig("mae", quantile_weight=2.0), [0.5])
+    only = make_loss(LossConfig(name="mae", quantile_weight=2.0), [0.5])
     assert only(QUANTILES[..., 1:2], LABEL, MASK).item() == pytest.approx(2)
 
 

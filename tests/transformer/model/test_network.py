@@ -1,6 +1,6 @@
 """The network: a set of trains, blind to padding and to what each switch turns off, and never in the past."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ SHAPE = NetworkShape(
     embedding_dims={"laplacian": 4, "random": 2},
     scales=SCALES,
 )
+EVERY_INPUT = UseInputsConfig(**dict.fromkeys(UseInputsConfig.model_fields, True))
 CONFIG = ModelConfig(
     d_model=16,
     n_heads=2,
@@ -44,6 +45,8 @@ CONFIG = ModelConfig(
     d_head=12,
     head_dropout=0.0,
     n_members=2,
+    round_predictions=False,
+    use_inputs=EVERY_INPUT,
 )
 MEDIAN = CONFIG.quantiles.index(0.5)
 
@@ -203,19 +206,19 @@ def with_columns(
     return {**given, array: mixed}
 
 
-@pytest.mark.parametrize("group", [field.name for field in fields(UseInputsConfig)])
+@pytest.mark.parametrize("group", list(UseInputsConfig.model_fields))
 def test_each_input_group_counts_when_on_and_not_when_off(group: str):
-    only = UseInputsConfig(**{field.name: field.name == group for field in fields(UseInputsConfig)})
-    without = replace(UseInputsConfig(), **{group: False})
+    only = UseInputsConfig(**{name: name == group for name in UseInputsConfig.model_fields})
+    without = EVERY_INPUT.model_copy(update={group: False})
     if group == "train_type":  # the network's load counts the trains of each type
-        without = replace(without, network_load=False)
+        without = without.model_copy(update={"network_load": False})
     given, other = batch(seed=1), batch(seed=2)
     mixed = dict(given)
     if group == "network_load":  # one train fewer for the others to see
         mixed["train_mask"] = given["train_mask"].clone()
         mixed["train_mask"][:, -1] = False
-        neither = replace(only, network_load=False, calendar=True)
-        with_it, without_it = (network(replace(CONFIG, use_inputs=use)) for use in (only, neither))
+        neither = only.model_copy(update={"network_load": False, "calendar": True})
+        with_it, without_it = (network(CONFIG.model_copy(update={"use_inputs": use})) for use in (only, neither))
         for made in (with_it, without_it):
             for member in made.members:  # attention off: only the counted load can tell
                 for layer in member.encoder:
@@ -232,7 +235,7 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
     mixed["translation"] = given["translation"]
 
     def corrections(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return network(replace(CONFIG, use_inputs=use)).corrections(inputs)
+        return network(CONFIG.model_copy(update={"use_inputs": use})).corrections(inputs)
 
     assert not torch.allclose(corrections(only, mixed), corrections(only, given)), f"{group} on its own says nothing"
     torch.testing.assert_close(corrections(without, mixed), corrections(without, given))
@@ -257,10 +260,10 @@ def test_history_but_for_a_little_and_live_state_are_read_by_the_head_of_their_e
 
 
 def test_snapshots_without_live_features_do_for_a_network_without_them():
-    blind = UseInputsConfig(live_sections=False, live_points=False, neighbour_trains=False)
+    blind = EVERY_INPUT.model_copy(update={"live_sections": False, "live_points": False, "neighbour_trains": False})
     given = batch()
     bare = {**given, "next_live": given["next_live"][..., :0]}
-    made = network(replace(CONFIG, use_inputs=blind))
+    made = network(CONFIG.model_copy(update={"use_inputs": blind}))
     assert torch.equal(made(bare), made(given))
 
 
@@ -294,17 +297,17 @@ def test_median_as_it_was_learned_is_the_prediction():
 
 def test_levels_other_than_the_median_may_be_left_out():
     given = batch()
-    predicted, spread = network(replace(CONFIG, quantiles=[0.5])).predict(given)
+    predicted, spread = network(CONFIG.model_copy(update={"quantiles": [0.5]})).predict(given)
     torch.testing.assert_close(spread[..., 0], predicted)
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_prediction_is_the_mean_of_the_members(n_members: int):
-    given, together = batch(), network(replace(CONFIG, n_members=n_members))
+    given, together = batch(), network(CONFIG.model_copy(update={"n_members": n_members}))
     alone = []
     for member in together.members:
-        single = network(replace(CONFIG, n_members=1))
+        single = network(CONFIG.model_copy(update={"n_members": 1}))
         single.point_projection.load_state_dict(together.point_projection.state_dict())
         single.members[0].load_state_dict(member.state_dict())
         alone.append(single.quantiles(given))
@@ -344,7 +347,7 @@ def test_squash_is_linear_near_zero_and_logarithmic_far_out():
 
 def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     given = batch()
-    plain, rounding = network(), network(replace(CONFIG, round_predictions=True))
+    plain, rounding = network(), network(CONFIG.model_copy(update={"round_predictions": True}))
     with torch.inference_mode():
         (exact, spread), (rounded, same_spread) = plain.predict(given), rounding.predict(given)
         assert torch.equal(plain.corrections(given), rounding.corrections(given))  # what the loss sees
@@ -354,7 +357,9 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     assert torch.equal(rounded[free] % 60, torch.zeros(int(free.sum())))
     assert (rounded - exact)[free].abs().max() <= 30
     assert (rounded >= -given["next_planned"]).all()
-    fine = network(replace(CONFIG, round_predictions=True), replace(SHAPE, scales={**SCALES, "resolution": 1.0}))
+    fine = network(
+        CONFIG.model_copy(update={"round_predictions": True}), replace(SHAPE, scales={**SCALES, "resolution": 1.0})
+    )
     with torch.inference_mode():
         assert (fine(given) - exact).abs().max() <= 0.5
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -255,7 +254,7 @@ def test_a_time_outside_the_data_is_one_line(trained_folder: Path, small_config:
 def test_the_last_trains_are_predicted_after_the_last_date(
     trained_folder: Path, small_config: Config, data: Path, caplog: pytest.LogCaptureFixture
 ):
-    config = replace(small_config, data=replace(small_config.data, local_folder=str(data)))
+    config = with_values(small_config, {"data.local_folder": str(data)}, "test")
     result = stages.predict(config, trained_folder, "2025-01-14T00:20", data.parent / "p.csv")
     assert result["trains"] > 0
     assert "no events of 2025-01-14" in caplog.text

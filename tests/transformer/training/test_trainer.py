@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from transformer.config import Config, load_config
+from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
 from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
@@ -70,7 +70,10 @@ def test_checkpoint_loads_without_pickle_and_predicts_alone(trained: Path):
 
 def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Config, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("transformer.model.calibration.MIN_ROWS", 20)  # the small railway has few
-    run(replace(small_config, training=replace(small_config.training, max_epochs=1)), tmp_path)
+    run(
+        with_values(small_config, {"training.max_epochs": 1}, "test"),
+        tmp_path,
+    )
     module, split = load_module(tmp_path / CHECKPOINTS / BEST), split_of(small_config)
     data = SnapshotDataModule(small_config, split, obtain_statistics(small_config, split))
     data.setup("validate")
@@ -88,7 +91,7 @@ def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Con
 def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
     run(small_config, tmp_path / "same")
     assert same_weights(tmp_path / "same" / CHECKPOINTS / LAST, trained / LAST)
-    other = replace(small_config, training=replace(small_config.training, seed=7))
+    other = with_values(small_config, {"training.seed": 7}, "test")
     run(other, tmp_path / "other")
     assert not same_weights(tmp_path / "other" / CHECKPOINTS / LAST, trained / LAST)
 
@@ -155,7 +158,7 @@ def test_warm_start_takes_the_weights_and_a_fresh_optimizer(small_config: Config
 def test_warm_start_with_another_network_is_refused_with_the_difference(
     small_config: Config, trained: Path, tmp_path: Path
 ):
-    wider = replace(small_config, model=replace(small_config.model, d_model=48))
+    wider = with_values(small_config, {"model.d_model": 48}, "test")
     with pytest.raises(
         UserError,
         match=r"weights do not fit.*network\.members\.0\.token\.0\.weight has shape \(32, \d+\), expected \(48, \d+\)",
@@ -249,7 +252,7 @@ def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path: Path):
 def test_hardware_that_is_not_there_is_refused_in_one_line(small_config: Config, tmp_path: Path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    gpu = replace(small_config, training=replace(small_config.training, accelerator="gpu"))
+    gpu = with_values(small_config, {"training.accelerator": "gpu"}, "test")
     with pytest.raises(UserError, match=r"training\.accelerator=gpu.*use auto"):
         run(gpu, tmp_path)
 
@@ -284,19 +287,19 @@ def test_one_batch_can_be_overfitted(small_overrides: list[str], tmp_path: Path)
 
 
 def test_early_stopping_stops(small_config: Config, tmp_path: Path):
-    impatient = replace(
-        small_config.training,
-        max_epochs=30,
-        learning_rate=1e-9,
-        early_stopping=replace(small_config.training.early_stopping, patience=2, min_delta_s=1.0),
-    )
-    assert run(replace(small_config, training=impatient), tmp_path).epochs == 3
+    impatient = {
+        "training.max_epochs": 30,
+        "training.learning_rate": 1e-9,
+        "training.early_stopping.patience": 2,
+        "training.early_stopping.min_delta_s": 1.0,
+    }
+    assert run(with_values(small_config, impatient, "test"), tmp_path).epochs == 3
 
 
 @pytest.mark.parametrize("name", ["mae", "huber", "mse"])
 def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
-    chosen = replace(small_config.training, max_epochs=1, loss=replace(small_config.training.loss, name=name))
-    assert run(replace(small_config, training=chosen), tmp_path).epochs == 1
+    chosen = {"training.max_epochs": 1, "training.loss.name": name}
+    assert run(with_values(small_config, chosen, "test"), tmp_path).epochs == 1
 
 
 def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
@@ -316,8 +319,10 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
 @pytest.mark.parametrize("overfit_batches", [0, 1])
 def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config, overfit_batches: int):
     split = split_of(small_config)
-    settings = replace(small_config.training, overfit_batches=overfit_batches, vary_history=True)
-    data = SnapshotDataModule(replace(small_config, training=settings), split, obtain_statistics(small_config, split))
+    settings = {"training.overfit_batches": overfit_batches, "training.vary_history": True}
+    data = SnapshotDataModule(
+        with_values(small_config, settings, "test"), split, obtain_statistics(small_config, split)
+    )
     data.setup("fit")
     before = data.builders["train"]
     data.train_dataloader()
@@ -325,9 +330,9 @@ def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config,
 
 
 def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    often = replace(small_config.training, max_epochs=1, log_every_s=0.001)
+    often = {"training.max_epochs": 1, "training.log_every_s": 0.001}
     with caplog.at_level("INFO", logger="transformer.training"):
-        run(replace(small_config, training=often), tmp_path)
+        run(with_values(small_config, often, "test"), tmp_path)
     lines = [record.message for record in caplog.records]
     assert any("epoch 1/1, step" in line and "snapshots/s" in line and "left" in line for line in lines)
     assert any("epoch 1/1 done" in line and "skill" in line for line in lines)
@@ -336,10 +341,8 @@ def test_progress_is_a_line_every_few_seconds(small_config: Config, tmp_path: Pa
 def test_resuming_with_another_configuration_lists_every_difference(
     small_config: Config, trained: Path, tmp_path: Path
 ):
-    changed = replace(
-        small_config,
-        training=replace(small_config.training, learning_rate=0.5, num_workers=1),
-        model=replace(small_config.model, dropout=0.3),
+    changed = with_values(
+        small_config, {"training.learning_rate": 0.5, "training.num_workers": 1, "model.dropout": 0.3}, "test"
     )
     with pytest.raises(UserError) as refusal:
         run(changed, tmp_path, resume=trained / LAST)
@@ -350,8 +353,8 @@ def test_resuming_with_another_configuration_lists_every_difference(
 
 
 def test_resuming_with_another_configuration_when_allowed(small_config: Config, trained: Path, tmp_path: Path):
-    longer = replace(small_config.training, max_epochs=4, allow_changes_on_resume=True)
-    result = run(replace(small_config, training=longer), tmp_path, resume=trained / LAST)
+    longer = {"training.max_epochs": 4, "training.allow_changes_on_resume": True}
+    result = run(with_values(small_config, longer, "test"), tmp_path, resume=trained / LAST)
     assert result.epochs == 4
 
 

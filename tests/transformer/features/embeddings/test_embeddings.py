@@ -22,7 +22,9 @@ from transformer.features.graph import edge_counts, graph_from_edge_counts, merg
 MAV = Path(__file__).resolve().parents[5] / "shared" / "data" / "mav_2024_12"
 LINE = [(10, 20), (20, 30), (30, 40), (40, 50)]
 ALL_KINDS = EmbeddingsConfig(
-    laplacian=LaplacianConfig(dim=3), node2vec=Node2VecConfig(dim=4), random=RandomEmbeddingConfig(enabled=True, dim=5)
+    laplacian=LaplacianConfig(dim=3),
+    node2vec=Node2VecConfig(enabled=True, dim=4),
+    random=RandomEmbeddingConfig(enabled=True, dim=5),
 )
 
 
@@ -126,7 +128,11 @@ def test_matrix_follows_the_order_and_begins_with_no_point(embeddings: PointEmbe
 
 
 def test_matrix_without_any_kind_has_no_columns(graph_of, op_nodes) -> None:
-    off = EmbeddingsConfig(LaplacianConfig(False), Node2VecConfig(False), GeographicConfig(False))
+    off = EmbeddingsConfig(
+        laplacian=LaplacianConfig(enabled=False),
+        node2vec=Node2VecConfig(enabled=False),
+        geographic=GeographicConfig(enabled=False),
+    )
 
     assert compute_embeddings(graph_of(LINE), op_nodes, off).matrix([10, 20]).shape == (3, 0)
 
@@ -203,7 +209,7 @@ def test_embeddings_of_real_training_dates() -> None:
     graph = graph_from_edge_counts(day[13])
     op_nodes = pl.read_parquet(MAV / "op_nodes.parquet")
 
-    embeddings = compute_embeddings(graph, op_nodes, EmbeddingsConfig(node2vec=Node2VecConfig(epochs=1)))
+    embeddings = compute_embeddings(graph, op_nodes, EmbeddingsConfig(node2vec=Node2VecConfig(enabled=True, epochs=1)))
 
     assert all(np.isfinite(vectors).all() for vectors in embeddings.vectors.values())
     assert np.abs(embeddings.vectors["laplacian"]).max() < 15

@@ -1,4 +1,4 @@
-"""The configuration: every mistake is one line that names the key, the file and the nearest valid name."""
+"""Loading: layers and sources, and each mistake as one line with the key, the file and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.transformer.config.refused import refusal
 from transformer.config import (
     CONFIG_FOLDER,
     GROUPS,
     Config,
-    check,
+    ModelConfig,
     environments,
     flatten,
+    from_dict,
     load_config,
     load_config_with_sources,
     to_dict,
@@ -25,8 +27,6 @@ from transformer.config import (
     with_values,
 )
 from transformer.errors import UserError
-from transformer.files import content_hash
-from transformer.text import LINE_LENGTH, one_line, redact
 
 SECRET_ADDRESS = "http://me:geheim@host:5000"
 YAML_FILES = sorted(CONFIG_FOLDER.glob("*/*"))
@@ -45,15 +45,6 @@ def configure(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return make
-
-
-def refusal(*overrides: str, env: str = "local", folder: Path = CONFIG_FOLDER) -> str:
-    """The message of a configuration that is refused; always one line."""
-    with pytest.raises(UserError) as caught:
-        load_config(env, overrides, folder)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
@@ -123,7 +114,7 @@ def test_a_group_can_be_set_as_a_whole() -> None:
     loaded = load_config_with_sources("local", ["data.split={train: [2024-12-13], test: [2024-12-14]}", "model={}"])
     assert loaded.config.data.split.train == ["2024-12-13"]
     assert loaded.sources["data.split.test"] == "--set"
-    assert loaded.sources["data.split.validation"] == "base/data.yaml"
+    assert loaded.sources["data.split.validation"] == "schema default"
     assert list(loaded.sources) == valid_keys()
 
 
@@ -146,7 +137,6 @@ def test_empty_files_and_lists_are_fine(configure: Callable[..., Path]) -> None:
         ("model.quantiles=[0.025, 0.3, 0.5, 0.7, 0.975]", [0.025, 0.3, 0.5, 0.7, 0.975]),
         ("model.quantiles=[0.5]", [0.5]),
         ("training.batch_size=1_000", 1000),
-        ("training.seed=08", 8),
         ("data.split.train=[2024-12-13, 2024-12-16..2024-12-19]", ["2024-12-13", "2024-12-16..2024-12-19"]),
         ("data.grid.start=05:00", "05:00"),
         ("data.endpoint_url=null", None),
@@ -182,6 +172,11 @@ def test_unknown_environment_names_the_nearest() -> None:
         ("training.max_epochs", "--set 'training.max_epochs' is not of the form key=value"),
         ("=3", "--set '=3' is not of the form key=value"),
         ("training.max_epochs=abc", '--set: training.max_epochs="abc" is not a whole number'),
+        ('training.max_epochs="10"', '--set: training.max_epochs="10" is not a whole number'),
+        ("training.seed=08", '--set: training.seed="08" is not a whole number'),
+        ('training.learning_rate="0.1"', '--set: training.learning_rate="0.1" is not a number'),
+        ('training.mlflow.use_mlflow="true"', '--set: training.mlflow.use_mlflow="true" is not true or false'),
+        ("training.learning_rate=true", "--set: training.learning_rate=true is not a number"),
         ("training.max_epochs=1.5", "--set: training.max_epochs=1.5 is not a whole number"),
         ("training.max_epochs=true", "--set: training.max_epochs=true is not a whole number"),
         ("training.max_epochs=", "--set: training.max_epochs=null is not a whole number"),
@@ -198,7 +193,7 @@ def test_unknown_environment_names_the_nearest() -> None:
         ("data.split.train=[null]", "--set: data.split.train=[null] is not a list"),
         ("model.quantiles=0.5", "--set: model.quantiles=0.5 is not a list of numbers, for example [0.05, 0.5, 0.95]"),
         ("model.quantiles=[median]", '--set: model.quantiles=["median"] is not a list of numbers'),
-        ("training.loss.name=l1", "--set: training.loss.name: Invalid value 'l1', expected one of ['mae', "),
+        ("training.loss.name=l1", "--set: training.loss.name='l1' is not 'mae', 'huber' or 'mse'"),
         ("data.local_folder='a", '--set: data.local_folder: "\'a" is not readable as YAML; quote it'),
         ("data.local_folder=!!int x", "--set: data.local_folder: '!!int x' is not readable as YAML"),
         ("data.local_folder=!!python/name:os.system", "is not readable as YAML"),
@@ -249,6 +244,40 @@ def test_a_wrong_file_is_named(configure: Callable[..., Path], file: str, text: 
     assert expected in refusal(folder=configure({file: text}))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("max_epochs: many", 'base/training.yaml: training.max_epochs="many" is not a whole number'),
+        ("max_epochs: 0", "base/training.yaml: training.max_epochs=0 must be above 0"),
+    ],
+)
+def test_a_wrong_value_is_named_though_another_file_overrides_it(
+    configure: Callable[..., Path], text: str, expected: str
+) -> None:
+    assert refusal(folder=configure({"base/training.yaml": text, "local/training.yaml": "max_epochs: 3"})) == expected
+
+
+def test_how_values_fit_is_seen_when_all_files_are_read(configure: Callable[..., Path]) -> None:
+    folder = configure({"base/model.yaml": "d_model: 102", "local/model.yaml": "n_heads: 3"})  # 4 do not divide 102
+    assert load_config("local", folder=folder).model.d_model == 102
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("local/data.yaml", "split: {train: &a [*a]}", "data.split.train=[[...]] is not a list"),
+        ("local/data.yaml", "split: &a {split: *a}", "unknown key 'data.split.split"),
+        ("local/data.yaml", "timezone: &a {split: *a}", "data.timezone={'split': {...}} is not text"),
+        ("local/search.yaml", "space: &a [*a]", "search.space: [[...]] is no entry"),
+        ("local/search.yaml", "space: [{key: model.n_layers, choices: &a [*a]}]", "is not a single value"),
+    ],
+)
+def test_a_value_that_holds_itself_is_refused_in_one_line(
+    configure: Callable[..., Path], file: str, text: str, expected: str
+) -> None:
+    assert expected in refusal(folder=configure({file: text}))
+
+
 def test_a_file_that_is_no_text_is_named(configure: Callable[..., Path]) -> None:
     folder = configure({})
     (folder / "local" / "data.yaml").write_bytes(b"\xff\xfe\x00")
@@ -259,90 +288,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert refusal(folder=tmp_path / "none").endswith("none does not exist")
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("model.d_model=130", "model.d_model=130 is not divisible by model.n_heads=4; change one of them"),
-        ("model.n_heads=0", "--set: model.n_heads=0 must be above 0"),
-        ("model.quantiles=[0, 0.5, 1]", "--set: model.quantiles=[0.0, 0.5, 1.0] must lie in (0, 1)"),
-        ("model.quantiles=[5, 50, 95]", "model.quantiles=[5.0, 50.0, 95.0] must lie in (0, 1)"),
-        ("model.quantiles=[.nan]", "model.quantiles=[nan] must lie in (0, 1)"),
-        ("model.quantiles=[0.0001, 0.5, 0.9999]", "model.quantiles=[0.0001, 0.5, 0.9999] must not be finer than thou"),
-        ("model.quantiles=[0.9, 0.5, 0.1]", "model.quantiles=[0.9, 0.5, 0.1] must ascend"),
-        ("model.quantiles=[0.1, 0.1, 0.5, 0.9, 0.9]", "must ascend"),
-        ("model.quantiles=[]", "model.quantiles=[] lacks 0.5, the median; add it"),
-        ("model.quantiles=[0.1, 0.9]", "model.quantiles=[0.1, 0.9] lacks 0.5"),
-        ("model.quantiles=[0.1, 0.5, 0.8]", "model.quantiles=[0.1, 0.5, 0.8] is not symmetric; give 1 - level beside"),
-        ("model.dropout=1", "--set: model.dropout=1.0 must lie in [0, 1)"),
-        ("training.learning_rate=.nan", "training.learning_rate=nan is not a finite number"),
-        ("training.learning_rate=0", "training.learning_rate=0.0 must be above 0"),
-        ("training.weight_decay=-1", "training.weight_decay=-1.0 must not be negative"),
-        ("training.seed=4294967296", "training.seed=4294967296 must lie in [0, 4294967295]"),
-        ("training.scheduler.warmup_share=1", "training.scheduler.warmup_share=1.0 must lie in [0, 1)"),
-        ("data.validation.max_dropped_share=2", "data.validation.max_dropped_share=2.0 must lie in [0, 1]"),
-        ("evaluation.freshness.max_age_s=-1", "evaluation.freshness.max_age_s=-1 must not be negative"),
-        ("evaluation.drift.max_unknown_share=1.5", "evaluation.drift.max_unknown_share=1.5 must lie in [0, 1]"),
-        ("evaluation.drift.psi_shifted=0", "evaluation.drift.psi_shifted=0.0 must be above 0"),
-        ("evaluation.drift.psi_noticeable=1", "evaluation.drift.psi_noticeable=1.0 is above evaluation.drift.psi_sh"),
-        ("data.grid.start=5:00", "data.grid.start='5:00' is not a time of day; write it as HH:MM"),
-        ("data.grid.end=04:00", "data.grid.start=05:00 is after data.grid.end=04:00"),
-        ("data.timezone=Mars/Base", "data.timezone='Mars/Base' is no time zone; give an IANA name"),
-        ("data.timezone=../x", "data.timezone='../x' is no time zone"),
-        ("data.save_results_to_s3=true", "data.save_results_to_s3=true needs data.bucket_name"),
-        ("training.mlflow.tracking_uri=''", "training.mlflow.tracking_uri='' is no address"),
-        ("training.mlflow.tracking_uri=localhost", "training.mlflow.tracking_uri='localhost' is no address"),
-        ("training.mlflow.tracking_uri=http://", "training.mlflow.tracking_uri='http://' is no address"),
-        ("training.mlflow.tracking_uri=http://host:port", "is no address"),
-        ("training.mlflow.experiment_name=' '", "training.mlflow.experiment_name is empty"),
-    ],
-)
-def test_a_value_that_makes_no_sense_is_refused(override: str, expected: str) -> None:
-    assert expected in refusal(override)
-
-
-def test_a_model_without_inputs_is_refused() -> None:
-    switched_off = [f"{key}=false" for key in valid_keys() if key.startswith("model.use_inputs.")]
-    assert "leave at least one on" in refusal(*switched_off)
-    load_config("local", switched_off[1:])
-
-
-def test_the_address_does_not_matter_without_mlflow() -> None:
-    overrides = ["training.mlflow.use_mlflow=false", "training.mlflow.tracking_uri=''"]
-    assert load_config("local", overrides).training.mlflow.use_mlflow is False
-
-
-def test_check_accepts_the_defaults() -> None:
-    check(Config())
-
-
 # --- credentials -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (SECRET_ADDRESS, "http://***@host:5000"),
-        ("postgresql+psycopg://me:p%40ss@db/studies", "postgresql+psycopg://***@db/studies"),
-        ("postgresql://me:geheim@db/studies", "postgresql://***@db/studies"),
-        ("postgresql://me@db:geheim@db/studies", "postgresql://***@db/studies"),
-        ("postgresql://me@db/studies", "postgresql://me@db/studies"),  # a user alone is no secret
-        ("at postgresql://me@db/x and http://me:geheim@h", "at postgresql://me@db/x and http://***@h"),
-        ("https://token@host", "https://***@host"),
-        ("http://me:pass@word@host", "http://***@host"),
-        ("http://me:pass/word@host", "http://***@host"),
-        ("request to http://me:geheim@host/x failed", "request to http://***@host/x failed"),
-        ("http://host:5000", "http://host:5000"),
-        ("someone@example.org", "someone@example.org"),
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-    ],
-)
-def test_credentials_in_addresses_are_redacted(text: str, expected: str) -> None:
-    assert redact(text) == expected
-    assert redact(expected) == expected
-
-
-def test_redaction_reaches_into_dictionaries_and_lists() -> None:
-    assert redact({"a": [SECRET_ADDRESS, 1], "b": {"c": None}}) == {"a": ["http://***@host:5000", 1], "b": {"c": None}}
-
-
 @pytest.mark.parametrize(
     "override",
     [
@@ -375,11 +321,14 @@ def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": []}}, "e": None}) == {"a.b": 1, "a.c.d": [], "e": None}
 
 
-def test_content_hash_depends_on_content_alone() -> None:
-    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
-    assert content_hash({"a": 1}) != content_hash({"a": 2})
-    assert content_hash("a", "b") != content_hash("ab")
-    assert len(content_hash()) == 16
+# --- parts -----------------------------------------------------------------------------------------------------------
+def test_a_part_is_read_back_from_its_dictionary() -> None:
+    model = load_config("prod").model
+    assert from_dict(ModelConfig, to_dict(model), "checkpoint") == model
+    with pytest.raises(UserError, match=r"^checkpoint: unknown key 'wings'"):
+        from_dict(ModelConfig, {**to_dict(model), "wings": 2}, "checkpoint")
+    with pytest.raises(UserError, match=r"^checkpoint: d_model=0 must be above 0$"):
+        from_dict(ModelConfig, {**to_dict(model), "d_model": 0}, "checkpoint")
 
 
 # --- values of a trial -----------------------------------------------------------------------------------------------
@@ -403,63 +352,3 @@ def test_other_values_make_another_configuration_and_leave_the_first() -> None:
 def test_other_values_are_checked_like_any(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=re.escape(reason)):
         with_values(load_config("local"), values, "trial 3")
-
-
-@pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("search.n_workers=4", "SQLite takes one writer; set search.storage_url"),
-        ("search.storage_url=mysql://host/db", "is no database; write postgresql://user@host/database"),
-        ("search.storage_url=postgresql://host", "is no database"),
-        ("search.storage_url=postgresql://host/db?password=geheim", "host/db' is no database; write postgresql://user"),
-        ("search.storage_url=postgresql://me:geheim@host/db", "***@host/db' is no database; write postgresql://user"),
-        ("search.study_name=a'b", "is no name"),
-        ("search.n_trials=0", "search.n_trials=0 must be above 0"),
-        ("search.pruner.reduction_factor=1", "must be above 1"),
-        ("search.sampler.name=grid", "search.sampler.name"),
-    ],
-)
-def test_a_study_that_cannot_be_is_refused(override: str, reason: str) -> None:
-    assert reason in refusal(override)
-
-
-@pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("evaluation.registry.model_name=''", "evaluation.registry.model_name='' is no name; use letters, digits"),
-        ("evaluation.registry.model_name=a/b", "evaluation.registry.model_name='a/b' is no name"),
-        ("evaluation.registry.turn_expires_s=0", "evaluation.registry.turn_expires_s=0.0 must be above 0"),
-        ("evaluation.gate.confidence=95", "evaluation.gate.confidence=95.0 must lie in [0.5, 1)"),
-        ("compute.kubernetes.pod_url=https://pods.example.org/", "is no address of a pod's page; write https://HOST/"),
-        ("compute.kubernetes.pod_url=https://pods.example.org/{pod.name}", "is no address of a pod's page"),
-        ("compute.kubernetes.pod_url=https://pods.example.org/{pod}/{name}", "is no address of a pod's page"),
-        ("compute.kubernetes.pod_url=javascript:alert('{pod}')", "is no address of a pod's page"),
-        ("compute.kubernetes.pod_url=https://me:geheim@pods.example.org/{pod}", "is no address of a pod's page"),
-        ("evaluation.gate.resamples=0", "evaluation.gate.resamples=0 must be above 0"),
-        ("evaluation.gate.max_degradation=-0.1", "evaluation.gate.max_degradation=-0.1 must not be negative"),
-        ("evaluation.gate.max_unmatched_share=2", "evaluation.gate.max_unmatched_share=2.0 must lie in [0, 1]"),
-        ("evaluation.gate.breakdowns=[horizn]", "evaluation.gate.breakdowns: 'horizn' is no breakdown; did you mean"),
-        ("evaluation.gate.breakdowns=[hour]", "'hour' is no breakdown; known: horizon, delay_change, train_type"),
-    ],
-)
-def test_a_gate_that_cannot_be_is_refused(override: str, reason: str) -> None:
-    assert reason in refusal(override)
-
-
-def test_a_gate_may_let_a_slightly_worse_model_through() -> None:
-    assert load_config("local", ["evaluation.gate.min_improvement_s=-1"]).evaluation.gate.min_improvement_s == -1
-
-
-def test_many_workers_are_fine_on_a_database() -> None:
-    overrides = ["search.n_workers=4", "search.storage_url=postgresql://optuna@db.example.org/optuna"]
-    assert load_config("local", overrides).search.n_workers == 4
-    assert "storage_url: postgresql://optuna@db.example.org/optuna\n" in to_yaml(load_config("local", overrides))
-
-
-def test_a_failure_is_one_line_of_bounded_length_that_begins_with_the_value_and_ends_with_the_remedy() -> None:
-    assert one_line(f"a\nb {SECRET_ADDRESS}") == "a b http://***@host:5000"
-    line = one_line(refusal(f"model.d_model={'x' * 100_000}"))
-    assert line.startswith("--set: model.d_model=") and line.endswith("is not a whole number")
-    assert len(line) <= LINE_LENGTH
-    assert one_line(line) == line  # Airflow shows again what a stage has said
-    assert "geheim" not in one_line("x" * (LINE_LENGTH // 2 - 12) + SECRET_ADDRESS + "x" * LINE_LENGTH)  # cut in it

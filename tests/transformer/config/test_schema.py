@@ -1,0 +1,201 @@
+"""The schema: one default a key, what each value may be, and which values go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tests.transformer.config.refused import refusal
+from transformer.config import (
+    BASE,
+    CONFIG_FOLDER,
+    ChoicesConfig,
+    Config,
+    GridConfig,
+    ProfileConfig,
+    RangeConfig,
+    environments,
+    flatten,
+    load_config,
+    to_dict,
+    to_yaml,
+    valid_keys,
+)
+from transformer.config.schema import Group
+
+LISTED = (ChoicesConfig, RangeConfig, ProfileConfig)
+
+
+def fields(owner: type[Group], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every field that holds a value, by its dotted key."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in owner.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Group):
+            found |= fields(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field
+    return found
+
+
+# --- defaults --------------------------------------------------------------------------------------------------------
+def test_every_key_says_what_it_means() -> None:
+    assert list(fields(Config)) == valid_keys()
+    everything = fields(Config) | {f"{kind.__name__}.{key}": f for kind in LISTED for key, f in fields(kind).items()}
+    assert [key for key, field in everything.items() if len(field.description or "") < 6] == []
+
+
+def test_the_defaults_are_a_configuration() -> None:
+    config = Config.model_validate(to_dict(Config()))
+    assert config == Config()
+    assert to_dict(config) == to_dict(Config())
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / BASE).iterdir()), ids=lambda path: path.name)
+def test_a_key_has_one_default(path: Path) -> None:
+    # What base says for operators to see and edit is what the schema says.
+    values = flatten({path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))})
+    defaults = flatten(to_dict(Config()))
+    assert {key: value for key, value in values.items() if value != defaults[key]} == {}
+
+
+def test_a_default_belongs_to_one_configuration() -> None:
+    first, second = Config(), Config()
+    first.data.split.train.append("2024-12-13")
+    first.model.quantiles.clear()
+    first.search.space.clear()
+    assert second == Config() and second.data.split.train == [] and second.search.space
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("wrong", [{"step_s": "900"}, {"step_s": True}, {"step_s": 900.0}, {"steps": 900}])
+def test_a_group_made_in_code_is_checked_too(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        GridConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_listed_entry_is_written_out_as_it_was_given() -> None:
+    # It is part of hashes and identities, which must not change with the defaults of what it leaves out.
+    space = "search.space=[{key: model.n_layers, low: 1, high: 6}, {key: training.weight_decay, choices: [0, 0.1]}]"
+    profiles = "compute.kubernetes.profiles=[{name: a, memory: 8Gi}]"
+    written = flatten(to_dict(load_config("local", [space, profiles])))
+    assert written["search.space"] == [
+        {"key": "model.n_layers", "low": 1, "high": 6},
+        {"key": "training.weight_decay", "choices": [0, 0.1]},
+    ]
+    assert isinstance(written["search.space"][0]["low"], int)
+    assert written["compute.kubernetes.profiles"] == [{"name": "a", "memory": "8Gi"}]
+
+
+@pytest.mark.parametrize("env", environments())
+def test_a_configuration_survives_its_dictionary(env: str) -> None:
+    config = load_config(env)
+    assert Config.model_validate(to_dict(config)) == config
+
+
+# --- what makes no sense ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.d_model=130", "model.d_model=130 is not divisible by model.n_heads=4; change one of them"),
+        ("model.n_heads=0", "--set: model.n_heads=0 must be above 0"),
+        ("model.quantiles=[0, 0.5, 1]", "--set: model.quantiles=[0, 0.5, 1] must lie in (0, 1)"),
+        ("model.quantiles=[5, 50, 95]", "model.quantiles=[5, 50, 95] must lie in (0, 1)"),
+        ("model.quantiles=[.nan]", "model.quantiles=[nan] must lie in (0, 1)"),
+        ("model.quantiles=[0.0001, 0.5, 0.9999]", "model.quantiles=[0.0001, 0.5, 0.9999] must not be finer than thou"),
+        ("model.quantiles=[0.9, 0.5, 0.1]", "model.quantiles=[0.9, 0.5, 0.1] must ascend"),
+        ("model.quantiles=[0.1, 0.1, 0.5, 0.9, 0.9]", "must ascend"),
+        ("model.quantiles=[]", "model.quantiles=[] lacks 0.5, the median; add it"),
+        ("model.quantiles=[0.1, 0.9]", "model.quantiles=[0.1, 0.9] lacks 0.5"),
+        ("model.quantiles=[0.1, 0.5, 0.8]", "model.quantiles=[0.1, 0.5, 0.8] is not symmetric; give 1 - level beside"),
+        ("model.dropout=1", "--set: model.dropout=1 must lie in [0, 1)"),
+        ("training.learning_rate=.nan", "training.learning_rate=nan is not a finite number"),
+        ("training.learning_rate=0", "training.learning_rate=0 must be above 0"),
+        ("training.weight_decay=-1", "training.weight_decay=-1 must not be negative"),
+        ("training.seed=4294967296", "training.seed=4294967296 must lie in [0, 4294967295]"),
+        ("training.scheduler.warmup_share=1", "training.scheduler.warmup_share=1 must lie in [0, 1)"),
+        ("data.validation.max_dropped_share=2", "data.validation.max_dropped_share=2 must lie in [0, 1]"),
+        ("evaluation.freshness.max_age_s=-1", "evaluation.freshness.max_age_s=-1 must not be negative"),
+        ("evaluation.drift.max_unknown_share=1.5", "evaluation.drift.max_unknown_share=1.5 must lie in [0, 1]"),
+        ("evaluation.drift.psi_shifted=0", "evaluation.drift.psi_shifted=0 must be above 0"),
+        ("evaluation.drift.psi_noticeable=1", "evaluation.drift.psi_noticeable=1.0 is above evaluation.drift.psi_sh"),
+        ("data.grid.start=5:00", "data.grid.start='5:00' is not a time of day; write it as HH:MM"),
+        ("data.grid.end=04:00", "data.grid.start=05:00 is after data.grid.end=04:00"),
+        ("data.timezone=Mars/Base", "data.timezone='Mars/Base' is no time zone; give an IANA name"),
+        ("data.timezone=../x", "data.timezone='../x' is no time zone"),
+        ("data.save_results_to_s3=true", "data.save_results_to_s3=true needs data.bucket_name"),
+        ("training.mlflow.tracking_uri=''", "training.mlflow.tracking_uri='' is no address"),
+        ("training.mlflow.tracking_uri=localhost", "training.mlflow.tracking_uri='localhost' is no address"),
+        ("training.mlflow.tracking_uri=http://", "training.mlflow.tracking_uri='http://' is no address"),
+        ("training.mlflow.tracking_uri=http://host:port", "is no address"),
+        ("training.mlflow.experiment_name=' '", "training.mlflow.experiment_name is empty"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(override: str, expected: str) -> None:
+    assert expected in refusal(override)
+
+
+def test_a_model_without_inputs_is_refused() -> None:
+    switched_off = [f"{key}=false" for key in valid_keys() if key.startswith("model.use_inputs.")]
+    assert "leave at least one on" in refusal(*switched_off)
+    load_config("local", switched_off[1:])
+
+
+def test_the_address_does_not_matter_without_mlflow() -> None:
+    overrides = ["training.mlflow.use_mlflow=false", "training.mlflow.tracking_uri=''"]
+    assert load_config("local", overrides).training.mlflow.use_mlflow is False
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("search.n_workers=4", "SQLite takes one writer; set search.storage_url"),
+        ("search.storage_url=mysql://host/db", "is no database; write postgresql://user@host/database"),
+        ("search.storage_url=postgresql://host", "is no database"),
+        ("search.storage_url=postgresql://host/db?password=geheim", "host/db' is no database; write postgresql://user"),
+        ("search.storage_url=postgresql://me:geheim@host/db", "***@host/db' is no database; write postgresql://user"),
+        ("search.study_name=a'b", "is no name"),
+        ("search.n_trials=0", "search.n_trials=0 must be above 0"),
+        ("search.pruner.reduction_factor=1", "must be above 1"),
+        ("search.sampler.name=grid", "search.sampler.name"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(override: str, reason: str) -> None:
+    assert reason in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("evaluation.registry.model_name=''", "evaluation.registry.model_name='' is no name; use letters, digits"),
+        ("evaluation.registry.model_name=a/b", "evaluation.registry.model_name='a/b' is no name"),
+        ("evaluation.registry.turn_expires_s=0", "evaluation.registry.turn_expires_s=0 must be above 0"),
+        ("evaluation.gate.confidence=95", "evaluation.gate.confidence=95 must lie in [0.5, 1)"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/", "is no address of a pod's page; write https://HOST/"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/{pod.name}", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=https://pods.example.org/{pod}/{name}", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=javascript:alert('{pod}')", "is no address of a pod's page"),
+        ("compute.kubernetes.pod_url=https://me:geheim@pods.example.org/{pod}", "is no address of a pod's page"),
+        ("evaluation.gate.resamples=0", "evaluation.gate.resamples=0 must be above 0"),
+        ("evaluation.gate.max_degradation=-0.1", "evaluation.gate.max_degradation=-0.1 must not be negative"),
+        ("evaluation.gate.max_unmatched_share=2", "evaluation.gate.max_unmatched_share=2 must lie in [0, 1]"),
+        ("evaluation.gate.breakdowns=[horizn]", "evaluation.gate.breakdowns: 'horizn' is no breakdown; did you mean"),
+        ("evaluation.gate.breakdowns=[hour]", "'hour' is no breakdown; known: horizon, delay_change, train_type"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(override: str, reason: str) -> None:
+    assert reason in refusal(override)
+
+
+def test_a_gate_may_let_a_slightly_worse_model_through() -> None:
+    assert load_config("local", ["evaluation.gate.min_improvement_s=-1"]).evaluation.gate.min_improvement_s == -1
+
+
+def test_many_workers_are_fine_on_a_database() -> None:
+    overrides = ["search.n_workers=4", "search.storage_url=postgresql://optuna@db.example.org/optuna"]
+    assert load_config("local", overrides).search.n_workers == 4
+    assert "storage_url: postgresql://optuna@db.example.org/optuna\n" in to_yaml(load_config("local", overrides))

@@ -1,0 +1,216 @@
+"""Loading a configuration: the layers, where each value comes from, and the first mistake as one line.
+
+`include/config/base/*.yaml` is overlaid by `include/config/<env>/*.yaml`, then by `--set key=value`. Each file is one
+group: `training.yaml` holds what the code reads as `config.training`. What the schema does not know is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import ValidationError
+
+from transformer.config.checks import nearest
+from transformer.config.mistakes import mistakes
+from transformer.config.schema import GROUPS, Config, Group, defaults, flatten, to_dict
+from transformer.errors import UserError
+from transformer.text import redact
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "include" / "config"
+BASE = "base"
+
+Part = TypeVar("Part", bound=Group)
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A merged configuration and, for each leaf key, the file or option its value came from."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Safe YAML that reads `2024-12-13` and `05:00` as text, `1e-3` as a number, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_]\w*", key):
+                raise yaml.YAMLError(f"{key!r} is no key; nest keys by indentation, `mlflow: {{use_mlflow: true}}`")
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, regex) for tag, regex in resolvers if not tag.endswith((":timestamp", ":int", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# No leading zeros: YAML 1.1 would read 010 as eight.
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][\d_]*)$"), list("-+0123456789"))
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def environments(folder: Path = CONFIG_FOLDER) -> list[str]:
+    """Names that `--env` and the DAG param `env` accept: the folders beside `base`, sorted."""
+    if not folder.is_dir():
+        raise UserError(f"configuration folder {folder} does not exist")
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name != BASE and not path.name.startswith(".")
+    )
+
+
+def load_config(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_FOLDER) -> Config:
+    """Return the merged configuration of `env`, checked against the schema.
+
+    Raises:
+        UserError: unknown environment, unreadable YAML, unknown key, or a value of the wrong type or range.
+    """
+    return load_config_with_sources(env, overrides, folder).config
+
+
+def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_FOLDER) -> LoadedConfig:
+    """Like `load_config`, and say where each value came from: `schema default`, `<folder>/<file>` or `--set`."""
+    try:
+        return _load(env, overrides, folder)
+    except UserError as error:  # the wrong value it names may be an address with a password
+        raise UserError(redact(str(error))) from None
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """A copy of `config` with other values at some dotted keys, checked like any other configuration.
+
+    Raises:
+        UserError: naming `source` and the key, for an unknown key or a value of the wrong type or range.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        _overlay(tree, _nested(key, value))
+    _check_layer(tree, source)
+    merged = to_dict(config)
+    _overlay(merged, tree)
+    return _validated(Config, merged, source)
+
+
+def from_dict(part: type[Part], values: Mapping[str, Any], source: str) -> Part:
+    """A part of a configuration from what `to_dict` made of it.
+
+    Raises:
+        UserError: naming `source` and the key, for an unknown key or a value of the wrong type or range.
+    """
+    return _validated(part, values, source)
+
+
+def read_value(text: str) -> Any:
+    """A value as configuration files and `--set` write it. Raises yaml.YAMLError or ValueError when it is not YAML."""
+    return yaml.load(text, Loader=_YamlLoader)
+
+
+def valid_keys() -> list[str]:
+    """Every dotted leaf key of the schema, in the order of the files."""
+    return list(defaults(Config))
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML, without credentials."""
+    return yaml.safe_dump(redact(to_dict(config)), sort_keys=False)
+
+
+def _load(env: str, overrides: Sequence[str], folder: Path) -> LoadedConfig:
+    known = environments(folder)
+    if env not in known:
+        raise UserError(f"unknown environment {env!r}{nearest(env, known, listed=True)}")
+    merged: dict[str, Any] = {}
+    sources = dict.fromkeys(valid_keys(), "schema default")
+    for values, source in _layers(env, overrides, folder):
+        _check_layer(values, source)
+        _overlay(merged, values)
+        sources |= dict.fromkeys(flatten(values).keys() & sources.keys(), source)
+    try:
+        return LoadedConfig(Config.model_validate(merged), sources)
+    except ValidationError as error:
+        mistake = mistakes(error, Config, merged)[0]
+        raise UserError(f"{sources[mistake.key]}: {mistake.line}" if mistake.key else mistake.line) from None
+
+
+def _check_layer(values: Mapping[str, Any], source: str) -> None:
+    """Refuse a layer with a key or a value that is wrong, whatever the others say; how keys fit is seen in the end."""
+    try:
+        Config.model_validate(values)
+    except ValidationError as error:
+        for mistake in mistakes(error, Config, values):
+            if not mistake.of_several:
+                raise UserError(f"{source}: {mistake.line}") from None
+
+
+def _validated(part: type[Part], values: Mapping[str, Any], source: str) -> Part:
+    try:
+        return part.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {mistakes(error, part, values)[0].line}") from None
+
+
+def _overlay(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Lay nested `values` over `tree`, in place."""
+    for name, value in values.items():
+        if isinstance(value, dict) and isinstance(below := tree.setdefault(name, {}), dict):
+            _overlay(below, value)
+        else:
+            tree[name] = value
+
+
+def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Configuration layers from weakest to strongest, each with the name of its source."""
+    for name in (BASE, env):
+        for path in sorted((folder / name).glob("*.y*ml")):
+            if values := _read_group(path):
+                yield {path.stem: values}, f"{name}/{path.name}"
+    for override in overrides:
+        yield _parse_override(override), "--set"
+
+
+def _read_group(path: Path) -> dict[str, Any]:
+    source = f"{path.parent.name}/{path.name}"
+    if path.stem not in GROUPS or path.suffix != ".yaml":
+        raise UserError(f"{source}: a configuration file is named GROUP.yaml{nearest(path.stem, GROUPS, listed=True)}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
+    except OSError as error:
+        raise UserError(f"{source}: not readable: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must hold `key: value` lines, found {type(values).__name__}")
+    return values
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """`training.max_epochs=5` → `{"training": {"max_epochs": 5}}`."""
+    key, separator, text = override.partition("=")
+    key = key.strip().removeprefix("cfg.")
+    if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        raise UserError(f"--set {override!r} is not of the form key=value, for example training.max_epochs=5")
+    try:
+        value = read_value(text)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"--set: {key}: {text!r} is not readable as YAML; quote it") from None
+    return _nested(key, value)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b`, 1 → `{"a": {"b": 1}}`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast(dict[str, Any], value)
