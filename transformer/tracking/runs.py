@@ -78,9 +78,7 @@ def open_run(
     if resume and not warm_start_run_id:
         raise UserError("resume_run=true needs warm_start_run_id: the run to continue")
     if resume and run_id and run_id != warm_start_run_id:
-        raise UserError(
-            f"resume_run=true continues run {warm_start_run_id!r}, not run_id={run_id!r}; leave run_id out"
-        )
+        raise UserError(f"resume_run=true continues run {warm_start_run_id!r}, not run_id={run_id!r}; leave run_id out")
     refuse_untracked(config, run_id, warm_start_run_id)
     if not config.training.mlflow.use_mlflow:
         return ""
