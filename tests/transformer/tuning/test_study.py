@@ -15,7 +15,7 @@ from transformer.data.dates import resolve_split
 from transformer.errors import ServiceError, Terminated, UserError
 from transformer.tracking.run_log import RunLog
 from transformer.training.trainer import TrainingResult
-from transformer.tuning import study as tuning
+from transformer.tuning import worker
 from transformer.tuning.database import open_database
 from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress
 from transformer.tuning.trials import superseded
@@ -58,9 +58,9 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
-    monkeypatch.setattr(tuning, "train", stand_in)
+    monkeypatch.setattr(worker, "train", stand_in)
     for name in ("obtain_statistics", "obtain_embeddings"):
-        monkeypatch.setattr(tuning, name, lambda config, split: None)
+        monkeypatch.setattr(worker, name, lambda config, split: None)
     return stand_in
 
 
