@@ -2,8 +2,8 @@
 
     python -m transformer train-model --env local --set training.max_epochs=5 --run-id 0123abcd --result result.json
 
-Logs for people go to standard error. Exit status 0 = done, 2 = the input or configuration is wrong, 1 = anything else;
-both failures end in one line `error: …` that names the wrong value and the remedy.
+Logs go to standard error. Exit status 0 = done, 2 = the input or configuration is wrong, 1 = any other failure. A
+failure ends in one line `error: …` that names the wrong value and the remedy.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ DEFAULT_ENV = "local"
 DEFAULT_VERSION = "challenger"  # alias of the version to promote
 
 
-_OnConfig = Callable[[Config, argparse.Namespace], Any]  # what a command does with its merged configuration
+_OnConfig = Callable[[Config, argparse.Namespace], Any]  # runs a command on its merged configuration
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments as one `error: …` line, like every other mistake, and takes no shortened options."""
+    """Reports wrong arguments as one `error: …` line, and accepts no shortened options."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -54,14 +54,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Formatter(logging.Formatter):
-    """Lines for people, without the passwords that addresses may hold, tracebacks included."""
+    """Removes the passwords in addresses from log lines and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return str(redact(super().format(record)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command, and return the exit status."""
     _log_to_stderr()
     try:
         options = _parser().parse_args(arguments)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), 2)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough; nor must Python's own last flush meet it
+    except BrokenPipeError:  # the reader, such as `head`, has gone; Python's flush at exit must not fail on it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, command: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--result", type=Path, metavar="FILE", help="write the result there, as JSON")
+        sub.add_argument("--result", type=Path, metavar="FILE", help="write the result to this file, as JSON")
         return sub
 
     def add_on_config(name: str, text: str, command: _OnConfig) -> argparse.ArgumentParser:
@@ -106,20 +106,20 @@ def _parser() -> argparse.ArgumentParser:
     def add_stage(name: str, text: str, stage: _OnConfig) -> argparse.ArgumentParser:
         sub = add_on_config(name, text, stage)
         sub.add_argument(
-            "--run-id", default="", type=_run_id, metavar="ID", help="MLflow run to log into; none = nothing is logged"
+            "--run-id", default="", type=_run_id, metavar="ID", help="MLflow run to log into (default: log nothing)"
         )
         return sub
 
     def add_decision(name: str, text: str, decide: _OnConfig) -> argparse.ArgumentParser:
         sub = add_on_config(name, text, decide)
-        sub.add_argument("--why", default="by hand", metavar="TEXT", help="reason, kept in the version's tags")
-        sub.add_argument("--by", metavar="NAME", help="who decides (default: the user of this process)")
+        sub.add_argument("--why", default="by hand", metavar="TEXT", help="reason, stored in the version's tags")
+        sub.add_argument("--by", metavar="NAME", help="name of the decider (default: the user of this process)")
         return sub
 
     add_stage("fetch-files", "get the event tables and check them", _fetch_files)
     add_stage(
         "compute-statistics-and-embeddings",
-        "statistics and point embeddings of the training dates",
+        "compute statistics and embeddings of the training dates",
         _compute_statistics,
     )
     train = add_stage("train-model", "train the transformer", _train_model)
@@ -128,20 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
     evaluate = add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
-    evaluate.add_argument("--from", dest="first", metavar="DATE", help="evaluate on these dates instead, from this one")
-    evaluate.add_argument("--to", dest="last", metavar="DATE", help="to this one, both included")
-    evaluate.add_argument("--last", dest="count", type=int, metavar="N", help="or on the last N dates that have data")
-    evaluate.add_argument("--again", action="store_true", help="even when the run has results on these dates")
+    evaluate.add_argument("--from", dest="first", metavar="DATE", help="first date of a window, instead of test dates")
+    evaluate.add_argument("--to", dest="last", metavar="DATE", help="last date of that window")
+    evaluate.add_argument("--last", dest="count", type=int, metavar="N", help="window of the last N dates with data")
+    evaluate.add_argument("--again", action="store_true", help="evaluate even if the run has results on these dates")
     evaluate.add_argument(
-        "--allow-training-dates", action="store_true", help="even when some of them trained or validated the model"
+        "--allow-training-dates", action="store_true", help="evaluate even if dates trained or validated the model"
     )
     evaluate.add_argument("--if-new", action="store_true", help="keep the results that the run has on these dates")
     evaluate.add_argument(
-        "--request", default="", metavar="ID", help="leave what was found in the run's tag request/ID, as JSON"
+        "--request", default="", metavar="ID", help="write the outcome to the run's tag request/ID, as JSON"
     )
-    add_stage(
-        "register-model", "make the run's model a version of the registered model, its challenger", _register_model
-    )
+    add_stage("register-model", "register the run's model as a new version, the challenger", _register_model)
     tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
     tune.add_argument(
         "--warm-start-run-id", type=_run_id, metavar="ID", help="begin every trial with the best weights of this run"
@@ -151,18 +149,18 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="K",
-        help="number of this worker when several run at a time, each with its own; a restart has the same (default: 0)",
+        help="number of this worker, different for each worker and kept by its restarts (default: 0)",
     )
-    add_stage("report-study", "table, figures and best values of the study search.study_name", _report_study)
+    add_stage("report-study", "report table, figures and best values of the study search.study_name", _report_study)
 
-    promote = add_decision("promote", "make a version of the registered model its champion", _promote)
+    promote = add_decision("promote", "make a version of the registered model the champion", _promote)
     promote.add_argument(
         "--version", default=DEFAULT_VERSION, metavar="V", help=f"number or alias (default: {DEFAULT_VERSION})"
     )
-    add_decision("rollback", "make the previous champion champion again", _rollback)
+    add_decision("rollback", "bring the previous champion back", _rollback)
     _add_prediction_options(add("predict", "predict the delays of every train that runs at an instant", _predict))
-    _add_config_options(add("config", "print the merged configuration and where each value came from", _config))
-    _add_simulation_options(add("simulate", "write sample data: a railway that does not exist", _simulate))
+    _add_config_options(add("config", "print the merged configuration, and the source of each value", _config))
+    _add_simulation_options(add("simulate", "write sample data of a simulated railway", _simulate))
     _add_import_options(add("import-infrabel", "import Infrabel raw punctuality files", _import_infrabel))
     return parser
 
@@ -187,19 +185,19 @@ def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
     _add_config_options(parser)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run-id", type=_run_id, metavar="ID", help="MLflow run whose model predicts")
-    model.add_argument("--run-folder", type=Path, metavar="FOLDER", help="its folder, without MLflow")
+    model.add_argument("--run-folder", type=Path, metavar="FOLDER", help="local folder of a run, without MLflow")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--at", metavar="TIME", help="2024-12-21T08:00+01:00; without an offset in data.timezone")
-    what.add_argument("--ride", type=Path, metavar="GOLD_FOLDER", help="every key of RIDE's test_eval_table.parquet")
+    what.add_argument("--at", metavar="TIME", help="instant, as 2024-12-21T08:00+01:00; no offset: in data.timezone")
+    what.add_argument("--ride", type=Path, metavar="GOLD_FOLDER", help="all keys of RIDE's test_eval_table.parquet")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="event tables (default: data.local_folder)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".parquet, .csv or .json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="result: .parquet, .csv or .json")
 
 
 def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
     from transformer.data.simulator.settings import SimulationConfig
 
     parser.add_argument("--to", type=Path, default=Path("data/sample"), metavar="FOLDER", help="default: data/sample")
-    parser.add_argument("--overwrite", action="store_true", help="replace event tables that are no earlier simulation")
+    parser.add_argument("--overwrite", action="store_true", help="replace event tables that were not simulated")
     for field in dataclasses.fields(SimulationConfig):
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
@@ -210,10 +208,14 @@ def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_import_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--months", required=True, help="2025-01, 2025-01..2025-03, or a list with commas")
+    parser.add_argument("--months", required=True, help="2025-01, 2025-01..2025-03, or a list such as 2025-01,2025-03")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="data folder to write or add to")
     parser.add_argument(
-        "--from", type=Path, dest="source", metavar="FOLDER", help="read the monthly files there instead of downloading"
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="FOLDER",
+        help="read the monthly files from this folder, download none",
     )
     parser.add_argument(
         "--operational-points", type=Path, metavar="CSV", help="Infrabel's operational points, for names and positions"
@@ -258,9 +260,9 @@ def _evaluate_model(config: Config, options: argparse.Namespace) -> dict[str, An
     window = Window.parse(options.first, options.last, options.count)
     for option in ("again", "if_new", "allow_training_dates"):
         if getattr(options, option) and window is None:
-            raise UserError(f"--{option.replace('_', '-')} is about a window; add --from and --to, or --last N")
+            raise UserError(f"--{option.replace('_', '-')} needs a window; add --from and --to, or --last N")
     if options.request and not options.run_id:
-        raise UserError(f"--request {options.request} leaves a tag in an MLflow run; add --run-id")
+        raise UserError(f"--request {options.request} writes a tag of an MLflow run; add --run-id")
     request = EvaluationRequest(
         window=window,
         again=options.again,
@@ -352,14 +354,14 @@ def _import_infrabel(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _log_to_stderr() -> None:
-    """A task log is for what the pipeline says; the libraries' own lines are kept to warnings."""
+    """Log the pipeline's lines to standard error; libraries log warnings only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     for name in ("mlflow", "matplotlib", "gensim", "alembic", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts that are not there and not needed
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # retries; the last one failing is the pipeline's own line
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # missing fonts are not needed
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the pipeline itself reports the last retry
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that carry a message meant for the person at the keyboard."""
+"""Exceptions whose message is for the user."""
 
 import errno
 
@@ -11,20 +11,20 @@ class UserError(ValueError):
     """
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows of it, so that a notebook says one line too."""
+        """IPython shows this line in place of a traceback."""
         return [f"error: {self}"]
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception, so that nothing takes it for a failure it could handle."""
+    """SIGTERM arrived. It is not an Exception, so no handler of failures catches it."""
 
 
 class ServiceError(RuntimeError):
-    """A service the pipeline needs (MLflow, S3) did not answer; one line, exit 1, and a retry may help."""
+    """A service that the pipeline needs (MLflow, S3) did not answer. One line, exit status 1; a retry may help."""
 
 
 class DiskError(OSError):
-    """A file or folder cannot be written; one line that names it and the remedy, exit 1."""
+    """A file or folder cannot be written. One line names it and the remedy; exit status 1."""
 
     FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
     REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR})

@@ -1,4 +1,4 @@
-"""What every figure of this project looks like: colours, size, axes and titles."""
+"""The style of every figure of this project: colours, size, axes and titles."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MODEL_COLOUR = "#0072B2"
 TRANSLATION_COLOUR = "#D55E00"
 NEUTRAL_COLOUR = "#666666"
 FAINT_COLOUR = "#DDDDDD"
-HALO = withStroke(linewidth=2.5, foreground="white")  # around text that lies on a figure
+HALO = withStroke(linewidth=2.5, foreground="white")  # keeps text readable on top of data
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """A figure of `size` inches with one axes."""
+    """A figure of `size` (width and height in inches) with one axes."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     style_axes(axes)
@@ -23,14 +23,14 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def style_axes(axes: Axes) -> None:
-    """The look of all figures: no box around the data, a faint grid behind it."""
+    """Remove the box around the data, and draw a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=FAINT_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def set_title(axes: Axes, title: str, detail: str) -> None:
-    """A title, and below it in small what the figure stands on."""
+    """Set a title, and in small type below it the data that the figure shows."""
     axes.set_title(title, loc="left", fontweight="bold", pad=22)
     axes.annotate(
         detail, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=NEUTRAL_COLOUR

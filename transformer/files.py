@@ -1,6 +1,6 @@
 """Atomic writes and content fingerprints of local files.
 
-A file appears under its final name only when it is complete: it is written beside it and renamed.
+A file appears under its final name only when it is complete: it is written under a temporary name, then renamed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from polars.exceptions import PanicException, PolarsError
 
 from transformer.errors import DiskError, UserError
 
-_NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # a full disk, without its number
+_NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's error on a full disk, which has no errno
 
-UNREADABLE = (PolarsError, PanicException)  # of Polars at a damaged file; the latter is no Exception
+UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; the latter is no Exception
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Let a disk that is full or may not be written name `path`, where the system's own error names none.
+    """Name `path` in the errors of a disk that is full or must not be written; the system's errors may name none.
 
     Raises:
         DiskError: in place of such an error.
@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it."""
+    """Yield a temporary path in the folder of `path`; rename it to `path` if the block succeeds, else remove it."""
     with writing(path):
         temporary = _temporary_beside(path)
         try:
@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with sorted keys; dates and paths become text.
+    """Write indented JSON with sorted keys. Dates and paths become text.
 
     Raises:
         ValueError: for NaN and infinity, which JSON does not have.
@@ -72,17 +72,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    content = BytesIO()  # Polars' own errors of a full disk are many, and most do not say so
+    content = BytesIO()  # Polars raises many kinds of errors on a full disk, and most do not name the disk
     frame.write_parquet(content, compression="zstd")
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file this package wrote.
+    """Read a JSON file that this package wrote.
 
     Raises:
-        UserError: when it is missing or not JSON.
+        UserError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
     """Read one Parquet file; `remedy` says how to get a sound one.
 
     Raises:
-        UserError: when it is missing, truncated or not Parquet.
+        UserError: the file is missing, truncated or not Parquet.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; {remedy}")
@@ -115,10 +115,10 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` when the block ends well, else remove it.
+    """Yield a temporary folder next to `path`; rename it to `path` if the block succeeds, else remove it.
 
-    A `path` that is there already stays and the new folder is dropped, since both are named by the same content;
-    with `replace` the new one takes its place.
+    If `path` exists, it stays and the new folder is dropped: both are named after the same content. With `replace`, the
+    new folder takes the place of `path`.
     """
     with writing(path):
         temporary = _temporary_beside(path)
@@ -127,7 +127,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         try:
             yield temporary
             if replace:
-                with suppress(FileNotFoundError):  # none there, or another process is replacing it too
+                with suppress(FileNotFoundError):  # no folder to replace, or another process is replacing it too
                     path.rename(outdated)
             try:
                 temporary.rename(path)
@@ -142,12 +142,12 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _temporary_beside(path: Path) -> Path:
-    """A hidden name in the folder of `path`, on the same file system, that no other process uses."""
+    """A hidden path in the folder of `path`, thus on the same file system. No other process uses this path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def content_hash(*parts: Any) -> str:
-    """16 hex digits that identify JSON-able `parts` by content (SHA-256 over canonical JSON)."""
+    """16 hex digits that identify `parts` by content: SHA-256 over their canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

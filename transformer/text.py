@@ -1,11 +1,11 @@
-"""Values as people read them: spans of time, figures, tables, and lines without credentials."""
+"""Values as text for people: durations, numbers, tables, and lines without credentials."""
 
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-LINE_LENGTH = 2_000  # characters of a failure's line; a wrong value can be as long as it likes
+LINE_LENGTH = 2_000  # characters of a failure's line; a wrong value in it may be longer
 
 
 def duration(seconds: float) -> str:
@@ -18,10 +18,10 @@ def duration(seconds: float) -> str:
 
 
 def redact(value: Any) -> Any:
-    """`value` with `***` for what stands before the `@` of an address: `http://user:password@host` → `http://***@host`.
+    """`value` with the credentials of addresses replaced: `http://user:password@host` → `http://***@host`.
 
-    Texts inside dictionaries and lists are treated alike. What cannot be told from a password counts as one; the user
-    of a PostgreSQL address alone can.
+    Texts inside dictionaries and lists are redacted too. Anything before the `@` that may be a password is replaced.
+    Only the user name of a PostgreSQL address without a password is kept.
     """
     if isinstance(value, str):
         return re.sub(r"(?<=://)(?!(?<=postgresql://)[\w.-]+@[^\s@]*(?:\s|$))\S*@", "***@", value)
@@ -33,7 +33,7 @@ def redact(value: Any) -> Any:
 
 
 def one_line(message: str) -> str:
-    """What a person reads of a failure: one line without credentials, its middle left out where it is very long."""
+    """The message of a failure as one line without credentials. A very long line lacks its middle."""
     line = str(redact(" ".join(message.split())))
     gap = " … "
     half = (LINE_LENGTH - len(gap)) // 2
@@ -41,13 +41,13 @@ def one_line(message: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text without credentials, cut at 300 characters; its type where it has no text."""
+    """The first line of an error's text without credentials, cut at 300 characters; the error's type if no text."""
     text = str(error).strip() or type(error).__name__
     return str(redact(text.splitlines()[0][:300]))
 
 
 def aligned(header: list[str], body: list[list[str]]) -> list[str]:
-    """Lines of a table under a rule: the first column to the left, numbers to the right."""
+    """Lines of a table: header, rule, body. The first column is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     cells = [
         [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
@@ -74,5 +74,5 @@ def share_text(value: float) -> str:
 
 
 def skill_text(value: float | None) -> str:
-    """A skill; a dash where translation made no error."""
+    """A skill in percent; a dash if translation made no error."""
     return "-" if value is None or math.isnan(value) else f"{value:+.1%}"

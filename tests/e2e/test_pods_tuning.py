@@ -91,7 +91,7 @@ def test_a_study_of_two_workers_in_pods(tmp_path, mlflow, s3, postgres, database
     assert said("compute-statistics-and-embeddings").count("statistics: computing") == 1
     assert "computing" not in said("tune") + said("report-study")
     assert len(re.findall(r"S3: \S+/statistics/\w+ downloaded", said("tune"))) == 1  # once, for all trials of the pod
-    assert "study in-pods: continued, 4 of 4 trials are there" in said("tune")
+    assert "study in-pods: continued with 4 of 4 trials" in said("tune")
 
     bucket = boto3.resource("s3", endpoint_url=s3).Bucket(BUCKET)
     left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}  # Airflow's and MLflow's

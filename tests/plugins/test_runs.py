@@ -164,7 +164,7 @@ def test_resuming_a_study_goes_on_in_its_run_and_warm_starts_nothing(tracking):
         ({"n_workers": 2}, "search.n_workers=2: SQLite takes one writer"),
         ({"study_name": "a/b"}, "search.study_name='a/b' is no name"),
         ({"overrides": ["search.space=[{key: model.d_modl, choices: [32]}]"]}, "model.d_modl"),
-        ({"warm_start_run_id": "abc"}, "changes the model that warm_start_run_id gives the weights of"),
+        ({"warm_start_run_id": "abc"}, "changes the model, so the weights of warm_start_run_id"),
         ({"train_best": True, "overrides": ["training.mlflow.use_mlflow=false"]}, "train_best=true"),
     ],
 )

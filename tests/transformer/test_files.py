@@ -26,7 +26,7 @@ from transformer.files import (
 
 
 class InterruptionError(Exception):
-    """What ends a block early."""
+    """Ends a block early."""
 
 
 def names(folder: Path) -> list[str]:
@@ -101,7 +101,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
 def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.json is not JSON \(.*\); remove it and run the stage again"):
+    with pytest.raises(UserError, match=r"a\.json .*JSON \(.*\).*remove it"):
         read_json(tmp_path / "a.json")
 
 
@@ -129,20 +129,20 @@ def test_damaged_parquet_is_one_line(tmp_path: Path, damage: str) -> None:
             "middle lost": whole[:100] + bytes(len(whole) - 600) + whole[-500:],
         }[damage]
     )
-    with pytest.raises(UserError, match=r"a\.parquet: truncated or not Parquet \(.*\); make it again$") as caught:
+    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(.*\).*make it again$") as caught:
         read_parquet(path, "make it again")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flipped bits do that now and then; a panic is no Exception."""
+    """Flipped bits can make Polars panic; a panic is no Exception."""
 
     def panic(*_: object, **__: object) -> None:
         raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
 
     write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": [1]}))
     monkeypatch.setattr(pl, "read_parquet", panic)
-    with pytest.raises(UserError, match=r"a\.parquet: truncated or not Parquet \(called .*\); make it again$"):
+    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(called .*\).*make it again$"):
         read_parquet(tmp_path / "a.parquet", "make it again")
 
 

@@ -1,13 +1,14 @@
 """Conformal calibration of predicted quantiles, per horizon.
 
-On the validation dates the score of a prediction at level q is how far the observed delay lies above it, in widths of
-the predicted distribution. The correction of the level is the score that the share q of all observations does not
-exceed; adding it back makes the share right wherever observations are exchangeable with those of the validation dates.
-Source: split conformal prediction with normalised, one-sided scores (Romano, Patterson, Candès 2019, arXiv 1905.03222),
-per group of the horizon (Vovk 2012, arXiv 1209.2673). Scores are counted in fine bins, so that processes add up.
+The score of a prediction at level q is the distance of the observed delay above the prediction, on the validation
+dates, in widths of the predicted distribution. The correction of the level is the score that the share q of all
+observations does not exceed. With the correction added, the share is right if new observations are exchangeable with
+those of the validation dates. Source: split conformal prediction with normalised, one-sided scores (Romano, Patterson,
+Candès 2019, arXiv 1905.03222), per group of the horizon (Vovk 2012, arXiv 1209.2673). Scores are counted in fine bins,
+so the counts of several processes can be added.
 
-Observations of one date are alike: a bad date tells little of how the next one will be, however many rows it has. So
-corrections count in full only where many dates validate, see `trusted`.
+Observations of one date are alike: a bad date says little about the next one, however many rows it has. Corrections
+therefore apply in full only if there are many validation dates, see `trusted`.
 
 Legend of dimensions: R rows, H horizon bins, Q quantile levels, N score bins.
 """
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-HORIZON_EDGES_S = (0.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0)  # those that evaluations tell apart
-MIN_ROWS = 200  # a horizon with fewer keeps its quantiles: one end of 90 % would rest on ten rows
-_MIN_WIDTH_S = 60.0  # a distribution narrower than the resolution of most data is taken to be as wide
-_LIMIT, _BINS = 20.0, 8_000  # scores beyond so many widths count as that; 0.005 widths a bin
+HORIZON_EDGES_S = (0.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0)  # as in evaluations
+MIN_ROWS = 200  # a horizon with fewer rows is not corrected: one end of 90 % would depend on ten rows
+_MIN_WIDTH_S = 60.0  # the resolution of most data; a narrower distribution counts as this wide
+_LIMIT, _BINS = 20.0, 8_000  # larger scores count as 20 widths; a bin is 0.005 widths
 
 
 def no_correction(n_levels: int) -> Tensor:
@@ -32,21 +33,27 @@ def no_correction(n_levels: int) -> Tensor:
 
 
 def calibrated(quantiles: Tensor, horizon_s: Tensor, correction: Tensor) -> Tensor:
-    """Corrected quantiles [..., Q], still ascending; the horizons [...] in seconds."""
+    """Corrected quantiles [..., Q] in seconds, still ascending.
+
+    Args:
+        quantiles: [..., Q], seconds.
+        horizon_s: [...], seconds.
+        correction: [H, Q], see `QuantileCalibration`.
+    """
     moved = quantiles + correction[_horizon_bin(horizon_s)] * _width(quantiles)
     return moved.cummax(dim=-1).values
 
 
 def trusted(correction: Tensor, n_dates: int) -> Tensor:
-    """What is left of corrections [H, Q] that rest on so many dates: half with one, seven eighths with seven.
+    """Corrections [H, Q], reduced by the number of their dates: to half for one date, to seven eighths for seven.
 
-    As if one more date had been seen on which nothing was to be corrected; what was learned is that, on many dates.
+    This equals one more date on which nothing has to be corrected. With many dates its influence vanishes.
     """
     return correction * (n_dates / (n_dates + 1))
 
 
 class QuantileCalibration(Metric):
-    """Collects scores of validation rows; `compute` gives the corrections [H, Q]."""
+    """Collects scores of validation rows; `compute` returns the corrections [H, Q]."""
 
     full_state_update = False
     counts: Tensor
@@ -58,7 +65,7 @@ class QuantileCalibration(Metric):
         self.add_state("counts", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, quantiles: Tensor, label: Tensor, horizon_s: Tensor) -> None:
-        """Add rows: quantiles [R, Q], observed delay [R] and horizon [R], seconds."""
+        """Add rows: quantiles [R, Q], observed delay [R] and horizon [R], all in seconds."""
         score = (label[:, None] - quantiles) / _width(quantiles)
         bin_RQ = ((score / _LIMIT + 1) / 2 * _BINS).floor().long().clamp(0, _BINS - 1)
         n_levels = len(self.levels)
@@ -66,7 +73,7 @@ class QuantileCalibration(Metric):
         self.counts += torch.bincount((place + bin_RQ).flatten(), minlength=self.counts.numel()).view_as(self.counts)
 
     def compute(self) -> Tensor:
-        """Per horizon and level the upper edge of the bin that holds the ⌈(n + 1) q⌉-th smallest score."""
+        """Corrections [H, Q]: the upper edge of the bin that holds the ⌈(n + 1) q⌉-th smallest score."""
         n_H11 = self.counts.sum(-1, keepdim=True).double()
         levels = torch.tensor(self.levels, dtype=torch.float64, device=self.counts.device)[None, :, None]
         wanted = torch.ceil((n_H11 + 1) * levels).clamp(max=n_H11).clamp(min=1)
@@ -76,7 +83,7 @@ class QuantileCalibration(Metric):
 
 
 def _width(quantiles: Tensor) -> Tensor:
-    """Distance of the outermost quantiles [..., 1], seconds."""
+    """Distance between the outermost quantiles [..., 1], seconds."""
     return (quantiles[..., -1:] - quantiles[..., :1]).clamp(min=_MIN_WIDTH_S)
 
 

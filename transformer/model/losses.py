@@ -1,4 +1,4 @@
-"""Losses on delays in seconds, over the events that were observed."""
+"""Losses of delays in seconds, over the observed events."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def make_loss(config: LossConfig, levels: Sequence[float]) -> Loss:
-    """The loss as a function of quantiles [B, S, F, M, Q], label and mask, both [B, S, F]; a scalar.
+    """A scalar loss of quantiles [B, S, F, M, Q], label [B, S, F] and mask [B, S, F].
 
-    It is the loss `name` of the medians, in minutes or minutes², plus `quantile_weight` times the mean pinball loss of
-    the other levels, in minutes; each averaged over the observed events and the M members.
+    It is the loss `name` of the medians (minutes or minutes²), plus `quantile_weight` times the mean pinball loss of
+    the other levels (minutes). Both are averaged over the observed events and the M members.
     """
     at = list(levels).index(0.5)
     others = [index for index in range(len(levels)) if index != at]

@@ -1,7 +1,7 @@
-"""One member of the network: an encoder over the trains of a snapshot, and a head over the next events of each.
+"""One member of the network: an encoder over the trains of a snapshot, and a head over the next events of each train.
 
-Legend of dimensions: B snapshots, S trains of the fullest, D = d_model, H = d_head, Q quantile levels; without padding
-T trains of all snapshots and C next events of all trains.
+Legend of dimensions: B snapshots, S trains of the fullest snapshot, D = d_model, H = d_head, Q quantile levels; without
+padding, T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from transformer.config import ModelConfig
 from transformer.model.dropout import ByteDropout
 
-_START_GAP = -1.5  # softplus of it, 0.2 stds of a delay change, lies between neighbouring quantiles at first
+_START_GAP = -1.5  # its softplus, 0.2 stds of a delay change, is the first distance between neighbouring quantiles
 
 
 class Member(nn.Module):
-    """Reads trains and events, and returns the quantiles of what to add to the translation.
+    """Reads trains and events, and returns the quantiles of the correction that is added to the translation.
 
-    With untrained weights their median is zero. Quantiles never cross: each lies a positive step from the one nearer to
-    the median.
+    With untrained weights the median is zero. Quantiles never cross: each one is a positive step away from its
+    neighbour on the side of the median.
     """
 
     def __init__(self, config: ModelConfig, d_token: int, d_event: int, n_foll: int) -> None:
@@ -30,7 +30,7 @@ class Member(nn.Module):
         )
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.n_layers)])
         self.encoder_norm = nn.LayerNorm(config.d_model)
-        # One head for every next event: what the train and the network are like, and what this event is like.
+        # One head for every next event reads the train in its snapshot (context) and this event.
         self.head_context = nn.Linear(config.d_model, config.d_head)
         self.head_event = nn.Linear(d_event, config.d_head, bias=False)
         self.head_rank = nn.Parameter(torch.zeros(n_foll, config.d_head))
@@ -46,8 +46,10 @@ class Member(nn.Module):
         """Quantiles [C, Q], ascending along Q, in stds of a delay change.
 
         Args:
-            cells: the train and the rank of each next event, [C] both.
-            present_BS: which slots of the snapshots hold the T trains.
+            token_TX: inputs of each train.
+            event_CX: inputs of each next event.
+            cells: the train and the rank of each next event, both [C].
+            present_BS: the slots of the snapshots that hold the T trains.
         """
         x_TD = self.token(token_TX)
         for layer in self.encoder:
@@ -60,7 +62,7 @@ class Member(nn.Module):
         return self._ordered(self.head_out(hidden))
 
     def _ordered(self, out_CQ: Tensor) -> Tensor:
-        """The median as it comes; every other output is, softly made positive, its distance from the one inside."""
+        """Ascending quantiles: the median as it is, and the softplus of each other output as a step away from it."""
         at = self.median
         median = out_CQ[..., at : at + 1]
         below = nn.functional.softplus(out_CQ[..., :at]).flip(-1).cumsum(-1).flip(-1)
@@ -71,8 +73,8 @@ class Member(nn.Module):
 class EncoderLayer(nn.Module):
     """One pre-norm transformer layer. Source: Xiong et al. 2020, arXiv 2002.04745.
 
-    Dropout acts on the two residual branches and not on the attention weights: with it there, no fused attention kernel
-    runs on a CPU, and a step takes twice as long.
+    Dropout acts on the two residual branches and not on the attention weights. On the attention weights it would keep
+    the fused attention kernel from running on a CPU, and a step would take twice as long.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -88,8 +90,8 @@ class EncoderLayer(nn.Module):
         self.dropout = ByteDropout(config.dropout)
 
     def forward(self, x_TD: Tensor, present_BS: Tensor) -> Tensor:
-        """Let each train look at the trains of its snapshot."""
-        # Not `view`, which cannot tell the last size when there is no train.
+        """Let each train attend to the trains of its snapshot."""
+        # Not `view`, which cannot infer the last size if there is no train.
         heads = self.query_key_value(self.norm_attention(x_TD)).unflatten(-1, (3, self.n_heads, -1))
         seen_TD = _attend(heads, present_BS).flatten(1)
         x_TD = x_TD + self.dropout(self.attention_out(seen_TD))
@@ -105,7 +107,7 @@ def _attend(heads: Tensor, present_BS: Tensor) -> Tensor:
 
 
 def attend_in_turn(heads: Tensor, present_BS: Tensor) -> Tensor:
-    """One snapshot after the other, and nothing computed for padding: for a CPU."""
+    """Attention for a CPU: one snapshot after the other, without any computation for padding."""
     parts = [part for part in torch.split(heads, present_BS.sum(1).tolist()) if len(part)]
     if not parts:
         return heads[:, 0]
@@ -114,10 +116,10 @@ def attend_in_turn(heads: Tensor, present_BS: Tensor) -> Tensor:
 
 
 def attend_padded(heads: Tensor, present_BS: Tensor) -> Tensor:
-    """All snapshots at once, padded to the fullest: for a GPU."""
+    """Attention for a GPU: all snapshots at once, padded to the fullest."""
     padded = heads.new_zeros(*present_BS.shape, *heads.shape[1:])
     padded[present_BS] = heads
-    # A snapshot without any train still needs one key to attend to, or softmax divides by zero.
+    # A snapshot without any train needs keys to attend to, or softmax divides by zero.
     attend_B11S = (present_BS | ~present_BS.any(dim=1, keepdim=True))[:, None, None]
     query, key, value = padded.permute(2, 0, 3, 1, 4)
     seen_BhSd = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attend_B11S)

@@ -1,4 +1,4 @@
-"""The Lightning module: loss, validation figures, optimizer and learning-rate schedule."""
+"""The Lightning module: loss, validation metrics, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformer.model.network import DelayTransformer, NetworkShape
 
 
 def input_scales(statistics: Statistics) -> dict[str, float]:
-    """What quantities are divided by: stds (s), the mean number of running trains, and the step of delays (s)."""
+    """Divisors of the inputs: stds (s), the mean number of running trains, and the resolution of delays (s)."""
     return {
         "delay": statistics.inputs["delay"].std,
         "change": statistics.inputs["change"].std,
@@ -30,7 +30,7 @@ def input_scales(statistics: Statistics) -> dict[str, float]:
 
 
 class DelayModule(LightningModule):
-    """Trains a DelayTransformer. Its checkpoints hold all that is needed to predict, scales and embeddings included."""
+    """Trains a DelayTransformer. Its checkpoints hold everything needed to predict, with scales and embeddings."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class DelayModule(LightningModule):
         shape: dict[str, Any],
         point_vectors: Tensor | None = None,
     ) -> None:
-        """Take plain dictionaries, so that a checkpoint loads with `weights_only=True`."""
+        """The arguments are plain dictionaries, so that a checkpoint loads with `weights_only=True`."""
         super().__init__()
         self.save_hyperparameters("model", "training", "shape")
         self.training_config = from_dict(TrainingConfig, training, "training")
@@ -67,20 +67,20 @@ class DelayModule(LightningModule):
         return predicted
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout depends on the step's number alone: a resumed training equals an uninterrupted one.
+        # Dropout depends only on the step's number, so a resumed training equals an uninterrupted one.
         torch.manual_seed(hash((self.training_config.seed, self.global_step, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         del batch_index
-        # Not raised to the present: an event predicted in the past must still pull the weights towards its label.
+        # Predictions are not raised to the present: one in the past must still pull the weights towards its label.
         quantiles = batch["translation"][..., None, None, None] + self.network.corrections(batch)
         loss = self.loss(quantiles, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
-        # Each process weighs the same, so that the mean over processes and steps is the mean over steps of the whole.
+        # Each process has the same weight, so the mean over processes and steps is the mean over whole steps.
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def _share_of_labels(self, mask: Tensor) -> Tensor | float:
-        """This process's labels over the mean of all processes': their averaged gradients are then those of one."""
+        """Number of labels / mean number per process. With it, averaged gradients equal those of one process."""
         if self.trainer.world_size == 1:
             return 1.0
         count = mask.sum()
@@ -113,7 +113,7 @@ class DelayModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config = self.training_config
         decayed = [p for p in self.parameters() if p.ndim >= 2]
-        plain = [p for p in self.parameters() if p.ndim < 2]  # biases and norms are not pulled to zero
+        plain = [p for p in self.parameters() if p.ndim < 2]  # biases and norms get no weight decay
         optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
@@ -124,7 +124,7 @@ class DelayModule(LightningModule):
 
 
 def _schedule(config: TrainingConfig, total: int) -> Any:
-    """Share of the learning rate at each step: linear warm-up, then half a cosine to zero (or constant)."""
+    """Share of the learning rate at each step: linear warm-up, then half a cosine to zero; or constant."""
     warmup = max(round(config.scheduler.warmup_share * total), 1)
 
     def share(step: int) -> float:

@@ -1,14 +1,14 @@
 """The network: a transformer encoder over the trains of a snapshot.
 
-Each train is one token; there is no positional encoding, so the trains form a set and the prediction of one does not
-depend on the order of the others. Source: "Transformers à Grande Vitesse", arXiv 2105.08526.
+Each train is one token. There is no positional encoding, so the trains form a set, and the prediction of one train does
+not depend on the order of the others. Source: "Transformers à Grande Vitesse", arXiv 2105.08526.
 
-It is an ensemble: `n_members` encoders and heads (`transformer.model.member`) read the same inputs, each learns by
-itself, and their mean predicts. Padding is left out before anything is computed: it would be a third of the trains and
-half of the events and of the attention.
+The network is an ensemble. Its `n_members` encoders and heads (`transformer.model.member`) read the same inputs and
+learn independently; the prediction is their mean. Padding is removed before the computation: it would be a third of the
+trains, and half of the events and of the attention.
 
 Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, K event features, M members,
-Q quantile levels; without padding T trains of all snapshots and C next events of all trains.
+Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from transformer.model.calibration import calibrated, no_correction
 from transformer.model.member import Member
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
-HEADWAY_SCALE_S = 300.0  # likewise of the time between two trains,
-AGE_SCALE_S = 1_800.0  # of the age of an observation,
-COUNT_SCALE = 3.0  # and of a number of trains
-TIME_SCALE_S = 600.0  # ten minutes: where times to and from events begin to be compressed
-# Of the history of a train, what its token reads. The rest, like the live state, is for the head of the event alone: a
-# token of all next events would have half as many inputs again.
+HEADWAY_SCALE_S = 300.0  # divisor of the time between two trains
+AGE_SCALE_S = 1_800.0  # divisor of the age of an observation
+COUNT_SCALE = 3.0  # divisor of a number of trains
+TIME_SCALE_S = 600.0  # divisor of times to and from events; `squash` compresses times beyond it
+# The part of a train's history that its token reads. Only the head of the event reads the rest, and the live state: a
+# token that read these of all next events would have half as many inputs again.
 TOKEN_HISTORY = ("history_change", "history_delay", "history_weight")
-TRAIN_INPUTS = (  # of a batch, what belongs to a train
+TRAIN_INPUTS = (  # the tensors of a batch that belong to a train
     "train_type", "departed", "last_delay", "translation", "past_mask", "past_delay", "past_observed", "past_point",
     "past_type", "next_mask", "next_planned", "next_point", "next_type", "next_features", "next_live",
 )  # fmt: skip
@@ -50,14 +50,14 @@ HEAD_HISTORY = tuple(name for name in HISTORY_FEATURES if name not in TOKEN_HIST
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """What the network needs to know of the data beside its configuration, and what its integer codes mean."""
+    """Properties of the data that the network needs: sizes, scales, and the meaning of integer codes."""
 
     n_prev: int
     n_foll: int
     train_types: list[str]  # code = position + 1; 0 = unknown
     op_ids: list[int]  # code = position + 1; 0 = unknown
-    embedding_dims: dict[str, int]  # of each kind of point embedding, in their order
-    scales: dict[str, float] = field(default_factory=dict)  # what inputs are divided by, see `input_scales`
+    embedding_dims: dict[str, int]  # size of each kind of point embedding, in their order
+    scales: dict[str, float] = field(default_factory=dict)  # divisors of the inputs, see `input_scales`
 
     @property
     def n_train_types(self) -> int:
@@ -78,19 +78,19 @@ class NetworkShape:
 class DelayTransformer(nn.Module):
     """Predicts the delay of each train at each of its next events.
 
-    `forward` takes the tensors of a SnapshotBatch and returns delays in seconds [B, S, F]; `predict` their calibrated
-    distribution too. `corrections` is what the members add to the translation baseline; with untrained weights its
+    `forward` takes the tensors of a SnapshotBatch, and returns delays in seconds [B, S, F]. `predict` also returns
+    their calibrated distribution. `corrections` returns what the members add to translation; with untrained weights its
     median is zero.
     """
 
     point_vectors: Tensor  # [points, embedding] a buffer: row 0 is the unknown point
-    correction: Tensor  # [horizon bins, Q] a buffer: how quantiles are calibrated, see `transformer.model.calibration`
-    live_scale: Tensor  # [L] what live features are divided by
+    correction: Tensor  # [horizon bins, Q] a buffer: calibration of quantiles, see `transformer.model.calibration`
+    live_scale: Tensor  # [L] divisors of the live features
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.levels = tuple(config.quantiles)  # Q of the predicted distribution, ascending
+        self.levels = tuple(config.quantiles)  # the Q levels of the predicted distribution, ascending
         self.use = config.use_inputs
         self.scales = shape.scales
         self.round_to_s = shape.scales["resolution"] if config.round_predictions else 0.0
@@ -111,33 +111,34 @@ class DelayTransformer(nn.Module):
         self.members = nn.ModuleList([Member(config, d_token, d_event, shape.n_foll) for _ in range(config.n_members)])
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predicted delays in seconds [B, S, F]; none lies in the past of the snapshot's instant."""
+        """Predicted delays in seconds [B, S, F]. No predicted time is before the snapshot's instant."""
         return self.predict(batch)[0]
 
     def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds.
 
-        The delays are the medians as they were learned, rounded if asked; quantiles are neither.
+        The delays are the learned medians, rounded if the configuration says so. The quantiles are calibrated and not
+        rounded.
         """
         quantiles_BSFQ, planned = self.quantiles(batch), batch["next_planned"]
         spread = calibrated(quantiles_BSFQ, planned, self.correction)
         return self.point(quantiles_BSFQ, planned), not_in_the_past(spread, planned[..., None])
 
     def point(self, quantiles_BSFQ: Tensor, planned_BSF: Tensor) -> Tensor:
-        """The predicted delays [B, S, F] of a distribution as it was learned."""
+        """The predicted delays [B, S, F] of a distribution that is not calibrated."""
         delay = quantiles_BSFQ[..., self.levels.index(0.5)]
         if self.round_to_s:
             delay = torch.round(delay / self.round_to_s) * self.round_to_s
         return not_in_the_past(delay, planned_BSF)
 
     def quantiles(self, batch: dict[str, Tensor]) -> Tensor:
-        """Quantiles [B, S, F, Q] of the delays in seconds as they were learned: not calibrated, some in the past."""
+        """Learned quantiles [B, S, F, Q] of the delays in seconds: not calibrated, some before the instant."""
         return batch["translation"][..., None, None] + self.corrections(batch).mean(-2)
 
     def corrections(self, batch: dict[str, Tensor]) -> Tensor:
-        """Quantiles of what each member adds to the translation of each next event, seconds.
+        """Quantiles [B, S, F, M, Q] of what each member adds to the translation of each next event, seconds.
 
-        [B, S, F, M, Q]; 0 where there is no train or event.
+        They are 0 where there is no train or event.
         """
         present = batch["train_mask"]
         slots = present.flatten().nonzero().squeeze(1)
@@ -177,7 +178,7 @@ class DelayTransformer(nn.Module):
         return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns)
 
     def _live_scale(self, name: str) -> float:
-        """What a live feature is divided by, from the kind of quantity that its name ends in."""
+        """The divisor of a live feature. The end of its name says the kind of quantity."""
         scales = {
             "gap": HEADWAY_SCALE_S, "age": AGE_SCALE_S, "count": COUNT_SCALE, "direction": 1.0,
             "delay": self.scales["delay"],
@@ -205,7 +206,7 @@ class DelayTransformer(nn.Module):
         )
 
     def _events(self, trains: dict[str, Tensor], points_TFE: Tensor) -> Tensor:
-        """What is known of each next event [T, F, *]; zero where there is none."""
+        """Inputs about each next event [T, F, *]; zero where there is no event."""
         use, mask = self.use, trains["next_mask"][..., None]
         parts = [mask.float()]
         if use.following_times:
@@ -223,7 +224,7 @@ class DelayTransformer(nn.Module):
         return torch.cat(parts, dim=-1) * mask
 
     def _surroundings(self, trains: dict[str, Tensor]) -> Tensor:
-        """What the head alone reads of each next event [C, *]."""
+        """Inputs about each next event that only the head reads [C, *]."""
         exists = trains["next_mask"]
         parts = [self._feature(trains, name)[exists][:, None] for name in HEAD_HISTORY if self.use.train_history]
         parts.append(asinh(trains["next_live"][exists][:, self.live_columns] / self.live_scale))
@@ -233,12 +234,12 @@ class DelayTransformer(nn.Module):
         values = trains["next_features"][..., FEATURES.index(name)]
         if name == "history_weight":
             return values
-        if name in HISTORY_DELAYS:  # against what is already known of the train
+        if name in HISTORY_DELAYS:  # relative to the last known delay of the train
             values = values - trains["translation"][..., None]
         return squash(values, self.scales["change"])
 
     def _tokens(self, trains: dict[str, Tensor], points_TPE: Tensor, events_TFX: Tensor) -> Tensor:
-        """Everything known of each train itself in one vector [T, *]."""
+        """All inputs about each train, in one vector [T, *]."""
         use, mask_TP = self.use, trains["past_mask"]
         past = [mask_TP.float()[..., None]]
         if use.past_delays:
@@ -260,7 +261,7 @@ class DelayTransformer(nn.Module):
         return torch.cat([past_TX, events_TFX.flatten(1), *train], dim=-1)
 
     def _network(self, batch: dict[str, Tensor]) -> Tensor:
-        """What is known of the snapshot that each train is in [T, *]."""
+        """Inputs about the snapshot of each train [T, *]."""
         present, delay_scale = batch["train_mask"].float(), self.scales["delay"]
         network = [present.new_zeros(len(present), 0)]
         if self.use.calendar:
@@ -281,16 +282,16 @@ class DelayTransformer(nn.Module):
 
 
 def squash(values: Tensor, scale: float) -> Tensor:
-    """`asinh(values / scale)`: linear near zero, logarithmic beyond `scale`, so that rare huge delays stay readable."""
+    """`asinh(values / scale)`: linear near zero, logarithmic beyond `scale`, so rare huge delays do not dominate."""
     return asinh(values / scale)
 
 
 def asinh(values: Tensor) -> Tensor:
-    """`torch.asinh`, in operations that a CPU has vector instructions for: ten times as fast, to 3e-7."""
+    """`torch.asinh` to 3e-7, and ten times as fast, by operations that have vector instructions on a CPU."""
     magnitude = values.abs()
     return torch.log(magnitude + torch.sqrt(magnitude.square() + 1)).copysign(values)
 
 
 def not_in_the_past(delay: Tensor, planned: Tensor) -> Tensor:
-    """Raise predicted delays so that no event is expected before the snapshot's instant; seconds, [..., F] both."""
+    """Raise predicted delays so that no event is predicted before the snapshot's instant. Both [..., F], in seconds."""
     return torch.maximum(delay, -planned)

@@ -1,4 +1,4 @@
-"""Names and types of prediction rows: what is predicted, its quantiles and its intervals."""
+"""Names and types of the columns of predictions, of their quantiles and of their intervals."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PREDICTION_COLUMNS = (
     "train_type",
     "rank",  # 1 = the train's very next event
     "op_id",
-    "op_name",  # null where the points table has none
+    "op_name",  # null if the table of points has no name
     "event_type",
-    "planned_ts",  # both in local time with its offset
+    "planned_ts",  # local time with its offset, as `predicted_ts`
     "predicted_ts",
-    "predicted_delay_s",  # whole seconds, this and all that follow
+    "predicted_delay_s",  # whole seconds, as all columns below
     "translation_delay_s",
-    "last_delay_s",  # null when no event of the train is known
-)  # and then the ends of the predicted intervals, see `prediction_columns`
+    "last_delay_s",  # null if no event of the train is known
+)  # the ends of the predicted intervals follow, see `prediction_columns`
 ROW_SCHEMA: dict[str, pl.DataType] = {
     "snapshot_ts": TIMESTAMP,
     "service_date": pl.Date(),
@@ -36,32 +36,32 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "rank": pl.Int8(),  # 1 = the train's very next event
     "planned_ts": TIMESTAMP,
     "horizon_s": pl.Float64(),  # planned_ts - snapshot_ts
-    "departed": pl.Boolean(),  # some event of the train is known
-    "last_delay_s": pl.Float64(),  # last known delay, 0 when none
+    "departed": pl.Boolean(),  # at least one event of the train is known
+    "last_delay_s": pl.Float64(),  # last known delay, 0 if none is known
     "observed_delay_s": pl.Float64(),
     "translation_delay_s": pl.Float64(),
     "predicted_delay_s": pl.Float64(),
-}  # and, of a model with a distribution, its quantiles: see `evaluation.quantiles`
+}  # a model with a distribution adds its quantiles, see `evaluation.quantiles`
 
 
 def prediction_columns(levels: Sequence[float]) -> tuple[str, ...]:
     """The columns of predictions with a distribution at `levels`.
 
-    Those are PREDICTION_COLUMNS and, of each central interval, narrowest first, the delays it lies between:
-    `low_50_delay_s`, `high_50_delay_s`, …, `low_90_delay_s`, `high_90_delay_s`.
+    Those are PREDICTION_COLUMNS, and both ends of each central interval, narrowest first: `low_50_delay_s`,
+    `high_50_delay_s`, …, `low_90_delay_s`, `high_90_delay_s`.
     """
     return (*PREDICTION_COLUMNS, *(name for interval in intervals_of(levels) for name in interval.columns))
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
 def quantile_name(level: float) -> str:
-    """`q05` of 0.05, `q02.5` of 0.025: legal in MLflow, and sorted as the levels are."""
+    """`q05` for 0.05, `q02.5` for 0.025. The names are legal in MLflow, and sort in the order of the levels."""
     whole, dot, rest = _percent(level).partition(".")
     return f"q{whole:0>2}{dot}{rest}"
 
 
 def quantile_column(level: float) -> str:
-    """The column of a quantile in seconds, `q05_delay_s` of 0.05."""
+    """The column of a quantile in seconds: `q05_delay_s` for 0.05."""
     return f"{quantile_name(level)}_delay_s"
 
 
@@ -80,23 +80,23 @@ class Interval:
 
     @property
     def share(self) -> float:
-        """What it is to hold, 0.9 between 0.05 and 0.95."""
+        """The share of observations that the interval should cover: 0.9 for the levels 0.05 and 0.95."""
         return round(self.high - self.low, 6)
 
     @property
     def name(self) -> str:
-        """The share in percent, `90`."""
+        """The share in percent: `90`."""
         return _percent(self.share)
 
     @property
     def columns(self) -> dict[str, str]:
-        """The quantile columns of its two ends, by the names they have in predictions."""
+        """The quantile columns of both ends, by their names in predictions."""
         ends = {"low": self.low, "high": self.high}
         return {f"{end}_{self.name}_delay_s": quantile_column(level) for end, level in ends.items()}
 
 
 def intervals_of(levels: Sequence[float]) -> tuple[Interval, ...]:
-    """The central intervals that pairs of `levels` make, narrowest first."""
+    """The central intervals between pairs of `levels`, narrowest first."""
     pairs = ((level, round(1 - level, 6)) for level in sorted(levels, reverse=True) if level < 0.5)
     return tuple(Interval(low, high) for low, high in pairs if high in levels)
 

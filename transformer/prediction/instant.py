@@ -1,4 +1,4 @@
-"""Predictions of a trained model as rows: of whole dates beside what was observed, or of one instant."""
+"""Predictions of a trained model for one instant, as rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ from transformer.training.run_folder import TrainedModel
 
 # --- one instant -----------------------------------------------------------------------------------------------------
 def parse_instant(text: str, timezone: str) -> datetime:
-    """An ISO 8601 time, in UTC; without an offset it is read in `timezone`, the first where the clock repeats an hour.
+    """Read an ISO 8601 time; the result is in UTC.
+
+    A time without an offset is in `timezone`. In an hour that the clock repeats, it is the first of the two.
 
     Raises:
-        UserError: no time, or one that daylight saving skips.
+        UserError: the text is not a time, or daylight saving skips that time.
     """
     try:
         found = datetime.fromisoformat(text)
-        if not 1970 < found.year < 2200:  # a mistake, and near the ends of what can be computed with
+        if not 1970 < found.year < 2200:  # a mistake; further years overflow
             raise ValueError
     except ValueError:
         raise UserError(f"--at {text!r} is not a time; write 2024-12-21T08:00+01:00, or without the offset") from None
@@ -48,7 +50,7 @@ def parse_instant(text: str, timezone: str) -> datetime:
 
 
 def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
-    """Service dates whose trains may run at `instant`: its own, the one before, and the next just before midnight."""
+    """Service dates whose trains may run at `instant`: its own date, the one before, and near midnight the next."""
     zone = ZoneInfo(config.data.timezone)
     today = instant.astimezone(zone).date()
     soon = (instant + timedelta(seconds=config.data.snapshot.lead_s)).astimezone(zone).date()
@@ -57,23 +59,23 @@ def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
 
 @dataclass(frozen=True)
 class InstantSnapshot:
-    """What was known at an instant, and the model for the timetable around it: all that a prediction reads."""
+    """The data known at an instant, and the model for that timetable. A prediction reads nothing else."""
 
     trained: TrainedModel
     config: Config
     instants: Int64Array  # [1] seconds since the Unix epoch
-    events: pl.DataFrame  # in the order of the table, without what was observed later
+    events: pl.DataFrame  # in the order of the table, without later observations
     loaded: LoadedTable
     module: DelayModule
     builder: SnapshotBuilder
 
     @classmethod
     def of(cls, trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> Self:
-        """Read it; arguments and errors of `predictions_at`."""
+        """Read the data. Arguments and errors are those of `predictions_at`."""
         data, second = config.data, int(instant.timestamp())
         now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
         events, _ = read_days(data, days, quiet=True)
-        # What was observed later is struck out before anything is computed.
+        # Later observations are removed before anything is computed.
         events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
         journeys = read_journeys(Path(data.local_folder), days, data.timezone)
         loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
@@ -88,7 +90,7 @@ class InstantSnapshot:
         )
 
     def predictions(self) -> pl.DataFrame:
-        """Predictions for every train; `prediction_columns`, and `journey` and `event`, the rows of the table."""
+        """Predictions for every train, with `prediction_columns`, and `journey` and `event` (rows of the table)."""
         rows = next_event_rows(self.trained, self.module, self.builder, self.loaded, self.instants)
         names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
         planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
@@ -96,7 +98,7 @@ class InstantSnapshot:
         ends = {name: pl.col(column) for interval in intervals_of(levels) for name, column in interval.columns.items()}
         whole = pl.col("predicted_delay_s", "translation_delay_s", "last_delay_s", *ends).round().cast(pl.Int32)
         return (
-            rows.with_columns(self.events["op_id"].gather(rows["event"]))  # points the model does not know too
+            rows.with_columns(self.events["op_id"].gather(rows["event"]))  # also points that the model does not know
             .join(names, on="op_id", how="left", maintain_order="left")
             .with_columns(**ends)
             .with_columns(whole)
@@ -111,13 +113,13 @@ class InstantSnapshot:
 
 
 def predictions_at(trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions for every train in the snapshot at `instant`, from what was known then.
+    """Predictions for every train in the snapshot at `instant`, from the data known then.
 
     Columns: `prediction_columns` of the model's levels.
 
     Args:
         config: `trained.located(…)`.
-        days: those of `dates_around` that have data in `data.local_folder`.
+        days: the dates of `dates_around` that have data in `data.local_folder`.
 
     Raises:
         UserError: unreadable or invalid data.
@@ -126,7 +128,7 @@ def predictions_at(trained: TrainedModel, config: Config, instant: datetime, day
 
 
 def writer(path: Path) -> Callable[[Path, pl.DataFrame], None]:
-    """What writes predictions to such a path, in the format of its suffix, whole or not at all.
+    """The function that writes predictions to `path`, in the format of its suffix. It never leaves half a file.
 
     Raises:
         UserError: unknown suffix.
@@ -145,7 +147,7 @@ def _write_json(path: Path, predictions: pl.DataFrame) -> None:
 
 
 def _as_text(predictions: pl.DataFrame) -> pl.DataFrame:
-    """Times in ISO 8601 with their offset, as in 2024-12-21T08:03:00+01:00."""
+    """Write times in ISO 8601 with their offset, as in 2024-12-21T08:03:00+01:00."""
     return predictions.with_columns(
         pl.col("planned_ts", "predicted_ts").dt.to_string("%Y-%m-%dT%H:%M:%S%:z"),
         pl.col("service_date").dt.to_string("%Y-%m-%d"),

@@ -1,11 +1,13 @@
-"""Predictions for RIDE, the open benchmark of train delay prediction (arXiv 2606.05070), as its evaluator reads them.
+"""Predictions for the evaluator of RIDE, the open benchmark of train delay prediction (arXiv 2606.05070).
 
-A Gold core's `test_eval_table.parquet` has a row per train and snapshot: `ts`, `train_id`, `service_date`,
-`last_known_delay` and, for the next observed events, `future_delay_1` … `future_delay_n` (with their points, types and
-times, which are not read). The evaluator wants the same three key columns, value for value, and a delay in seconds in
-each of the n others. It writes `ts` as a naive timestamp or its nanoseconds and dates as `2023-01-02` or `02JAN2023`;
-naive times are taken to be of `data.timezone`, as in the event tables. Rank k of the model is the k-th planned event
-after the last known one: the same event as RIDE's k-th observed one as long as no observation in between is missing.
+A Gold core's `test_eval_table.parquet` has a row per train and snapshot. Its columns are `ts`, `train_id`,
+`service_date`, `last_known_delay` and, for the next observed events, `future_delay_1` … `future_delay_n`. Points, types
+and times of these events are not read. The evaluator needs the same values in the three key columns, and a delay in
+seconds in each of the n others. RIDE writes `ts` as a naive timestamp or its nanoseconds, and dates as `2023-01-02` or
+`02JAN2023`. Naive times are in `data.timezone`, as in the event tables.
+
+Rank k of the model is the k-th planned event after the last known one. It is the same event as RIDE's k-th observed one
+if no observation in between is missing.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ log = logging.getLogger(__name__)
 TABLE = "test_eval_table.parquet"
 KEY = ("ts", "train_id", "service_date")
 TARGET = "future_delay_"
-LAST_KNOWN = "last_known_delay"  # optional: what trains get that the event tables lack
+LAST_KNOWN = "last_known_delay"  # optional; the prediction for trains that the event tables lack
 
 
 @dataclass(frozen=True)
 class RideKeys:
-    """What to predict, in the order of the evaluation table."""
+    """The rows to predict, in the order of the evaluation table."""
 
-    table: pl.DataFrame  # KEY as the file has them
+    table: pl.DataFrame  # KEY as in the file
     rows: pl.DataFrame  # row, instant (seconds since the Unix epoch, UTC), train_id, service_date, last_known_delay
     n: int  # delays per key
 
@@ -52,10 +54,10 @@ def read_keys(gold: Path, timezone: str) -> RideKeys:
     """The keys of `gold/test_eval_table.parquet`.
 
     Args:
-        timezone: of naive times.
+        timezone: zone of naive times.
 
     Raises:
-        UserError: missing or unreadable file, a missing column, or keys that cannot be read.
+        UserError: the file, a column or a key is missing or cannot be read.
     """
     path = gold / TABLE
     table = read_parquet(path, "name the folder of a RIDE Gold core, for example data/gold/lite/core")
@@ -72,20 +74,20 @@ def read_keys(gold: Path, timezone: str) -> RideKeys:
     ).with_row_index("row")
     for name, column in (("ts", "instant"), ("service_date", "service_date"), ("train_id", "train_id")):
         if unread := rows[column].null_count():
-            raise UserError(f"{path}: {unread:,} values of {name!r} are missing or no {column.replace('_', ' ')}")
+            raise UserError(f"{path}: {unread:,} values of {name!r} are missing or cannot be read as {column}")
     return RideKeys(table.select(KEY), rows, n)
 
 
 def dates_needed(keys: RideKeys, config: Config, available: Sequence[date]) -> list[date]:
-    """Service dates of the trains that may run at some instant of `keys`, as far as they have data."""
+    """Service dates that have data, and whose trains may run at an instant of `keys`."""
     return sorted({day for days, _ in _by_day(keys.rows, config, available) for day in days})
 
 
 def predict_ride(trained: TrainedModel, config: Config, keys: RideKeys, available: Sequence[date]) -> pl.DataFrame:
-    """KEY and `future_delay_1` … `future_delay_n`, float32 seconds, for every key; nothing is missing.
+    """KEY and `future_delay_1` … `future_delay_n` (float32 seconds) for every key, without missing values.
 
-    A train that is in the model's snapshot gets its predictions, and beyond the last predicted event the delay
-    predicted there. Any other gets its translation, else the table's last known delay, else 0; how many is logged.
+    A train in the model's snapshot gets its predictions; later events get the delay of the last predicted event. Any
+    other train gets its translation, else the table's last known delay, else 0. The log counts these cases.
 
     Args:
         config: `trained.located(…)`.
@@ -112,7 +114,7 @@ def predict_ride(trained: TrainedModel, config: Config, keys: RideKeys, availabl
 
 
 def _by_day(rows: pl.DataFrame, config: Config, available: Sequence[date]) -> Iterator[tuple[list[date], pl.DataFrame]]:
-    """The keys of each local date, and the service dates whose trains may run then; one date in memory at a time."""
+    """Yield keys and the service dates whose trains may run then, one local date at a time."""
     local = pl.from_epoch("instant").dt.replace_time_zone("UTC").dt.convert_time_zone(config.data.timezone).dt.date()
     of_days = rows.with_columns(local.alias("day")).partition_by("day", maintain_order=True, include_key=False)
     for of_day in of_days:
@@ -129,7 +131,7 @@ def _predict_day(
     delays: npt.NDArray[np.float64],
     known: npt.NDArray[np.float64],
 ) -> None:
-    """Fill in what the model predicts, `delays` [K, n], and what is known, `known` [K], for some `rows` of the keys."""
+    """For some `rows` of the K keys, fill in the predicted `delays` [K, n] and the `known` delays [K], in seconds."""
     events, _ = read_days(config.data, days, quiet=True)
     journeys = read_journeys(Path(config.data.local_folder), days, config.data.timezone)
     loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)

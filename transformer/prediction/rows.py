@@ -20,18 +20,18 @@ from transformer.model.module import DelayModule
 from transformer.prediction.columns import quantile_column
 from transformer.training.run_folder import TrainedModel
 
-BATCH_SIZE = 16  # snapshots; does not change a prediction
+BATCH_SIZE = 16  # snapshots; predictions do not depend on it
 
 
 # --- whole dates -----------------------------------------------------------------------------------------------------
 def evaluation_rows(trained: TrainedModel, config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions for the grid instants of `days` beside what was observed.
+    """Predictions for the grid instants of `days`, with the observed delays.
 
     Columns: see `labelled_rows`.
 
     Args:
         config: `trained.located(…)`.
-        days: service dates whose event tables are in `data.local_folder`; the training dates need not be there.
+        days: service dates whose event tables are in `data.local_folder`; training dates are not needed there.
 
     Raises:
         UserError: unreadable or invalid data.
@@ -52,9 +52,9 @@ def labelled_rows(
     instants: Int64Array,
     timezone: str,
 ) -> pl.DataFrame:
-    """Predictions beside what was observed, for every next event that was observed in the end.
+    """Predictions with observed delays, for every next event that was observed later.
 
-    Columns: see `evaluation.metrics.ROW_SCHEMA`, and `evaluation.quantiles` for those of the quantiles.
+    Columns: see `prediction.columns.ROW_SCHEMA`, and `evaluation.quantiles` for those of the quantiles.
     Sorted by instant, then by train and rank.
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
@@ -65,9 +65,9 @@ def labelled_rows(
 def next_event_rows(
     trained: TrainedModel, module: DelayModule, builder: SnapshotBuilder, loaded: LoadedTable, instants: Int64Array
 ) -> pl.DataFrame:
-    """Predictions for every next event, observed in the end or not.
+    """Predictions for every next event, observed later or not.
 
-    Columns: those of `labelled_rows` but the observed delay; `journey` and `event`, the rows of the table.
+    Columns: those of `labelled_rows` except the observed delay; `journey` and `event` (rows of the table).
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, trained.config.data.timezone)
     rows = pl.concat(list(_rows(module, loaded, batches, trained.statistics.vocabulary, "next_mask")))
@@ -77,7 +77,7 @@ def next_event_rows(
 def _rows(
     module: DelayModule, loaded: LoadedTable, batches: SnapshotBatches, vocabulary: Vocabulary, mask: str
 ) -> Iterator[pl.DataFrame]:
-    """A batch's rows of the next events that `mask` chooses."""
+    """Yield for each batch the rows of the next events that `mask` chooses."""
     table = loaded.table
     points = np.concatenate([[0], vocabulary.op_ids]).astype(np.int32)
     types = np.array(["", *EVENT_TYPES])

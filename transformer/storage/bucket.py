@@ -1,13 +1,13 @@
-"""Objects of an S3 bucket: listed, downloaded whole and verified, written on a condition.
+"""List, download and verify objects of an S3 bucket, and write them on a condition.
 
 Layout under `s3://<data.bucket_name>/<data.bucket_prefix>/`:
 
     data/events/events_YYYY-MM-DD.parquet, data/op_nodes.parquet, data/journeys.parquet     see `data.fetch`
     statistics/<hash>/, embeddings/<hash>/      shared folders, see `storage.shared_folder`
-    optuna/<file>                               study database, <file>.lock: who may write it
+    optuna/<file>                               study database; <file>.lock names the process that may write it
 
-Credentials come from the standard chain alone (environment, profile, web identity of the pod, instance), never from the
-configuration. Any S3-compatible endpoint will do.
+Credentials come only from the standard chain (environment, profile, web identity of the pod, instance), never from the
+configuration. Any S3-compatible endpoint works.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class TransferSettings:
     """Timeouts, retries and parallelism of S3 requests."""
 
     threads: int = 8  # files at a time
-    attempts: int = 5  # per request, and per file when its content breaks off
-    backoff_s: float = 1.0  # at most this long before a file is tried again, doubled each time up to 20 s
+    attempts: int = 5  # per request, and per file whose download breaks off
+    backoff_s: float = 1.0  # longest pause before a file is tried again, doubled each time up to 20 s
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     log_every_s: float = 5.0
@@ -79,7 +79,7 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object as the bucket lists it."""
+    """One object in the bucket's listing."""
 
     key: str
     size: int  # bytes
@@ -92,12 +92,12 @@ class StoredText:
 
     text: str
     etag: str
-    age_s: float  # since it was written, by the service's clock alone, to the second
+    age_s: float  # time since it was written, by the clock of the service, in whole seconds
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """A downloaded file: what it is a copy of, and when it was written (ns since the epoch)."""
+    """A downloaded file: the version that it is a copy of, and the time of writing (ns since the epoch)."""
 
     path: Path
     etag: str
@@ -105,14 +105,14 @@ class Arrived:
 
 
 class _BrokenTransferError(ServiceError):
-    """The content of one object broke off, was damaged or changed under way."""
+    """The download of one object broke off, or the object was damaged or changed during the download."""
 
 
 class Bucket:
     """The part of an S3 bucket under `prefix`.
 
-    Every method raises UserError, naming bucket or key and the remedy, for refused or missing credentials, a bucket or
-    object that does not exist, and ServiceError when the service does not answer after all attempts.
+    Every method raises UserError for refused or missing credentials, and for a bucket or object that does not exist.
+    The error names bucket or key and the remedy. ServiceError means that the service did not answer in all attempts.
     """
 
     def __init__(self, client: Any, name: str, prefix: str, settings: TransferSettings) -> None:
@@ -126,14 +126,14 @@ class Bucket:
         """The bucket of `data.bucket_name`, `data.bucket_prefix` and `data.endpoint_url`; nothing is sent yet.
 
         Raises:
-            UserError: one of the three makes no sense, or the credentials' profile cannot be read.
+            UserError: one of the three values is wrong, or the profile of the credentials cannot be read.
         """
         settings = settings or TransferSettings()
         if not data.bucket_name:
-            raise UserError("data.bucket_name is empty; set it or switch the transfers from and to S3 off")
+            raise UserError("data.bucket_name is empty; set it, or switch off the transfers from and to S3")
         prefix = data.bucket_prefix.strip("/")
         if prefix and not is_plain(prefix):
-            raise UserError(f"data.bucket_prefix={data.bucket_prefix!r} must be plain names, such as trains/2024")
+            raise UserError(f"data.bucket_prefix={data.bucket_prefix!r} is not a plain path; write it like trains/2024")
         options = ClientConfig(
             connect_timeout=settings.connect_timeout_s,
             read_timeout=settings.read_timeout_s,
@@ -149,12 +149,13 @@ class Bucket:
             raise UserError(f"s3://{data.bucket_name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
         except (ValueError, aws.BotoCoreError) as error:
             raise UserError(
-                f"s3://{data.bucket_name}: no client ({type(error).__name__}); check data.endpoint_url and AWS_REGION"
+                f"s3://{data.bucket_name}: S3 cannot be used ({type(error).__name__}); "
+                "check data.endpoint_url and AWS_REGION"
             ) from None
         return cls(client, data.bucket_name, prefix, settings)
 
     def address(self, name: str = "") -> str:
-        """How messages call the object `name`; "" = the part of the bucket under `prefix`."""
+        """Address of the object `name` in messages; "" = the part of the bucket under `prefix`."""
         return self._address(self._key(name) if name else "")
 
     def objects(self, start: str) -> dict[str, StoredObject]:
@@ -166,12 +167,12 @@ class Bucket:
         return sorted(self.objects(start))
 
     def find(self, name: str) -> StoredObject | None:
-        """The object `name`; None when there is none."""
+        """The object `name`; None if it does not exist."""
         key = self._key(name)
         return self._list(key).get(key)
 
     def download_file(self, item: StoredObject, path: Path) -> str:
-        """Bring one object to `path`, whole and verified, in its current version.
+        """Download the current version of one object to `path`, and verify it.
 
         Returns:
             ETag of that version.
@@ -181,15 +182,15 @@ class Bucket:
         return etags[0]
 
     def put_file(self, path: Path, name: str) -> str:
-        """Upload one file as `name`, over what is there.
+        """Upload one file as `name`. It replaces an existing object.
 
         Returns:
-            Its ETag.
+            ETag of the object.
         """
         return self._put(self._key(name), path)
 
     def read_text(self, name: str) -> StoredText | None:
-        """The object `name` with its content; None when there is none."""
+        """The object `name` with its content; None if it does not exist."""
         key = self._key(name)
         with self._one_line(key):
             try:
@@ -201,21 +202,21 @@ class Bucket:
         return StoredText(text, _unquoted(response["ETag"]), (now - response["LastModified"]).total_seconds())
 
     def write_text(self, name: str, text: str, replaces: str) -> bool:
-        """Write a small object where its version with the ETag `replaces` is, or where none is when that is "".
+        """Write a small object only if its current ETag is `replaces` ("" = only if it does not exist).
 
         Returns:
-            False when the bucket holds another version. A service that knows no conditions writes in any case: who
-            must know that it was the one reads it back.
+            False if the bucket holds another version. A service without conditions writes in any case: a caller that
+            must be the only writer reads the object back.
         """
         condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
         body = text.encode()
         return self._write_if(self._client.put_object, condition, Key=self._key(name), Body=body) is not None
 
     def copy(self, source: str, target: str, replaces: str) -> str | None:
-        """Copy an object inside the bucket, in one step for those who read `target`; `replaces` as in `write_text`.
+        """Copy an object inside the bucket. Readers of `target` see one step. `replaces` is as in `write_text`.
 
         Returns:
-            ETag of the copy; None when the bucket holds another version of `target`, or no `source`.
+            ETag of the copy; None if the bucket holds another version of `target`, or no `source`.
         """
         condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
         origin = {"Bucket": self.name, "Key": self._key(source)}
@@ -223,24 +224,24 @@ class Bucket:
         return None if answer is None else _unquoted(answer["CopyObjectResult"]["ETag"])
 
     def delete(self, name: str, etag: str = "") -> None:
-        """Delete an object if it is there, with `etag` only that version of it."""
+        """Delete an object if it exists; with `etag`, only that version of the object."""
         condition = {"IfMatch": f'"{etag}"'} if etag else {}
         self._write_if(self._client.delete_object, condition, Key=self._key(name))
 
     def _write_if(
         self, request: Callable[..., dict[str, Any]], condition: dict[str, str], **arguments: Any
     ) -> dict[str, Any] | None:
-        """The answer to a request that changes an object on a condition; None when that is not met."""
+        """The answer to a request that changes an object on a condition; None if the condition is not met."""
         with self._one_line(arguments["Key"]):
             try:
                 try:
                     return request(Bucket=self.name, **arguments, **condition)
                 except aws.ClientError as error:
-                    if _status(error) != 501:  # S3-compatible services that have not implemented the condition
+                    if _status(error) != 501:  # some S3-compatible services have not implemented the condition
                         raise
                     return request(Bucket=self.name, **arguments)
             except aws.ClientError as error:
-                # 409: another request to change it is under way. NoSuchKey: it is gone.
+                # 409: another request is changing the object. NoSuchKey: the object was deleted.
                 if _status(error) in (409, 412) or error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     return None
                 raise
@@ -248,7 +249,7 @@ class Bucket:
     def download(
         self, wanted: Mapping[Path, StoredObject], arrived: Callable[[Arrived], None] = lambda _: None
     ) -> None:
-        """Download in parallel with a progress line every few seconds; the first failure stops the rest."""
+        """Download in parallel, and log progress every few seconds. The first failure stops the rest."""
         progress = _Progress(len(wanted), sum(item.size for item in wanted.values()), self._settings.log_every_s)
         stop = threading.Event()
         pool = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="s3")
@@ -265,7 +266,7 @@ class Bucket:
             pool.shutdown(cancel_futures=True)
 
     def _fetch(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> Arrived:
-        """Download one object to `path`, again from its current version when it breaks off or changes under way."""
+        """Download one object to `path`. If it breaks off or changes, download its current version again."""
         for attempt in Retrying(
             retry=retry_if_exception_type(_BrokenTransferError),
             stop=stop_after_attempt(self._settings.attempts) | stop_when_event_set(stop),
@@ -281,14 +282,14 @@ class Bucket:
         return arrival
 
     def _stream(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> None:
-        """Write the content of exactly this version of an object to `path` and verify it.
+        """Write the content of exactly this version of an object to `path`, and verify it.
 
-        botocore checks S3's additional checksums while it reads, where an object has one. Size and ETag are checked
+        If the object has an additional checksum of S3, botocore checks it while reading. Size and ETag are checked
         here.
         """
         where = self._address(item.key)
         with self._one_line(item.key):
-            # If-Match alone would do; the comparison below is for services that do not know it.
+            # If-Match is enough for S3; the comparison below is for services that ignore it.
             response = self._client.get_object(Bucket=self.name, Key=item.key, IfMatch=f'"{item.etag}"')
         if _unquoted(response["ETag"]) != item.etag:
             raise _BrokenTransferError(f"{where} changed while it was being downloaded; run the stage again")
@@ -307,9 +308,7 @@ class Bucket:
             response["Body"].close()
         encrypted = response.get("SSECustomerAlgorithm") or response.get("ServerSideEncryption", "AES256") != "AES256"
         if path.stat().st_size != item.size or not (encrypted or self._matches_etag(path, item)):
-            raise _BrokenTransferError(
-                f"{where} arrived with another content than its size and ETag tell; upload it again"
-            )
+            raise _BrokenTransferError(f"{where} differs from its size and ETag; upload it again")
 
     def _matches_etag(self, path: Path, item: StoredObject) -> bool:
         """Whether the file is the one the ETag was made of; true where the ETag cannot tell."""
@@ -360,7 +359,7 @@ class Bucket:
 
     @contextmanager
     def _one_line(self, key: str = "") -> Iterator[None]:
-        """Turn what botocore raises into one line. Its own texts, which may quote the request, stay out."""
+        """Turn an error of botocore into one line, without botocore's text, which may quote the request."""
         try:
             yield
         except aws.ClientError as error:
@@ -368,7 +367,7 @@ class Bucket:
         except _NO_CREDENTIALS as error:
             raise UserError(f"s3://{self.name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
         except aws.ParamValidationError:
-            raise UserError(f"data.bucket_name={self.name!r} is no name of a bucket; correct it") from None
+            raise UserError(f"data.bucket_name={self.name!r} is not a valid name of a bucket; correct it") from None
         except (aws.BotoCoreError, HTTPError) as error:
             raise ServiceError(
                 f"s3://{self.name}: {self._endpoint()} did not answer in {self._settings.attempts} attempts "
@@ -383,9 +382,11 @@ class Bucket:
         if status in (401, 403) or code in _REFUSED_CODES:
             return UserError(f"s3://{self.name}: access refused ({code}); {_CREDENTIALS_REMEDY}")
         if status == 404:
-            return UserError(f"{self._address(key)} does not exist any more; upload it again or leave it out")
+            return UserError(f"{self._address(key)} no longer exists; upload it again or leave it out")
         if code in _ELSEWHERE_CODES:
-            return UserError(f"s3://{self.name} is in another region than {self._endpoint()}; set AWS_REGION to it")
+            return UserError(
+                f"s3://{self.name} is not in the region of {self._endpoint()}; set AWS_REGION to the bucket's region"
+            )
         if status == 412:
             return _BrokenTransferError(
                 f"{self._address(key)} changed while it was being downloaded; run the stage again"
@@ -398,7 +399,7 @@ class Bucket:
 
 
 class _Progress:
-    """Counts what arrives, from every thread, and tells it now and then."""
+    """Counts the bytes and files that all threads have downloaded, and logs them every few seconds."""
 
     def __init__(self, total_files: int, total_bytes: int, log_every_s: float) -> None:
         self.files = 0
@@ -434,11 +435,11 @@ def _check_endpoint(url: str | None) -> None:
     if "@" in url:
         raise UserError(f"data.endpoint_url holds a user name or password; {_CREDENTIALS_REMEDY}")
     if not re.fullmatch(r"https?://[\w.:\[\]-]+(/.*)?", url):
-        raise UserError(f"data.endpoint_url={url!r} is no address; write it like https://s3.example.org")
+        raise UserError(f"data.endpoint_url={url!r} is not an address; write it like https://s3.example.org")
 
 
 def is_plain(name: str) -> bool:
-    """Whether `name` stays below the folder it is joined to, in a bucket and on every file system."""
+    """Whether a path made of a folder and `name` stays inside that folder, in a bucket and on every file system."""
     parts = name.split("/")
     return not set(parts) & {"", ".", ".."} and not re.search(r"[\\:\x00-\x1f]", name)
 
@@ -451,7 +452,7 @@ def _unquoted(etag: str) -> str:
     return etag.strip('"')
 
 
-_new_md5 = partial(hashlib.md5, usedforsecurity=False)  # S3's checksum, no protection against forgery
+_new_md5 = partial(hashlib.md5, usedforsecurity=False)  # S3's checksum; it does not protect against forgery
 
 
 def md5(path: Path) -> hashlib._Hash:

@@ -1,8 +1,8 @@
-"""Shared folders of a bucket: finished statistics and embeddings, which one machine leaves for the others.
+"""Shared folders of a bucket: finished statistics and embeddings that one machine stores for the others.
 
 Layout under `<key prefix>/`, for example `statistics/<hash>/`:
 
-    _COMPLETE           written last: which content is current, its files, sizes and SHA-256
+    _COMPLETE           written last; it names the current content, its files, sizes and SHA-256
     <content>/<file>    never rewritten with other bytes, so readers cannot see a mixture
 """
 
@@ -23,14 +23,14 @@ COMPLETE = "_COMPLETE"
 
 
 class _DamagedFolderError(Exception):
-    """A shared folder's file is not what `_COMPLETE` says."""
+    """A file of a shared folder differs from its entry in `_COMPLETE`."""
 
 
 def download_folder(bucket: Bucket, key_prefix: str, target: Path) -> bool:
-    """Bring the shared folder `key_prefix`, such as `statistics/<hash>`, to `target`, all or nothing.
+    """Download the whole shared folder `key_prefix`, such as `statistics/<hash>`, to `target`.
 
     Returns:
-        False when the bucket has no complete and undamaged one; `target` is then not made.
+        False if the bucket has no complete and undamaged one. Then `target` is not created.
     """
     shared = _current(bucket, key_prefix)
     if shared is None:
@@ -43,21 +43,21 @@ def download_folder(bucket: Bucket, key_prefix: str, target: Path) -> bool:
                 if file_digest(temporary / name) != digests[name]:
                     raise _DamagedFolderError(bucket.address(f"{key_prefix}/{name}"))
     except _DamagedFolderError as damaged:
-        log.warning("S3: %s is not what %s says; not used", damaged, COMPLETE)
+        log.warning("S3: %s differs from its entry in %s, so the shared folder is not used", damaged, COMPLETE)
         return False
     log.info("S3: %s downloaded to %s", bucket.address(key_prefix), target)
     return True
 
 
 def upload_folder(bucket: Bucket, folder: Path, key_prefix: str, replace: bool = False) -> bool:
-    """Share `folder` as `key_prefix`; a complete one that is there stays, unless `replace`.
+    """Share `folder` as `key_prefix`. A complete shared folder stays, unless `replace`.
 
     Returns:
-        Whether it was uploaded. Interrupted, it leaves nothing that `download_folder` takes.
+        Whether `folder` was uploaded. `download_folder` ignores an interrupted upload.
     """
     where = bucket.address(key_prefix)
     if not replace and _current(bucket, key_prefix) is not None:
-        log.info("S3: %s is there already", where)
+        log.info("S3: %s exists already", where)
         return False
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
@@ -76,7 +76,7 @@ def upload_folder(bucket: Bucket, folder: Path, key_prefix: str, replace: bool =
 
 
 def _current(bucket: Bucket, key_prefix: str) -> tuple[dict[str, StoredObject], dict[str, str]] | None:
-    """Objects and SHA-256 of a complete shared folder by file name; None when there is none."""
+    """Objects and SHA-256 of a complete shared folder, by file name; None if there is none."""
     listed = bucket.objects(f"{key_prefix}/")
     marker_name = f"{key_prefix}/{COMPLETE}"
     marker = listed.get(marker_name)
@@ -92,14 +92,14 @@ def _current(bucket: Bucket, key_prefix: str) -> tuple[dict[str, StoredObject], 
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{bucket.address(marker_name)} is not readable; remove it from the bucket") from None
     for name in (content, *files):
-        # The names become local paths: a bucket must not be able to write outside the folder.
+        # The names become local paths. A bucket must not make us write outside the folder.
         if not is_plain(name):
             raise UserError(f"{bucket.address(marker_name)} names {name!r}, outside its folder; remove it")
     objects = {}
     for name, (size, _) in files.items():
         item = listed.get(f"{key_prefix}/{content}/{name}")
         if item is None or item.size != size:
-            log.warning("S3: %s lacks %s; not used", bucket.address(key_prefix), name)
+            log.warning("S3: %s lacks %s, so the shared folder is not used", bucket.address(key_prefix), name)
             return None
         objects[name] = item
     return objects, {name: digest for name, (_, digest) in files.items()}

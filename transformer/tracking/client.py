@@ -1,4 +1,4 @@
-"""Requests to the MLflow server, and what their failures mean."""
+"""Requests to the MLflow server; its failures become errors of one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from transformer.text import redact
 from transformer.tracking.names import FAILURE_REASON
 
 BATCH = 100  # params or tags in one request, the server's limit
-PARAM_LENGTH = 6_000  # characters of a param, likewise
-# MLflow's own default retries an unreachable server for minutes; a person waits for the one line that says so.
+PARAM_LENGTH = 6_000  # characters of a param, the server's limit
+# By default MLflow retries an unreachable server for minutes, and the user would wait that long for the error.
 _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
@@ -37,10 +37,10 @@ def public_address(config: Config) -> str:
 
 
 def check_server(config: Config) -> None:
-    """Refuse at once when no MLflow server answers.
+    """Refuse at once if no MLflow server answers.
 
     Raises:
-        UserError: naming the address and the remedy.
+        UserError: no server answers; the error names the address and the remedy.
     """
     client = connect(config)
     try:
@@ -54,28 +54,28 @@ def check_server(config: Config) -> None:
 
 @contextmanager
 def mlflow_errors(config: Config) -> Iterator[None]:
-    """Turn whatever MLflow and the network raise into one line that names the server.
+    """Turn every error of MLflow and of the network into one line that names the server.
 
     Raises:
-        ServiceError: for anything but a UserError.
+        ServiceError: for every error except a UserError.
     """
     try:
         yield
     except (UserError, ServiceError):
         raise
-    except Exception as error:  # its own text may hold the whole address, so it is not chained
+    except Exception as error:  # not chained, because its text may hold the address with the password
         raise ServiceError(f"MLflow at {public_address(config)}: {_reason(error)}") from None
 
 
 def refuse_untracked(config: Config, *run_ids: str | None) -> None:
     if any(run_ids) and not config.training.mlflow.use_mlflow:
-        raise UserError("training.mlflow.use_mlflow=false knows no runs; leave run ids out or switch it on")
+        raise UserError("training.mlflow.use_mlflow=false allows no run ids; leave the run ids out, or set it to true")
 
 
 def connect(config: Config) -> MlflowClient:
     for name, value in _HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
-    # When a run ends, MLflow prints its address, password included.
+    # When a run ends, MLflow prints the run's address with the password.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     uri = config.training.mlflow.tracking_uri
     try:
@@ -83,7 +83,7 @@ def connect(config: Config) -> MlflowClient:
     except Exception as error:
         raise UserError(
             f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_reason(error)}); "
-            "give a server's address such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
+            "set the address of a server, such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
         ) from None
 
 
@@ -102,7 +102,7 @@ def existing_run(client: MlflowClient, run_id: str, name: str) -> Run:
 
 
 def reopen(client: MlflowClient, run: Run) -> None:
-    """Mark a run RUNNING that may have ended; why it once failed is no longer true."""
+    """Mark a run as RUNNING again, and delete the reason of an earlier failure."""
     client.update_run(run.info.run_id, status=RUNNING)
     if FAILURE_REASON in run.data.tags:
         client.delete_tag(run.info.run_id, FAILURE_REASON)
@@ -113,7 +113,7 @@ def experiment_of(client: MlflowClient, name: str) -> str:
     if found is None:
         try:
             return str(client.create_experiment(name))
-        except MlflowException:  # made by another run in the same instant
+        except MlflowException:  # another run has created it in the same instant
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -130,7 +130,7 @@ def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> Non
 
 
 def _shortened(text: str) -> str:
-    """What the server takes as a param; the whole of it stands in the configuration artifact."""
+    """Cut a param to the server's limit; the configuration artifact holds the full value."""
     return text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
 
 
@@ -148,7 +148,7 @@ def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> Non
 
 
 def _reason(error: BaseException) -> str:
-    """First line of the first cause: "Connection refused" says more than the request that met it."""
+    """First line of the first cause: "Connection refused" says more than the error of the request."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = str(error).strip() or type(error).__name__

@@ -1,7 +1,7 @@
-"""Names that MLflow keeps: tags, artifact paths, run ids, addresses of pages. Imports nothing, as the parser needs."""
+"""Names in MLflow: tags, artifact paths, run ids, addresses of pages. Imports nothing, to keep DAG parsing fast."""
 
 AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
-# Tags that say where a run comes from: those nested in it come from there too.
+# Tags with the origin of a run; nested runs inherit them.
 ORIGIN = ("env", "git_commit", "image", "dag_id", AIRFLOW_RUN, "data_fingerprint", "split", "warm_start_run_id")
 CONFIG_ARTIFACT = "config/config.yaml"
 FAILURE_REASON = "failure_reason"  # tag of a failed run
@@ -12,10 +12,10 @@ def run_page(server: str, experiment_id: str, run_id: str) -> str:
 
 
 def artifact_page(run_page: str, artifact: str) -> str:
-    """The page that shows an artifact of a run; "" where the run has no page."""
+    """Address of the page that shows an artifact of a run; "" if the run has no page."""
     return f"{run_page}/artifacts/{artifact}" if run_page else ""
 
 
 def is_run_id(text: str) -> bool:
-    """Whether a text is no option, no path out of the folder of runs, and nothing that no argument can hold."""
+    """Whether a text can be a run id: no option, no path out of the folder of runs, only printable characters."""
     return bool(text) and text.isprintable() and not text.startswith(("-", ".")) and not set("/\\ ") & set(text)

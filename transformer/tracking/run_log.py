@@ -29,16 +29,16 @@ from transformer.tracking.client import (
 from transformer.tracking.names import CONFIG_ARTIFACT, ORIGIN
 from transformer.tracking.runs import close_run, configuration_hash
 
-METRIC_BATCH = 1_000  # metrics in one request, likewise
+METRIC_BATCH = 1_000  # metrics in one request, the server's limit
 PARENT = MLFLOW_PARENT_RUN_ID  # tag of a nested run
 
 
 class RunLog:
-    """Writes into one MLflow run; with an empty run id it writes nothing, so that callers need not ask.
+    """Writes into one MLflow run. With an empty run id it writes nothing, so callers need no check.
 
     Raises:
-        UserError: a run id while `training.mlflow.use_mlflow` is false.
-        ServiceError: from every method, when the server stops answering.
+        UserError: there is a run id although `training.mlflow.use_mlflow` is false.
+        ServiceError: the server stops answering; every method can raise it.
     """
 
     def __init__(self, config: Config, run_id: str) -> None:
@@ -48,10 +48,10 @@ class RunLog:
         self._client = connect(config) if run_id else None
 
     def check(self, name: str = "--run-id") -> str:
-        """Check that the run exists, and return its status; "" when there is no run to log into.
+        """Check that the run exists, and return its status; "" if there is no run to log into.
 
         Args:
-            name: how whoever is told that there is no such run has given it.
+            name: the option that gave the run id; the error names it.
 
         Raises:
             UserError: no such run, or no MLflow server at the address.
@@ -63,7 +63,7 @@ class RunLog:
             return str(existing_run(self._client, self.run_id, name).info.status)
 
     def begin(self) -> None:
-        """Check that the run exists and mark it RUNNING: a retried stage brings a failed run back.
+        """Check that the run exists, and mark it as RUNNING, since a retry continues a failed run.
 
         Raises:
             UserError: no such run, or no MLflow server at the address.
@@ -74,11 +74,11 @@ class RunLog:
                 reopen(self._client, self._client.get_run(self.run_id))
 
     def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
-        """Open a run nested in this one, with its own configuration; it inherits what this one says of its origin.
+        """Open a run nested in this one, with its own configuration. It inherits the tags `ORIGIN` of this run.
 
         Args:
             config: merged configuration of the child, kept as its artifact.
-            params: what tells it from its siblings.
+            params: the values that differ between the children.
         """
         if self._client is None:
             return RunLog(config, "")
@@ -93,7 +93,7 @@ class RunLog:
         return RunLog(config, child.info.run_id)
 
     def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """Tags by id of every RUNNING run of this run's experiment that carries `tags`."""
+        """Tags of every RUNNING run of this run's experiment that has `tags`, by run id."""
         if self._client is None:
             return {}
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
@@ -122,21 +122,21 @@ class RunLog:
                 set_tags(self._client, self.run_id, values)
 
     def get_tag(self, name: str) -> str:
-        """Value of a tag, "" when the run does not have it or there is no run."""
+        """Value of a tag; "" if the run lacks it or there is no run."""
         if self._client is None:
             return ""
         with mlflow_errors(self.config):
             return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
 
     def get_metric(self, name: str) -> float | None:
-        """Latest value of a metric, None when the run does not have it or there is no run."""
+        """Latest value of a metric; None if the run lacks it or there is no run."""
         if self._client is None:
             return None
         with mlflow_errors(self.config):
             return self._client.get_run(self.run_id).data.metrics.get(name)
 
     def close(self, status: str, reason: str = "") -> None:
-        """End the run as FINISHED, FAILED or KILLED, for `reason`."""
+        """End the run as FINISHED, FAILED or KILLED, and record `reason`."""
         close_run(self.config, self.run_id, status, reason)
 
     def log_artifact(self, path: Path, folder: str) -> None:
@@ -152,7 +152,7 @@ class RunLog:
                 self._client.log_artifacts(self.run_id, str(path), folder)
 
     def holds(self, artifact: str) -> bool:
-        """Whether the run has this artifact, a file or a folder."""
+        """Whether the run has this artifact, which is a file or a folder."""
         if self._client is None:
             return False
         with mlflow_errors(self.config):
@@ -160,7 +160,7 @@ class RunLog:
         return artifact in {entry.path for entry in entries}
 
     def download(self, artifact: str, target: Path) -> Path:
-        """Fetch one artifact file to `target / artifact`, where it appears whole, and return that path.
+        """Fetch one artifact file to `target / artifact`, and return that path. The file appears only when complete.
 
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
@@ -171,12 +171,12 @@ class RunLog:
             return fetched.replace(path)
 
     def download_folder(self, artifact: str, target: Path) -> Path:
-        """Fetch an artifact folder to `target / artifact`, all or nothing in place of what was there; return that path.
+        """Fetch an artifact folder to `target / artifact`, and return that path. It replaces the old folder as a whole.
 
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
         """
-        from transformer.files import atomic_folder  # imports polars, which the Airflow image does not hold
+        from transformer.files import atomic_folder  # it imports polars, which the Airflow image lacks
 
         path = target / artifact
         with self._fetched(artifact, target) as fetched, atomic_folder(path, replace=True) as temporary:
@@ -187,8 +187,8 @@ class RunLog:
     def _fetched(self, artifact: str, target: Path) -> Iterator[Path]:
         """An artifact in a temporary folder on the disk of `target`."""
         if self._client is None:
-            raise ValueError("there is no run to download from")
-        check_server(self.config)  # of a warm start, this is the first request
+            raise ValueError("no run to download from")
+        check_server(self.config)  # in a warm start, this is the first request to the server
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as temporary:
             with mlflow_errors(self.config):

@@ -1,6 +1,6 @@
-"""MLflow: opening, resuming and closing runs, and what they record. Imports no torch.
+"""Open, resume and close MLflow runs, and record their configuration and origin. Imports no torch.
 
-Credentials inside `training.mlflow.tracking_uri` reach the server and nothing else: no tag, param, artifact or message.
+Credentials in `training.mlflow.tracking_uri` are sent to the server only. No tag, param, artifact or message has them.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 
 def configuration_hash(config: Config) -> str:
-    """Content hash of the whole configuration; another password does not make it another configuration."""
+    """Content hash of the whole configuration. Passwords do not change it."""
     return content_hash(redact(to_dict(config)))
 
 
 def run_folder(config: Config, run_id: str) -> Path:
-    """Local folder of a run's checkpoints and reports; without tracking, one per configuration."""
+    """Local folder of a run's checkpoints and reports. Without tracking, each configuration has one folder."""
     return Path(config.paths.runs) / (run_id or f"untracked-{configuration_hash(config)}")
 
 
@@ -59,28 +59,26 @@ def open_run(
     warm_start_run_id: str | None = None,
     resume: bool = False,
 ) -> str:
-    """Open the MLflow run a training logs into, and record its configuration and origin.
+    """Open the MLflow run that a training logs into, and record its configuration and origin.
 
     Args:
-        name: what a new run is called, before the time it was opened; "" = its environment.
+        name: name of a new run, followed by the time of opening; "" = its environment.
         tags: more tags of the run, on top of its environment, overrides, configuration hash, commit and image.
         run_id: log into this existing run instead of a new one; it becomes RUNNING again.
-        warm_start_run_id: the run whose weights the training begins from; checked here, before anything is spent.
+        warm_start_run_id: the training begins with the weights of this run; checked here, before any work is done.
         resume: continue the run `warm_start_run_id` itself.
 
     Returns:
         The run's id, or "" when `training.mlflow.use_mlflow` is false.
 
     Raises:
-        UserError: a run that does not exist, resuming without a run, or no MLflow server at the address.
+        UserError: a run does not exist, `resume` has no run, or no MLflow server is at the address.
         ServiceError: the server stopped answering.
     """
     if resume and not warm_start_run_id:
         raise UserError("resume_run=true needs warm_start_run_id: the run to continue")
     if resume and run_id and run_id != warm_start_run_id:
-        raise UserError(
-            f"resume_run continues run {warm_start_run_id!r} itself, so run_id={run_id!r} cannot differ; leave it out"
-        )
+        raise UserError(f"resume_run=true continues run {warm_start_run_id!r}, not run_id={run_id!r}; leave run_id out")
     refuse_untracked(config, run_id, warm_start_run_id)
     if not config.training.mlflow.use_mlflow:
         return ""
@@ -107,14 +105,14 @@ def open_run(
             **(tags or {}),
         }
         set_tags(client, run.info.run_id, identity)
-        # A logged param cannot change: a resumed run keeps the ones it has, its tags tell what it was resumed with.
+        # A logged param cannot change. A resumed run keeps its params, and its tags hold the new values.
         log_params(client, run, flatten(redact(to_dict(config))))
         log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
     return str(run.info.run_id)
 
 
 def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
-    """End the run as FINISHED, FAILED or KILLED; `reason` says why in a tag that the run's page shows."""
+    """End the run as FINISHED, FAILED or KILLED. A tag, which the run's page shows, keeps `reason`."""
     if not run_id:
         return
     refuse_untracked(config, run_id)
@@ -128,7 +126,7 @@ def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str =
 
 
 def run_url(config: Config, run_id: str) -> str:
-    """Address of the run's page; "" without a run, or where the tracking address is no web server's."""
+    """Address of the run's page; "" without a run, or if the tracking address is not that of a web server."""
     address = (config.training.mlflow.public_uri or public_address(config)).rstrip("/")
     if not run_id or not address.startswith(("http://", "https://")):
         return ""
@@ -138,14 +136,14 @@ def run_url(config: Config, run_id: str) -> str:
 
 
 def _training_image(config: Config) -> str:
-    """The image that trains: of the pods on a cluster, else the one this process runs in."""
+    """The image that trains: that of the pods on Kubernetes, else that of this process."""
     if config.compute.backend == "kubernetes":
         return config.compute.kubernetes.image
     return os.environ.get("TRANSFORMER_IMAGE", "none")
 
 
 def git_commit() -> str:
-    """Commit of the code: TRANSFORMER_GIT_COMMIT where an image was built from it, else the working tree's."""
+    """Commit of the code: TRANSFORMER_GIT_COMMIT in an image, else the commit of the working tree."""
     if commit := os.environ.get("TRANSFORMER_GIT_COMMIT"):
         return commit
     argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

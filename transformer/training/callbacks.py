@@ -1,4 +1,4 @@
-"""What happens while a training runs: history, checkpoints, uploads, progress lines, metrics."""
+"""Callbacks of a running training: history, checkpoints, uploads, progress lines, metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MONITORED = "val/mae_s"
 
 
 class History(Callback):
-    """One row per epoch in `history.json`; checkpoints keep the rows and the training's identity for who resumes."""
+    """Writes one row per epoch to `history.json`. To resume, checkpoints hold the rows and the training's identity."""
 
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
@@ -64,9 +64,9 @@ class History(Callback):
 
 
 class FixedCheckpoint(ModelCheckpoint):
-    """Keeps one file of a fixed name; resumed on another machine or in another folder it still knows the best score.
+    """Keeps one file of a fixed name. A training resumed on another machine or in another folder keeps the best score.
 
-    The last epoch has one of its own: the option `save_last` leaves out epochs that are no new best.
+    The last epoch has its own callback, because Lightning's `save_last` skips epochs that are no new best.
     """
 
     def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
@@ -89,9 +89,9 @@ class FixedCheckpoint(ModelCheckpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the one before it and renames it: Lightning copies over that one, from another disk.
+    """Writes a checkpoint under a temporary name, and then renames it. Lightning would overwrite the previous one.
 
-    A full disk or a kill in the middle then costs an epoch and not the training.
+    A full disk or a kill while writing then costs one epoch and not the training.
     """
 
     def save_checkpoint(
@@ -102,12 +102,12 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class CheckpointUpload(Checkpoint):
-    """Copies the checkpoints of each epoch to MLflow. A `Checkpoint`, so that it runs after the one that saves them."""
+    """Copies the checkpoints of each epoch to MLflow. Lightning runs a `Checkpoint` last, so the files are saved."""
 
     def __init__(self, run: RunLog, folder: Path, resumable: bool = True) -> None:
         self.run = run
         self.folder = folder
-        # `last` at the end: whoever sees it finds the others as new.
+        # `last` comes last, so a reader that finds it finds the other files of the same epoch.
         self._names = (BEST, HISTORY, LAST) if resumable else (BEST, HISTORY)
         self._uploaded: dict[str, int] = {}
         self._owned = False
@@ -117,7 +117,7 @@ class CheckpointUpload(Checkpoint):
             self.copy_changed()
 
     def copy_changed(self) -> None:
-        """Copy what was written since the last call. The server shows a file only once it has arrived whole."""
+        """Copy the files written since the last call. The server shows a file only when it is complete."""
         for name in self._names:
             path = self.folder / name
             changed = path.stat().st_mtime_ns if path.is_file() else 0
@@ -130,7 +130,7 @@ class CheckpointUpload(Checkpoint):
 
 
 class ProgressLines(Callback):
-    """Progress for a task log: a line every few seconds, and one per epoch."""
+    """Logs progress: a line every few seconds, and one per epoch."""
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
@@ -143,7 +143,7 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._snapshots += len(batch["instant"]) * trainer.world_size  # each process has an equal share, or nearly
+        self._snapshots += len(batch["instant"]) * trainer.world_size  # the processes have about equal shares
         now = time.monotonic()
         if now - self._last < self.every_s or not trainer.is_global_zero:
             return
@@ -177,7 +177,7 @@ class ProgressLines(Callback):
 
 
 class RunLogger(MLFlowLogger):
-    """Lightning's MLflow logger without its end: the DAG's last task closes the run, not the training."""
+    """Lightning's MLflow logger, except that it leaves the run open: the DAG's last task closes it."""
 
     def __init__(self, config: Config, run_id: str) -> None:
         super().__init__(run_id=run_id, tracking_uri=config.training.mlflow.tracking_uri)
@@ -191,7 +191,7 @@ class RunLogger(MLFlowLogger):
         del status
 
     def log_hyperparams(self, params: Any) -> None:
-        del params  # the run has the whole configuration since it was opened
+        del params  # the run has had the whole configuration since it was opened
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

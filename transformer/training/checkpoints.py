@@ -18,18 +18,18 @@ from transformer.text import first_line
 
 log = logging.getLogger(__name__)
 
-BEST, LAST = "best.ckpt", "last.ckpt"  # fixed names: whoever resumes or evaluates need not search
+BEST, LAST = "best.ckpt", "last.ckpt"  # fixed names, so resuming and evaluating need no search
 CHECKPOINTS = "checkpoints"  # folder in the run's artifacts and in its local folder
 HISTORY = "history.json"
 POINT_VECTORS = "network.point_vectors"  # a buffer, not learned
-CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training the run's checkpoints are of
+CHECKPOINTS_OF = "checkpoints_of"  # tag: the Airflow run whose training wrote the run's checkpoints
 
 
 def load_module(checkpoint: Path) -> DelayModule:
-    """A trained module, ready to predict.
+    """Load a trained module, ready to predict.
 
     Raises:
-        UserError: not a checkpoint of this model.
+        UserError: the file is missing, or not a checkpoint of this model.
     """
     try:
         module = DelayModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
@@ -37,24 +37,25 @@ def load_module(checkpoint: Path) -> DelayModule:
         raise UserError(f"{checkpoint} does not exist; train the model first") from None
     except Exception as error:
         if "loading state_dict" in str(error):
-            raise UserError(f"{checkpoint} is of another version of the network; train the model again") from None
-        raise UserError(f"{checkpoint} is no checkpoint of this model ({first_line(error)})") from None
+            raise UserError(f"{checkpoint} belongs to another version of the network; train the model again") from None
+        raise UserError(f"{checkpoint} is not a checkpoint of this model ({first_line(error)})") from None
     return module.eval()
 
 
 def load_weights(module: DelayModule, checkpoint: Path, edges: pl.DataFrame) -> None:
-    """Warm start: take over the weights of a checkpoint, and its vectors of the points that both know.
+    """Warm start: load the weights of a checkpoint, and its vectors of the points that both models know.
 
-    Its weights have learned to read its own vectors: those of another computation mean other directions. Points it did
-    not know get the mean of their neighbours over `edges` (see `graph.edge_counts`).
+    The weights have learned to read these vectors; in another computation the directions mean other things. Points that
+    the checkpoint lacks get the mean of their neighbours over `edges` (see `graph.edge_counts`).
 
     Raises:
-        UserError: naming every input that differs, or the first weight that does not fit.
+        UserError: inputs differ, or a weight does not fit; the error names every such input, or the first such weight.
     """
     given = load_module(checkpoint)
     if differences := _input_differences(given, module):
         raise UserError(
-            f"warm start: the inputs of that model differ: {'; '.join(differences)}; use the same, or train without it"
+            f"warm start: the inputs differ from those of that model: {'; '.join(differences)}; "
+            "use the same inputs, or train without a warm start"
         )
     weights, own = given.state_dict(), module.state_dict()
     unfit = [
@@ -72,11 +73,11 @@ def load_weights(module: DelayModule, checkpoint: Path, edges: pl.DataFrame) -> 
     weights[POINT_VECTORS] = torch.from_numpy(extend(known, edges).matrix(op_ids))
     module.load_state_dict(weights)
     shared = len(set(op_ids) & set(given.network.shape.op_ids))
-    log.info("warm start: weights taken over; %d of %d points were known to that model", shared, len(op_ids))
+    log.info("warm start: weights loaded; that model knows %d of %d points", shared, len(op_ids))
 
 
 def point_embeddings(module: DelayModule) -> PointEmbeddings:
-    """The point vectors a module holds, by kind."""
+    """The point vectors in a module, by kind."""
     shape = module.network.shape
     parts = torch.split(module.network.point_vectors[1:].cpu(), list(shape.embedding_dims.values()), dim=1)
     vectors = {kind: part.numpy().copy() for kind, part in zip(shape.embedding_dims, parts, strict=True)}
@@ -84,7 +85,7 @@ def point_embeddings(module: DelayModule) -> PointEmbeddings:
 
 
 def _input_differences(given: DelayModule, own: DelayModule) -> list[str]:
-    """`name: theirs → ours` of everything that gives the same numbers another meaning."""
+    """`name: theirs → ours` for every difference that gives the same numbers another meaning."""
 
     def inputs(module: DelayModule) -> dict[str, Any]:
         shape = module.network.shape

@@ -23,8 +23,8 @@ from transformer.features.statistics import Statistics
 class SnapshotDataModule(LightningDataModule):
     """Batches of the three splits.
 
-    The training instants and the history of an epoch depend on the seed and the epoch's number alone, so that a resumed
-    training sees what an uninterrupted one would have seen. The Trainer must reload training batches every epoch.
+    The training instants and the history of an epoch depend only on the seed and the epoch's number, so a resumed
+    training sees the same batches as an uninterrupted one. The Trainer must reload training batches every epoch.
     """
 
     def __init__(self, config: Config, split: Split, statistics: Statistics) -> None:
@@ -47,7 +47,7 @@ class SnapshotDataModule(LightningDataModule):
         if training.overfit_batches:
             count = training.overfit_batches * training.batch_size
         instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
-        varied = training.vary_history and not training.overfit_batches  # one batch stays what it was
+        varied = training.vary_history and not training.overfit_batches  # the same batches every epoch
         if varied and (folds := varied_folds(self.statistics, generator)):
             self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
         return self._loader("train", instants)
@@ -77,7 +77,7 @@ class SnapshotDataModule(LightningDataModule):
         )
         return DataLoader(
             batches,
-            batch_size=None,  # an item is a batch already
+            batch_size=None,  # each item is a batch already
             num_workers=training.num_workers,
             persistent_workers=False,  # training batches are reloaded every epoch
             pin_memory=torch.cuda.is_available(),

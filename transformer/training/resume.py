@@ -1,4 +1,4 @@
-"""Which settings may differ when a training is resumed."""
+"""The settings that may differ when a training is resumed, and the refusal of other changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer.errors import UserError
 from transformer.text import first_line
 from transformer.training.callbacks import History
 
-# Where and how a training runs may differ when it is resumed; what it computes may not.
+# A resumed training may run elsewhere and on other hardware, but must compute the same.
 _FREE_ON_RESUME = (
     "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.",
     "evaluation.", "search.", "compute.", "paths.",
@@ -22,23 +22,27 @@ _FREE_ON_RESUME = (
 
 
 def training_identity(config: Config, split: Split) -> dict[str, str]:
-    """What must stay the same for a training to be continued: the configuration that matters and the service dates."""
+    """The values that must be the same when a training is resumed: configuration that matters, and service dates."""
     values = {key: str(value) for key, value in flatten(to_dict(config)).items()}
     kept = {key: value for key, value in values.items() if not key.startswith(_FREE_ON_RESUME)}
     return {**kept, **{f"data.split.{name}": ", ".join(days) for name, days in split.as_dict().items()}}
 
 
 def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
-    """Raises UserError with every difference between this training and the one that wrote `checkpoint`."""
+    """Refuse a training that differs from the one that wrote `checkpoint`.
+
+    Raises:
+        UserError: there are differences; the error lists all of them.
+    """
     try:
         states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
         before: dict[str, str] = states[History.__qualname__]["identity"]
     except Exception as error:
-        raise UserError(f"{checkpoint} is no checkpoint of this model ({first_line(error)})") from None
+        raise UserError(f"{checkpoint} is not a checkpoint of this model ({first_line(error)})") from None
     changed = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
     if changed:
         listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
         raise UserError(
             f"resume: the configuration differs from that of the run: {listed}; "
-            "give the same, or set training.allow_changes_on_resume=true"
+            "use the same values, or set training.allow_changes_on_resume=true"
         )

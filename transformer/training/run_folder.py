@@ -1,6 +1,6 @@
-"""What a training was given, kept with its checkpoints: whoever uses the model needs no cache and no training data.
+"""The inputs of a training, stored with its checkpoints. To use the model, no cache and no training data are needed.
 
-Layout, the same in a run's local folder and among its MLflow artifacts: `config/config.yaml`, `checkpoints/best.ckpt`,
+Layout, the same in a run's local folder and in its MLflow artifacts: `config/config.yaml`, `checkpoints/best.ckpt`,
 `inputs/split.json`, `inputs/reference.json`, `inputs/statistics/` and `inputs/embeddings/`.
 """
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 INPUTS = "inputs"
 REFERENCE = "reference.json"
-# What makes a model and its inputs; where data and servers are, and what runs where, is no part of it.
+# Keys that define a model and its inputs. Locations of data and servers, and hardware, are not among them.
 MODEL_KEYS = (
     "data.timezone", "data.split.", "data.validation.", "data.snapshot.", "data.grid.", "data.statistics.",
     "embeddings.", "model.",
@@ -44,16 +44,16 @@ MODEL_KEYS = (
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Configuration, service dates, statistics and embeddings of one training, and what its data were like."""
+    """Configuration, service dates, statistics and embeddings of one training, and a profile of its data."""
 
     config: Config
     split: Split
     statistics: Statistics
     embeddings: Embeddings
-    reference: EventProfile | None  # of the training dates; None where an older training kept none
+    reference: EventProfile | None  # profile of the training dates; None in an older training
 
     def save(self, folder: Path) -> None:
-        """Write them into the run folder `folder`, in place of earlier ones."""
+        """Write the inputs into the run folder `folder`, in place of earlier ones."""
         write_text(folder / CONFIG_ARTIFACT, to_yaml(self.config))
         with atomic_folder(folder / INPUTS, replace=True) as temporary:
             write_json(temporary / "split.json", self.split.as_dict())
@@ -64,14 +64,14 @@ class TrainingInputs:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; of the configuration the MODEL_KEYS, everything else by default.
+        """Read the files of `save`. The configuration has the saved MODEL_KEYS; all other keys have their defaults.
 
         Raises:
             UserError: missing or damaged files.
         """
         inputs = folder / INPUTS
         if not inputs.is_dir():
-            raise UserError(f"{folder} holds no {INPUTS}/: it is of an older training; train the model again")
+            raise UserError(f"{folder} holds no {INPUTS}/, since an older release trained it; train the model again")
         days = read_json(inputs / "split.json")
         profile = inputs / REFERENCE
         return cls(
@@ -94,7 +94,7 @@ def _read_config(path: Path) -> Config:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; train the model again") from None
     except (yaml.YAMLError, ValueError, AttributeError):
-        raise UserError(f"{path} is no configuration; train the model again") from None
+        raise UserError(f"{path} is not a configuration; train the model again") from None
     return with_values(Config(), {key: value for key, value in values.items() if key.startswith(MODEL_KEYS)}, str(path))
 
 
@@ -102,7 +102,7 @@ def _read_config(path: Path) -> Config:
 class TrainedModel:
     """The best checkpoint of a run, and the inputs of its training."""
 
-    config: Config  # the run's own as far as it makes the model (MODEL_KEYS), everything else by default
+    config: Config  # the run's values for MODEL_KEYS, defaults for all other keys
     split: Split
     module: DelayModule
     statistics: Statistics
@@ -111,31 +111,31 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a run folder, or a copy of the run's artifacts; the layout stands above.
+        """Read a run folder, or a copy of the run's artifacts. The module's docstring describes the layout.
 
         Raises:
-            UserError: missing or damaged files, or files that are not of one training.
+            UserError: missing or damaged files, or files of different trainings.
         """
         module = load_module(folder / CHECKPOINTS / BEST)
         inputs = TrainingInputs.load(folder)
         if module.network.shape.op_ids != inputs.statistics.vocabulary.op_ids.tolist():
-            raise UserError(f"{folder}: checkpoint and statistics are of different trainings; train the model again")
+            raise UserError(f"{folder}: checkpoint and statistics are from different trainings; train the model again")
         return cls(inputs.config, inputs.split, module, inputs.statistics, inputs.embeddings, inputs.reference)
 
     def located(self, here: Config) -> Config:
-        """The run's own configuration, with data, servers and everything else that makes no model where `here` says.
+        """The configuration `here` (locations of data and servers, for example), with the run's values of MODEL_KEYS.
 
-        `data.split` names the dates that the run resolved. What differs from `here` is logged.
+        `data.split` names the dates that the run resolved. Differences from `here` are logged.
         """
         own, given = model_values(self.config), model_values(here)
         differing = [f"{key}={value} (given: {given[key]})" for key, value in own.items() if value != given[key]]
         if differing:
-            log.info("configuration: what the model was trained with counts: %s", ", ".join(differing))
+            log.info("configuration: the values of the training are used: %s", ", ".join(differing))
         days = {f"data.split.{name}": dates for name, dates in self.split.as_ranges().items()}
         return with_values(here, {**own, **days}, "configuration of the run")
 
     def module_for(self, timetable_edges: pl.DataFrame) -> DelayModule:
-        """The module for another timetable: points that had no vector get one from their neighbours in it.
+        """The module for another timetable. Points without a vector get one from their neighbours in that timetable.
 
         Args:
             timetable_edges: `graph.edge_counts` of the dates to predict.
@@ -147,21 +147,21 @@ class TrainedModel:
 
 
 def download_trained(run: RunLog, folder: Path) -> TrainedModel:
-    """The trained model of an MLflow run, its files fetched into `folder`.
+    """Fetch the files of an MLflow run into `folder`, and load the trained model from there.
 
     Raises:
-        UserError: no such run, no training of this program, no finished epoch, or a run that keeps no inputs.
+        UserError: the run does not exist, is no training of this program, or lacks a finished epoch or its inputs.
     """
     best = f"{CHECKPOINTS}/{BEST}"
     if not run.holds(CONFIG_ARTIFACT) and not run.holds(best):
         raise UserError(
-            f"MLflow run {run.run_id} is no training of this program: it holds no {CONFIG_ARTIFACT}; "
+            f"MLflow run {run.run_id} is not a training of this program: it holds no {CONFIG_ARTIFACT}; "
             "name a run that train-model has logged into"
         )
     run.download(best, folder)
     if not run.holds(INPUTS):
         raise UserError(
-            f"MLflow run {run.run_id} holds no {INPUTS}/: it is of an older training; train again, "
+            f"MLflow run {run.run_id} holds no {INPUTS}/, since an older release trained it; train again, "
             f"or add them with `train-model --run-id {run.run_id} --resume` and the configuration of the run"
         )
     run.download(CONFIG_ARTIFACT, folder)

@@ -43,11 +43,11 @@ from transformer.training.resume import refuse_changes, training_identity
 from transformer.training.run_folder import INPUTS, TrainingInputs
 
 log = logging.getLogger(__name__)
-# Lightning sets its own logger to INFO when imported; a task log is for what the pipeline says.
+# Lightning sets its own logger to INFO when imported, but a task log shows the pipeline's lines.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # snapshots need none
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # snapshots need no workers
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
-warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a retry, on purpose
+warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # true of every retry
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,18 @@ def train(
     callbacks: Sequence[Callback] = (),
     resumable: bool = True,
 ) -> TrainingResult:
-    """Train, leaving `best.ckpt`, `last.ckpt` and `history.json` in `folder/checkpoints` and in the MLflow run.
+    """Train, and write `best.ckpt`, `last.ckpt` and `history.json` to `folder/checkpoints` and to the MLflow run.
 
-    Before the first epoch both get what the training is given, so that whoever finds a checkpoint finds its inputs.
+    The inputs of the training are written to both before the first epoch, so every checkpoint has its inputs.
 
     Args:
-        warm_start: checkpoint whose weights to begin with.
-        resume: `last.ckpt` of the training to continue, optimizer, epoch and random numbers too.
-        callbacks: more of them, called after each epoch's row is in the history and before its checkpoint is saved.
+        warm_start: checkpoint whose weights the training begins with.
+        resume: `last.ckpt` of the training to continue, with its optimizer, epoch and random numbers.
+        callbacks: more callbacks; they run after the epoch's row is in the history, before its checkpoint is saved.
         resumable: copy `last.ckpt` to the MLflow run too.
 
     Raises:
-        UserError: a checkpoint that does not fit, hardware that is not there, or a training that diverges.
+        UserError: a checkpoint does not fit, the hardware is missing, or the training diverges.
     """
     training = config.training
     L.seed_everything(training.seed, workers=True, verbose=False)
@@ -123,12 +123,12 @@ def train(
         trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
     except Terminated:
         upload.copy_changed()
-        log.info("terminated after %d whole epochs; resume or retry continues from there", len(history.rows))
+        log.info("terminated after %d complete epochs; a resume or retry continues from there", len(history.rows))
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not history.rows:
-        raise UserError(f"training.max_epochs={training.max_epochs} is reached already; raise it to train on")
+        raise UserError(f"training.max_epochs={training.max_epochs} epochs are done already; raise it to train more")
     best = min(history.rows, key=lambda row: row["val_mae_s"])
     return TrainingResult(
         best_val_mae_s=best["val_mae_s"],
@@ -185,7 +185,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data module shares each batch out itself
+            use_distributed_sampler=False,  # the data module divides each batch among the processes itself
             reload_dataloaders_every_n_epochs=1,  # new random instants
             default_root_dir=target,
         )
@@ -200,7 +200,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
 def _hardware_message(training: TrainingConfig, error: Exception) -> str:
     return (
         f"training.accelerator={training.accelerator}, devices={training.devices}, strategy={training.strategy} "
-        f"cannot be had here ({first_line(error)}); use auto"
+        f"is not available here ({first_line(error)}); use auto"
     )
 
 

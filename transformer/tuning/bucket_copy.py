@@ -1,7 +1,7 @@
 """The SQLite file of a study and its copy in the bucket, `optuna/<file name>`.
 
-`<file>.s3.json` beside the file remembers the version of the copy that was last taken or sent: while the bucket holds
-that one, the file here is at least as new.
+`<file>.s3.json`, in the folder of the file, records the version of the copy that was last downloaded or uploaded. While
+the bucket holds that version, the local file is at least as new.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformer.tuning.lease import Lease
 log = logging.getLogger(__name__)
 
 FOLDER = "optuna"
-_COMPANIONS = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a database that was open when it crashed
+_COMPANIONS = ("", "-journal", "-wal", "-shm")  # the database, and the files that SQLite leaves after a crash
 
 
 class BucketCopy:
@@ -36,10 +36,10 @@ class BucketCopy:
         self._saved = False
 
     def fetch(self) -> None:
-        """Bring the copy here, unless the file here descends from it or there is none; another file is kept aside.
+        """Download the copy, unless the local file descends from it or there is none. Another local file is renamed.
 
         Raises:
-            UserError: the copy is no sound study database.
+            UserError: the copy is not a sound study database.
         """
         item = self._bucket.find(self.name)
         if item is None:
@@ -54,10 +54,10 @@ class BucketCopy:
         log.info("S3: %s downloaded to %s", self._bucket.address(self.name), self._path)
 
     def refuse_unknown(self) -> None:
-        """Refuse a copy that the file here does not descend from: saving would lose the trials it holds.
+        """Refuse if the local file does not descend from the copy: saving would lose the trials in the copy.
 
         Raises:
-            UserError: with the remedy.
+            UserError: it does not; the error names the remedy.
         """
         item = self._bucket.find(self.name)
         if item is None:
@@ -65,15 +65,15 @@ class BucketCopy:
         elif not self._descends_from(item):
             raise UserError(
                 f"{self._bucket.address(self.name)} holds trials that paths.optuna_db={self._path} may lack; set "
-                "data.download_data_from_s3=true to go on with them, or name another paths.optuna_db"
+                "data.download_data_from_s3=true to continue with them, or name another paths.optuna_db"
             )
 
     def save(self, lease: Lease) -> None:
-        """Put a consistent copy of the file, which may be in use, in place of the one in the bucket, in one step.
+        """Replace the copy in the bucket by a consistent copy of the file, in one step. The file may be in use.
 
         Raises:
-            ServiceError: the lease is another's, something else replaced the copy, or the bucket does not answer; the
-                copy in the bucket is then as it was.
+            ServiceError: another process has the lease or replaced the copy, or the bucket does not answer. Then the
+                copy in the bucket is unchanged.
         """
         lease.renew()
         temporary = f"{self.name}.{lease.token}.tmp"
@@ -85,7 +85,7 @@ class BucketCopy:
                 lease.renew()  # the upload may have taken long
                 etag = self._swap(temporary, sent)
             finally:
-                with suppress(UserError, ServiceError):  # `remove_leftovers` of the next writer will
+                with suppress(UserError, ServiceError):  # `remove_leftovers` of the next writer deletes it
                     self._bucket.delete(temporary)
         self._remember(etag)
         if not self._saved:
@@ -93,7 +93,7 @@ class BucketCopy:
         self._saved = True
 
     def remove_leftovers(self) -> None:
-        """Delete the temporary objects of writers that died. Only for the holder of the lease."""
+        """Delete the temporary objects of writers that died. Only the holder of the lease may call it."""
         for name in self._bucket.names(f"{self.name}."):
             if name.endswith(".tmp"):
                 self._bucket.delete(name)
@@ -104,13 +104,13 @@ class BucketCopy:
         if (current.etag if current else "") == known:
             if (etag := self._bucket.copy(temporary, self.name, replaces=known)) is not None:
                 return etag
-            # The answer may have been lost, and the repeated request found its own copy there.
+            # The answer may have been lost, so that the repeated request found its own copy.
             current = self._bucket.find(self.name)
             if current is not None and current.etag == sent:
                 return sent
         raise ServiceError(
-            f"{self._bucket.address(self.name)} was replaced or removed meanwhile, and not from here; "
-            "run the stage again to go on from what it is"
+            f"{self._bucket.address(self.name)} was replaced or removed by another process; "
+            "run the stage again to continue from its current version"
         )
 
     def _back_up(self, copy: Path) -> None:
@@ -130,17 +130,17 @@ class BucketCopy:
         if verdict != "ok":
             reason = " ".join(verdict.split())[:160]
             raise UserError(
-                f"{self._bucket.address(self.name)} is no sound study database ({reason}); restore an earlier version "
-                "of it, or remove it from the bucket"
+                f"{self._bucket.address(self.name)} is not a sound study database ({reason}); restore an earlier "
+                "version of it, or remove it from the bucket"
             )
 
     def _keep_aside(self) -> None:
-        """Rename the file here and what SQLite left beside it, which would be applied to whatever takes its place."""
+        """Rename the local file and SQLite's companion files, which SQLite would apply to the downloaded file."""
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         aside = self._path.with_name(f"{self._path.stem}.{stamp}{self._path.suffix}")
         if self._path.is_file():
             log.warning(
-                "S3: %s does not descend from %s, which takes its place; kept as %s",
+                "S3: %s does not descend from %s, which takes its place; the old file is now %s",
                 self._path,
                 self._bucket.address(self.name),
                 aside,
@@ -153,7 +153,7 @@ class BucketCopy:
         return self._path.is_file() and item.etag == self._known()
 
     def _known(self) -> str:
-        """ETag of the version that the file here descends from; "" when it descends from none."""
+        """ETag of the version that the local file descends from; "" if it descends from none."""
         with suppress(UserError):
             entry = read_json(self._record)
             if isinstance(entry, dict) and entry.get("object") == self._bucket.address(self.name):

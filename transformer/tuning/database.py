@@ -1,6 +1,6 @@
-"""Where a study is kept: a SQLite file with one writer and a copy in the bucket, or a PostgreSQL database for many.
+"""The database of a study: a SQLite file with one writer and a copy in the bucket, or PostgreSQL for many writers.
 
-The password of PostgreSQL's user comes from PGPASSWORD, which the client library reads by itself.
+The password of PostgreSQL's user comes from PGPASSWORD, which the client library reads itself.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ log = logging.getLogger(__name__)
 
 OnStale = Callable[[optuna.Study, FrozenTrial], None]
 
-_STALE_BEATS = 4  # heartbeats missed by a worker that is taken for dead
-# A bucket that is away must be noticed before the lease expires.
+_STALE_BEATS = 4  # missed heartbeats after which a worker counts as dead
+# The process must notice that the bucket does not answer before the lease expires.
 _TRANSFER = TransferSettings(attempts=3, connect_timeout_s=5.0, read_timeout_s=20.0)
-# A connection whose other end vanished ends within a minute, on either side: the server then frees its locks.
+# A connection whose other end vanished ends within a minute, on both sides. Then the server frees its locks.
 _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # s, s, times
 _SESSION = "; ".join(
     [
-        # Heartbeats are compared in the session's time zone: the same for every worker, and without summer time.
+        # Heartbeats are compared in the session's time zone. UTC is the same for every worker, without summer time.
         "SET TIME ZONE 'UTC'",
         *(f"SET tcp_{name} = {value}" for name, value in _KEEPALIVES.items()),
     ]
 )
-# libpq gives the reason of a refused connection as text alone.
+# libpq gives the reason of a refused connection only as text.
 _REFUSED = re.compile(r"authentication|password|does not exist|pg_hba\.conf|permission denied|not permitted")
 
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """How long who waits for whom."""
+    """Time limits of leases and locks."""
 
     lease: LeaseSettings = field(default_factory=LeaseSettings)
-    exclusive_within_s: float = 120.0  # another worker claims its trial in a second
+    exclusive_within_s: float = 120.0  # to wait for the lock; another worker claims its trial in a second
 
 
 def _nothing() -> None:
@@ -71,11 +71,11 @@ class StudyDatabase:
     """An open database of studies, to run trials."""
 
     storage: RDBStorage
-    # Whoever holds it is the only writer, so that every running trial in it was left by a process that died.
+    # This process is the only writer, so a process that died has left every running trial.
     alone: bool
-    # Lets one worker at a time through, on whichever host. Raises ServiceError when it does not get there in time.
+    # Only one worker on all hosts holds it at a time. Raises ServiceError if the worker waits too long.
     exclusively: Callable[[], AbstractContextManager[None]] = nullcontext
-    # Puts what the database holds into the bucket, where it is to be there. Raises ServiceError when it cannot.
+    # Saves the database to the bucket, if the configuration says so. Raises ServiceError if it fails.
     save: Callable[[], None] = _nothing
 
 
@@ -83,18 +83,18 @@ class StudyDatabase:
 def open_database(
     config: Config, holder: str, on_stale: OnStale, settings: DatabaseSettings | None = None
 ) -> Iterator[StudyDatabase]:
-    """The database of `search.storage_url`, or the SQLite file at `paths.optuna_db`, to run trials.
+    """Open the database of `search.storage_url`, or the SQLite file at `paths.optuna_db`, to run trials.
 
-    The file is this process's alone: on this machine, and with `data.save_results_to_s3` wherever else.
+    Only this process may write the file on this machine and, with `data.save_results_to_s3`, on any machine.
 
     Args:
-        holder: MLflow run of the study, "" = none. A process of the same run, such as a retry, takes the lease of the
-            file in the bucket over.
-        on_stale: called by `optuna.storages.fail_stale_trials` for each trial of PostgreSQL whose worker fell silent.
+        holder: MLflow run of the study, "" = none. A process of the same run, such as a retry, takes over the lease of
+            the file in the bucket.
+        on_stale: called by `optuna.storages.fail_stale_trials` for each trial in PostgreSQL without heartbeats.
 
     Raises:
-        OccupiedError: another process writes the file; names it and the remedy.
-        UserError: the server refuses address or password, or the file or its copy in the bucket is not sound.
+        OccupiedError: another process writes the file; the error names it and the remedy.
+        UserError: the server refuses address or password, or the file or its copy in the bucket is damaged.
         ServiceError: the server or the bucket does not answer.
     """
     settings = settings or DatabaseSettings()
@@ -109,13 +109,13 @@ def open_database(
 
 @contextmanager
 def read_database(config: Config) -> Iterator[RDBStorage]:
-    """The same database to report from, also while others write it; nothing is sent to the bucket.
+    """Open the same database to report from, also while other processes write it. Nothing is sent to the bucket.
 
-    With `data.download_data_from_s3` the bucket's copy takes the place of the SQLite file here, unless that descends
-    from it or is being written.
+    With `data.download_data_from_s3`, the bucket's copy takes the place of the local SQLite file, unless the file
+    descends from the copy or is being written.
 
     Raises:
-        UserError: there is no such database, or it is not sound.
+        UserError: the database does not exist, or is damaged.
         ServiceError: the server or the bucket does not answer.
     """
     if config.search.storage_url:
@@ -128,31 +128,31 @@ def read_database(config: Config) -> Iterator[RDBStorage]:
             with only_writer_here(path, ""):
                 BucketCopy(path, Bucket.from_config(config.data, _TRANSFER)).fetch()
         except OccupiedError as occupied:
-            log.info("%s; read as it is", str(occupied).partition(";")[0])
+            log.info("%s; the local file is read without a download", str(occupied).partition(";")[0])
     if not path.is_file():
         raise UserError(
-            f"paths.optuna_db={path} does not exist; run a study first, or set data.download_data_from_s3=true where "
-            "the bucket holds it"
+            f"paths.optuna_db={path} does not exist; run a study first, or set data.download_data_from_s3=true if the "
+            "bucket holds it"
         )
     with _storage(config) as storage:
         yield storage
 
 
 def beat(storage: RDBStorage, trial_id: int) -> None:
-    """Record a heartbeat of the trial; nothing where the storage has none. A database that is away is no error."""
+    """Record a heartbeat of the trial, if the storage has heartbeats. A failure is only logged."""
     if storage.get_heartbeat_interval() is None:
         return
     try:
         storage.record_heartbeat(trial_id)
-    except Exception as error:  # whatever it is, the trial itself goes on
+    except Exception as error:  # no error of a heartbeat may end the trial
         log.warning("no heartbeat of the trial: %s", _reason(error))
 
 
 @contextmanager
 def beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
-    """Record a heartbeat of the trial now and at every interval of the storage; nothing where it has none.
+    """Record a heartbeat of the trial now and at every interval, if the storage has heartbeats.
 
-    Optuna does so in `Study.optimize` alone. A database that is away is tried again at the next beat.
+    Optuna does this only in `Study.optimize`. After an error, the next beat tries again.
     """
     interval_s = storage.get_heartbeat_interval()
     if interval_s is None:
@@ -176,15 +176,15 @@ def beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
 
 @contextmanager
 def database_errors(config: Config) -> Iterator[None]:
-    """Turn what Optuna's storage and SQLAlchemy raise into one line that names the database, without its password.
+    """Turn errors of Optuna's storage and of SQLAlchemy into one line that names the database, without its password.
 
     Raises:
-        UserError: the server refuses, or the file is no database.
-        ServiceError: anything else.
+        UserError: the server refuses, or the file is not a database.
+        ServiceError: any other error.
     """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:  # their own texts may hold the whole address
+    except (SQLAlchemyError, StorageInternalError) as error:  # their text may hold the address with the password
         raise _explained(config, error) from None
 
 
@@ -223,21 +223,21 @@ def _open_postgresql(config: Config, on_stale: OnStale, settings: DatabaseSettin
 
 @contextmanager
 def _storage(config: Config, **heartbeats: Any) -> Iterator[RDBStorage]:
-    """Optuna's storage with its tables, disconnected at the end."""
+    """Optuna's storage with its tables. It is disconnected at the end."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     creating: AbstractContextManager[None] = nullcontext()
     if url := config.search.storage_url:
-        # Workers that start at the same instant would create the same tables.
+        # Without the lock, workers that start at the same instant would create the same tables.
         creating = _advisory_lock(config, "tables", DatabaseSettings.exclusive_within_s)
         engine = {**_postgresql_engine(), "pool_pre_ping": True}
     else:
         url = sqlalchemy.URL.create("sqlite", database=str(Path(config.paths.optuna_db).resolve())).render_as_string()
-        engine = {"connect_args": {"timeout": 60.0}}  # s that a writer waits for a reader such as the dashboard
+        engine = {"connect_args": {"timeout": 60.0}}  # s for which a writer waits for a reader, such as the dashboard
     with creating, database_errors(config), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are experimental
         try:
             storage = RDBStorage(url, engine, **heartbeats)
-        except RuntimeError as error:  # tables of another Optuna; its text says how to upgrade them
+        except RuntimeError as error:  # tables of another version of Optuna; the error says how to upgrade them
             raise UserError(f"{_address(config)}: {error}") from None
     try:
         yield storage
@@ -261,12 +261,12 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 @contextmanager
 def _advisory_lock(config: Config, what: str, within_s: float) -> Iterator[None]:
-    """Hold a lock named `what` of the whole database, which ends with the connection, however that ends.
+    """Hold the lock `what` of the whole database. The lock ends with the connection, also if the process is killed.
 
-    The lock is a transaction's and not a session's, so that a connection pooler in between cannot part them.
+    The lock belongs to a transaction and not to a session, so it also works through a connection pooler.
 
     Raises:
-        ServiceError: another kept it for `within_s`, or the connection broke while it was held.
+        ServiceError: another worker kept the lock for `within_s`, or the connection broke while the lock was held.
     """
     key = int(content_hash("train delays", what), 16) - 2**63  # any signed 64-bit number
     with database_errors(config):
@@ -294,7 +294,7 @@ def _explained(config: Config, error: BaseException) -> UserError | ServiceError
     cause, where, reason = _cause(error), _address(config), _reason(error)
     if not config.search.storage_url:
         if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
-            return UserError(f"{where} is no sound SQLite database ({reason}); restore or remove it")
+            return UserError(f"{where} is not a sound SQLite database ({reason}); restore or remove it")
         return ServiceError(f"{where} cannot be used ({reason}); check its folder and the disk, then run again")
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return UserError(f"{where}: {reason}; let its user create tables there, GRANT CREATE ON SCHEMA public TO …")
@@ -306,7 +306,7 @@ def _explained(config: Config, error: BaseException) -> UserError | ServiceError
 
 def _address(config: Config) -> str:
     url = config.search.storage_url
-    # Options behind the ? may hold a password too.
+    # Options after the ? may hold a password too.
     address = str(redact(url)).partition("?")[0]
     return f"search.storage_url={address}" if url else f"paths.optuna_db={config.paths.optuna_db}"
 

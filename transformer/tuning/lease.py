@@ -1,8 +1,8 @@
-"""Who may write the SQLite file of a study: one process on a machine, and one anywhere for the copy in the bucket.
+"""The right to write the SQLite file of a study: for one process per machine, and one in all for the bucket's copy.
 
-On a machine the kernel keeps order: a lock on a file ends with its process. In a bucket it is a lease: an object that
-its holder renews, made and renewed on the condition that nobody else wrote it in between. It expires by the service's
-clock alone, so that wrong clocks do not matter.
+On a machine, the kernel's lock on a file gives the right. The lock ends with its process. For the bucket, a lease gives
+the right. It is an object that its holder writes and renews, each time on the condition that no other process has
+written it. The lease expires by the clock of the service, so wrong clocks of machines do not matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OccupiedError(UserError):
 
 @dataclass(frozen=True)
 class LeaseSettings:
-    """How often a lease is renewed, and after how long without that it is anybody's."""
+    """Interval of renewal, and the time without renewal after which another process may take the lease."""
 
     renew_every_s: float = 30.0
     expires_after_s: float = 180.0
@@ -41,12 +41,12 @@ class LeaseSettings:
 
 @dataclass(frozen=True)
 class Writer:
-    """A process that writes a study database, as it tells others."""
+    """A process that writes a study database, as other processes see it."""
 
     holder: str  # MLflow run of its study, "" = none
     host: str
     pid: int
-    token: str  # of this process and opening alone
+    token: str  # unique to this process and this opening
     since: str
 
     @classmethod
@@ -71,10 +71,10 @@ class Writer:
 
 @contextmanager
 def only_writer_here(path: Path, holder: str) -> Iterator[None]:
-    """Keep every other process of this machine from writing `path`; ends with the process, however that ends.
+    """Keep every other process of this machine from writing `path`. A kill of this process ends the lock too.
 
     Raises:
-        OccupiedError: there is one; names it.
+        OccupiedError: another process writes `path`; the error names that process.
         UserError: the folder cannot be written.
     """
     try:
@@ -97,11 +97,11 @@ def only_writer_here(path: Path, holder: str) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)  # the file itself stays: another process may be about to lock it
+            file.truncate(0)  # the file stays, because another process may be about to lock it
 
 
 class Lease:
-    """The right to write one object, kept in another that names the holder. Made by `leased`."""
+    """The right to write one object. A second object names the holder. `leased` creates it."""
 
     def __init__(self, bucket: Bucket, name: str, holder: str, settings: LeaseSettings) -> None:
         self.token = (writer := Writer.here(holder)).token
@@ -109,14 +109,14 @@ class Lease:
         self._bucket = bucket
         self._name = name
         self._settings = settings
-        self._lost = ""  # why, once it is
+        self._lost = ""  # the reason, once the lease is lost
         self._renewing = threading.Lock()
 
     def acquire(self) -> None:
-        """Take the lease if it is free, expired or of the same holder.
+        """Take the lease if it is free, has expired or belongs to the same holder.
 
         Raises:
-            OccupiedError: another has it; names it.
+            OccupiedError: another process has the lease; the error names that process.
         """
         stored = self._bucket.read_text(self._name)
         if stored is not None:
@@ -125,45 +125,45 @@ class Lease:
             same_study = self._writer.holder != "" and first.holder == self._writer.holder
             if left_s > 0 and not same_study:
                 raise self._occupied(first, left_s)
-            log.warning("S3: %s taken over from %s", self._bucket.address(self._name), first)
+            log.warning("S3: %s is taken over from %s", self._bucket.address(self._name), first)
         self._bucket.write_text(self._name, self._writer.to_text(), stored.etag if stored else "")
-        # Read back: another may have been faster, or the service may ignore conditions.
+        # Read it back: another process may have been faster, or the service may ignore conditions.
         stored = self._bucket.read_text(self._name)
         first = Writer.from_text(stored.text if stored else "")
         if first.token != self.token:
             raise self._occupied(first, self._settings.expires_after_s)
 
     def renew(self) -> None:
-        """Make sure that the lease is still this process's, from now on for its whole time.
+        """Renew the lease, for its whole time from now on.
 
-        One that expired meanwhile and that nobody took is this process's again.
+        A lease that expired, but that no other process took, belongs to this process again.
 
         Raises:
-            ServiceError: another took it, for good; or the service does not answer.
+            ServiceError: another process took the lease for good, or the service does not answer.
         """
         with self._renewing:
-            for _ in range(2):  # again when an answer was lost and the repeated request found itself too late
+            for _ in range(2):  # the second time, if an answer was lost and the repeated request was refused
                 if self._lost:
                     break
                 stored = self._bucket.read_text(self._name)
                 first = Writer.from_text(stored.text if stored else "")
                 if stored is None:
-                    self._lost = "was removed by somebody"
+                    self._lost = "was removed by another process"
                 elif first.token != self.token:
                     self._lost = f"was taken over by {first}"
                 elif self._bucket.write_text(self._name, self._writer.to_text(), stored.etag):
                     return
             lost = self._lost or "could not be renewed"
-        raise ServiceError(f"{self._bucket.address(self._name)} {lost}; nothing is saved from here any more")
+        raise ServiceError(f"{self._bucket.address(self._name)} {lost}; this process saves nothing any more")
 
     def release(self) -> None:
-        """Give the lease back if it is still this process's."""
+        """Give the lease back if this process still has it."""
         stored = self._bucket.read_text(self._name)
         if stored is not None and Writer.from_text(stored.text).token == self.token:
             self._bucket.delete(self._name, stored.etag)
 
     def keep(self, stop: threading.Event) -> None:
-        """Renew the lease until `stop` or until it is another's; a service that is away is tried again and again."""
+        """Renew the lease until `stop`, or until another process has it. Errors of the service are tried again."""
         away = False
         while not self._lost and not stop.wait(self._settings.renew_every_s):
             try:
@@ -176,17 +176,17 @@ class Lease:
 
     def _occupied(self, first: Writer, left_s: float) -> OccupiedError:
         return OccupiedError(
-            f"{self._bucket.address(self._name)}: the study database is being written by {first}; wait until it ends "
+            f"{self._bucket.address(self._name)}: the study database is being written by {first}; wait until it ends, "
             f"or stop it; if it is dead, its lease expires in {max(left_s, 1):.0f} s"
         )
 
 
 @contextmanager
 def leased(bucket: Bucket, name: str, holder: str, settings: LeaseSettings) -> Iterator[Lease]:
-    """Hold the lease `name`; a process of the same non-empty `holder` takes it over at once, any other when it expired.
+    """Hold the lease `name`. A process of the same non-empty `holder` takes it over at once, others after it expired.
 
     Raises:
-        OccupiedError: another has it; names holder, host, since when, and when it would expire.
+        OccupiedError: another process has it; the error names holder, host, since when, and when the lease expires.
     """
     lease = Lease(bucket, name, holder, settings)
     lease.acquire()

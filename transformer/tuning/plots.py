@@ -1,8 +1,8 @@
-"""Figures of a study: how it went, what its trials were, and which parameters mattered.
+"""Figures of a study: its history, its trials, and the importance of its parameters.
 
-They are drawn here and not by `optuna.visualization.matplotlib`, which restyles matplotlib for the whole process and
-writes names over each other from about six parameters on. Values are validation MAE in seconds, lower is better. Every
-function returns a `matplotlib.figure.Figure` made through the object API, as those of an evaluation do.
+They are not drawn by `optuna.visualization.matplotlib`, because that restyles matplotlib for the whole process, and
+its labels overlap from about six parameters on. Values are validation MAE in seconds; lower is better. Every function
+returns a `matplotlib.figure.Figure` made through the object API, like the figures of an evaluation.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ DEFAULTS_COLOUR = "#009E73"
 
 _MAE = "validation MAE (s)"
 _COLUMNS_OF_SLICES = 4
-_LEGEND_COLUMN = 2.6  # inches that the longest label takes
+_LEGEND_COLUMN = 2.6  # width of the longest label, inches
 _MISSING = -0.14  # height of a parameter that a trial did not search, below an axis from 0 to 1
 
 
 class EmptyFigureError(ValueError):
-    """Says why a figure would be empty."""
+    """A figure would be empty. The message gives the reason."""
 
 
 def history(trials: StudyTrials) -> Figure:
-    """The value of each trial in the order they were begun, the best so far, and the defaults' value."""
+    """The value of each trial in the order of their start, the best so far, and the value of the defaults."""
     figure, axes = new_figure((9, 5))
     limits = _limit_values(axes, trials)
     _scatter(axes, trials.complete, limits, [trial.number for trial in trials.complete], label="complete")
@@ -101,7 +101,7 @@ def history(trials: StudyTrials) -> Figure:
 
 
 def parallel_coordinates(trials: StudyTrials) -> Figure:
-    """A line per complete trial through its value of each parameter to its validation MAE; the darker, the better."""
+    """A line per complete trial, through its value of each parameter to its validation MAE. Darker is better."""
     scales = _scales(trials)
     width = len(scales)
     figure = Figure(figsize=(2.5 + 1.25 * max(width, 3), 5.5), layout="constrained")
@@ -156,12 +156,12 @@ def parallel_coordinates(trials: StudyTrials) -> Figure:
 
 
 def importance_bars(shares: Mapping[str, float], left_out: Sequence[str], basis: str) -> Figure:
-    """How much of the variation each parameter explains by itself.
+    """The share of the variation that each parameter alone explains.
 
     Args:
-        shares: of the variation, 0 to 1, by key, the largest first.
+        shares: share of the variation (0 to 1) by key, the largest first.
         left_out: keys that were not judged, since not every trial has them.
-        basis: what the shares stand on.
+        basis: the trials behind the shares, as text.
     """
     names = _short_names([*shares, *left_out])
     figure, axes = new_figure((9, 1.8 + 0.38 * len(shares)))
@@ -182,7 +182,7 @@ def importance_bars(shares: Mapping[str, float], left_out: Sequence[str], basis:
 
 
 def slices(trials: StudyTrials) -> Figure:
-    """The value of every trial against each parameter, a panel each."""
+    """The value of every trial against each parameter, in one panel per parameter."""
     scales = _scales(trials)
     columns = min(len(scales), _COLUMNS_OF_SLICES)
     rows = math.ceil(len(scales) / columns)
@@ -226,12 +226,12 @@ def _slice(axes: Axes, trials: StudyTrials, scale: _Scale) -> None:
 
 
 def intermediate_values(trials: StudyTrials) -> Figure:
-    """Validation MAE after each epoch of every trial; pruned and failed ones end early."""
+    """Validation MAE after each epoch of every trial. Pruned and failed trials end early."""
     reporting = [trial for trial in trials.all if trial.intermediate_values and trial.number not in trials.retried]
     if not reporting:
         raise EmptyFigureError("no trial has reported an epoch")
     figure, axes = new_figure((9, 5.5))
-    looks: dict[str, dict[str, Any]] = {  # those drawn later lie on top
+    looks: dict[str, dict[str, Any]] = {  # later ones are drawn on top
         "running": {"color": NEUTRAL_COLOUR, "linestyle": ":"},
         "pruned": {"color": NEUTRAL_COLOUR, "linestyle": "--", "alpha": 0.7, "marker": "x"},
         "failed": {"color": TRANSLATION_COLOUR, "linestyle": ":", "marker": "x"},
@@ -248,7 +248,7 @@ def intermediate_values(trials: StudyTrials) -> Figure:
             epochs, values = zip(*sorted(trial.intermediate_values.items()), strict=True)
             label = "_" if trial is not group[0] else name if len(group) > 1 else f"{name}: trial {trial.number}"
             axes.plot(epochs, values, **{"linewidth": 1.0, **looks[name]}, markevery=[-1], label=label)
-    # The first epochs are far from the last, and of a training that went astray all: the usual first one ends the axis.
+    # First epochs are far from last ones, and a diverged training is far off in all. The usual first one ends the axis.
     low, high = _limits(trials)
     firsts = [trial.intermediate_values[min(trial.intermediate_values)] for trial in reporting]
     finite = [value for value in firsts if math.isfinite(value)] or [high]
@@ -263,13 +263,13 @@ def intermediate_values(trials: StudyTrials) -> Figure:
 
 
 def _limits(trials: StudyTrials) -> tuple[float, float]:
-    """Ends of an axis of values: the best one, and the worst that did not go astray or is the defaults'."""
+    """Ends of an axis of values: the best value, and the worst that is no outlier or belongs to the defaults."""
     low, high = value_of(trials.best), max(trials.top, value_of(trials.defaults or trials.best))
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def _limit_values(axes: Axes, trials: StudyTrials) -> tuple[float, float]:
-    """End the axis of values where `_limits` says, with room for markers, and return its ends."""
+    """End the axis of values at `_limits`, with room for markers, and return these limits."""
     low, high = _limits(trials)
     axes.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
     return low, high
@@ -285,10 +285,10 @@ def _scatter(
     hollow: bool = False,
     last: int = 0,
 ) -> None:
-    """A dot per trial, a triangle above the others for one beyond the limits.
+    """A dot per trial. A trial beyond the limits is a triangle above the others.
 
     Args:
-        last: number of the last trial: the later, the darker; 0 = all alike.
+        last: number of the last trial; later trials are darker; 0 = all have the same shade.
     """
     places = np.asarray(xs, dtype=np.float64)
     values = np.array([value_of(trial) for trial in trials], dtype=np.float64)
@@ -311,7 +311,7 @@ def _scatter(
 
 
 def _shades(trials: StudyTrials) -> NDArray[np.float64]:
-    """A colour per complete trial, dark for the best."""
+    """A colour per complete trial; the best is dark."""
     low, high = _limits(trials)
     values = np.clip([value_of(trial) for trial in trials.complete], low, high)
     return np.asarray(colormaps["viridis"]((values - low) / (high - low)))
@@ -322,7 +322,7 @@ def _counts(trials: StudyTrials) -> str:
 
 
 def _legend_below(figure: Figure) -> None:
-    """One legend for all axes of the figure, outside, where it hides no data."""
+    """One legend for all axes of the figure, outside the axes, where it hides no data."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -333,11 +333,11 @@ def _legend_below(figure: Figure) -> None:
 
 @dataclass(frozen=True)
 class _Scale:
-    """How the values of one parameter lie on an axis from 0 to 1."""
+    """The places of one parameter's values on an axis from 0 to 1."""
 
     key: str
     name: str
-    choices: tuple[Any, ...]  # of a categorical parameter
+    choices: tuple[Any, ...]  # empty unless the parameter is categorical
     low: float
     high: float
     log: bool
@@ -348,7 +348,7 @@ class _Scale:
         return np.array([_MISSING if value is None else self._height(value) for value in values], dtype=np.float64)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of the marks on the axis: every choice, else a handful of round numbers."""
+        """Place and label of the marks on the axis: every choice, or a few round numbers."""
         if self.choices:
             return [(self._height(choice), value_text(choice)) for choice in self.choices]
         return [(self._height(tick), f"{tick:g}") for tick in self._round_numbers()]
@@ -377,7 +377,7 @@ class _Scale:
 
 
 def _scales(trials: StudyTrials) -> list[_Scale]:
-    """A scale for each searched parameter, by key."""
+    """A scale for each searched parameter, in the order of the keys."""
     distributions: dict[str, BaseDistribution] = {}
     values: dict[str, list[Any]] = {}
     for trial in trials.judged:
@@ -406,7 +406,7 @@ def _scale(key: str, name: str, distribution: BaseDistribution, values: Sequence
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key without its group, `loss.name` for `training.loss.name`, where that is one key's name only."""
+    """Each key without its group, such as `loss.name` for `training.loss.name`, unless two keys would be the same."""
     names = {key: key.partition(".")[2] or key for key in keys}
     counts = Counter(names.values())
     return {key: name if counts[name] == 1 else key for key, name in names.items()}

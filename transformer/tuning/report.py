@@ -1,6 +1,6 @@
-"""The written result of a study: a table for people, figures, every trial as a line, and the winner's exact conf.
+"""The report of a study: a text for people, figures, a table of all trials, and the exact conf of the best trial.
 
-Values are validation MAE in seconds, lower is better.
+Values are validation MAE in seconds; lower is better.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from transformer.tuning.trials import (
 )
 
 BEST_SHOWN = 5  # trials in the text
-FOREST_SEED = 0  # of fANOVA's random forest: the same study gives the same importances
-# Complete trials that importances need: of nine parameters, the one that mattered most came out first from 25 trials,
-# second or third from 12, and anywhere from 8.
+FOREST_SEED = 0  # seed of fANOVA's random forest, so the same study gives the same importances
+# Number of complete trials that importances need. The most important of nine parameters was ranked first with 25
+# trials, second or third with 12, and anywhere with 8.
 RELIABLE = 20
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class StudyReport:
     text: str  # for the terminal and the task log
-    metrics: dict[str, float]  # of the study's MLflow run
+    metrics: dict[str, float]  # for the study's MLflow run
     best_trial: int
     best_overrides: list[str]  # `key=value`, as `--set` and the DAGs' `overrides` take them
 
@@ -66,12 +66,12 @@ class StudyReport:
 def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides: Sequence[str]) -> StudyReport:
     """Write `report.txt`, `best.json`, `trials.csv` and five figures of a study to `target`, each file atomically.
 
-    A figure that has nothing to show is left out, and the log says why. The same study gives the same files.
+    A figure with nothing to show is left out, and the log gives the reason. The same study gives the same files.
 
     Args:
         study: minimises the validation MAE, in seconds.
-        env: environment the study ran in, for the command that trains the winner.
-        overrides: those the study ran with; the ones of `search` are not repeated in that command.
+        env: environment of the study, for the command that trains the best trial's values.
+        overrides: overrides of the study; the command does not repeat those of group `search`.
 
     Raises:
         UserError: no trial completed.
@@ -99,7 +99,11 @@ def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides
 
 
 def _refuse_none_complete(name: str, trials: StudyTrials) -> None:
-    """Raises UserError where no trial has a finite value."""
+    """Refuse a study without a finite value.
+
+    Raises:
+        UserError: no complete trial has a finite value.
+    """
     if trials.complete and math.isfinite(value_of(trials.best)):
         return
     failed, pruned = trials.failed, trials.pruned
@@ -115,7 +119,7 @@ def _refuse_none_complete(name: str, trials: StudyTrials) -> None:
 
 
 def _skill(trial: FrozenTrial) -> float | None:
-    """1 − MAE / MAE of translation on the same rows, where it is known."""
+    """1 − MAE / MAE of translation on the same rows; None if the latter is unknown or 0."""
     translation = trial.user_attrs.get(TRANSLATION_MAE)
     return 1 - value_of(trial) / translation if translation else None
 
@@ -126,9 +130,9 @@ def _group(override: str) -> str:
 
 
 def _commands(conf: Mapping[str, Any]) -> list[str]:
-    """Lines for a shell that train with the winner's values."""
+    """Shell commands that train with the best trial's values."""
     lines = [f"airflow dags trigger model_training --conf {shlex.quote(json.dumps(conf, ensure_ascii=False))}"]
-    # `make train` knows no warm start, splits SET at spaces, and the shell behind it at quotes.
+    # `make train` has no warm start, it splits SET at spaces, and its shell splits SET at quotes.
     if WARM_START not in conf and all(re.fullmatch(r"[\w.,:/=+\"\[\]@-]+", override) for override in conf["overrides"]):
         lines.append(f"make train ENV={shlex.quote(conf['env'])} SET={shlex.quote(' '.join(conf['overrides']))}")
     return lines
@@ -137,17 +141,17 @@ def _commands(conf: Mapping[str, Any]) -> list[str]:
 # --- numbers and text ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Importances:
-    """Share of the variation of the validation MAE that each parameter explains by itself, the largest first."""
+    """Share of the variation of the validation MAE that each parameter alone explains, the largest first."""
 
     shares: dict[str, float]
-    left_out: list[str]  # keys that some complete trial did not have
-    missing: str = ""  # why there are none
+    left_out: list[str]  # keys that at least one complete trial lacks
+    missing: str = ""  # reason if there are no shares
 
 
 def _importances(study: optuna.Study, trials: StudyTrials) -> _Importances:
-    # fANOVA rather than Optuna's default PED-ANOVA, which also judges conditional parameters. Of 11 parameters, with
-    # one that decides everything and 25 complete trials, fANOVA gave that one 99 % and PED-ANOVA 5 %; on pure noise
-    # PED-ANOVA gave 43 % to a parameter that a few trials had. A study has tens of trials, PED-ANOVA wants hundreds.
+    # This is fANOVA and not Optuna's default PED-ANOVA, although PED-ANOVA also judges conditional parameters. In a
+    # test with 25 complete trials, one of 11 parameters decided everything: fANOVA gave it 99 %, PED-ANOVA 5 %. On pure
+    # noise PED-ANOVA gave 43 % to a parameter that few trials had. PED-ANOVA needs hundreds of trials; a study tens.
     searched = {key for trial in trials.complete for key in trial.params}
     common = {key for key in searched if all(key in trial.params for trial in trials.complete)}
     left_out = sorted(searched - common)
@@ -161,7 +165,7 @@ def _importances(study: optuna.Study, trials: StudyTrials) -> _Importances:
         shares = get_param_importances(
             study, evaluator=FanovaImportanceEvaluator(seed=FOREST_SEED), target=lambda trial: min(value_of(trial), top)
         )
-    except RuntimeError:  # of fANOVA, for want of variance
+    except RuntimeError:  # fANOVA needs variance
         return _Importances({}, left_out, missing="the complete trials do not differ")
     ordered = sorted(shares.items(), key=lambda share: (-share[1], share[0]))
     return _Importances({key: float(share) for key, share in ordered}, left_out)
@@ -182,7 +186,7 @@ def _metrics(trials: StudyTrials, importances: _Importances) -> dict[str, float]
 
 
 def _text(name: str, trials: StudyTrials, importances: _Importances, conf: Mapping[str, Any]) -> str:
-    """Plain text: how the study went, the best values, what matters, the best trials, the commands."""
+    """Plain text: summary, best values, importances, best trials, commands."""
     blocks = [
         _headline(name, trials),
         _value_lines(trials),
@@ -220,7 +224,7 @@ def _headline(name: str, trials: StudyTrials) -> list[str]:
 
 
 def _value_lines(trials: StudyTrials) -> list[str]:
-    """The best values beside the defaults'; a dash for a key that the trial did not search."""
+    """The best values, and next to them those of the defaults; a dash for a key that the trial did not search."""
     columns = {f"best ({trials.best.number})": params_of(trials.best)}
     if trials.defaults is not None and trials.defaults is not trials.best:
         columns[f"defaults ({trials.defaults.number})"] = params_of(trials.defaults)
@@ -241,11 +245,9 @@ def _importance_lines(trials: StudyTrials, importances: _Importances) -> list[st
 
 
 def _basis(trials: StudyTrials) -> str:
-    """What importances stand on."""
+    """The number of trials behind the importances."""
     n = len(trials.complete)
-    return f"from {n:,} complete trials" + (
-        "" if n >= RELIABLE else f"; fewer than {RELIABLE} give no more than a hint"
-    )
+    return f"from {n:,} complete trials" + ("" if n >= RELIABLE else f"; fewer than {RELIABLE} are only a hint")
 
 
 def _best_lines(trials: StudyTrials) -> list[str]:
@@ -266,7 +268,7 @@ def _best_lines(trials: StudyTrials) -> list[str]:
 
 
 def _table(trials: StudyTrials) -> pl.DataFrame:
-    """One line per trial, in the order they were begun."""
+    """One row per trial, in the order of their start."""
     schema = {
         "number": pl.Int64,
         "state": pl.String,
@@ -304,7 +306,7 @@ def _write_figures(folder: Path, trials: StudyTrials, importances: _Importances)
     }
     for name, draw in figures.items():
         path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)  # of an earlier report; one that is now left out must not stay
+        path.unlink(missing_ok=True)  # the figure of an earlier report must not stay if this one is left out
         try:
             figure = draw()
         except plots.EmptyFigureError as reason:

@@ -1,6 +1,6 @@
-"""The search space: what `search.space` says, checked before the first trial. Imports no Optuna.
+"""The search space of `search.space`, checked before the first trial. Imports no Optuna.
 
-An entry names one configuration key and its values; whether its numbers are whole, the schema says:
+An entry names one configuration key and its values. The schema says whether its numbers are whole:
 
     space:
       - {key: model.d_model, choices: [64, 128, 192]}                                    # categorical
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     import optuna
 
 SOURCE = "search.space"
-MAX_COMBINATIONS = 100_000  # of keys that must fit each other; checking so many takes about a second
+MAX_COMBINATIONS = 100_000  # values of keys that must fit each other; to check so many takes about a second
 
-# Trials are compared on the same rows, and none chooses where it runs.
+# A trial must not choose where it runs, and all trials must be compared on the same rows.
 _WHERE = (
     "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "paths.", "compute.",
     "search.", "evaluation.", "training.mlflow.", "training.accelerator", "training.devices", "training.strategy",
@@ -51,14 +51,14 @@ _WHERE = (
 )  # fmt: skip
 _ROWS = ("data.split.", "data.validation.", "data.grid.", "data.timezone", "data.snapshot.", "training.overfit_batches")
 _INPUTS_ONLY = ("data.snapshot.n_prev",)
-# What the weights of another run have learned to read; only these keys of the model are not of its shape.
+# Keys that the weights of a warm start depend on, except `_SHAPELESS`.
 _SHAPE = ("model.", "embeddings.", "data.snapshot.")
 _SHAPELESS = ("model.dropout",)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Another key of the space and the values of it that make a parameter worth searching."""
+    """Another key of the space, and those of its values with which a parameter is searched."""
 
     key: str
     values: tuple[Any, ...]
@@ -69,7 +69,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One searched key. `choices`, or numbers from `low` to `high`, both included."""
+    """One searched key: `choices`, or numbers from `low` to `high` (both included)."""
 
     key: str
     choices: tuple[Any, ...] = ()
@@ -108,7 +108,7 @@ class Parameter:
         return self.step is None or is_whole((value - self.low) / self.step)
 
     def candidates(self) -> Sequence[Any]:
-        """Every value, of continuous numbers the ends."""
+        """Every value; for continuous numbers, both ends."""
         if self.choices:
             return self.choices
         if self.whole:
@@ -118,13 +118,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Parameters in the order they are searched, and the configuration's own value of each key."""
+    """Parameters in the order of the search, and the configuration's own value of each key."""
 
     parameters: tuple[Parameter, ...]
     own: Mapping[str, Any]
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Values of one trial by key; keys whose condition does not hold are left out and keep their own."""
+        """Values of one trial by key. Keys whose condition does not hold are left out, and keep their own value."""
         chosen: dict[str, Any] = {}
         for parameter in self.parameters:
             if self._active(parameter, chosen):
@@ -132,16 +132,16 @@ class SearchSpace:
         return chosen
 
     def own_values(self) -> dict[str, Any]:
-        """The configuration's own values of the keys that a trial with them would search."""
+        """The configuration's own values of the keys that a trial with these values would search."""
         return {p.key: self.own[p.key] for p in self.parameters if self._active(p, {})}
 
     def outside(self) -> list[str]:
-        """`key=value` of each own value that the space does not hold."""
+        """`key=value` for each own value that is not in the space."""
         by_key = {p.key: p for p in self.parameters}
         return [f"{key}={show(value)}" for key, value in self.own_values().items() if not by_key[key].holds(value)]
 
     def describe(self) -> dict[str, str]:
-        """What is searched, by key, for people and to tell spaces apart."""
+        """The searched values by key, as text for people and to compare spaces."""
         return {parameter.key: str(parameter) for parameter in self.parameters}
 
     def _active(self, parameter: Parameter, chosen: Mapping[str, Any]) -> bool:
@@ -149,7 +149,7 @@ class SearchSpace:
         return condition is None or chosen.get(condition.key, self.own[condition.key]) in condition.values
 
     def combinations(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every choice of the parameters among `keys` and of those that decide over them."""
+        """Every combination of values of the parameters `keys`, and of the parameters in their conditions."""
         wanted = set(keys)
         involved: list[Parameter] = []
         for parameter in reversed(self.parameters):
@@ -177,11 +177,11 @@ def read_space(config: Config, *, warm_start: bool = False) -> SearchSpace:
     """The search space of a configuration.
 
     Args:
-        warm_start: every trial begins with the weights of a finished run, so that its shape and inputs are given.
+        warm_start: every trial begins with the weights of a finished run, so its shape and inputs are fixed.
 
     Raises:
-        UserError: naming the entry: an unknown key, one that cannot be searched or is given twice, values of the wrong
-            type or range, a condition that cannot hold, or values that do not fit those of another entry.
+        UserError: a key is unknown, given twice or cannot be searched; values have the wrong type or range, or do not
+            fit those of another entry; or a condition cannot hold. The error names the entry.
     """
     if not config.search.space:
         raise UserError(f"{SOURCE} is empty; list the keys to search in search.yaml of the environment")
@@ -192,7 +192,7 @@ def read_space(config: Config, *, warm_start: bool = False) -> SearchSpace:
         parameter = _parameter(config, entry, parameters, defaults[entry.key])
         if warm_start and parameter.key.startswith(_SHAPE) and parameter.key not in _SHAPELESS:
             raise UserError(
-                f"{SOURCE}: {parameter.key} changes the model that warm_start_run_id gives the weights of; "
+                f"{SOURCE}: {parameter.key} changes the model, so the weights of warm_start_run_id do not fit; "
                 "leave one of them out"
             )
         parameters.append(parameter)
@@ -213,7 +213,7 @@ def _parameter(
         if len(set(map(show, parameter.choices))) < len(parameter.choices):
             raise UserError(f"{SOURCE}: {key}: choices hold a value twice: {parameter}")
     elif isinstance(default, bool) or not isinstance(default, int | float):
-        raise UserError(f"{SOURCE}: {key} is no number; give it choices, for example [{show(default)}, …]")
+        raise UserError(f"{SOURCE}: {key} is not a number; give it choices, for example [{show(default)}, …]")
     else:
         parameter = _range(config, entry, whole=isinstance(default, int))
     if entry.when:
@@ -269,7 +269,7 @@ def _condition(given: ChoicesConfig | RangeConfig, earlier: Sequence[Parameter])
     values = tuple(read) if isinstance(read, list) else (read,)
     for value in values:
         if not by_key[name].holds(value):
-            raise UserError(f"{SOURCE}: {given.key}: when: {name} never is {show(value)}; it is {by_key[name]}")
+            raise UserError(f"{SOURCE}: {given.key}: when: {name} is never {show(value)}; its values: {by_key[name]}")
     if not values:
         raise UserError(f"{SOURCE}: {given.key}: when: {given.when!r} never holds")
     return Condition(name, values)
@@ -294,17 +294,17 @@ def _set(target: Any, key: str, value: Any) -> None:
 
 
 def show(value: Any) -> str:
-    """A value as YAML would show it on one line."""
+    """A value as YAML shows it in one line."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def as_override(value: Any) -> str:
-    """A value as `--set` reads it back: JSON, and text bare where that is read as the same text."""
+    """A value as `--set` reads it back: JSON, but text without quotes if `--set` reads it as the same text."""
     if isinstance(value, str) and re.fullmatch(r"\w[\w./-]*", value) and read_value(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
 def rounded(value: float) -> float:
-    """A number that steps lead to, as people write it: 0.3 for the 0.30000000000000004 that 0.1 + 2 × 0.1 gives."""
+    """A number reached by steps, as people write it: 0.3, where 0.1 + 2 × 0.1 is 0.30000000000000004."""
     return float(f"{value:.12g}")

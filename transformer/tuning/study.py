@@ -1,7 +1,7 @@
-"""A study: claiming trials, running each as a training of its own, and bringing back those of workers that died.
+"""A study: how it is opened and continued, its sampler and its pruner, and its progress.
 
-The study's database says what was tried, MLflow shows it. Every step is written to the database first and to MLflow
-then, so that after a kill at any moment the database is right and MLflow can be set right from it.
+The study's database is the record of the trials, and MLflow shows them. Every step is written to the database first,
+then to MLflow. After a kill at any moment the database is therefore right, and MLflow can be corrected from it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from transformer.tuning.trials import (
 
 log = logging.getLogger(__name__)
 
-STUDY_ID = "study_id"  # study, and tag of its trials' MLflow runs: names are used again in other databases
+STUDY_ID = "study_id"  # attribute of the study, and tag of its trials' MLflow runs; other databases may use its name
 STATE, TRIAL, STUDY_NAME = "state", "trial", "study_name"  # tags of a trial's MLflow run
-FINISHED, KILLED, FAILED = "FINISHED", "KILLED", "FAILED"  # MLflow's
+FINISHED, KILLED, FAILED = "FINISHED", "KILLED", "FAILED"  # states of an MLflow run
 _BEGUN = tuple(state for state in TrialState if state is not TrialState.WAITING)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Trials of a study that count: one that was run again counts once."""
+    """Numbers of a study's trials. A trial that was run again counts once."""
 
     counted: int
     complete: int
@@ -59,7 +59,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Weights to begin with, and the MLflow run they are of."""
+    """Weights to begin with, and the MLflow run that trained them."""
 
     run_id: str
     checkpoint: Path
@@ -68,10 +68,10 @@ class WarmStart:
 def open_study(
     config: Config, space: SearchSpace, split: Split, database: StudyDatabase, warm_start: WarmStart | None
 ) -> optuna.Study:
-    """The study of this name, new or continued.
+    """Create or continue the study `search.study_name`.
 
     Raises:
-        UserError: there is one of this name that searches another space or compares trials on something else.
+        UserError: a study of this name searches another space, or its trials cannot be compared with new ones.
     """
     search = config.search
     study = optuna.create_study(
@@ -90,8 +90,8 @@ def open_study(
             )
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
         _enqueue_defaults(study, space, search)
-        study.set_user_attr(IDENTITY, identity)  # last: a study that has it is whole
-        log.info("study %s: new, %d trials to run over", search.study_name, search.n_trials)
+        study.set_user_attr(IDENTITY, identity)  # last: a study that has it is complete
+        log.info("study %s: new, %d trials to run", search.study_name, search.n_trials)
         for key, text in space.describe().items():
             log.info("  %s: %s", key, text)
         return study
@@ -101,15 +101,19 @@ def open_study(
         listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
         raise UserError(
             f"study {search.study_name!r} was begun with other settings: {listed}; "
-            "give the same, or another study_name (search.study_name)"
+            "use the same settings, or give another study_name (search.study_name)"
         )
     found = progress(study)
-    log.info("study %s: continued, %d of %d trials are there", search.study_name, found.counted, search.n_trials)
+    log.info("study %s: continued with %d of %d trials", search.study_name, found.counted, search.n_trials)
     return study
 
 
 def find_study(config: Config, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of the configuration's name, for reading. Raises UserError when there is none."""
+    """The study `search.study_name`, for reading.
+
+    Raises:
+        UserError: the database has no such study.
+    """
     name = config.search.study_name
     names = optuna.get_all_study_names(storage)
     if name not in names:
@@ -118,7 +122,7 @@ def find_study(config: Config, storage: optuna.storages.BaseStorage) -> optuna.S
 
 
 def study_identity(config: Config, space: SearchSpace, split: Split, warm_start: WarmStart | None) -> dict[str, str]:
-    """What must stay the same for values of trials to be comparable, by name."""
+    """The settings, by name, that must be the same for the values of trials to be comparable."""
     searched = space.describe()
     fixed = {key: value for key, value in training_identity(config, split).items() if key not in searched}
     days = [*split.train, *split.validation]
@@ -128,9 +132,9 @@ def study_identity(config: Config, space: SearchSpace, split: Split, warm_start:
 
 
 def create_sampler(search: SearchConfig, n_trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler of the next trial of a study that has `n_trials` of those that count.
+    """The sampler of the next trial of a study that has `n_trials` (a trial that was run again counts once).
 
-    Seeded by their number: a study that was interrupted draws what it would have drawn, and nothing twice.
+    Its seed depends on that number, so an interrupted study draws the same values as an uninterrupted one.
     """
     seed = int(content_hash(search.sampler.seed, n_trials), 16) % 2**32
     if search.sampler.name == "random":
@@ -139,8 +143,8 @@ def create_sampler(search: SearchConfig, n_trials: int) -> optuna.samplers.BaseS
         seed=seed,
         n_startup_trials=search.sampler.n_startup_trials,
         multivariate=True,
-        group=True,  # conditional keys: one density for each set of keys that occur together
-        constant_liar=search.n_workers > 1,  # trials that run count as bad ones, so that workers keep apart
+        group=True,  # for conditional keys: one density per set of keys that occur together
+        constant_liar=search.n_workers > 1,  # running trials count as bad ones, so workers try different values
     )
 
 
@@ -173,7 +177,11 @@ def progress(study: optuna.Study) -> Progress:
 
 
 def refuse_all_failed(study: optuna.Study) -> None:
-    """Raises UserError with the last reason: there is no trial to choose."""
+    """Refuse a study without a complete trial.
+
+    Raises:
+        UserError: always; the error names the last failure.
+    """
     reasons = [trial.user_attrs[FAILURE] for trial in study.get_trials(deepcopy=False) if FAILURE in trial.user_attrs]
     raise UserError(
         f"study {study.study_name!r}: none of its trials completed, {len(reasons)} failed"
@@ -186,7 +194,7 @@ def _enqueue_defaults(study: optuna.Study, space: SearchSpace, search: SearchCon
     if not search.start_with_defaults:
         return
     if outside := space.outside():
-        log.info("the configuration as it is lies outside the search space and is not tried: %s", ", ".join(outside))
+        log.info("the default configuration is outside the search space and is not tried: %s", ", ".join(outside))
         return
     study.enqueue_trial(space.own_values(), user_attrs={DEFAULTS: True}, skip_if_exists=True)
 

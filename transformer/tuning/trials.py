@@ -1,6 +1,6 @@
-"""The trials of a study: what is noted on them, which count, and which are the best.
+"""The trials of a study: their attributes, their states, and the best ones.
 
-Values are validation MAE in seconds, lower is better.
+Values are validation MAE in seconds; lower is better.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from optuna.trial import FrozenTrial, TrialState
 from transformer.text import redact
 from transformer.tuning.space import as_override, rounded
 
-# Optuna calls experimental what is used here on purpose: heartbeats and retries since 2.8, multivariate TPE in groups.
+# Optuna calls these features experimental: heartbeats and retries (since 2.8), and multivariate TPE in groups.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
 
-IDENTITY = "identity"  # user attribute of a study: what makes its trials comparable, by name
-WARM_START = "warm_start_run_id"  # in it: the MLflow run whose weights every trial began with
+IDENTITY = "identity"  # user attribute of a study: see `study_identity`
+WARM_START = "warm_start_run_id"  # key in it: the MLflow run whose weights every trial begins with
 # User attributes of a trial
-DEFAULTS = "defaults"  # true: the configuration as it is
-EPOCHS = "epochs"  # that it has ended
-FAILURE = "failure"  # why it failed, on one line
+DEFAULTS = "defaults"  # true: the trial has the configuration's own values
+EPOCHS = "epochs"  # number of finished epochs
+FAILURE = "failure"  # reason of the failure, in one line
 MLFLOW_RUN_ID = "mlflow_run_id"
-SECONDS = "seconds"  # that it took
-TRANSLATION_MAE = "val_translation_mae_s"  # of translation, on the rows of its value
+SECONDS = "seconds"  # duration
+TRANSLATION_MAE = "val_translation_mae_s"  # MAE of translation, on the same rows
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -42,16 +42,16 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-RETRIED = "retried"  # state of a trial whose worker died and that was run again under another number
+RETRIED = "retried"  # state of a trial whose worker died, and that was run again under another number
 
 
 @dataclass(frozen=True)
 class StudyTrials:
-    """The trials of a study, sorted out. Those that were run again are in `all` only."""
+    """The trials of a study by state. A trial that was run again is only in `all`; its number is in `retried`."""
 
     all: list[FrozenTrial]
     retried: set[int]
-    complete: list[FrozenTrial]  # best first, of equal ones the earliest
+    complete: list[FrozenTrial]  # best first; equal ones by number
     pruned: list[FrozenTrial]
     failed: list[FrozenTrial]
     running: list[FrozenTrial]
@@ -77,7 +77,7 @@ class StudyTrials:
 
     @property
     def counted(self) -> int:
-        """How many trials there are; one that was run again counts once."""
+        """The number of trials. A trial that was run again counts once."""
         return len(self.all) - len(self.retried)
 
     @property
@@ -87,26 +87,26 @@ class StudyTrials:
 
     @property
     def defaults(self) -> FrozenTrial | None:
-        """The trial of the configuration as it is, if complete with a finite value."""
+        """The trial with the configuration's own values, if it is complete and its value is finite."""
         as_it_is = (trial for trial in self.complete if trial.user_attrs.get(DEFAULTS))
         return next((trial for trial in as_it_is if math.isfinite(value_of(trial))), None)
 
     @property
     def judged(self) -> list[FrozenTrial]:
-        """Trials with a value: complete ones, best first, then the pruned ones with their last."""
+        """Trials with a value: complete ones, best first, then pruned ones, whose value is their last."""
         return [*self.complete, *(trial for trial in self.pruned if trial.value is not None)]
 
     @property
     def keys(self) -> list[str]:
-        """Every key that some trial with a value has searched."""
+        """Every key that at least one trial with a value has searched."""
         return sorted({key for trial in self.judged for key in trial.params})
 
     @property
     def top(self) -> float:
-        """Value above which a complete trial went astray: axes end there, and importances count it as that bad.
+        """The largest value of a complete trial that is not an outlier. Axes end there; importances clip values there.
 
-        One diverged training would otherwise squeeze all others into a line. The limit lies as far above the best
-        three quarters as three times their spread; of two values or fewer none is astray.
+        Otherwise one diverged training would squeeze all other trials into a line. The limit is three times the spread
+        of the best three quarters above them. Among two values or fewer, none is an outlier.
         """
         values = np.array([value_of(trial) for trial in self.complete])
         values = values[np.isfinite(values)]
@@ -118,7 +118,7 @@ class StudyTrials:
         return RETRIED if trial.number in self.retried else STATES[trial.state]
 
     def seconds(self) -> float:
-        """Time that all trials took, those that were run again included."""
+        """Duration of all trials, also of those that were run again."""
         return math.fsum(trial.user_attrs.get(SECONDS, 0.0) for trial in self.all)
 
 
@@ -128,13 +128,13 @@ def superseded(trials: Iterable[FrozenTrial]) -> set[int]:
 
 
 def value_of(trial: FrozenTrial) -> float:
-    """Validation MAE, in seconds, of a trial that has one."""
+    """Validation MAE, in seconds, of a trial that has a value."""
     assert trial.value is not None
     return trial.value
 
 
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Values of a trial by key, as its configuration had them."""
+    """Values of a trial by key, as in its configuration."""
     return {key: _as_configured(trial, key) for key in trial.params}
 
 
@@ -145,7 +145,7 @@ def _as_configured(trial: FrozenTrial, key: str) -> Any:
 
 
 def failure_of(trial: FrozenTrial) -> str:
-    """Why a trial failed, on one line."""
+    """The reason of a trial's failure, in one line."""
     return str(redact(trial.user_attrs.get(FAILURE, "its worker died too often")))
 
 
@@ -155,6 +155,6 @@ def mae_text(seconds: float) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A parameter's value for people, on at most 20 characters."""
+    """A parameter's value for people, in at most 20 characters."""
     text = f"{value:.4g}" if isinstance(value, float) else as_override(value)
     return text if len(text) <= 20 else f"{text[:19]}…"

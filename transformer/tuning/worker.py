@@ -1,4 +1,4 @@
-"""One worker of a study: it claims trials, runs each as a training, and reports how each ended."""
+"""One worker of a study: it claims trials, runs each one as a training, and reports the result."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ from transformer.tuning.trials import (
 
 log = logging.getLogger(__name__)
 
-WORKER = "worker"  # trial: who runs it
+WORKER = "worker"  # user attribute of a trial: the worker that runs it
 
 
 def run_trials(
     config: Config, split: Split, run: RunLog, folder: Path, worker: int, warm_start: WarmStart | None = None
 ) -> Progress:
-    """Run trials until the study has `search.n_trials`, logging each into an MLflow run nested in `run`.
+    """Run trials until the study has `search.n_trials`. Each one is logged to an MLflow run nested in `run`.
 
     Args:
-        folder: for the trials' checkpoints.
-        worker: number of this worker among those of the same MLflow run; a retried worker has the same.
+        folder: folder of the trials' checkpoints.
+        worker: number of this worker among those of the same MLflow run; a retried worker keeps its number.
         warm_start: the weights that every trial begins with.
 
     Raises:
-        UserError: a search space that makes no sense or is not that of the study, or every trial failed.
-        ServiceError: the database, the bucket or MLflow went away; the trial that was running is run again.
+        UserError: the search space is wrong or differs from that of the study, or every trial failed.
+        ServiceError: the database, the bucket or MLflow stopped answering; the running trial is queued again.
     """
     space = read_space(config, warm_start=warm_start is not None)
     with database_errors(config), open_database(config, run.run_id, retry_stale(config.search)) as database:
@@ -92,11 +92,11 @@ def run_trials(
 
 
 def close_ended_runs(study: optuna.Study, run: RunLog) -> None:
-    """Close MLflow runs of trials that ended without closing them: their worker was killed."""
+    """Close the MLflow runs of trials whose worker was killed before it closed them."""
     trials = StudyTrials.of(study)
     for run_id, tags in run.running({STUDY_ID: study.user_attrs[STUDY_ID]}).items():
         number = int(tags[TRIAL])
-        if number >= len(trials.all):  # the copy of the database that knew it was never saved
+        if number >= len(trials.all):  # the database with this trial was never saved to the bucket
             _close(RunLog(run.config, run_id), KILLED, RETRIED, "its worker died")
         elif number in trials.retried:
             _close(RunLog(run.config, run_id), KILLED, RETRIED, "its worker died; the trial was run again")
@@ -114,7 +114,7 @@ class _Claim:
 
 @dataclass(frozen=True)
 class _Worker:
-    """One worker of a study; its name is the same after a retry."""
+    """One worker of a study. It keeps its name after a retry."""
 
     name: str
     study: optuna.Study
@@ -127,17 +127,17 @@ class _Worker:
     warm_start: WarmStart | None
 
     def bring_back_orphans(self) -> None:
-        """Queue again the running trials whose worker is known to be gone: this one's, before it was retried."""
+        """Queue running trials again whose worker is known to be dead: those of this worker before its retry."""
         with self.database.exclusively():
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if self.database.alone or trial.user_attrs.get(WORKER, self.name) == self.name:
-                    log.info("trial %d: its worker died, it is run again", trial.number)
+                    log.info("trial %d: its worker died; the trial is run again", trial.number)
                     self.study.tell(trial.number, state=TrialState.FAIL)
                     retry_stale(self.config.search)(self.study, self.study.trials[trial.number])
         self.database.save()
 
     def claim(self) -> _Claim | None:
-        """The next trial; None when there is none left to start."""
+        """Claim the next trial; None if no trial is left."""
         search = self.config.search
         with self.database.exclusively():
             fail_stale_trials(self.study)
@@ -147,7 +147,7 @@ class _Worker:
             self.study.sampler = create_sampler(search, found.counted)
             trial = self.study.ask()
             trial.set_user_attr(WORKER, self.name)
-            beat(self.database.storage, trial._trial_id)  # one without any heartbeat is never found stale
+            beat(self.database.storage, trial._trial_id)  # a trial without any heartbeat never counts as stale
             values = self.space.suggest(trial)
         place = found.counted - found.waiting + 1
         texts = {key: f"{value:.4g}" if isinstance(value, float) else show(value) for key, value in values.items()}
@@ -156,16 +156,16 @@ class _Worker:
         return _Claim(trial, values)
 
     def run_trial(self, claimed: _Claim) -> None:
-        """Train with the trial's values and tell the study and MLflow how it ended."""
+        """Train with the trial's values, and report the result to the study and to MLflow."""
         trial = claimed.trial
-        self.database.save()  # the bucket's copy knows the trial before MLflow does
+        self.database.save()  # the bucket's copy must have the trial before MLflow has it
         child = RunLog(self.config, "")
         target = self.folder / f"trial-{trial.number}"
         began = time.monotonic()
         state = TrialState.FAIL
         value: float | None = None
         try:
-            # Workers are what runs in parallel; a training that started processes of its own would start workers.
+            # Only workers run in parallel: a training that started more processes would start this worker again.
             config = with_values(self.config, {**claimed.values, "training.devices": "1"}, f"trial {trial.number}")
             child = self._open_run(config, claimed)
             result = self._train(config, child, target, trial)
@@ -192,7 +192,7 @@ class _Worker:
         self.database.save()
         _close_as(child, ended)
         self._report_progress(ended)
-        if child.run_id:  # MLflow has its checkpoint
+        if child.run_id:  # MLflow has the checkpoint
             shutil.rmtree(target, ignore_errors=True)
 
     def _open_run(self, config: Config, claimed: _Claim) -> RunLog:
@@ -221,14 +221,14 @@ class _Worker:
         )
 
     def _run_again(self, trial: optuna.Trial, child: RunLog, why: str) -> None:
-        """Queue a trial again that did not reach its end; what is away by now is set right by the next worker."""
+        """Queue an unfinished trial again. If a service does not answer, the next worker corrects the rest."""
         try:
             self.study.tell(trial, state=TrialState.FAIL)
             retry_stale(self.config.search)(self.study, self.study.trials[trial.number])
             self.database.save()
             _close(child, KILLED, RETRIED, f"{why}; the trial is run again")
         except Exception as error:
-            log.warning("trial %d is left as it is: %s", trial.number, first_line(error))
+            log.warning("trial %d cannot be queued again now: %s", trial.number, first_line(error))
 
     def _report_progress(self, trial: FrozenTrial) -> None:
         best = progress(self.study).best
@@ -246,7 +246,7 @@ class _Worker:
 
 
 class ReportToStudy(Callback):
-    """Tells the study the validation MAE of each epoch and ends the training when the study prunes it."""
+    """Reports the validation MAE of each epoch to the study, and ends the training if the study prunes it."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
@@ -279,4 +279,4 @@ def _close(child: RunLog, status: str, state: str, reason: str = "") -> None:
 
 
 def _taken_over(trial: optuna.Trial) -> ServiceError:
-    return ServiceError(f"trial {trial.number} was taken over: another process is the same worker of this study")
+    return ServiceError(f"trial {trial.number} was taken over: another process runs as the same worker of this study")

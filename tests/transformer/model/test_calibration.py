@@ -1,4 +1,4 @@
-"""Calibration: shares come out right on fresh data, per horizon, and order and small samples are safe."""
+"""Calibration: it makes the shares right on new data per horizon, keeps the order, and is safe with few rows."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from transformer.model.calibration import (
 )
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-BIN_WIDTHS = 2 * 20 / 8_000  # scores are counted so finely, in widths of the distribution
+BIN_WIDTHS = 2 * 20 / 8_000  # width of a bin of scores, in widths of the distribution
 
 
 def draw(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows of a forecaster that is biased and too sure, the more so the further ahead: quantiles, labels, horizons.
+    """Quantiles, labels and horizons of a forecaster that is biased and too sure, more so at longer horizons.
 
-    Delays are skewed, with a scale of their own in each row, which the forecaster knows.
+    Delays are skewed. Each row has its own scale, which the forecaster knows.
     """
     g = torch.Generator().manual_seed(seed)
     horizon = 9_000 * torch.rand(n, generator=g) - 300
@@ -41,7 +41,7 @@ def correction_of(quantiles: torch.Tensor, label: torch.Tensor, horizon: torch.T
 
 
 def horizon_groups(horizon: torch.Tensor) -> list[torch.Tensor]:
-    """Rows of each horizon: from an edge up to, but not including, the next."""
+    """Rows of each horizon: from one edge up to the next, without the latter."""
     edges = [-math.inf, *HORIZON_EDGES_S, math.inf]
     return [(horizon >= low) & (horizon < high) for low, high in pairwise(edges)]
 
@@ -56,7 +56,7 @@ def test_levels_are_right_on_fresh_data_in_every_horizon():
         raw, share = ((label[rows, None] <= q[rows]).float().mean(0) for q in (quantiles, fixed))
         assert (raw - torch.tensor(LEVELS)).abs().max() > 0.1
         for level, reached in zip(LEVELS, share.tolist(), strict=True):
-            # Both samples err: the one it was learned on and the one it is judged on.
+            # Both samples have errors: the one to learn from and the one to judge by.
             assert abs(reached - level) < 4 * math.sqrt(2 * level * (1 - level) / n), f"{level} of {n} rows"
 
 
@@ -69,7 +69,7 @@ def test_processes_add_up():
     whole = QuantileCalibration(LEVELS)
     whole.update(*rows)
     summed = QuantileCalibration(LEVELS)
-    reduce: Callable[[torch.Tensor], torch.Tensor] = summed._reductions["counts"]  # what a reduction over processes is
+    reduce: Callable[[torch.Tensor], torch.Tensor] = summed._reductions["counts"]  # the reduction over processes
     summed.counts = reduce(torch.stack([collected.counts for collected in halves]))
     summed._update_count = 1
     assert torch.equal(summed.compute(), whole.compute())
@@ -114,7 +114,7 @@ def test_corrections_are_bounded_whatever_is_observed(sign: int):
 
 
 def test_correction_is_the_score_that_holds_the_share_counted_with_one_more_row():
-    """Labels 1 … 399 s beside a distribution 100 s wide at 0: scores 0.01 … 3.99, and ⌈400 q⌉ of them are wanted."""
+    """Labels 1 … 399 s and a distribution 100 s wide at 0 have scores 0.01 … 3.99; the ⌈400 q⌉-th is wanted."""
     quantiles = torch.tensor([-50.0, 0, 0, 0, 0, 0, 50]).expand(399, -1)
     label, horizon = torch.arange(1, 400).float(), torch.full((399,), 60.0)
     correction = correction_of(quantiles, label, horizon)[1]
@@ -125,7 +125,7 @@ def test_correction_is_the_score_that_holds_the_share_counted_with_one_more_row(
 
 
 def test_wanted_share_beyond_the_sample_is_its_greatest_score():
-    """With 200 rows the level 0.999 asks for row 201."""
+    """With 200 rows, the level 0.999 needs row 201."""
     collected = QuantileCalibration((0.001, 0.5, 0.999))
     collected.update(
         torch.tensor([-50.0, 0, 50]).expand(200, -1), torch.arange(1, 201).float(), torch.full((200,), 60.0)
@@ -137,7 +137,7 @@ def test_wanted_share_beyond_the_sample_is_its_greatest_score():
 
 
 def test_distribution_without_width_is_moved_by_seconds():
-    """All quantiles at 0 and every train a minute late: one minimal width of a minute."""
+    """All quantiles are 0 and every train is a minute late, which is one minimal width."""
     flat = torch.zeros(500, len(LEVELS))
     horizon = torch.full((500,), 60.0)
     fixed = calibrated(flat, horizon, correction_of(flat, torch.full((500,), 60.0), horizon))

@@ -1,4 +1,4 @@
-"""Dropout by bytes: the right share, every unit by itself, its expectation kept, nothing in evaluation mode."""
+"""Dropout by bytes: right share, independent units, unchanged expectation, and no effect in evaluation mode."""
 
 import pytest
 import torch

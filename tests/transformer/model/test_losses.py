@@ -1,4 +1,4 @@
-"""Losses: against closed forms, over the events that were observed."""
+"""Losses over observed events, compared with closed forms."""
 
 import math
 
@@ -10,7 +10,7 @@ from transformer.model.losses import make_loss, pinball
 
 LEVELS = [0.1, 0.5, 0.9]
 MASK = torch.tensor([[[True, True, False]]])
-LABEL = torch.tensor([[[60.0, 600.0, 1e9]]])  # the last was not observed: what stands there must not count
+LABEL = torch.tensor([[[60.0, 600.0, 1e9]]])  # the last was not observed, so its value must not count
 # Quantiles [1, 1, 3 events, 2 members, 3 levels], seconds.
 QUANTILES = torch.tensor([[[
     [[0.0, 120.0, 240.0], [60.0, 60.0, 60.0]],
@@ -36,7 +36,7 @@ def loss(config: LossConfig, quantiles: torch.Tensor = QUANTILES, mask: torch.Te
 def test_point_loss_is_of_the_medians_in_minutes(config: LossConfig, expected: float):
     assert loss(config).item() == pytest.approx(expected)
     spread = QUANTILES.clone()
-    spread[..., [0, 2]] += torch.tensor([-1e6, 1e6])  # with no weight the other levels do not count
+    spread[..., [0, 2]] += torch.tensor([-1e6, 1e6])  # with weight 0 the other levels do not count
     assert loss(config, spread).item() == pytest.approx(expected)
 
 
@@ -67,7 +67,7 @@ def test_unobserved_events_get_no_gradient():
 
 @pytest.mark.parametrize("level", [0.05, 0.25, 0.9])
 def test_pinball_of_an_exponential_is_least_at_its_quantile(level: float):
-    """Closed forms with mean 1: the quantile is −ln(1 − q), where the expected loss is (1 − q) times it."""
+    """With mean 1 the quantile is −ln(1 − q), and the expected loss there is (1 − q) times the quantile."""
     grid = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     observed = -torch.log1p(-grid)[:, None]
     quantile = -math.log(1 - level)

@@ -1,4 +1,4 @@
-"""A member's attention: the same for a CPU and for a GPU, and within each snapshot."""
+"""A member's attention gives the same on a CPU and on a GPU, and stays within each snapshot."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The network: a set of trains, blind to padding and to what each switch turns off, and never in the past."""
+"""The network: it reads a set of trains, ignores padding and inputs switched off, and predicts no past time."""
 
 from dataclasses import replace
 
@@ -56,7 +56,9 @@ def network(config: ModelConfig = CONFIG, shape: NetworkShape = SHAPE) -> DelayT
     vectors = torch.randn(shape.n_points, shape.d_embedding)
     made = DelayTransformer(config, shape, vectors).eval()
     for member in made.members:
-        torch.nn.init.normal_(member.head_out.weight)  # untrained, it predicts the translation and nothing would show
+        torch.nn.init.normal_(
+            member.head_out.weight
+        )  # an untrained member predicts the translation and would hide every difference
     return made
 
 
@@ -97,7 +99,7 @@ def batch(n_snapshots: int = 2, n_trains: int = 6, seed: int = 0) -> dict[str, t
 
 
 def padded(given: dict[str, torch.Tensor], extra: int, fill: float) -> dict[str, torch.Tensor]:
-    """The same snapshots with `extra` slots without a train, full of junk."""
+    """The same snapshots with `extra` slots that hold no train but random values."""
     result = {}
     for name, values in given.items():
         if values.ndim == 1:
@@ -156,7 +158,7 @@ def test_snapshot_without_a_train_gives_numbers():
     full = network()(given)
     given["train_mask"] = torch.zeros_like(given["train_mask"])
     assert torch.isfinite(network()(given)).all()
-    given["train_mask"][1] = True  # beside one with trains
+    given["train_mask"][1] = True  # the other snapshot has trains
     torch.testing.assert_close(network()(given)[1], full[1], rtol=1e-5, atol=1e-3)
 
 
@@ -200,7 +202,7 @@ def test_every_column_of_a_shared_array_is_of_one_group():
 def with_columns(
     given: dict[str, torch.Tensor], array: str, values: torch.Tensor, columns: list[int]
 ) -> dict[str, torch.Tensor]:
-    """The same snapshots with some columns of an array taken from `values`."""
+    """The same snapshots, with some columns of an array from `values`."""
     mixed = given[array].clone()
     mixed[..., columns] = values[..., columns]
     return {**given, array: mixed}
@@ -214,13 +216,13 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
         without = without.model_copy(update={"network_load": False})
     given, other = batch(seed=1), batch(seed=2)
     mixed = dict(given)
-    if group == "network_load":  # one train fewer for the others to see
+    if group == "network_load":  # the other trains see one train fewer
         mixed["train_mask"] = given["train_mask"].clone()
         mixed["train_mask"][:, -1] = False
         neither = only.model_copy(update={"network_load": False, "calendar": True})
         with_it, without_it = (network(CONFIG.model_copy(update={"use_inputs": use})) for use in (only, neither))
         for made in (with_it, without_it):
-            for member in made.members:  # attention off: only the counted load can tell
+            for member in made.members:  # without attention, only the load depends on other trains
                 for layer in member.encoder:
                     torch.nn.init.zeros_(layer.attention_out.weight)
         assert not torch.allclose(with_it(mixed)[:, :-1], with_it(given)[:, :-1])
@@ -246,7 +248,7 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
     [("next_features", name) for name in HISTORY_FEATURES] + [("next_live", name) for name in LIVE_FEATURES],
 )
 def test_history_but_for_a_little_and_live_state_are_read_by_the_head_of_their_event_alone(array: str, name: str):
-    """The rest of the network, read by the token, would learn them by heart."""
+    """If the token read the rest, the network would learn it by heart."""
     made, given = network(), batch()
     names = FEATURES if array == "next_features" else LIVE_FEATURES
     changed = given[array].clone()
@@ -351,7 +353,7 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     with torch.inference_mode():
         (exact, spread), (rounded, same_spread) = plain.predict(given), rounding.predict(given)
         assert torch.equal(plain.corrections(given), rounding.corrections(given))  # what the loss sees
-    assert torch.equal(spread, same_spread)  # quantiles are calibrated as they are, to any second
+    assert torch.equal(spread, same_spread)  # quantiles are calibrated but not rounded
     free = exact > 60 - given["next_planned"]  # not raised to the present
     assert free.any()
     assert torch.equal(rounded[free] % 60, torch.zeros(int(free.sum())))

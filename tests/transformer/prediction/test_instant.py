@@ -1,4 +1,4 @@
-"""Predictions for one instant: honest about time, in local time, in three formats."""
+"""Predictions for one instant: without later observations, in local time, in three formats."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def trained(trained_folder: Path) -> TrainedModel:
 
 @pytest.fixture
 def data(sample_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the last two simulated dates: all that a prediction of the last one reads."""
+    """A copy of the last two simulated dates. A prediction for the last date reads nothing else."""
     folder = tmp_path / "data"
     (folder / "events").mkdir(parents=True)
     days = (DAY, DAY - timedelta(days=1))
@@ -73,7 +73,7 @@ def test_every_running_train_gets_its_next_events(trained: TrainedModel, small_c
 
 
 def test_they_are_those_of_the_evaluation(trained: TrainedModel, small_config: Config, data: Path):
-    """The evaluation's rows of this instant, and those of events that were never observed."""
+    """Predictions equal the evaluation's rows of this instant, and include events that were never observed."""
     config = trained.located(small_config)
     instant = datetime.fromisoformat(AT)
     assert int(instant.timestamp()) in grid_instants((DAY,), config.data.grid, config.data.timezone)
@@ -86,7 +86,7 @@ def test_they_are_those_of_the_evaluation(trained: TrainedModel, small_config: C
 
 
 def test_evaluation_rows_hold_the_quantiles_of_the_model(trained: TrainedModel, small_config: Config):
-    """The value of each level in the column of its name, beside the point prediction of the same event."""
+    """Each level's value is in the column of its name, in the row of the event's point prediction."""
     config = trained.located(small_config)
     rows = evaluation_rows(trained, config, [DAY])
     assert set(rows.columns) == {*ROW_SCHEMA, *QUANTILES}
@@ -164,7 +164,7 @@ def test_a_changed_future_leaves_the_file_as_it_is(trained_folder: Path, data: P
         events = pl.read_parquet(path)
         later = pl.col("observed_ts") > now
         changed += events.filter(later).height
-        # Some earlier than they were though still later than now, some hours later, some not at all.
+        # Some events are earlier but still later than now, some are hours later, some are not observed.
         other = (
             pl.when(pl.col("seq") % 3 == 0)
             .then(pl.lit(now).dt.convert_time_zone("UTC") + pl.duration(seconds=1))
@@ -231,10 +231,10 @@ def test_a_time_without_offset_is_local():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("eight", "--at 'eight' is not a time; write 2024-12-21T08:00"),
-        ("2024-12-21T25:00", "is not a time"),
-        ("0001-01-01T00:00", "is not a time"),
-        ("2024-03-31T02:30", "does not exist in Europe/Brussels"),
+        ("eight", "--at 'eight' .*2024-12-21T08:00"),
+        ("2024-12-21T25:00", "--at '2024-12-21T25:00' .*time"),
+        ("0001-01-01T00:00", "--at '0001-01-01T00:00' .*time"),
+        ("2024-03-31T02:30", "--at '2024-03-31T02:30' .*Europe/Brussels.*offset"),
     ],
 )
 def test_what_is_no_time_is_one_line(text: str, words: str):
@@ -246,7 +246,7 @@ def test_what_is_no_time_is_one_line(text: str, words: str):
 def test_a_time_outside_the_data_is_one_line(trained_folder: Path, small_config: Config, data: Path, text: str):
     config = with_values(small_config, {"data.local_folder": str(data)}, "test")
     out = data.parent / "p.csv"
-    with pytest.raises(UserError, match=f"--at {text}: no events of {text[:10]}; there are dates from 2025-01-12 to "):
+    with pytest.raises(UserError, match=f"--at {text}.* {text[:10]}; .* 2025-01-12 to "):
         stages.predict(config, trained_folder, text, out)
     assert not out.exists()
 

@@ -1,4 +1,4 @@
-"""RIDE: the keys of an evaluation table, and a delay for every one of them."""
+"""RIDE: the keys of an evaluation table are read, and each one gets a delay."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ def config(trained: TrainedModel, small_config: Config) -> Config:
 
 @pytest.fixture
 def table(sample_folder: Path) -> pl.DataFrame:
-    """An evaluation table as RIDE writes it: two snapshots of all journeys of two dates, running or not."""
+    """An evaluation table in RIDE's format: two snapshots of all journeys of two dates, running or not."""
     journeys = pl.read_parquet(sample_folder / "journeys.parquet").select("train_id", "service_date")
     journeys = journeys.filter(pl.col("service_date").is_in([DAY, DAY - timedelta(days=1)]))
     ts = [datetime(2025, 1, 13, 8), datetime(2025, 1, 13, 0, 20)]  # naive, local
@@ -87,14 +87,14 @@ def test_a_running_train_gets_what_predict_says(
     for row in both.iter_rows(named=True):
         assert row[f"future_delay_{row['rank']}"] == pytest.approx(row["predicted_delay_s"], abs=0.51)
     last = both.filter(pl.col("rank") == pl.col("rank").max().over("train_id", "service_date"))
-    for row in last.iter_rows(named=True):  # beyond what is predicted, the last prediction stays
+    for row in last.iter_rows(named=True):  # events after the last predicted one get its delay
         assert row[f"future_delay_{N}"] == row[f"future_delay_{row['rank']}"]
 
 
 def test_other_keys_get_what_is_known(
     trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """A train that is not in the snapshot its last known delay, one that the data lack the table's, else 0."""
+    """A train outside the snapshot gets its last known delay; one that the data lack gets the table's, else 0."""
     keys = [("gone", "13JAN2025", 77.0), ("lost", "13JAN2025", None), ("lost", "01FEB2030", None)]
     strangers = pl.DataFrame(
         [table.row(0, named=True) | {"train_id": t, "service_date": d, "last_known_delay": k} for t, d, k in keys],
@@ -135,13 +135,13 @@ def test_times_and_dates_are_read_however_they_are_written(table: pl.DataFrame, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (pl.exclude("train_id"), "column 'train_id' is missing; it holds ts, service_date"),
-        (pl.exclude("^future.*$"), "column 'future_delay_1' is missing"),
-        (pl.exclude("future_delay_3"), "column 'future_delay_3' is missing"),
-        (pl.all().exclude("ts"), "column 'ts' is missing"),
-        ([pl.lit("8 am").alias("ts"), pl.exclude("ts")], "column 'ts' holds String, expected timestamps"),
-        ([pl.lit(3).alias("service_date"), pl.exclude("service_date")], "'service_date' holds Int32, expected dates"),
-        ([pl.lit("soon").alias("service_date"), pl.exclude("service_date")], "values of 'service_date' are missing or"),
+        (pl.exclude("train_id"), "'train_id' .*missing.* ts, service_date"),
+        (pl.exclude("^future.*$"), "'future_delay_1' .*missing"),
+        (pl.exclude("future_delay_3"), "'future_delay_3' .*missing"),
+        (pl.all().exclude("ts"), "'ts' .*missing"),
+        ([pl.lit("8 am").alias("ts"), pl.exclude("ts")], "'ts' .*String.*timestamps"),
+        ([pl.lit(3).alias("service_date"), pl.exclude("service_date")], "'service_date' .*Int32.*dates"),
+        ([pl.lit("soon").alias("service_date"), pl.exclude("service_date")], "values of 'service_date' .*missing"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_one_line(table: pl.DataFrame, tmp_path: Path, change, words: str):
@@ -162,9 +162,7 @@ def test_the_command_writes_a_parquet_file(
 def test_a_folder_that_holds_no_table_and_another_format_are_refused(
     trained_folder: Path, small_config: Config, tmp_path: Path
 ):
-    with pytest.raises(
-        UserError, match=r"test_eval_table\.parquet does not exist; name the folder of a RIDE Gold core"
-    ):
+    with pytest.raises(UserError, match=r"test_eval_table\.parquet .*not exist; .*folder of a RIDE Gold core"):
         stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "p.parquet")
     with pytest.raises(UserError, match=r"p\.csv: RIDE's evaluator reads Parquet"):
         stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "p.csv")

@@ -43,7 +43,7 @@ TABLES = [f"events/events_{day}.parquet" for day in DAYS] + ["op_nodes.parquet",
 
 @dataclass
 class Reply:
-    """What the proxy passes on; `cut` closes the connection after that many bytes of the body."""
+    """The reply that the proxy passes on; `cut` closes the connection after that many bytes of the body."""
 
     status: int
     headers: dict[str, str]
@@ -110,7 +110,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    # Reading the description of the API anew for each client would take longer than most of these tests.
+    # To read the description of the API for each client would take longer than most of these tests.
     monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: LOADER)
 
 
@@ -136,7 +136,7 @@ def proxy(server: str) -> Iterator[Proxy]:
 
 @dataclass
 class Store:
-    """A bucket with event tables under a prefix, as its owner sees it: not through the proxy."""
+    """A bucket with event tables under a prefix. Its owner does not go through the proxy."""
 
     client: object
     name: str
@@ -180,7 +180,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def times(count: int, meddle: Callable[[Reply], None], name: str = "") -> Callable[[str, str, Reply], None]:
-    """Meddle with the first `count` replies that carry an object whose path ends so."""
+    """Meddle with the first `count` replies that carry an object whose path ends with `name`."""
     left = [count]
 
     def after(method: str, path: str, reply: Reply) -> None:
@@ -196,7 +196,7 @@ def cut(reply: Reply) -> None:
 
 
 def damage(reply: Reply) -> None:
-    """Another byte in the middle, and no checksum beside the ETag."""
+    """Change a byte in the middle, and remove every checksum except the ETag."""
     middle = len(reply.body) // 2
     reply.body = reply.body[:middle] + bytes([reply.body[middle] ^ 1]) + reply.body[middle + 1 :]
     reply.headers = {name: value for name, value in reply.headers.items() if "checksum" not in name.lower()}
@@ -270,7 +270,7 @@ def test_a_missing_object_is_named_before_anything_is_downloaded(store, proxy, t
     bucket = store.bucket(proxy)
     for name in ("journeys.parquet", "op_nodes.parquet", FIRST):
         store.client.delete_object(Bucket=store.name, Key=f"team/delays/data/{name}")
-        with pytest.raises(UserError, match=rf"^s3://{store.name}/team/delays/data/{name} does not exist; .*$"):
+        with pytest.raises(UserError, match=rf"^s3://{store.name}/team/delays/data/{name} .*not exist"):
             sync_data(bucket, DAYS, tmp_path)
     assert files_in(tmp_path) == set()
 
@@ -281,7 +281,7 @@ def test_an_object_deleted_under_way_is_named(store, proxy, tmp_path):
             store.client.delete_object(Bucket=store.name, Key=f"team/delays/data/{FIRST}")
 
     proxy.before = delete
-    with pytest.raises(UserError, match=rf"/team/delays/data/{FIRST} does not exist any more"):
+    with pytest.raises(UserError, match=rf"/team/delays/data/{FIRST} .*exists; upload it again"):
         sync_data(store.bucket(proxy), DAYS, tmp_path)
     assert FIRST not in files_in(tmp_path)
     assert not any(name.endswith(".tmp") for name in files_in(tmp_path))
@@ -289,7 +289,7 @@ def test_an_object_deleted_under_way_is_named(store, proxy, tmp_path):
 
 @pytest.mark.parametrize("knows_if_match", [True, False])
 def test_an_object_that_changes_after_listing_arrives_in_its_new_version(store, proxy, tmp_path, knows_if_match):
-    """Encrypted, so that its ETag is no checksum that would tell the same."""
+    """The object is encrypted, so its ETag is no checksum and cannot find the change."""
     versions = [os.urandom(SIZE)]
 
     def replace(method: str, path: str, headers: dict[str, str]) -> None:
@@ -323,7 +323,7 @@ def test_an_object_that_never_stays_the_same_is_an_error(store, proxy, tmp_path)
             store.put(FIRST, os.urandom(SIZE))
 
     proxy.before = replace
-    with pytest.raises(ServiceError, match=rf"{FIRST} changed while it was being downloaded"):
+    with pytest.raises(ServiceError, match=rf"{FIRST} changed .*run the stage again"):
         sync_data(store.bucket(proxy), DAYS, tmp_path)
     assert FIRST not in files_in(tmp_path)
 
@@ -337,11 +337,11 @@ def test_a_connection_cut_mid_file_is_tried_again(store, proxy, tmp_path):
 
 def test_a_connection_cut_for_ever_leaves_nothing_half_written(store, proxy, tmp_path):
     proxy.after = times(10**6, cut, FIRST)
-    with pytest.raises(ServiceError, match=rf"^s3://\S+/{FIRST} broke off 3 times \(\w+\); run the stage again$"):
+    with pytest.raises(ServiceError, match=rf"^s3://\S+/{FIRST} .*3 times \(\w+\); run the stage again$"):
         sync_data(store.bucket(proxy), DAYS, tmp_path)
     assert FIRST not in files_in(tmp_path)
     assert not any(name.endswith(".tmp") for name in files_in(tmp_path))
-    # What did arrive is whole, and is not downloaded again.
+    # The files that did arrive are complete, and are not downloaded again.
     arrived = len(files_in(tmp_path) & set(TABLES))
     proxy.after = times(0, cut)
     assert sync_data(store.bucket(proxy), DAYS, tmp_path).skipped == arrived
@@ -361,7 +361,7 @@ def multipart(store: Store) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_content_damaged_on_the_way_is_told_by_the_etag(store, proxy, tmp_path, parts):
+def test_content_damaged_on_the_way_is_found_by_the_etag(store, proxy, tmp_path, parts):
     if parts > 1:
         multipart(store)
     proxy.after = times(1, damage, FIRST)
@@ -371,13 +371,13 @@ def test_content_damaged_on_the_way_is_told_by_the_etag(store, proxy, tmp_path, 
     assert sync_data(store.bucket(proxy), DAYS, tmp_path).transferred == 0
     (tmp_path / FIRST).unlink()
     proxy.after = times(10**6, damage, FIRST)
-    with pytest.raises(ServiceError, match=rf"{FIRST} arrived with another content"):
+    with pytest.raises(ServiceError, match=rf"{FIRST} .*size and ETag.*upload it again"):
         sync_data(store.bucket(proxy), DAYS, tmp_path)
     assert FIRST not in files_in(tmp_path)
 
 
-def test_content_damaged_on_the_way_is_told_by_an_additional_checksum(store, proxy, tmp_path):
-    """With KMS encryption the ETag is no checksum; SHA-256 beside the object is."""
+def test_content_damaged_on_the_way_is_found_by_an_additional_checksum(store, proxy, tmp_path):
+    """With KMS encryption the ETag is no checksum, but the object's SHA-256 is."""
     store.put(FIRST, os.urandom(SIZE), ServerSideEncryption="aws:kms", ChecksumAlgorithm="SHA256")
 
     def damage_body(reply: Reply) -> None:
@@ -407,7 +407,7 @@ def test_an_etag_that_is_no_md5_does_not_stop_an_encrypted_object(store, proxy, 
 
 
 def test_two_processes_sync_one_folder_at_once(store, proxy, tmp_path):
-    program = (
+    program = (  # prose: allow length – a program
         "import sys; from datetime import date; from pathlib import Path; from transformer.config import DataConfig;"
         "from transformer.data.fetch import bucket_dates, sync_data; from transformer.storage.bucket import Bucket;"
         "url, name, folder = sys.argv[1:];"
@@ -421,7 +421,7 @@ def test_two_processes_sync_one_folder_at_once(store, proxy, tmp_path):
     assert sync_data(store.bucket(proxy), DAYS, tmp_path).transferred == 0
 
 
-def test_progress_is_told_while_files_arrive(store, proxy, tmp_path, caplog):
+def test_progress_is_logged_while_files_arrive(store, proxy, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     proxy.after = times(5, lambda reply: time.sleep(0.1))
     sync_data(store.bucket(proxy, TransferSettings(threads=1, log_every_s=0.05)), DAYS, tmp_path)
@@ -448,30 +448,30 @@ def test_an_events_object_without_a_date_is_refused(store, proxy):
     bucket = store.bucket(proxy)
     for name in ("events_2024-13-40.parquet", "events_20241213.parquet", "events_today.parquet"):
         store.put(f"events/{name}", b"odd")
-        with pytest.raises(UserError, match=rf"/team/delays/data/events/{name}: not named events_YYYY-MM-DD"):
+        with pytest.raises(UserError, match=rf"/team/delays/data/events/{name}.*events_YYYY-MM-DD"):
             bucket_dates(bucket)
         store.client.delete_object(Bucket=store.name, Key=f"team/delays/data/events/{name}")
 
 
 def test_a_bucket_without_events_is_refused(store, proxy):
     data = DataConfig(bucket_name=store.name, bucket_prefix="elsewhere", endpoint_url=proxy.url)
-    with pytest.raises(UserError, match=rf"^s3://{store.name}/elsewhere/data/events/ holds no events"):
+    with pytest.raises(UserError, match=rf"^s3://{store.name}/elsewhere/data/events/ .*events_YYYY-MM-DD\.parquet"):
         bucket_dates(Bucket.from_config(data, QUICK))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bucket_name": ""}, "data.bucket_name is empty"),
-        ({"bucket_prefix": "a/../b"}, "data.bucket_prefix='a/../b' must be plain names"),
-        ({"bucket_prefix": "a//b"}, "data.bucket_prefix='a//b' must be plain names"),
-        ({"endpoint_url": "s3.example.org"}, "data.endpoint_url='s3.example.org' is no address"),
-        ({"endpoint_url": "http://[1"}, "s3://trains: no client (ValueError); check data.endpoint_url"),
-        ({"endpoint_url": f"http://me:{SECRET}@s3.example.org"}, "data.endpoint_url holds a user name or password"),
+        ({"bucket_name": ""}, r"data\.bucket_name is empty; set it"),
+        ({"bucket_prefix": "a/../b"}, r"data\.bucket_prefix='a/\.\./b' .*trains/2024"),
+        ({"bucket_prefix": "a//b"}, r"data\.bucket_prefix='a//b' .*trains/2024"),
+        ({"endpoint_url": "s3.example.org"}, r"data\.endpoint_url='s3\.example\.org' .*https://s3\.example\.org"),
+        ({"endpoint_url": "http://[1"}, r"s3://trains: .*\(ValueError\); check data\.endpoint_url and AWS_REGION"),
+        ({"endpoint_url": f"http://me:{SECRET}@s3.example.org"}, r"data\.endpoint_url .*user name or password"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(UserError, match=f"^{re.escape(message)}") as caught:
+    with pytest.raises(UserError, match=f"^{message}") as caught:
         Bucket.from_config(DataConfig(**{"bucket_name": "trains", **settings}))
     assert SECRET not in str(caught.value)
 
@@ -533,27 +533,27 @@ def test_an_unknown_profile(store, proxy, monkeypatch):
 
 def test_a_bucket_that_does_not_exist(proxy):
     bucket = Bucket.from_config(DataConfig(bucket_name="no-such-trains", endpoint_url=proxy.url), QUICK)
-    with pytest.raises(UserError, match=rf"^data.bucket_name='no-such-trains' does not exist at {proxy.url}"):
+    with pytest.raises(UserError, match=rf"^data\.bucket_name='no-such-trains' .*exist.* {proxy.url}"):
         bucket_dates(bucket)
 
 
 def test_an_address_that_is_no_s3_service(proxy):
     proxy.after = refuse("", 404)
     bucket = Bucket.from_config(DataConfig(bucket_name="trains", endpoint_url=proxy.url), QUICK)
-    with pytest.raises(UserError, match=rf"^data.bucket_name='trains' does not exist at {proxy.url}"):
+    with pytest.raises(UserError, match=rf"^data\.bucket_name='trains' .*exist.* {proxy.url}"):
         bucket_dates(bucket)
 
 
 def test_a_name_that_no_bucket_can_have(proxy):
     bucket = Bucket.from_config(DataConfig(bucket_name="not a bucket", endpoint_url=proxy.url), QUICK)
-    with pytest.raises(UserError, match=r"^data.bucket_name='not a bucket' is no name of a bucket"):
+    with pytest.raises(UserError, match=r"^data\.bucket_name='not a bucket' .*name"):
         bucket_dates(bucket)
 
 
 def test_nobody_listening():
     settings = TransferSettings(attempts=1, connect_timeout_s=1)
     bucket = Bucket.from_config(DataConfig(bucket_name="trains", endpoint_url="http://127.0.0.1:9"), settings)
-    with pytest.raises(ServiceError, match=r"^s3://trains: http://127.0.0.1:9 did not answer in 1 attempts") as caught:
+    with pytest.raises(ServiceError, match=r"^s3://trains: http://127\.0\.0\.1:9 .*1 attempts") as caught:
         bucket_dates(bucket)
     one_line(caught.value)
 
@@ -639,7 +639,7 @@ def test_an_interrupted_upload_is_not_trusted(store, proxy, statistics, tmp_path
 
 
 def test_uploads_that_cross_never_mix(store, proxy, statistics, tmp_path):
-    """Another process uploads its own result under the same hash in the middle of ours."""
+    """Another process uploads its own result under the same hash during our upload."""
     other = tmp_path / "other"
     other.mkdir()
     for name in ("sections.parquet", "inputs.json"):
@@ -680,7 +680,7 @@ def test_a_folder_that_would_write_outside_itself_is_refused(store, proxy, tmp_p
         entry = {"content": content, "files": {file: {"size": 3, "sha256": "00"}}}
         for key, body in ((f"{content}/{file}", b"odd"), ("_COMPLETE", json.dumps(entry).encode())):
             store.client.put_object(Bucket=store.name, Key=f"team/delays/statistics/ab12/{key}", Body=body)
-        with pytest.raises(UserError, match=r"/statistics/ab12/_COMPLETE names .*outside its folder"):
+        with pytest.raises(UserError, match=r"/statistics/ab12/_COMPLETE .*outside .*remove it"):
             download_folder(bucket, "statistics/ab12", tmp_path / "cache" / "ab12")
     assert files_in(tmp_path) == set()
 
@@ -689,7 +689,7 @@ def test_an_unreadable_mark_is_refused(store, proxy, tmp_path):
     bucket, key = store.bucket(proxy), "team/delays/statistics/ab12/_COMPLETE"
     for body in (b"", b"{", b"[]", b"{}", b'{"content": "a", "files": {"x": 3}}', b"\xff"):
         store.client.put_object(Bucket=store.name, Key=key, Body=body)
-        with pytest.raises(UserError, match=rf"/{key} is not readable; remove it"):
+        with pytest.raises(UserError, match=rf"/{key} .*remove it"):
             download_folder(bucket, "statistics/ab12", tmp_path / "copy")
 
 
@@ -697,7 +697,7 @@ def test_a_folder_cut_off_for_ever_leaves_nothing(store, proxy, statistics, tmp_
     bucket, cache = store.bucket(proxy), tmp_path / "cache"
     upload_folder(bucket, statistics, "statistics/ab12")
     proxy.after = times(10**6, lambda reply: setattr(reply, "cut", 7_000), "sections.parquet")
-    with pytest.raises(ServiceError, match=r"sections.parquet broke off 3 times"):
+    with pytest.raises(ServiceError, match=r"sections\.parquet .*3 times"):
         download_folder(bucket, "statistics/ab12", cache / "ab12")
     assert list(cache.iterdir()) == []
 
@@ -747,7 +747,7 @@ def test_a_text_is_written_only_over_the_version_that_was_read(store, proxy):
 
 
 def test_a_copy_replaces_only_what_it_should(store, proxy):
-    """moto copies on any condition: the proxy answers as S3 does."""
+    """moto ignores the condition of a copy, so the proxy answers as S3 does."""
     bucket = store.bucket(proxy)
     bucket.write_text("optuna/new", "new", replaces="")
     etag = bucket.read_text("optuna/new").etag
@@ -781,7 +781,7 @@ def test_a_service_that_has_no_conditions_writes_without(store, proxy):
 
 
 def test_the_age_of_a_text_is_by_the_services_clock(store, proxy):
-    """A clock ten years ahead of ours, on which the object was written 90 s ago."""
+    """The clock of the service is ten years ahead of ours; by it the object was written 90 s ago."""
     bucket = store.bucket(proxy)
     bucket.write_text("optuna/x.lock", "x", replaces="")
     now = datetime.now(UTC) + timedelta(days=3650)

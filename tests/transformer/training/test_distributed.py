@@ -1,4 +1,4 @@
-"""Several processes train what one would have trained."""
+"""A training in several processes equals the training in one process."""
 
 import os
 import subprocess

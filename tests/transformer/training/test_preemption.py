@@ -1,4 +1,4 @@
-"""Preemption: a killed training goes on from its last epoch, and nobody ever sees half a checkpoint."""
+"""Preemption: a killed training continues from its last epoch, and no half-written checkpoint is ever visible."""
 
 import os
 import random
@@ -79,7 +79,7 @@ def uninterrupted(overrides: list[str], config: Config, tmp_path_factory: pytest
 def test_killed_training_is_continued_by_its_retry(
     overrides: list[str], config: Config, uninterrupted, tmp_path: Path, kill: int
 ):
-    """SIGKILL at a random moment; the retry, in an empty folder as in a new pod, ends with the same figures."""
+    """After SIGKILL at a random moment, the retry in an empty folder (a new pod) ends with the same metrics."""
     expected, seconds = uninterrupted
     moment = random.Random(kill).uniform(0.4, 1.0) * seconds
     run_id = open_run(config)
@@ -139,7 +139,7 @@ def test_another_dag_run_logging_into_the_run_starts_afresh(
 
 @pytest.mark.slow
 def test_half_an_upload_is_never_visible(config: Config, tmp_path: Path):
-    """A connection cut in the middle of a checkpoint leaves the one before it in place."""
+    """A connection that breaks during the upload of a checkpoint leaves the previous one in place."""
     run = RunLog(config, open_run(config))
     whole = tmp_path / BEST
     whole.write_bytes(b"x" * 3_000_000)

@@ -1,4 +1,4 @@
-"""Training: it learns, stops and goes on as if it had not stopped, and its checkpoints are all one needs."""
+"""Training: it learns, resumes as if it had not stopped, and its checkpoints hold everything needed."""
 
 import copy
 from dataclasses import replace
@@ -101,7 +101,7 @@ class SuddenEndError(Exception):
 
 
 class InterruptAfter(Callback):
-    """Ends the training without warning in the middle of an epoch."""
+    """Ends the training in the middle of an epoch, without warning."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -161,7 +161,7 @@ def test_warm_start_with_another_network_is_refused_with_the_difference(
     wider = with_values(small_config, {"model.d_model": 48}, "test")
     with pytest.raises(
         UserError,
-        match=r"weights do not fit.*network\.members\.0\.token\.0\.weight has shape \(32, \d+\), expected \(48, \d+\)",
+        match=r"warm start: .*network\.members\.0\.token\.0\.weight .*\(32, \d+\).*\(48, \d+\).*model configuration",
     ):
         run(wider, tmp_path, warm_start=trained / BEST)
     assert not (tmp_path / CHECKPOINTS).exists()
@@ -176,7 +176,7 @@ def fresh_module(config: Config) -> tuple[DelayModule, Embeddings]:
 def test_warm_start_keeps_the_vectors_its_weights_have_learned_to_read(small_config: Config, trained: Path):
     module, embeddings = fresh_module(small_config)
     learned = load_module(trained / BEST).network.point_vectors
-    module.network.point_vectors += 1  # as another node2vec would: other directions
+    module.network.point_vectors += 1  # another run of node2vec would have other directions
     load_weights(module, trained / BEST, embeddings.edges)
     assert torch.equal(module.network.point_vectors, learned)
 
@@ -196,7 +196,7 @@ def test_warm_start_with_a_point_that_model_did_not_know(small_config: Config, t
     learned = load_module(trained / BEST).network.point_vectors
     assert torch.equal(wider.network.point_vectors[2:], learned[1:])
     assert torch.allclose(wider.network.point_vectors[1, :32], learned[4, :32])
-    assert f"{len(shape.op_ids)} of {len(shape.op_ids) + 1} points were known" in caplog.text
+    assert f"{len(shape.op_ids)} of {len(shape.op_ids) + 1} points" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_warm_start_with_other_inputs_is_refused_with_the_difference(
 
 def test_not_a_checkpoint_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "x.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match="is no checkpoint of this model"):
+    with pytest.raises(UserError, match=r"x\.ckpt .*checkpoint of this model"):
         load_module(tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match="does not exist; train the model first"):
+    with pytest.raises(UserError, match=r"y\.ckpt .*not exist.*train the model first"):
         load_module(tmp_path / "y.ckpt")
 
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_network_says_so(trained: Path, tmp_path: Path):
         name.replace("members.0.", ""): value for name, value in checkpoint["state_dict"].items()
     }
     torch.save(checkpoint, tmp_path / "older.ckpt")
-    with pytest.raises(UserError, match="is of another version of the network; train the model again"):
+    with pytest.raises(UserError, match=r"older\.ckpt .*version of the network.*train the model again"):
         load_module(tmp_path / "older.ckpt")
 
 
@@ -244,7 +244,7 @@ def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path: Path):
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"state_dict": {}, "bomb": Bomb()}, tmp_path / "bomb.ckpt")
-    with pytest.raises(UserError, match="is no checkpoint of this model"):
+    with pytest.raises(UserError, match=r"bomb\.ckpt .*checkpoint of this model"):
         load_module(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "ran").exists()
 
@@ -261,14 +261,14 @@ def test_a_training_that_diverges_says_so_in_one_line(small_config: Config, tmp_
     config = copy.deepcopy(small_config)
     config.training.learning_rate = 1e30
     config.training.scheduler.name = "constant"
-    with pytest.raises(UserError, match=r"diverged in epoch 1: \w+ is nan; lower training\.learning_rate") as caught:
+    with pytest.raises(UserError, match=r"diverged in epoch 1: .* nan.*training\.learning_rate") as caught:
         run(config, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_one_batch_can_be_overfitted(small_overrides: list[str], tmp_path: Path):
-    """A network that cannot learn two snapshots by heart is wired wrong."""
+    """A network that cannot overfit two snapshots has a fault in its wiring."""
     overrides = [
         *small_overrides,
         "training.overfit_batches=1",
@@ -348,7 +348,7 @@ def test_resuming_with_another_configuration_lists_every_difference(
         run(changed, tmp_path, resume=trained / LAST)
     message = str(refusal.value)
     assert "model.dropout: 0.25 → 0.3; training.learning_rate: 0.0015 → 0.5;" in message
-    assert "num_workers" not in message  # where it runs is free
+    assert "num_workers" not in message  # it may differ on resume
     assert not (tmp_path / CHECKPOINTS).exists()
 
 
@@ -359,7 +359,7 @@ def test_resuming_with_another_configuration_when_allowed(small_config: Config, 
 
 
 def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
-    """Resumed where no best.ckpt lies, an epoch that is not better must not become the best."""
+    """After a resume without best.ckpt, an epoch that is not better must not become the best."""
     states = torch.load(trained / LAST, weights_only=True)["callbacks"]
     moved = callbacks.FixedCheckpoint(tmp_path, BEST, callbacks.MONITORED)
     state = states[moved.state_key]

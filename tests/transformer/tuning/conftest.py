@@ -30,7 +30,7 @@ def database_url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @dataclass
 class Store:
-    """A bucket as its owner sees it."""
+    """A bucket, read and written by its owner."""
 
     client: object
     endpoint: str
@@ -38,7 +38,7 @@ class Store:
 
     @property
     def overrides(self) -> list[str]:
-        """What a configuration needs to reach it, with both transfers on."""
+        """Overrides of a configuration that reaches the bucket, with both transfers on."""
         return [
             f"data.bucket_name={self.name}",
             "data.bucket_prefix=team/delays",
@@ -79,7 +79,7 @@ def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAPLANTED")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    # Reading the description of the API anew for each client would take longer than most of these tests.
+    # To read the description of the API for each client would take longer than most of these tests.
     monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: LOADER)
     client = boto3.session.Session().client("s3", endpoint_url=s3_endpoint)
     made = Store(client, s3_endpoint, f"trains-{uuid4().hex[:12]}")

@@ -1,4 +1,4 @@
-"""Opens a study database in a process of its own and does what standard input says, one line of answer each.
+"""Opens a study database in its own process and runs commands from standard input. Each one is answered by a line.
 
 python database_process.py HOLDER '{"renew_every_s": 0.2, "expires_after_s": 2}' key=value …
 """
@@ -31,7 +31,7 @@ def main(holder: str, lease: str, *overrides: str) -> None:
 
 
 def do(config: Config, database: StudyDatabase, what: str, *arguments: str) -> str:
-    """`trials N`, `save`, or `lock FILE N`: N times, hold the lock and count in FILE without any other protection."""
+    """Run `trials N`, `save`, or `lock FILE N`: hold the lock and count in FILE, without other protection, N times."""
     try:
         if what == "trials":
             study = optuna.create_study(storage=database.storage, study_name="delays", load_if_exists=True)

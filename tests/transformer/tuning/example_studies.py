@@ -1,4 +1,4 @@
-"""Studies in memory, for tests of what is made of one."""
+"""Studies in memory, for tests of reports and figures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add(
     retry_of: list[int] | None = None,
     **user_attrs: Any,
 ) -> None:
-    """A trial; a complete one had 10 epochs in 60 s and a translation of 80 s unless `user_attrs` say otherwise."""
+    """Add a trial. By default, a complete one has 10 epochs, 60 s of training, and 80 s as MAE of translation."""
     if state is TrialState.COMPLETE:
         user_attrs = {"seconds": 60.0, "epochs": 10, "val_translation_mae_s": 80.0, **user_attrs}
     study.add_trial(
@@ -66,7 +66,7 @@ def fail(study: optuna.Study, reason: str | None = None, params: Mapping[str, An
 
 
 def mixed_study() -> optuna.Study:
-    """Of each state something, and a learning rate that decides everything: 50 s at 1e-3, 8 s more per decade."""
+    """Trials in every state. Only the learning rate decides the value: 50 s at 1e-3, and 8 s more per decade."""
     study = new_study()
     add(study, 50.0, curve=(70.0, 55.0, 50.0), defaults=True, mlflow_run_id="run-of-defaults")
     rng = np.random.default_rng(0)
@@ -86,6 +86,6 @@ def mixed_study() -> optuna.Study:
         add(study, value, params, curve=(value + 20, value + 5, value))
     add(study, 66.0, HUBER, state=TrialState.PRUNED, curve=(72.0, 66.0), epochs=2, seconds=12.0)
     fail(study, "model.d_model=128 does not fit http://me:secret@gpu/ memory")
-    fail(study)  # number 27: its worker died, 28 does it again
+    fail(study)  # number 27: its worker died, and 28 runs it again
     add(study, 47.5, HUBER, retry_of=[27], curve=(60.0, 47.5), mlflow_run_id="run-of-best")
     return study

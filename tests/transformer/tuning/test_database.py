@@ -1,4 +1,4 @@
-"""Study databases: one writer of a SQLite file and of its copy in S3, many of a PostgreSQL, each as processes."""
+"""Study databases in processes: one writer of a SQLite file and of its copy in S3, many writers of PostgreSQL."""
 
 import json
 import logging
@@ -124,7 +124,7 @@ class Process:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a process; `open` = wait until it has the database open."""
+    """Starts a process; with `open`, waits until the process has opened the database."""
     started = []
 
     def start(
@@ -144,7 +144,9 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 def test_a_study_is_there_again_when_its_database_is_opened_again(tmp_path):
     config = configuration(tmp_path / "new" / "folder")
     with (
-        pytest.raises(UserError, match=r"^paths.optuna_db=.* does not exist; run a study first"),
+        pytest.raises(
+            UserError, match=r"^paths\.optuna_db=.* not exist; run a study .*data\.download_data_from_s3=true"
+        ),
         read_database(config),
     ):
         pass
@@ -167,9 +169,9 @@ def test_a_second_process_is_refused_by_name_until_the_first_dies(tmp_path, proc
         pass
     text = one_line(caught.value)
     assert re.search(rf"is being written by MLflow run 0123abcd, process {first.pid} on \S+, since \d{{4}}-", text)
-    assert text.endswith(f"wait until it ends, or stop process {first.pid}")
+    assert text.endswith(f"stop process {first.pid}")
     first.ask("trials 2")
-    with read_database(config) as storage:  # readers are not kept out
+    with read_database(config) as storage:  # the lock does not exclude readers
         assert trials(storage) == 2
     first.kill()
     with opened(config) as database:
@@ -190,7 +192,12 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     config = configuration(tmp_path)
     (tmp_path / "studies.db").write_bytes(b"no database at all" * 1000)
     for opening in (opened(config), read_database(config)):
-        with pytest.raises(UserError, match=r"is no sound SQLite database .*restore or remove it$") as caught, opening:
+        with (
+            pytest.raises(
+                UserError, match=r"^paths\.optuna_db=.* sound SQLite database .*restore or remove it$"
+            ) as caught,
+            opening,
+        ):
             pass
         one_line(caught.value)
 
@@ -210,7 +217,7 @@ def test_tables_of_another_optuna_are_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"^paths.optuna_db=.* cannot be written"),
+        pytest.raises(UserError, match=r"^paths\.optuna_db=.* written .*name another file"),
         opened(configuration(tmp_path / "file")),
     ):
         pass
@@ -219,7 +226,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 # --- its copy in the bucket ------------------------------------------------------------------------------------------
 @pytest.fixture
 def machine(store, tmp_path: Path) -> Callable[..., Config]:
-    """Configuration of a machine with a disk of its own and both transfers on."""
+    """Configuration of a machine with its own disk and both transfers on."""
     return lambda disk="disk", *overrides: configuration(tmp_path / disk, *store.overrides, *overrides)
 
 
@@ -232,7 +239,7 @@ def test_a_study_moves_from_machine_to_machine_through_the_bucket(store, machine
             database.save()
             assert trials_in(store.get(DB), tmp_path) == count
             assert store.listing() == [DB, LOCK]
-        add_trials(database.storage, 1)  # dies before it saved this
+        add_trials(database.storage, 1)  # the process dies before it has saved this one
     assert store.listing() == [DB]
     assert sum("is saved to" in record.message for record in caplog.records) == 1
     with opened(machine("two")) as database:
@@ -269,7 +276,7 @@ def test_a_copy_from_elsewhere_wins_and_the_file_here_is_kept_aside(machine, tmp
     assert aside.with_name(f"{aside.name}-journal").exists()
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert str(aside) in warning and "takes its place" in warning
-    with opened(machine("one")) as database:  # and it descends from it from now on
+    with opened(machine("one")) as database:  # from now on the local file descends from the copy
         assert trials(database.storage) == 5
     assert len(list((tmp_path / "one").glob("studies.2*.db"))) == 1
 
@@ -300,7 +307,7 @@ def test_an_unsound_copy_is_refused_and_what_is_here_stays(store, machine, tmp_p
     before = (tmp_path / "disk" / "studies.db").read_bytes()
     for opening in (opened(machine()), read_database(machine())):
         with (
-            pytest.raises(UserError, match=r"^s3://.*/optuna/studies.db is no sound study database \(") as caught,
+            pytest.raises(UserError, match=r"^s3://.*/optuna/studies\.db .*\(.*\); restore") as caught,
             opening,
         ):
             pass
@@ -320,7 +327,7 @@ def test_saving_without_fetching_never_overwrites_trials_from_elsewhere(store, m
         add_trials(database.storage, 1)
         database.save()
     with (
-        pytest.raises(UserError, match=r"may lack; set data.download_data_from_s3=true") as caught,
+        pytest.raises(UserError, match=r"paths\.optuna_db=.*; set data\.download_data_from_s3=true") as caught,
         opened(machine("two", blind)),
     ):
         pass
@@ -348,7 +355,7 @@ def test_a_copy_that_somebody_removed_is_made_again(store, machine):
     with opened(machine()) as database:
         database.save()
         store.delete(DB)
-        with pytest.raises(ServiceError, match="was replaced or removed meanwhile"):
+        with pytest.raises(ServiceError, match=r"optuna/studies\.db was replaced or removed .*run the stage again"):
             database.save()
     with opened(machine()) as database:
         database.save()
@@ -399,7 +406,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(store, machine):
 
 
 def test_a_lost_answer_to_the_swap_is_no_failure(store, machine, tmp_path, monkeypatch):
-    """The service did copy, the repeated request then meets its own copy, and conditions fail."""
+    """The service has copied, but the answer is lost. The repeated request finds its own copy and is refused."""
     copy = Bucket.copy
 
     def answer_lost(self: Bucket, source: str, target: str, replaces: str) -> None:
@@ -411,7 +418,7 @@ def test_a_lost_answer_to_the_swap_is_no_failure(store, machine, tmp_path, monke
         database.save()
         monkeypatch.setattr(Bucket, "copy", lambda *_, **__: None)
         add_trials(database.storage, 1)
-        with pytest.raises(ServiceError, match="was replaced or removed meanwhile"):
+        with pytest.raises(ServiceError, match=r"optuna/studies\.db was replaced or removed .*run the stage again"):
             database.save()
     assert trials_in(store.get(DB), tmp_path) == 1
 
@@ -426,8 +433,8 @@ def test_a_second_machine_is_refused_by_name(store, machine, process):
     text = one_line(caught.value)
     assert text.startswith(f"s3://{store.name}/team/delays/{LOCK}: ")
     assert re.search(rf"by MLflow run 0123abcd, process {first.pid} on \S+, since \d{{4}}-\d\d-\d\d ", text)
-    assert re.search(r"wait until it ends or stop it; if it is dead, its lease expires in [1-5] s$", text)
-    time.sleep(5.5)  # renewed meanwhile, it has not expired
+    assert re.search(r"wait until it ends, or stop it; .*expires in [1-5] s$", text)
+    time.sleep(5.5)  # the lease was renewed, so it has not expired
     with pytest.raises(OccupiedError), opened(machine("two"), "", lease):
         pass
     first.end()
@@ -490,7 +497,7 @@ def test_who_was_taken_over_saves_nothing_more(store, machine, process, tmp_path
         assert re.search(
             rf"^ServiceError: s3://.*/{LOCK} was taken over by MLflow run run-1, process {os.getpid()}", refused
         )
-        first.end()  # which does not release what is another's
+        first.end()  # it must not release the lease of another process
         assert store.get(DB) == content
         assert store.listing() == [DB, LOCK]
     assert trials_in(content, tmp_path) == 3
@@ -518,7 +525,7 @@ def test_a_service_that_is_away_for_a_while_ends_nothing(store, machine, tmp_pat
         monkeypatch.setattr(Bucket, "read_text", lambda *_: (_ for _ in ()).throw(away))
         with pytest.raises(ServiceError, match="did not answer"):
             database.save()
-        time.sleep(2.5)  # expired, and nobody came
+        time.sleep(2.5)  # the lease expired, and no process took it
         assert sum("is not renewed" in record.message for record in caplog.records) == 1
         monkeypatch.setattr(Bucket, "read_text", read_text)
         database.save()
@@ -530,7 +537,7 @@ def test_a_lease_that_somebody_removed_is_lost(store, machine):
     with opened(machine(), lease=NEVER) as database:
         store.delete(LOCK)
         for _ in range(2):
-            with pytest.raises(ServiceError, match=rf"{LOCK} was removed by somebody; nothing is saved"):
+            with pytest.raises(ServiceError, match=rf"{LOCK} was removed .*saves nothing"):
                 database.save()
     assert store.listing() == []
 
@@ -538,7 +545,7 @@ def test_a_lease_that_somebody_removed_is_lost(store, machine):
 def test_an_unreadable_lease_counts_until_it_expires(store, machine):
     store.put(LOCK, b"[]")
     taken = pytest.raises(OccupiedError, match="process 0 on an unknown host")
-    with taken, opened(machine(), "run-1", lease=NEVER):  # a short one expires before a busy machine has looked
+    with taken, opened(machine(), "run-1", lease=NEVER):  # a short lease expires before a busy machine reads it
         pass
     time.sleep(2.1)
     with opened(machine()):
@@ -547,7 +554,7 @@ def test_an_unreadable_lease_counts_until_it_expires(store, machine):
 
 @pytest.mark.parametrize("answer", ["ignored", "refused"])
 def test_services_without_conditional_writes(store, machine, monkeypatch, answer):
-    """Either way the token that is read back tells who was last."""
+    """In both cases the token that is read back names the last writer."""
 
     def client_without_conditions(config: Config) -> Bucket:
         bucket = original(config.data)
@@ -572,7 +579,7 @@ def test_services_without_conditional_writes(store, machine, monkeypatch, answer
         with pytest.raises(OccupiedError), opened(machine("two"), lease=NEVER):
             pass
         first.save()
-        # Another that saw no lease in the same instant overwrites it: only one of them goes on.
+        # Another process that saw no lease in the same instant overwrites it: only one of them continues.
         read_text = Bucket.read_text
         unseen = [None]
         monkeypatch.setattr(Bucket, "read_text", lambda self, name: unseen.pop() if unseen else read_text(self, name))
@@ -628,7 +635,7 @@ def test_one_worker_at_a_time(shared, process, tmp_path, postgres):
     while counter.read_text() in ("", "40"):
         time.sleep(0.01)
     workers[0].pause()
-    workers[0].kill()  # whatever it held is free
+    workers[0].kill()  # its locks are free now
     counter.write_text("0")
     assert workers[1].ask(f"lock {counter} 1") == "done"
     assert postgres.admin("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
@@ -643,7 +650,7 @@ def test_who_waits_too_long_for_the_others_is_told(shared, database_url):
         assert "search.storage_url=postgresql://" in one_line(caught.value)
     other = configuration(Path("unused"), f"search.storage_url={database_url}", "search.study_name=other")
     with opened(shared) as first, opened(other) as second, first.exclusively(), second.exclusively():
-        pass  # each study has a lock of its own
+        pass  # each study has its own lock
 
 
 def test_what_is_raised_while_alone_is_not_changed(shared):
@@ -677,11 +684,11 @@ def test_a_refused_password_is_one_line_without_it(shared, postgres, monkeypatch
             with pytest.raises(UserError, match=r"authentication failed .*password in PGPASSWORD$") as caught, opening:
                 pass
             assert wrong not in one_line(caught.value)
-            shown = "***" if url is written_out else "tuner"  # a user alone is no secret
+            shown = "***" if url is written_out else "tuner"  # a user name alone is no secret
             assert f"{shown}@127.0.0.1:{postgres.port}/" in str(caught.value)
     shared.search.storage_url = address
     monkeypatch.delenv("PGPASSWORD")
-    with pytest.raises(UserError, match=r"no password supplied; .*PGPASSWORD$"), opened(shared):
+    with pytest.raises(UserError, match=r"no password .*PGPASSWORD$"), opened(shared):
         pass
 
 
@@ -746,7 +753,7 @@ def test_a_trial_whose_worker_fell_silent_is_found_and_one_that_beats_is_not(sha
         with beating(database.storage, silent._trial_id):
             pass
         with beating(database.storage, alive._trial_id):
-            time.sleep(5.5)  # four missed beats and a second's resolution
+            time.sleep(5.5)  # four missed heartbeats, and a resolution of one second
             with pytest.warns(optuna.exceptions.ExperimentalWarning):
                 optuna.storages.fail_stale_trials(alive.study)
         states = [trial.state.name for trial in alive.study.trials]

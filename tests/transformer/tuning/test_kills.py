@@ -1,4 +1,4 @@
-"""Killed workers, for real, with the study in S3 or in PostgreSQL: nothing is lost and nothing counts twice."""
+"""Workers killed by SIGKILL, with the study in S3 or in PostgreSQL: no trial is lost and none counts twice."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
 
 
 def start(overrides: list[str], run_id: str, disk: Path, worker: int = 0) -> subprocess.Popen[str]:
-    """A worker in a pod of its own: everything it writes is on `disk`."""
+    """A worker in its own pod: it writes only to `disk`."""
     argv = [sys.executable, "-m", "transformer", "tune", "--run-id", run_id, "--worker", str(worker)]
     for override in [*overrides, f"paths.runs={disk}/runs", f"paths.optuna_db={disk}/studies.db"]:
         argv += ["--set", override]
@@ -54,7 +54,7 @@ def start(overrides: list[str], run_id: str, disk: Path, worker: int = 0) -> sub
 
 
 def kill_when(process: subprocess.Popen[str], line: str, after_s: float = 0.0) -> str:
-    """SIGKILL so long after the log has said something that matches; returns what it said until then."""
+    """Send SIGKILL so long after the first log line that matches, and return the log until then."""
     said = ""
     for text in process.stderr:
         said += text
@@ -91,7 +91,7 @@ def nested_runs(mlflow_server: str, parent: str) -> dict[int, list[tuple[str, st
 
 
 def check_whole(study: optuna.Study, runs: dict[int, list[tuple[str, str]]], n_trials: int) -> None:
-    """Every trial that counts once, and an MLflow run for each that began, closed as the database says it ended."""
+    """Each trial counts once, and each begun trial has an MLflow run, closed with the state in the database."""
     found = progress(study)
     assert (found.counted, found.running, found.waiting) == (n_trials, 0, 0)
     retried = superseded(study.trials)
@@ -152,7 +152,7 @@ def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
     workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]
     kill_when(workers[3], r"epoch 1/3 done")
     logs = [finish(worker) for worker in workers[:3]]
-    # Its retry, as Airflow starts it: whatever is still to do is done by now or then.
+    # Its retry, as Airflow starts it, does the rest.
     finish(start(shared, run_id, tmp_path / "pod-3b", worker=3))
     study = study_of(config)
     assert len(superseded(study.trials)) == 1

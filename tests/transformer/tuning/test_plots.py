@@ -63,7 +63,7 @@ def test_slices_have_a_panel_for_each_parameter():
     figure.canvas.draw()
     assert [label.get_text() for label in panels["use_inputs.calendar"].get_xticklabels()] == ["true", "false"]
     assert [label.get_text() for label in panels["loss.name"].get_xticklabels()] == ["mae", "huber"]
-    assert len(panels["loss.huber_delta_s (log)"].collections) == 1  # of one trial only
+    assert len(panels["loss.huber_delta_s (log)"].collections) == 1  # only one trial has it
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "complete, the darker the later",
         "defaults",

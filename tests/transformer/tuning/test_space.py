@@ -1,4 +1,4 @@
-"""The search space: what an entry may say, what is refused before the first trial, and what a trial is suggested."""
+"""The search space: valid entries, refusals before the first trial, and the values suggested to a trial."""
 
 import json
 import subprocess
@@ -89,7 +89,7 @@ def test_a_condition_on_a_key_that_is_not_searched_looks_at_its_own_value():
         {"key": "embeddings.node2vec.dim", "choices": [8, 16], "when": "embeddings.node2vec.enabled=true"},
         {"key": "embeddings.node2vec.q", "choices": [0.5, 1.0], "when": "embeddings.node2vec.dim=16"},
     )
-    # Without node2vec its dimension keeps its own value, 16, for which q is searched.
+    # Without node2vec, its dimension keeps its own value 16, and with 16 q is searched.
     assert all("embeddings.node2vec.q" in v for v in suggested(given) if not v["embeddings.node2vec.enabled"])
 
 
@@ -102,8 +102,8 @@ def test_own_values_outside_the_space_are_told():
     [
         ({"key": "model.n_layer", "low": 1, "high": 2}, "unknown key 'model.n_layer'; did you mean 'model.n_layers'?"),
         ({"key": "model", "choices": [1]}, "unknown key 'model'"),
-        ("model.n_layers", "is no entry"),
-        ({"low": 1, "high": 2}, "is no entry"),
+        ("model.n_layers", "entry"),
+        ({"low": 1, "high": 2}, "entry"),
         ({"key": "model.n_layers", "lo": 1, "high": 2}, "model.n_layers: unknown key 'lo'; did you mean 'low'?"),
         ({"key": "model.n_layers", "low": "many", "high": 2}, 'model.n_layers: low="many" is not a number'),
         ({"key": "model.n_layers"}, "either choices, or low and high"),
@@ -125,9 +125,9 @@ def test_own_values_outside_the_space_are_told():
         ({"key": "model.n_layers", "low": -(10**308), "high": 10**308, "step": 0.1}, "does not lead from"),
         ({"key": "model.n_layers", "low": 1, "high": 10**400}, "is not a number"),
         ({"key": "model.dropout", "low": 0, "high": 0.4, "log": True}, "log needs low above 0"),
-        ({"key": "training.loss.name", "low": 1, "high": 2}, "is no number; give it choices"),
+        ({"key": "training.loss.name", "low": 1, "high": 2}, "give it choices"),
         ({"key": "training.loss.name", "choices": ["mae", "mape"]}, "training.loss.name"),
-        ({"key": "model.use_inputs.calendar", "low": 0, "high": 1}, "is no number; give it choices"),
+        ({"key": "model.use_inputs.calendar", "low": 0, "high": 1}, "give it choices"),
         (
             {"key": "training.weight_decay", "low": 0.1, "high": float("inf")},
             'training.weight_decay: high="Infinity" is not a',
@@ -156,7 +156,7 @@ def test_a_key_given_twice_is_refused():
 @pytest.mark.parametrize(
     ("when", "reason"),
     [
-        ("training.loss.name=mape", 'training.loss.name never is "mape"'),
+        ("training.loss.name=mape", 'training.loss.name is never "mape"'),
         ("training.loss.name", "must be KEY=VALUE"),
         ("training.loss.name=[]", "never holds"),
         ("training.loss.name=[mae", "not readable as YAML"),

@@ -1,4 +1,4 @@
-"""A study's bookkeeping: its budget, its orphans, its failures. The trainings are stood in for by a formula."""
+"""The bookkeeping of a study: its budget, its orphans, its failures. A formula stands in for the trainings."""
 
 import json
 import math
@@ -9,12 +9,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tests.support.messages import assert_names
 from transformer.config import Config, load_config
 from transformer.data.dates import resolve_split
 from transformer.errors import ServiceError, Terminated, UserError
 from transformer.tracking.run_log import RunLog
 from transformer.training.trainer import TrainingResult
-from transformer.tuning import study as tuning
+from transformer.tuning import worker
 from transformer.tuning.database import open_database
 from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress
 from transformer.tuning.trials import superseded
@@ -29,12 +30,12 @@ SPACE = [
 
 
 class Trainings:
-    """Stands in for `train`: a validation MAE by formula, and what happens to some of the trainings."""
+    """Stands in for `train`: a formula gives the validation MAE, and some trainings end by an exception."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
         self.warm_starts: list[Path | None] = []
-        self.happens: dict[int, BaseException] = {}  # to the n-th training, after its first epoch
+        self.happens: dict[int, BaseException] = {}  # ends the n-th training after its first epoch
 
     def __call__(self, config, split, statistics, embeddings, run, folder, *, warm_start, callbacks, resumable):
         number = len(self.configs)
@@ -57,15 +58,15 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
-    monkeypatch.setattr(tuning, "train", stand_in)
+    monkeypatch.setattr(worker, "train", stand_in)
     for name in ("obtain_statistics", "obtain_embeddings"):
-        monkeypatch.setattr(tuning, name, lambda config, split: None)
+        monkeypatch.setattr(worker, name, lambda config, split: None)
     return stand_in
 
 
 @pytest.fixture
 def configure(small_overrides: list[str], tmp_path: Path):
-    """The configuration of a study in a database of its own; more overrides on top."""
+    """The configuration of a study in its own database, with more overrides on top."""
 
     def make(*overrides: str, space=SPACE) -> Config:
         own = [f"paths.optuna_db={tmp_path}/studies.db", f"search.space={json.dumps(space)}", "search.n_trials=6"]
@@ -113,7 +114,7 @@ def test_the_first_trial_is_the_configuration_as_it_is(configure, trainings: Tra
 def test_a_configuration_outside_the_space_is_not_tried(configure, trainings: Trainings, tmp_path: Path, caplog):
     with caplog.at_level("INFO"):
         tune(configure("search.n_trials=2", "training.learning_rate=0.5"), tmp_path)
-    assert "lies outside the search space and is not tried: training.learning_rate=0.5" in caplog.text
+    assert "search space and is not tried: training.learning_rate=0.5" in caplog.text
     assert all(rate <= 1e-2 for rate, _ in trainings.values)
 
 
@@ -182,7 +183,7 @@ def test_a_failing_trial_counts_and_does_not_end_the_study(configure, trainings:
 def test_a_study_whose_trials_all_fail_says_why_in_one_line(configure, trainings: Trainings, tmp_path: Path):
     trainings.happens = {n: RuntimeError(f"reason {n}") for n in range(6)}
     message = refusal(lambda: tune(configure(), tmp_path))
-    assert message.startswith("study 'train-delays': none of its trials completed, 6 failed, the last one: reason 5;")
+    assert_names(message, "'train-delays'", "none", "6 failed", "reason 5", "search.study_name")
     assert refusal(lambda: tune(configure(), tmp_path)) == message
     assert len(trainings.configs) == 6
 
@@ -208,7 +209,7 @@ def test_a_study_that_compares_on_something_else_is_refused_with_the_difference(
     tune(configure("search.n_trials=1"), tmp_path)
     message = refusal(lambda: tune(configure(*overrides, space=space), tmp_path))
     assert difference in message
-    assert message.endswith("give the same, or another study_name (search.study_name)")
+    assert_names(message, "use the same", "search.study_name")
     assert len(trainings.configs) == 1
     assert tune(configure(*overrides, "search.study_name=other", space=space), tmp_path).counted == 6
 
@@ -217,14 +218,14 @@ def test_a_study_that_began_with_other_weights_is_refused(configure, trainings: 
     config = configure("search.n_trials=1", space=SPACE[:1])
     tune(config, tmp_path, warm_start=WarmStart("0123abcd", tmp_path / "best.ckpt"))
     message = refusal(lambda: tune(configure(space=SPACE[:1]), tmp_path))
-    assert "warm_start_run_id: 0123abcd → absent; give the same" in message
+    assert_names(message, "warm_start_run_id: 0123abcd → absent", "use the same")
 
 
 def test_a_study_of_another_program_is_refused(configure, trainings: Trainings, tmp_path: Path):
     with open_database(configure(), "", lambda *_: None) as database:
         study = optuna.create_study(storage=database.storage, study_name="train-delays")
         study.tell(study.ask(), 1.0)
-    assert "was not made by this pipeline" in refusal(lambda: tune(configure(), tmp_path))
+    assert_names(refusal(lambda: tune(configure(), tmp_path)), "'train-delays'", "not made by", "search.study_name")
 
 
 def test_a_study_whose_making_was_interrupted_is_made_whole(configure, trainings: Trainings, tmp_path: Path):
@@ -237,7 +238,7 @@ def test_a_study_whose_making_was_interrupted_is_made_whole(configure, trainings
 
 
 def interrupt_at(name: str):
-    """`Study.set_user_attr` of a process that is stopped when it comes to `name`."""
+    """`Study.set_user_attr` of a process that is stopped at the attribute `name`."""
     original = optuna.Study.set_user_attr
 
     def set_user_attr(study: optuna.Study, key: str, value: object) -> None:
@@ -297,7 +298,7 @@ def test_hyperband_studies_run(configure, trainings: Trainings, tmp_path: Path):
 def test_each_trial_tells_its_values_its_place_and_the_best(configure, trainings: Trainings, tmp_path: Path, caplog):
     with caplog.at_level("INFO"):
         tune(configure("search.n_trials=2", "training.learning_rate=0.001"), tmp_path)
-    assert "study train-delays: new, 2 trials to run over" in caplog.text
+    assert "study train-delays: new, 2 trials" in caplog.text
     assert "  model.n_layers: 1 … 4" in caplog.text
     assert "trial 0 (1 of 2): training.learning_rate=0.001, model.n_layers=1" in caplog.text
     assert "trial 0: complete, 101.0 s after 0 s; best 101.0 s of trial 0" in caplog.text
