@@ -21,7 +21,7 @@ from transformer.features.graph import RailwayGraph, graph_from_edge_counts, sym
 from transformer.training.run_folder import TrainedModel
 
 _GAP = 0.1  # gap to the next part of the railway that no link joins, as share of a part's width
-_DENSE_POINTS = 8  # largest part whose eigenvectors are all computed; the sparse solver needs more points
+_DENSE_POINTS = 8  # a part of at most so many points is solved with the dense solver
 _STEPS = 100  # after so many steps, no point moves visibly
 
 
