@@ -213,7 +213,7 @@ class _Day:
         self._push(time, _DEPART, visit)
 
     def _depart(self, visit: int, now: float) -> None:
-        """Move a train into the next section. A train that passes waited in its last section, and clears it only now."""
+        """Move a train into the next section. A train that passes waited in its last section, and clears it now."""
         self.left[visit] = now
         self.delay[self.journey[visit]] = now - self.planned_departure[visit]
         if self.section[visit] < 0:
