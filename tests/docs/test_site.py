@@ -1,4 +1,4 @@
-"""The site builds strictly, holds what the code knows, and loads nothing from another host."""
+"""The site builds in strict mode, holds the tables that the code generates, and loads nothing from another host."""
 
 import os
 import re
@@ -20,7 +20,7 @@ LOADING = {"script": "src", "img": "src", "iframe": "src", "link": "href", "sour
 
 
 class Page(HTMLParser):
-    """What a page shows as rows of tables, and what it loads."""
+    """The rows of the tables of a page, and the addresses that the page loads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_every_key_has_its_default_and_its_meaning(site: Path) -> None:
 @pytest.mark.slow
 def test_a_key_tells_its_value_and_the_environments_that_differ(site: Path) -> None:
     page = Page(site / "configuration.html")
-    assert page.row("model.d_model")[1:3] == ["whole number", "64"]  # of base, not of the schema
+    assert page.row("model.d_model")[1:3] == ["whole number", "64"]  # the default of base, not of the schema
     assert page.row("training.precision")[1].startswith("auto, 32-true")
     assert page.row("data.endpoint_url")[1:3] == ["text or null", "null"]
     assert page.row("compute.backend")[3].endswith("dev, prod: kubernetes")

@@ -39,7 +39,7 @@ def cluster(monkeypatch):
 
 @pytest.fixture
 def train(monkeypatch, cluster):
-    """Run the DAG in environment dev, quicker than a cluster would need; returns its run."""
+    """Run the DAG in environment dev, with shorter waits than in a cluster. Return its run."""
     FakeTracking.install(monkeypatch, opened="3f2a")
 
     def run(*overrides):
@@ -170,7 +170,7 @@ time.sleep(60)
 
 @pytest.fixture
 def deferred(monkeypatch, cluster):
-    """An operator whose pod trains, and the trigger it waits with, as the triggerer gets it."""
+    """An operator whose pod trains, and its trigger as the triggerer gets it."""
     monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
     cluster.plan("train-model", Fate(SAVES))
     run = {"env": "dev", "overrides": [], "run_id": "3f2a", "warm_start_run_id": None, "resume_run": False}
