@@ -1,9 +1,9 @@
-"""What the documentation site takes from the code itself, so that it cannot drift from it. A hook of MkDocs.
+"""A hook of MkDocs that fills tables of the documentation site from the code, so that both always agree.
 
     make docs     # writes data/site
 
-A page says `<!-- generated: NAME -->` where a table of `TABLES` is wanted. Meanings are the comments beside the fields
-of the schema and beside the columns of the event tables.
+In a page, `<!-- generated: NAME -->` stands for a table of `TABLES`. The meanings in a table are the comments on the
+fields of the schema, and on the columns of the event tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "plugins"))
-# Importing Airflow writes its defaults there.
+# Airflow writes its default files to this folder when it is imported.
 os.environ["AIRFLOW_HOME"] = os.environ.get("AIRFLOW_HOME", str(REPOSITORY / ".airflow"))
 
 import polars as pl
@@ -48,7 +48,7 @@ COLUMN_TYPES = {pl.String(): "text", pl.Date(): "date", tables.TIMESTAMP: "times
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in the generated tables; keep only the text of links to files of the repository, which the site lacks."""
+    """Fill in the generated tables. Replace links to files that the site lacks by their text."""
 
     def table(match: re.Match[str]) -> str:
         if match[1] not in TABLES:
@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 # --- configuration ---------------------------------------------------------------------------------------------------
 def configuration() -> str:
-    """Every key of the schema, a section for each group of them."""
+    """Return the keys of the schema, with a section for each group."""
     meanings = comments(schema)
     defaults, differing = configured_values()
     lines: list[str] = []
@@ -87,7 +87,7 @@ def configuration() -> str:
 
 
 def configured_values() -> tuple[dict[str, Any], dict[str, list[tuple[Any, list[str]]]]]:
-    """The value of each key unless an environment says otherwise, and what those that do say: value, environments."""
+    """Return the default of each key, and for each key the other values with the environments that set them."""
     defaults: dict[str, Any] = {}
     differing: dict[str, list[tuple[Any, list[str]]]] = {}
     for env in schema.environments():
@@ -103,7 +103,7 @@ def configured_values() -> tuple[dict[str, Any], dict[str, list[tuple[Any, list[
 
 
 def groups(owner: type, prefix: str) -> Iterator[tuple[str, type]]:
-    """Each dataclass of the schema with its dotted name, those inside it behind it."""
+    """Yield each dataclass of the schema with its dotted name. The dataclasses inside it follow it."""
     yield prefix, owner
     hints = typing.get_type_hints(owner)
     for field in dataclasses.fields(owner):
@@ -113,7 +113,7 @@ def groups(owner: type, prefix: str) -> Iterator[tuple[str, type]]:
 
 
 def leaves(owner: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass that hold a value, with their types."""
+    """Yield the fields of a dataclass that hold a value, with their types."""
     hints = typing.get_type_hints(owner)
     for field in dataclasses.fields(owner):
         if not dataclasses.is_dataclass(kind := hints[field.name]):
@@ -121,7 +121,7 @@ def leaves(owner: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 
 
 def type_name(kind: Any) -> str:
-    """A type in words: `int | None` is "whole number or null"."""
+    """Return a type in words: `int | None` is "whole number or null"."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return ", ".join(map(code, arguments))
@@ -134,7 +134,7 @@ def type_name(kind: Any) -> str:
 
 def _introduction(owner: type) -> list[str]:
     text = inspect.getdoc(owner) or ""
-    generated = text.startswith(f"{owner.__name__}(")  # by `dataclass`
+    generated = text.startswith(f"{owner.__name__}(")  # the docstring that `dataclass` writes
     return [] if generated or not text else [text, ""]
 
 
@@ -152,7 +152,7 @@ def _entry_table(owner: type, meanings: Mapping[tuple[str, str], str]) -> list[s
 
 
 def _key(key: str) -> str:
-    """A key that can be linked to, and that breaks at its dots."""
+    """Return a key as HTML. It is the target of links, and may break at its dots."""
     return f'<code id="{key}">{key.replace(".", ".<wbr>")}</code>'
 
 
@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
 
 # --- DAG params ------------------------------------------------------------------------------------------------------
 def dag_params(make: Callable[[Mapping[str, str]], dict[str, Any]]) -> str:
-    """The fields of a trigger form in their order, as they are without environment variables."""
+    """Return the fields of a trigger form in their order, with the defaults without environment variables."""
     rows = []
     for name, param in make({}).items():
         form = param.schema
@@ -185,7 +185,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 # --- event tables ----------------------------------------------------------------------------------------------------
 def columns(name: str, optional: set[str]) -> str:
-    """The columns of a table of `transformer.data.tables`."""
+    """Return the columns of a table of `transformer.data.tables`."""
     meanings = comments(tables)
     rows = [
         (
@@ -205,7 +205,7 @@ def _column_type(dtype: pl.DataType) -> str:
 
 # --- licences --------------------------------------------------------------------------------------------------------
 def licence_table() -> str:
-    """The licence of every package of requirements.txt."""
+    """Return the licence of every package of requirements.txt."""
     rows = [
         (code(entry.package), entry.version, prose(entry.expression), prose(entry.reason))
         for entry in audit.licences(audit.read_policy())
@@ -227,9 +227,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # --- reading comments, writing Markdown ------------------------------------------------------------------------------
 def comments(module: ModuleType) -> dict[tuple[str, str], str]:
-    """The comments of a module on what it declares: (class, field) and (dictionary, key) → text.
+    """Return the comments of a module on its declarations: (class, field) and (dictionary, key) → text.
 
-    The comment at the end of the line, or else the lines of comment right above it.
+    It is the comment at the end of the line or, if there is none, the comment in the lines directly above.
     """
     source = inspect.getsource(module)
     at_line: dict[int, str] = {}
@@ -262,12 +262,12 @@ def comments(module: ModuleType) -> dict[tuple[str, str], str]:
 
 
 def code(value: Any) -> str:
-    """Text as code in a cell of a table."""
+    """Return a value as code for a cell of a table."""
     return f"`{value}`".replace("|", "\\|")
 
 
 def prose(text: str) -> str:
-    """Text that no table or HTML breaks on, in one paragraph, beginning with a capital where it is a word."""
+    """Return text as one paragraph that is safe in tables and HTML. If it begins with a word, capitalize that."""
     safe = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     first_word = re.match(r"[a-z]+(?=[ ,:;]|$)", safe)
     return safe[:1].upper() + safe[1:] if first_word else safe
