@@ -25,7 +25,7 @@ from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.text import redact
 
-RESULT_KEY = "result"  # XCom key of the JSON object that a stage on the worker writes; for people, no task reads it
+RESULT_KEY = "result"  # XCom key of the JSON object that a stage on the worker writes; no task reads it
 MODULE = ["-m", "transformer"]
 GPU_RESOURCE = "nvidia.com/gpu"
 
