@@ -362,14 +362,14 @@ def test_history_explains_delays_that_translation_cannot(tmp_path: Path) -> None
 # --- the folder ------------------------------------------------------------------------------------------------------
 def test_the_same_simulation_is_reused_and_an_incomplete_one_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    told: list[str] = []
+    lines: list[str] = []
     created = simulate(folder, SMALL)
     before = (folder / "op_nodes.parquet").stat().st_mtime_ns
-    reused = simulate(folder, SMALL, told.append)
+    reused = simulate(folder, SMALL, lines.append)
     assert reused == {**created, "status": "reused"}
-    assert len(told) == 1
-    assert told[0].startswith(f"{folder} ")
-    assert told[0].endswith(": reused")
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{folder} ")
+    assert lines[0].endswith(": reused")
     assert (folder / "op_nodes.parquet").stat().st_mtime_ns == before
     (folder / "op_nodes.parquet").unlink()
     assert simulate(folder, SMALL)["status"] == "created"
@@ -378,9 +378,9 @@ def test_the_same_simulation_is_reused_and_an_incomplete_one_made_again(tmp_path
 def test_an_earlier_simulation_with_other_settings_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     simulate(folder, SMALL)
-    told: list[str] = []
-    simulate(folder, dataclasses.replace(SMALL, service_dates=1, seed=5), told.append)
-    assert "other settings: replaced" in told[0]
+    lines: list[str] = []
+    simulate(folder, dataclasses.replace(SMALL, service_dates=1, seed=5), lines.append)
+    assert "other settings: replaced" in lines[0]
     assert len(list((folder / "events").iterdir())) == 1
     assert json.loads((folder / "simulation.json").read_text())["config"]["seed"] == 5
     assert list(tmp_path.iterdir()) == [folder]
