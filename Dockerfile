@@ -1,32 +1,33 @@
-# The images of a cluster, a target each:
+# The images for a cluster. Each is a target:
 #
-#   trainer   runs every stage, in a pod each: torch and the data stack, no Airflow
+#   trainer   runs the stages, each in a pod: torch and the data stack, no Airflow
 #   airflow   scheduler, API server, DAG processor, triggerer and workers: no torch
 #   mlflow    the tracking server
 #
 #   make image            builds all three; by hand: docker build --target trainer --tag train-delay-transformer .
 #
-# Pinned by version. To pin by content as well, append the digest that this prints to the tag, as `tag@sha256:…`:
+# The base image is pinned by version. To pin it by content, append the digest that this command prints to the tag, as
+# `tag@sha256:…`:
 #   docker buildx imagetools inspect python:3.11.14-slim-bookworm --format '{{.Manifest.Digest}}'
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 
-# --- packages: one virtual environment a target. Nothing of these stages but the environment reaches an image. -------
+# --- packages: one virtual environment per target. An image gets the environment only. -------------------------------
 FROM ${PYTHON_IMAGE} AS builder
-# Wheels only: what has none would need a compiler, and fails here instead.
+# Wheels only. A package without a wheel would need a compiler, and fails here.
 ENV PIP_ONLY_BINARY=:all: \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# The images need no pip: the builder's own installs into the environment.
+# The images need no pip. The pip of the builder installs into the environment.
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.txt ./
 COPY deploy/requirements/cluster.txt deploy/requirements/
 
 FROM builder AS trainer-packages
-# On linux/amd64 the torch wheel of PyPI brings CUDA. To build for CPU, pass the index of torch's CPU wheels as
-# --build-arg PIP_EXTRA_INDEX_URL=…: pip prefers its `+cpu` build of the same version.
+# On linux/amd64 the torch wheel of PyPI contains CUDA. To build for CPU, pass the index of torch's CPU wheels as
+# --build-arg PIP_EXTRA_INDEX_URL=…, since pip prefers the `+cpu` build of the same version.
 ARG PIP_EXTRA_INDEX_URL=""
 COPY deploy/requirements/trainer.in deploy/requirements/
 RUN pip --python /opt/venv install --requirement deploy/requirements/trainer.in
@@ -41,17 +42,17 @@ RUN pip --python /opt/venv install --requirement deploy/requirements/mlflow.in
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
-# No HEALTHCHECK: Kubernetes ignores it and has probes of its own, and a stage is healthy as long as it runs.
+# No HEALTHCHECK: Kubernetes ignores it and has its own probes, and a stage is healthy as long as it runs.
 FROM ${PYTHON_IMAGE} AS runtime
-# The kernel drops a SIGTERM that process 1 has no handler for, so a python that is process 1 outlives its grace period
-# and is killed with its work. tini is process 1 instead: it hands the signal on and reaps orphaned data loaders. It
-# signals its child only (no -g): training must save a checkpoint while its loaders still live.
-# Without a version: Debian removes the old one from its mirrors with every fix.
+# The kernel drops a SIGTERM for which process 1 has no handler. Python as process 1 would therefore run until it is
+# killed, and lose its work. So tini is process 1: it forwards the signal and reaps orphaned data loaders. It signals only
+# its child (no -g), because a training saves a checkpoint while its data loaders still run.
+# The package has no version, since Debian removes old versions from its mirrors with every fix.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/*
-# MLflow reports its use to its makers otherwise, the server's pages too.
+# By default, MLflow and the pages of its server send usage data to its makers.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MLFLOW_DISABLE_TELEMETRY=true
@@ -64,7 +65,7 @@ FROM runtime AS airflow
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/*
-# User, group and home are those the official Helm chart expects.
+# The official Helm chart expects this user, group and home.
 ENV AIRFLOW_HOME=/opt/airflow
 WORKDIR /opt/airflow
 RUN useradd --uid 50000 --gid 0 --create-home --home-dir /home/airflow airflow \
@@ -106,7 +107,7 @@ LABEL org.opencontainers.image.title="Train delay transformer: MLflow" \
 
 
 FROM runtime AS trainer
-# Everything a stage writes goes below /tmp, the libraries' caches too: one writable volume is enough.
+# A stage and its libraries write below /tmp only, so one writable volume is enough.
 RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /tmp trainer
 ENV HOME=/tmp
 COPY --from=trainer-packages /opt/venv /opt/venv

@@ -6,7 +6,7 @@ AIRFLOW_PORT ?= 8080
 TAG ?= latest
 TEST_WORKERS ?= 2
 export MLFLOW_PORT AIRFLOW_PORT
-# Threads that wait for each other sleep: spinning ones stand still where anything else uses a core (docs/benchmarks.md).
+# Waiting threads sleep. Threads that spin while they wait are far slower if anything else uses a core (docs/benchmarks.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := .venv/bin
@@ -28,14 +28,15 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-train: $(INSTALLED) ## run model_training whole: make train [DATA=folder] [ENV=local] [SET="key=value …"]
+train: $(INSTALLED) ## run the whole DAG model_training: make train [DATA=folder] [ENV=local] [SET="key=value …"]
 	@$(BIN)/python scripts/train.py $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
-tune: $(INSTALLED) ## run a small study whole: make tune [TRIALS=6] [WORKERS=1] [DATA=folder] [ENV=optuna] [SET="key=value …"]
+tune: $(INSTALLED) ## run the whole DAG hyperparameter_tuning: make tune [TRIALS=6] [WORKERS=1] [DATA=folder] [ENV=optuna] [SET="key=value …"]
 	@$(BIN)/python scripts/tune.py $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
 		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
-# A file's tests stay together and share its servers. One thread each: more of them would wait for one another.
+# The tests of a file run in the same process and share its servers. Each process has one thread, since more would wait
+# for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
@@ -44,41 +45,40 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-lint: $(INSTALLED) ## check style, format, types, which room imports which, and prose
+lint: $(INSTALLED) ## check style, format, types, imports between packages, and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=plugins $(BIN)/lint-imports
 	$(BIN)/python scripts/prose.py
 
-notebook: $(INSTALLED) ## explore a snapshot of a run, into data/notebooks: make notebook [RUN=newest] [AT=time] [TRAIN=number] [DATA=folder]
+notebook: $(INSTALLED) ## run the notebook that explores a snapshot: make notebook [RUN=newest] [AT=time] [TRAIN=number] [DATA=folder]
 	@$(BIN)/python scripts/explore.py $(if $(RUN),--run '$(RUN)') $(if $(AT),--at '$(AT)') $(if $(TRAIN),--train '$(TRAIN)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(ENV),--env '$(ENV)')
 
-docs: $(INSTALLED) ## build the documentation site into data/site, links checked
+docs: $(INSTALLED) ## build the documentation site into data/site and check its links
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "file://$(CURDIR)/data/site/index.html"
 
-screenshots: $(INSTALLED) ## take the pictures of Airflow's and MLflow's pages in docs/images anew
+screenshots: $(INSTALLED) ## renew the pictures of Airflow's and MLflow's pages in docs/images
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_browser.py
 
-# Threads that spin while they wait make each other wait, many times over, where something else uses a core.
-bench: $(INSTALLED) ## measure what the documentation claims
+bench: $(INSTALLED) ## measure the speeds that docs/benchmarks.md gives
 	@for file in benchmarks/speed/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
-bench-accuracy: $(INSTALLED) ## compare with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
+bench-accuracy: $(INSTALLED) ## compare the accuracy with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
 
-bench-ablation: $(INSTALLED) ## what each input is worth: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
+bench-ablation: $(INSTALLED) ## measure the value of each input: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')
 
 up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
 	@$(BIN)/python scripts/services.py up
 
-down: $(INSTALLED) ## stop what `make up` started
+down: $(INSTALLED) ## stop the servers of `make up`
 	@$(BIN)/python scripts/services.py down
 
-image: ## build the images of a cluster: make image [REGISTRY=registry.example.org/] [TAG=0.1.0]
+image: ## build the images for a cluster: make image [REGISTRY=registry.example.org/] [TAG=0.1.0]
 	@for names in trainer:transformer airflow:airflow mlflow:mlflow; do \
 		image="$(REGISTRY)train-delay-$${names#*:}:$(TAG)"; \
 		docker build --target "$${names%:*}" --tag "$$image" --build-arg IMAGE="$$image" --build-arg VERSION="$(TAG)" \
@@ -90,9 +90,9 @@ lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow
 		$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-find-links --no-emit-index-url \
 			--no-emit-trusted-host --output-file $$name.txt $$name.in || exit 1; \
 		sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt; \
-	done  # the lock names torch without its build: a CPU wheel where one is at hand, else the CUDA build
+	done  # the lock names torch without its build, so that pip takes a CPU wheel if it finds one, or else the CUDA build
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-emit-find-links --no-emit-index-url \
 		--no-emit-trusted-host deploy/requirements/cluster.in
 
-audit: $(INSTALLED) ## check what is pinned, write its bill of materials into data/supply: make audit [SERVICE=osv]
+audit: $(INSTALLED) ## check the pinned packages and write their bills of materials into data/supply: make audit [SERVICE=osv]
 	@$(BIN)/python scripts/audit.py $(if $(SERVICE),--service '$(SERVICE)')

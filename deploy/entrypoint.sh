@@ -1,3 +1,3 @@
 #!/bin/sh
-# The probes of the official Helm chart call `/entrypoint airflow jobs check …`, as its own image has it.
+# The probes of the official Helm chart call `/entrypoint airflow jobs check …`, which exists in the official image.
 exec "$@"

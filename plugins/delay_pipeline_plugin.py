@@ -1,4 +1,4 @@
-"""What the delay pipeline registers with Airflow."""
+"""Airflow plugin of the delay pipeline: it registers the links of its operators."""
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 

@@ -1,11 +1,11 @@
-"""The supply chain of what is pinned: a bill of materials, licences, known vulnerabilities.
+"""Check the pinned packages: write their bills of materials, and check licences and known vulnerabilities.
 
     .venv/bin/python scripts/audit.py                    # what `make audit` runs
     .venv/bin/python scripts/audit.py licences           # one part alone
     .venv/bin/python scripts/audit.py --service osv      # ask OSV instead of PyPI
 
-What is allowed stands in `[tool.audit]` of pyproject.toml. Exit status: 0 = checked and clean, 1 = a finding,
-2 = something could not be checked, which never counts as clean.
+The policy is `[tool.audit]` of pyproject.toml. Exit status: 0 = everything was checked and is clean, 1 = a finding,
+2 = a part could not be checked, which never counts as clean.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ CLUSTER = REPOSITORY / "deploy" / "requirements" / "cluster.txt"
 LOCKS = (RUNTIME, REPOSITORY / "requirements-dev.txt", CLUSTER)
 POLICY = REPOSITORY / "pyproject.toml"
 FOLDER = REPOSITORY / "data" / "supply"
-SPECIFICATION = "1.6"  # of CycloneDX: the newest that the registries and scanners of today read
+SPECIFICATION = "1.6"  # version of CycloneDX: the newest that registries and scanners read
 SERVICES = ("pypi", "osv")
-LIMIT_S = 600  # a request a package, on a slow line
+LIMIT_S = 600  # limit of one tool; enough for one request per package on a slow line
 CLEAN, FINDING, UNCHECKED = 0, 1, 2
 
 
 class UncheckedError(Exception):
-    """Something could not be checked, and what to do about it: one line."""
+    """A part could not be checked. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Exemption:
-    """A vulnerability that is known and borne for a while, under its id or an alias of it."""
+    """A known vulnerability that is accepted until a date. `id` is its id or one of its aliases."""
 
     id: str
     reason: str
@@ -54,11 +54,11 @@ class Exemption:
 
 @dataclass(frozen=True)
 class LicenceException:
-    """A package whose licence stands outside the allow list, or that declares none.
+    """A package that is allowed although its licence is not in the allow list, or it declares none.
 
     Attributes:
-        declared: what its metadata say; another text needs another decision.
-        licence: under which it is used.
+        declared: licence text in the package's metadata; if the text changes, the exception no longer applies.
+        licence: SPDX expression of the licence under which the package is used.
     """
 
     declared: str
@@ -68,11 +68,11 @@ class LicenceException:
 
 @dataclass(frozen=True)
 class Policy:
-    """What `[tool.audit]` allows.
+    """The rules in `[tool.audit]`.
 
     Attributes:
-        allowed: SPDX ids.
-        spellings: what packages write instead of an SPDX expression → the expression.
+        allowed: SPDX ids of the allowed licences.
+        spellings: SPDX expression by the text that packages write instead.
         exceptions: by package.
     """
 
@@ -84,7 +84,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence of a pinned package; `reason` says why it is fine although the allow list lacks it."""
+    """The licence of a pinned package. `reason` is the reason of its exception, or "" if it has none."""
 
     package: str
     version: str
@@ -104,14 +104,14 @@ def read_policy(path: Path = POLICY) -> Policy:
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """The packages of a lock, under their normal names, with their versions."""
+    """Return the version of each package of a lock, by normalized name."""
     found = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in found}
 
 
 # --- bill of materials -----------------------------------------------------------------------------------------------
 def write_bills(folder: Path = FOLDER) -> list[str]:
-    """A CycloneDX file for each lock whose packages reach an image or a laptop; the same lock gives the same bytes."""
+    """Write a CycloneDX file for each lock of product packages. The same lock gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lock in (("runtime", RUNTIME), ("cluster", CLUSTER)):
         path = folder / f"{name}.cdx.json"
@@ -119,19 +119,19 @@ def write_bills(folder: Path = FOLDER) -> list[str]:
         command += ["--pyproject", str(POLICY), "--spec-version", SPECIFICATION, "--output-file", str(path), str(lock)]
         done = _run(command)
         if done.returncode:
-            raise UncheckedError(f"no bill of materials of {lock.name}: {_last_line(done.stderr)}")
+            raise UncheckedError(f"cyclonedx-py made no bill of materials of {lock.name}: {_last_line(done.stderr)}")
         named = {
             canonicalize_name(part["name"]): part["version"] for part in json.loads(path.read_text())["components"]
         }
         if differing := sorted(set(named.items()) ^ set(pins(lock).items())):
-            raise UncheckedError(f"the bill of materials of {lock.name} differs from it in {differing[0][0]}")
+            raise UncheckedError(f"{lock.name} and its bill of materials differ in {differing[0][0]}")
         print(f"{len(named)} packages in {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
     return []
 
 
 # --- licences --------------------------------------------------------------------------------------------------------
 def licences(policy: Policy) -> list[Licence]:
-    """The licence of every package of requirements.txt, from the metadata of what is installed.
+    """Return the licence of every package of requirements.txt, from the metadata of the installed packages.
 
     Raises:
         UncheckedError: a pinned package is not installed.
@@ -140,25 +140,25 @@ def licences(policy: Policy) -> list[Licence]:
     command = [sys.executable, "-m", "piplicenses", "--from=mixed", "--format=json", "--with-system"]
     done = _run([*command, "--packages", *pinned])
     if done.returncode:
-        raise UncheckedError(f"pip-licenses does not tell the licences: {_last_line(done.stderr)}")
+        raise UncheckedError(f"pip-licenses failed: {_last_line(done.stderr)}")
     declared = {canonicalize_name(entry["Name"]): entry["License"] for entry in json.loads(done.stdout)}
     if missing := sorted(set(pinned) - set(declared)):
-        raise UncheckedError(f"{', '.join(missing)}: pinned in {RUNTIME.name} and not installed; run `make setup`")
+        raise UncheckedError(f"{', '.join(missing)}: pinned in {RUNTIME.name} but not installed; run `make setup`")
     return [licence(name, pinned[name], declared[name], policy) for name in sorted(pinned)]
 
 
 def licence(package: str, version: str, declared: str, policy: Policy) -> Licence:
-    """What a declared licence is by the policy."""
+    """Return the licence of a package by the policy, from the text that the package declares."""
     exception = policy.exceptions.get(package)
     if exception and exception.declared == declared:
         return Licence(package, version, declared, exception.licence, exception.reason)
-    # Several classifiers do not say whether all hold or one may be chosen: all must be allowed.
+    # Several classifiers do not say whether all apply or one may be chosen, so all must be allowed.
     parts = [policy.spellings.get(part, part) for part in declared.split("; ")]
     return Licence(package, version, declared, " AND ".join(parts))
 
 
 def licence_findings(found: Sequence[Licence], policy: Policy) -> list[str]:
-    """Licences that nothing allows, and exceptions that nothing needs."""
+    """Return a line for each licence that is not allowed, and for each exception that no package needs."""
     findings = [
         f"{entry.package} {entry.version}: licence {entry.declared!r} is not allowed; replace the package, or add the "
         f"licence to `allowed` or the package to `exceptions` in [tool.audit]"
@@ -167,11 +167,11 @@ def licence_findings(found: Sequence[Licence], policy: Policy) -> list[str]:
     ]
     used = {entry.package for entry in found if entry.reason}
     needless = sorted(set(policy.exceptions) - used)
-    return findings + [f"{name}: its exception in [tool.audit] fits no pinned package; remove it" for name in needless]
+    return findings + [f"{name}: exception in [tool.audit] fits no pinned package; remove it" for name in needless]
 
 
 def is_allowed(expression: str, allowed: Collection[str]) -> bool:
-    """Whether an SPDX expression can be satisfied with the allowed licences; what cannot be read is not."""
+    """Return whether the allowed licences satisfy an SPDX expression. An expression that cannot be read does not."""
 
     def holds(part: Any) -> bool:
         if isinstance(part, AND):
@@ -189,7 +189,7 @@ def is_allowed(expression: str, allowed: Collection[str]) -> bool:
 
 # --- vulnerabilities -------------------------------------------------------------------------------------------------
 def ask_for_vulnerabilities(service: str, locks: Sequence[Path] = LOCKS) -> list[dict[str, Any]]:
-    """What pip-audit says of each pinned package.
+    """Return the report of pip-audit on each pinned package.
 
     Raises:
         UncheckedError: the service does not answer.
@@ -198,28 +198,28 @@ def ask_for_vulnerabilities(service: str, locks: Sequence[Path] = LOCKS) -> list
     command += ["--desc=off", "--progress-spinner=off", f"--vulnerability-service={service}"]
     done = _run([*command, *(part for lock in locks for part in ("--requirement", str(lock)))])
     try:
-        return list(json.loads(done.stdout)["dependencies"])  # it exits 1 where it found something
+        return list(json.loads(done.stdout)["dependencies"])  # the exit status 1 only means that there are findings
     except (ValueError, KeyError):
         raise UncheckedError(
-            f"{service} cannot be asked for vulnerabilities: {_last_line(done.stderr)}; run `make audit` where the "
-            "internet can be reached, or with another SERVICE"
+            f"{service} does not answer: {_last_line(done.stderr)}; run `make audit` on a machine with access to the "
+            "internet, or with another SERVICE"
         ) from None
 
 
 def vulnerability_findings(
     answers: Sequence[Mapping[str, Any]], pinned: Collection[str], policy: Policy, today: date
 ) -> list[str]:
-    """Vulnerabilities that no exemption covers, and exemptions that are over or that nothing needs.
+    """Return a line for each vulnerability without exemption, and for each exemption that has ended or fits nothing.
 
     Raises:
-        UncheckedError: the service knows some package not, which pip-audit itself passes over and calls clean.
+        UncheckedError: the service does not know a package. pip-audit itself skips such a package and calls it clean.
     """
     answered = {canonicalize_name(entry["name"]) for entry in answers if "skip_reason" not in entry}
     if unknown := sorted(set(pinned) - answered):
         named = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise UncheckedError(
-            f"the service says nothing of {len(unknown)} of {len(pinned)} pinned packages ({named}); a mirror of PyPI "
-            "often lacks its JSON API: run `make audit` where the internet can be reached, or with SERVICE=osv"
+            f"the service does not know {len(unknown)} of {len(pinned)} pinned packages ({named}), as a mirror of PyPI "
+            "without JSON API does; run `make audit` on a machine with access to the internet, or with SERVICE=osv"
         )
     exempt = {entry.id: entry for entry in policy.vulnerabilities}
     findings, used = [], set()
@@ -231,16 +231,17 @@ def vulnerability_findings(
             if not known:
                 fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
                 findings.append(f"{entry['name']} {entry['version']}: {', '.join(ids)}; fixed in {fixed}: `make lock`")
-    over = [f"{entry.id}: its exemption ended on {entry.expires}" for entry in exempt.values() if entry.expires < today]
-    return findings + over + [f"{name}: its exemption fits nothing; remove it" for name in sorted(set(exempt) - used)]
+    over = [f"{entry.id}: exemption ended on {entry.expires}" for entry in exempt.values() if entry.expires < today]
+    needless = sorted(set(exempt) - used)
+    return findings + over + [f"{name}: exemption fits no vulnerability; remove it" for name in needless]
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
-def check_bills(service: str) -> list[str]:  # noqa: ARG001 - every part is called alike
+def check_bills(service: str) -> list[str]:  # noqa: ARG001 - every part has the same arguments
     return write_bills()
 
 
-def check_licences(service: str) -> list[str]:  # noqa: ARG001 - every part is called alike
+def check_licences(service: str) -> list[str]:  # noqa: ARG001 - every part has the same arguments
     policy = read_policy()
     found = licences(policy)
     print(f"{len(found)} packages of {RUNTIME.name}, {sum(bool(entry.reason) for entry in found)} by exception")
@@ -250,7 +251,7 @@ def check_licences(service: str) -> list[str]:  # noqa: ARG001 - every part is c
 def check_vulnerabilities(service: str) -> list[str]:
     pinned = {name for lock in LOCKS for name in pins(lock)}
     findings = vulnerability_findings(ask_for_vulnerabilities(service), pinned, read_policy(), date.today())
-    print(f"{len(pinned)} packages of {', '.join(lock.name for lock in LOCKS)}, asked of {service}")
+    print(f"{len(pinned)} packages of {', '.join(lock.name for lock in LOCKS)}, checked by {service}")
     return findings
 
 
@@ -262,7 +263,7 @@ PARTS: dict[str, Callable[[str], list[str]]] = {
 
 
 def check(part: str, service: str) -> int:
-    """Carry out one part and say what came of it; the exit status."""
+    """Run one part, print its findings, and return the exit status."""
     print(f"{part}: ", end="", flush=True)
     try:
         findings = PARTS[part](service)
@@ -276,7 +277,7 @@ def check(part: str, service: str) -> int:
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A tool of the virtual environment, without settings of its own in the environment."""
+    """Run a tool of the virtual environment, without the environment variables that would change its settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_AUDIT_", "PIP_REQ"))}
     try:
         return subprocess.run(
@@ -287,13 +288,13 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it says nothing"])[-1][:300]
+    return (text.strip().splitlines() or ["it wrote no output"])[-1][:300]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Check the pinned packages and write their bill of materials.")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all when none is named")
-    parser.add_argument("--service", choices=SERVICES, default="pypi", help="who is asked for vulnerabilities")
+    parser = argparse.ArgumentParser(description="Check the pinned packages and write their bills of materials.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all parts")
+    parser.add_argument("--service", choices=SERVICES, default="pypi", help="database of vulnerabilities to ask")
     arguments = parser.parse_args(argv)
     if unknown := [part for part in arguments.parts if part not in PARTS]:
         parser.error(f"{unknown[0]!r} is no part; choose from {', '.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""What the documentation site takes from the code itself, so that it cannot drift from it. A hook of MkDocs.
+"""A hook of MkDocs that fills tables of the documentation site from the code, so that both always agree.
 
     make docs     # writes data/site
 
@@ -27,7 +27,7 @@ from services import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "plugins"))
-# Importing Airflow writes its defaults there.
+# Airflow writes its default files to this folder when it is imported.
 os.environ["AIRFLOW_HOME"] = os.environ.get("AIRFLOW_HOME", str(REPOSITORY / ".airflow"))
 
 import polars as pl
@@ -49,7 +49,7 @@ COLUMN_TYPES = {pl.String(): "text", pl.Date(): "date", tables.TIMESTAMP: "times
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in the generated tables; keep only the text of links to files of the repository, which the site lacks."""
+    """Fill in the generated tables. Replace links to files that the site lacks by their text."""
 
     def table(match: re.Match[str]) -> str:
         if match[1] not in TABLES:
@@ -87,7 +87,7 @@ def configuration() -> str:
 
 
 def configured_values() -> tuple[dict[str, Any], dict[str, list[tuple[Any, list[str]]]]]:
-    """The value of each key unless an environment says otherwise, and what those that do say: value, environments."""
+    """Return the default of each key, and for each key the other values with the environments that set them."""
     defaults: dict[str, Any] = {}
     differing: dict[str, list[tuple[Any, list[str]]]] = {}
     for env in schema.environments():
@@ -140,7 +140,7 @@ def _introduction(owner: type[Group]) -> list[str]:
 
 
 def _entries(key: str, kinds: Sequence[type[Group]], default: list[dict[str, Any]]) -> list[str]:
-    """What an entry of a list may say, and the list that is the default, to be copied into a configuration file."""
+    """Return the keys of an entry of a list, and the default list in the form that a configuration file takes."""
     lines = []
     for kind in kinds:
         rows = [
@@ -161,7 +161,7 @@ def _entries(key: str, kinds: Sequence[type[Group]], default: list[dict[str, Any
 
 
 def _key(key: str) -> str:
-    """A key that can be linked to, and that breaks at its dots."""
+    """Return a key as HTML. It is the target of links, and may break at its dots."""
     return f'<code id="{key}">{key.replace(".", ".<wbr>")}</code>'
 
 
@@ -173,7 +173,7 @@ def _shown(value: Any) -> str:
 
 # --- DAG params ------------------------------------------------------------------------------------------------------
 def dag_params(make: Callable[[Mapping[str, str]], dict[str, Any]]) -> str:
-    """The fields of a trigger form in their order, as they are without environment variables."""
+    """Return the fields of a trigger form in their order, with the defaults without environment variables."""
     rows = []
     for name, param in make({}).items():
         form = param.schema
@@ -208,7 +208,7 @@ def _column_type(dtype: pl.DataType) -> str:
 
 # --- licences --------------------------------------------------------------------------------------------------------
 def licence_table() -> str:
-    """The licence of every package of requirements.txt."""
+    """Return the licence of every package of requirements.txt."""
     rows = [
         (code(entry.package), entry.version, prose(entry.expression), prose(entry.reason))
         for entry in audit.licences(audit.read_policy())
@@ -232,12 +232,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # --- writing Markdown ------------------------------------------------------------------------------------------------
 def code(value: Any) -> str:
-    """Text as code in a cell of a table."""
+    """Return a value as code for a cell of a table."""
     return f"`{value}`".replace("|", "\\|")
 
 
 def prose(text: str) -> str:
-    """Text that no table or HTML breaks on, in one paragraph, beginning with a capital where it is a word."""
+    """Return text as one paragraph that is safe in tables and HTML. If it begins with a word, capitalize that."""
     safe = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     first_word = re.match(r"[a-z]+(?=[ ,:;]|$)", safe)
     return safe[:1].upper() + safe[1:] if first_word else safe

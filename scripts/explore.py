@@ -1,8 +1,8 @@
-"""Execute a notebook of the repository on a run, into a copy with its tables and figures.
+"""Execute the notebook that explores a snapshot, and save a copy with its tables and figures.
 
     .venv/bin/python scripts/explore.py     # what `make notebook` runs
 
-The notebook itself stays as it is: without outputs.
+The notebook in the repository does not change: it has no outputs.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ sys.path.insert(0, str(REPOSITORY))
 from transformer.files import atomic_path
 
 EXPLORE = REPOSITORY / "notebooks" / "explore_snapshot.ipynb"
-PARAMETERS = "parameters"  # tag of the cell that holds them
-TIMEOUT_S = 900  # of a cell: a large network on a slow machine
+PARAMETERS = "parameters"  # tag of the cell that holds the parameters
+TIMEOUT_S = 900  # limit of one cell; enough for a large railway on a slow machine
 
 
 def execute(notebook: Path, parameters: Mapping[str, str], out: Path, folder: Path | None = None) -> None:
     """Run every cell of `notebook` in a fresh kernel and write the result to `out`.
 
     Args:
-        parameters: in place of those in the cell tagged `parameters`.
-        folder: where the kernel runs; by default that of the notebook, as Jupyter does.
+        parameters: values that replace those in the cell tagged `parameters`.
+        folder: working directory of the kernel; None = the folder of the notebook, as in Jupyter.
 
     Raises:
         CellExecutionError: a cell failed; nothing is written.
@@ -45,7 +45,7 @@ def execute(notebook: Path, parameters: Mapping[str, str], out: Path, folder: Pa
         lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
         content.cells.insert(at + 1, nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]}))
     where = {"metadata": {"path": str(folder or notebook.parent)}}
-    with tempfile.TemporaryDirectory() as sockets:  # files, not TCP: only this user can listen
+    with tempfile.TemporaryDirectory() as sockets:  # sockets in files, not TCP: only this user can connect
         channels = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
         NotebookClient(content, kernel_name="python3", timeout=TIMEOUT_S, resources=where, config=channels).execute()
     with atomic_path(out) as temporary:
@@ -56,13 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, meaning in {
         "run": "run folder or id of an MLflow run; default: the newest in data/runs",
-        "at": "time of the snapshot; default: the busiest instant of the last test date",
-        "train": "a train's number or id; default: the one whose delay is predicted to change most",
-        "data": "folder of event tables; default: the one that the run was trained on",
+        "at": "instant of the snapshot; default: the instant of the last test date at which most trains run",
+        "train": "number or id of a train; default: the train with the largest predicted change of delay",
+        "data": "folder of event tables; default: the folder that the run was trained on",
         "env": "environment in include/config; default: local",
     }.items():
         parser.add_argument(f"--{name}", help=meaning)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "notebooks" / EXPLORE.name)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=REPOSITORY / "data" / "notebooks" / EXPLORE.name,
+        help=f"file of the copy; default: data/notebooks/{EXPLORE.name}",
+    )
     options = parser.parse_args(argv)
     given = {name.upper(): value for name, value in vars(options).items() if value and name != "out"}
     try:

@@ -1,6 +1,6 @@
-"""A whole DAG from nothing: sample data, MLflow, every task in front of the user's eyes, then what came out.
+"""Run a whole DAG in one command: make sample data, start MLflow, run every task, and print the results.
 
-What `train.py` and `tune.py` share.
+`train.py` and `tune.py` share this module.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import psutil
 import services
 from services import REPOSITORY, CommandError
 
-sys.path.insert(0, str(REPOSITORY))  # of this module's importers too
+sys.path.insert(0, str(REPOSITORY))  # also for the scripts that import this module
 
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EVENT_FILES = "events/*.parquet"
-# Of a DAG run in front of the user's eyes: what its tasks say, and of Airflow's own lines where a task begins and ends.
+# Settings for a log in the terminal: the lines of the tasks, and of Airflow only the begin and end of each task.
 READABLE_LOG = {
     "AIRFLOW__LOGGING__LOG_FORMAT": "%(message)s",
     "AIRFLOW__LOGGING__CALLSITE_PARAMETERS": "",
@@ -45,11 +45,11 @@ class Pipeline:
     """A DAG that one command runs whole.
 
     Attributes:
-        product: what a run of it is, in one word.
-        env: environment when neither the user nor TRANSFORMER_ENV names one.
-        result_task: task whose result holds the table to show.
-        database: name of its Airflow database, its own: the scheduler of `make up` must not take over a run that a
-            command drives.
+        product: one word for a run of the DAG, for messages.
+        env: environment if neither the user nor TRANSFORMER_ENV names one.
+        result_task: task whose result holds the table to print.
+        database: name of the Airflow database of this command. It is not the database of `make up`, whose scheduler
+            would take over the DAG run.
     """
 
     dag: str
@@ -61,7 +61,7 @@ class Pipeline:
 
 @dataclass
 class DagOutcome:
-    """What a finished DAG run left behind."""
+    """State and results of a finished DAG run."""
 
     succeeded: bool = False
     failure: str = "the DAG run did not start; the reason is above"
@@ -70,22 +70,29 @@ class DagOutcome:
 
 
 def options_parser(description: str, pipeline: Pipeline) -> argparse.ArgumentParser:
-    """The options that every pipeline takes."""
+    """Return a parser with the options that all pipelines share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--env",
         default=os.environ.get("TRANSFORMER_ENV") or pipeline.env,
-        help=f"environment in include/config; default TRANSFORMER_ENV, else {pipeline.env}",
+        help=f"environment in include/config; default: TRANSFORMER_ENV or, if that is unset, {pipeline.env}",
     )
     parser.add_argument("--data", type=Path, help="folder of event tables; default: sample data from the simulator")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change one key of the configuration; may be repeated",
+    )
     return parser
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Run a command; what the user must correct becomes one line."""
+    """Run a command and return its exit status. An error that the user must correct is printed as one line."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # whichever it is, nothing may stay behind
+        signal.signal(ending, signal.default_int_handler)  # so that every signal stops the servers and processes
     try:
         command()
     except (CommandError, UserError) as problem:
@@ -105,11 +112,12 @@ def run_whole(
     conf: Mapping[str, Any] | None = None,
     hints: Sequence[str] = (),
 ) -> None:
-    """Run the DAG on the data folder, or on sample data, with MLflow up; then show its table and where to look on.
+    """Start MLflow, run the DAG, and print its table and the address of its MLflow run.
 
     Args:
-        conf: what else the DAG is told, beside its environment and overrides.
-        hints: lines to show below the address of the MLflow run.
+        data: folder of event tables; None = sample data.
+        conf: further params of the DAG run, in addition to `env` and `overrides`.
+        hints: lines to print below the address of the MLflow run.
 
     Raises:
         UserError, CommandError: the input is wrong, a server does not start, or the DAG run failed.
@@ -132,7 +140,7 @@ def run_whole(
     finally:
         if mlflow and started:
             mlflow.stop()
-    if outcome.table:  # a study has one even when a worker failed
+    if outcome.table:  # a study has a table even if a worker failed
         print(f"\n{outcome.table}")
     if not outcome.succeeded:
         raise CommandError(f"{pipeline.dag} failed: {outcome.failure}")
@@ -141,29 +149,29 @@ def run_whole(
     for hint in hints:
         print(hint)
     if started:
-        print(f"MLflow was started for this {pipeline.product} and is stopped again: `make up` opens it, and Airflow.")
+        print(f"MLflow ran for this {pipeline.product} only. To see its page, start MLflow and Airflow with `make up`.")
 
 
 def require_data(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"DATA={folder} is not a folder; give one with events/*.parquet and op_nodes.parquet")
+        raise UserError(f"DATA={folder} is not a folder; name one with events/*.parquet and op_nodes.parquet")
     if not any(folder.glob(EVENT_FILES)):
-        raise UserError(f"DATA={folder} holds no {EVENT_FILES}; give a folder of event tables")
+        raise UserError(f"DATA={folder} holds no {EVENT_FILES}; name a folder of event tables")
 
 
 def ensure_sample_data(config: Config) -> None:
-    """Simulate the sample network when the configured folder is empty and nothing will fill it."""
+    """Simulate the sample railway if the configured folder is empty and no stage will download data into it."""
     folder = REPOSITORY / config.data.local_folder
     if config.data.download_data_from_s3 or any(folder.glob(EVENT_FILES)):
         return
-    print(f"No event tables in {folder}: simulating a network", flush=True)
+    print(f"No event tables in {folder}: simulating a railway", flush=True)
     command = [sys.executable, "-m", "transformer", "simulate", "--to", str(folder)]
     if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
         raise CommandError("the simulator failed; the reason is above")
 
 
 def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
-    """Make the Airflow database and run every task in front of the user's eyes."""
+    """Make the Airflow database, run every task of the DAG, and print the logs of the tasks."""
     environment = services.airflow_environment(os.environ, pipeline.database) | READABLE_LOG
     airflow = [sys.executable, "-m", "airflow"]
     services.AIRFLOW_HOME.mkdir(exist_ok=True)
@@ -178,7 +186,8 @@ def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
         [*airflow, "dags", "test", pipeline.dag, logical_date.isoformat(), "--conf", json.dumps(conf)],
         env=environment,
         cwd=REPOSITORY,
-        # Ctrl-C ends it from here: Airflow itself would take it for a failed try and start another.
+        # Ctrl-C must not reach Airflow, which would take it for a failed try and retry the task. This process stops
+        # Airflow instead.
         start_new_session=True,
     )
     try:
@@ -190,7 +199,7 @@ def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
 
 
 def read_outcome(pipeline: Pipeline, logical_date: datetime, environment: Mapping[str, str]) -> DagOutcome:
-    """State, failures and results of a DAG run, from Airflow's database."""
+    """Return state, failures and results of a DAG run, from Airflow's database."""
     os.environ.clear()
     os.environ.update(environment)
     from airflow.models.dagrun import DagRun

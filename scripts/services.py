@@ -3,7 +3,7 @@
     .venv/bin/python scripts/services.py up      # what `make up` runs
     .venv/bin/python scripts/services.py down    # what `make down` runs
 
-Settings of other Airflow and MLflow installations in the shell have no say here.
+Settings of other Airflow and MLflow installations in the shell's environment are ignored.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ AIRFLOW_HOME = REPOSITORY / ".airflow"
 MLFLOW_FOLDER = REPOSITORY / "data" / "mlflow"
 HOST = "127.0.0.1"
 START_LIMIT_S = 180  # Airflow's four components on two busy cores need about 40 s
-STOP_GRACE_S = 8  # a stage saves its work in 4
+STOP_GRACE_S = 8  # a stage needs up to 4 s to save its work
 
 
 class CommandError(Exception):
-    """One line for the person at the keyboard; the command exits 2."""
+    """An error that the command prints as one line, before it exits with status 2."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A server this repository starts.
+    """A server that this repository starts.
 
     Attributes:
-        folder: where its data live.
-        healthy: says, given the port, whether the server is ready for use.
-        port_variable: environment variable that moves it to another port.
+        folder: folder of the server's data.
+        healthy: returns whether the server on this port is ready for use.
+        port_variable: environment variable that sets another port.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Service:
         return RUN_FOLDER / f"{self.name.lower()}.log"
 
     def running(self) -> tuple[psutil.Process, int] | None:
-        """The process this repository started and its port; None when it has ended."""
+        """Return the server's process and port, or None if the server does not run."""
         try:
             record = json.loads(self.pid_file.read_text(encoding="utf-8"))
             process = psutil.Process(record["pid"])
-            # A pid is reused some day; a pid with its start time is not.
+            # The system reuses a pid some day, but not together with its start time.
             if process.create_time() == record["started"] and process.status() != psutil.STATUS_ZOMBIE:
                 return process, record["port"]
         except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
@@ -76,10 +76,10 @@ class Service:
         return None
 
     def start(self) -> bool:
-        """Start it and wait until it is healthy; False when it was up already.
+        """Start the server and wait until it is healthy. Return False if it already ran.
 
         Raises:
-            CommandError: its port is taken, or it does not become healthy.
+            CommandError: the port is taken, or the server does not become healthy.
         """
         if running := self.running():
             if running[1] != self.port:
@@ -99,7 +99,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the command in front
+                start_new_session=True,  # so that Ctrl-C in the terminal does not stop the server
             )
         record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), "port": self.port}
         self.pid_file.write_text(json.dumps(record), encoding="utf-8")
@@ -111,7 +111,7 @@ class Service:
         return True
 
     def stop(self) -> bool:
-        """Stop what `start` started; False when it was not up."""
+        """Stop the server. Return False if it did not run."""
         running = self.running()
         if running:
             stop_tree(running[0])
@@ -122,14 +122,14 @@ class Service:
         deadline = time.monotonic() + START_LIMIT_S
         while not self.healthy(self.port):
             if process.poll() is not None:
-                raise CommandError(f"{self.name} ended while starting; its last words are in {self.log_file}")
+                raise CommandError(f"{self.name} ended while it started; read the reason in {self.log_file}")
             if time.monotonic() > deadline:
-                raise CommandError(f"{self.name} is not healthy after {START_LIMIT_S} s; see {self.log_file}")
+                raise CommandError(f"{self.name} is not healthy after {START_LIMIT_S} s; read {self.log_file}")
             time.sleep(0.5)
 
 
 def stop_tree(process: psutil.Process) -> None:
-    """SIGTERM to a process and all its descendants, then SIGKILL to those left after a grace."""
+    """Send SIGTERM to a process and all its descendants. After `STOP_GRACE_S` send SIGKILL to those that still run."""
     try:
         tree = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -149,12 +149,12 @@ def _signal(send: Callable[[], None]) -> None:
 
 def require_free_port(port: int, name: str, variable: str) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection just closed does not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed does not count
         try:
             probe.bind((HOST, port))
         except OSError:
             raise CommandError(
-                f"port {port} for {name} is taken by {_holder(port)}; stop that or set {variable} to a free port"
+                f"port {port} for {name} is taken by {_holder(port)}; stop it or set {variable} to a free port"
             ) from None
 
 
@@ -165,7 +165,7 @@ def _holder(port: int) -> str:
                 command = " ".join(psutil.Process(connection.pid).cmdline())
                 return f"process {connection.pid} ({command[:80]})"
     except (psutil.AccessDenied, psutil.NoSuchProcess):
-        pass  # another user's process
+        pass  # the process of another user
     return "another program"
 
 
@@ -177,23 +177,25 @@ def port_from(environ: Mapping[str, str], variable: str, default: int) -> int:
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The shell's environment without its Airflow and MLflow settings, with no proxy for this machine, no telemetry."""
+    """Return the shell's environment without its Airflow and MLflow settings, without telemetry, and without a proxy
+    for this machine.
+    """
     foreign = ("AIRFLOW__", "AIRFLOW_HOME", "AIRFLOW_CONFIG", "_AIRFLOW", "MLFLOW_", "PYTHONHOME", "PYTHONPATH")
-    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # of remote ones
+    credentials = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # remote servers
     kept = {name: value for name, value in environ.items() if name in credentials or not name.startswith(foreign)}
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), HOST, "localhost"]))
     return kept | {"NO_PROXY": direct, "no_proxy": direct, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def airflow_environment(environ: Mapping[str, str], database: str) -> dict[str, str]:
-    """Environment of this repository's Airflow, with its metadata in `.airflow/<database>.db`."""
+    """Return the environment of this repository's Airflow, with its metadata in `.airflow/<database>.db`."""
     return clean_environment(environ) | {
         "AIRFLOW_HOME": str(AIRFLOW_HOME),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{AIRFLOW_HOME / database}.db",
-        # `airflow standalone` looks its own components up by name.
+        # `airflow standalone` starts its components by name.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)]),
     }
 
@@ -203,9 +205,9 @@ def mlflow_service(environ: Mapping[str, str]) -> Service:
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{MLFLOW_FOLDER / 'mlflow.db'}"]
     command += ["--serve-artifacts", "--artifacts-destination", (MLFLOW_FOLDER / "artifacts").as_uri()]
-    command += ["--workers", "1"]  # 280 MB each, and SQLite takes one writer at a time
+    command += ["--workers", "1"]  # a worker needs 280 MB, and SQLite allows one writer at a time
     environment = clean_environment(environ) | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for evaluating language models
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # true starts eight processes that evaluate language models
     }
     return Service("MLflow", port, "MLFLOW_PORT", command, environment, MLFLOW_FOLDER, _mlflow_healthy)
 
@@ -217,8 +219,8 @@ def airflow_service(environ: Mapping[str, str]) -> Service:
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://{HOST}:{port}",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{port}/execution/",
-        "AIRFLOW__CORE__PARALLELISM": "4",  # one process each; a laptop has no use for the default 32
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # nothing runs unless triggered
+        "AIRFLOW__CORE__PARALLELISM": "4",  # tasks at a time, one process each; the default is 32
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # a DAG that is not paused runs when it is triggered
     }
     command = [sys.executable, "-m", "airflow", "standalone"]
     return Service("Airflow", port, "AIRFLOW_PORT", command, environment, AIRFLOW_HOME, _airflow_healthy)
@@ -236,7 +238,7 @@ def _airflow_healthy(port: int) -> bool:
 
 
 def _get(url: str) -> bytes | None:
-    """Body of a GET that bypasses proxies; None when there is no good answer."""
+    """Send a GET that bypasses proxies, and return the body, or None if the server does not answer with success."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=5) as response:

@@ -1,9 +1,10 @@
-"""Train from nothing: sample data, MLflow, the whole `model_training` DAG, then what came out.
+"""Run the whole DAG `model_training` with sample data and MLflow, and print the evaluation.
 
     .venv/bin/python scripts/train.py     # what `make train` runs
     .venv/bin/python scripts/train.py --data FOLDER --set training.max_epochs=5
 
-Runs the same tasks as Airflow's UI does, in front of the user's eyes, and leaves no server running that it started.
+The command runs the same tasks as a DAG run that you start in Airflow's UI, and prints their logs. It stops every
+server that it started.
 """
 
 from __future__ import annotations

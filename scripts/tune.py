@@ -1,9 +1,10 @@
-"""Tune from nothing: sample data, MLflow, the whole `hyperparameter_tuning` DAG, then what the study found.
+"""Run the whole DAG `hyperparameter_tuning` with sample data and MLflow, and print the best trials.
 
     .venv/bin/python scripts/tune.py     # what `make tune` runs
     .venv/bin/python scripts/tune.py --trials 20 --set training.max_epochs=8 --set search.study_name=longer
 
-Six short trials, minutes on two cores; run again with more trials it goes on with the same study.
+By default the study has six short trials, which take minutes on two cores. If you run the command again with more
+trials, it continues the same study.
 """
 
 from __future__ import annotations
@@ -21,34 +22,36 @@ from transformer.tuning.space import read_space
 STUDY = Pipeline(
     dag="hyperparameter_tuning", product="study", env="optuna", result_task="report_study", database="tune"
 )
-# Trials that show how a study goes rather than how well the model does, so they are kept in a study of their own.
+# Short trials show how a study works, but not how good the model is. So they have a study of their own.
 STUDY_NAME = "make-tune"
 SHORT_TRIALS = ["training.max_epochs=4", "training.snapshots_per_epoch=256"]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = options_parser(__doc__.splitlines()[0], STUDY)
-    parser.add_argument("--trials", default="6", help="of the study in total (default: 6)")
-    parser.add_argument("--workers", default="1", help="trials at a time; more than one needs search.storage_url")
+    parser.add_argument("--trials", default="6", help="total number of trials of the study (default: 6)")
+    parser.add_argument(
+        "--workers", default="1", help="number of trials at a time (default: 1); several need search.storage_url"
+    )
     options = parser.parse_args(argv)
     return exit_status(lambda: tune(options))
 
 
 def tune(options: argparse.Namespace) -> None:
     conf = {"n_trials": whole_number("TRIALS", options.trials), "n_workers": whole_number("WORKERS", options.workers)}
-    # Trials on other data are not comparable: each folder has a study of its own.
+    # Trials on different data are not comparable, so each data folder has a study of its own.
     name = (
         f"{STUDY_NAME}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', options.data.resolve().name)}" if options.data else STUDY_NAME
     )
     overrides = [f"search.study_name={name}", *SHORT_TRIALS, *options.overrides]
     asked = [*overrides, *(f"search.{key}={value}" for key, value in conf.items())]
     config = load_config(options.env, asked)
-    read_space(config)  # refuses, before anything starts, what cannot be searched
+    read_space(config)  # refuses a wrong search space before any process starts
     run_whole(STUDY, options.env, options.data, overrides, conf, [f"Optuna Dashboard  {dashboard_command(config)}"])
 
 
 def study_name(data: Path | None) -> str:
-    """Trials on other data are not comparable: each folder has a study of its own."""
+    """Return the name of the study. Each data folder has its own, since trials on different data are not comparable."""
     return f"{STUDY_NAME}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', data.resolve().name)}" if data else STUDY_NAME
 
 

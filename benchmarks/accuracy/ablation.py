@@ -1,11 +1,11 @@
-"""Ablation: what each group of inputs and each kind of point embedding is worth, on the validation dates.
+"""Ablation: the change in validation MAE without each group of inputs and each kind of point embedding.
 
     .venv/bin/python benchmarks/accuracy/ablation.py --data FOLDER                 # what `make bench-ablation` runs
     .venv/bin/python benchmarks/accuracy/ablation.py --data FOLDER --epochs 4 --only network_load random
 
-Trains the network as configured, then once per switch turned over: inputs and embeddings that are on are left out,
-those that are off are added. The test dates are never looked at. Writes data/benchmarks/ablation/ablation.md and .json,
-anew after every training, so that what was measured survives an interruption.
+The benchmark trains the network as configured, then once per switch, with only that switch changed: inputs and
+embeddings that are on are left out, those that are off are added. It does not read the test dates. After every training
+it writes data/benchmarks/ablation/ablation.md and .json again, so that an interruption loses no result.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ SEEDS = (42,)
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(__doc__.splitlines()[0], "ablation")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 42")
-    parser.add_argument("--epochs", type=int, help="of each training; default: training.max_epochs")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of these inputs and embeddings alone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds to train with; default: 42")
+    parser.add_argument("--epochs", type=int, help="epochs of each training; default: training.max_epochs")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="inputs and embeddings to change; default: all"
+    )
     options = parser.parse_args(argv)
     epochs = [f"training.max_epochs={options.epochs}"] if options.epochs is not None else []
     with user_errors():
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def variants(config: Config) -> dict[str, dict[str, bool]]:
-    """Every variant's values of configuration keys, by its name: DEFAULT, then one switch turned over at a time."""
+    """Return the configuration values of each variant by its name: DEFAULT, then one variant per changed switch."""
     use = {name: f"model.use_inputs.{name}" for name in to_dict(config.model.use_inputs)}
     switches = {name: (key, getattr(config.model.use_inputs, name)) for name, key in use.items()}
     for kind in KINDS:
@@ -57,7 +59,7 @@ def variants(config: Config) -> dict[str, dict[str, bool]]:
 
 
 def ablate(config: Config, seeds: Sequence[int], to: Path, *, only: Sequence[str] = ()) -> None:
-    """Train every variant with every seed and print and write the validation MAE of each."""
+    """Train every variant with every seed. Print and write the validation MAE of each variant."""
     split = own_split(config)
     chosen = {
         name: values
@@ -79,7 +81,7 @@ def ablate(config: Config, seeds: Sequence[int], to: Path, *, only: Sequence[str
 
 
 def ablation_table(found: Mapping[str, Mapping[int, float]], config: Config) -> Table:
-    """Validation MAE of each variant, the mean over its seeds, and how much worse that is than DEFAULT."""
+    """Return a table with the validation MAE of each variant (mean over the seeds) and its difference from DEFAULT."""
     default = found[DEFAULT]
     body = []
     for name, mae in found.items():

@@ -1,11 +1,11 @@
-"""Accuracy: the transformer against gradient-boosted trees on the same information, on the same rows.
+"""Accuracy: the transformer compared with gradient-boosted trees, with the same information and on the same rows.
 
-    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --seeds 42 43  `make bench-accuracy` runs
-    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --leave-one-date-out   # every full date in turn
-    .venv/bin/python benchmarks/accuracy/against_trees.py … --resume                         # after an interruption
+    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --seeds 42 43         # `make bench-accuracy`
+    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --leave-one-date-out  # every full date in turn
+    .venv/bin/python benchmarks/accuracy/against_trees.py … --resume                          # after an interruption
 
-Trains the network and two LightGBM models per seed, evaluates them, translation and a blend on the test dates, and
-writes tables (Markdown, JSON) and figures to data/benchmarks/accuracy.
+The benchmark trains the network and two LightGBM models per seed. It evaluates them, translation and a blend on the
+test dates, and writes tables (Markdown, JSON) and figures to data/benchmarks/accuracy.
 """
 
 from __future__ import annotations
@@ -60,22 +60,27 @@ from transformer.tracking.runs import git_commit
 
 log = logging.getLogger("accuracy")
 
-TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it is given the rest of the train
-TREES_BY_DATE = {TREE: False}  # the second costs as much again on every date
+TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it has columns on the rest of the train
+TREES_BY_DATE = {TREE: False}  # CONTEXT_TREE would double the time of the trees on every date
 SEEDS = (42, 43, 44)
-COVERED = ("horizon", "train_type", "point_group")  # what the coverage of intervals is broken down by
-PREDICTIONS = "predictions"  # folder in that of the results
+COVERED = ("horizon", "train_type", "point_group")  # breakdowns of the coverage of intervals
+PREDICTIONS = "predictions"  # folder in the folder of the results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(__doc__.splitlines()[0], "accuracy")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 42 43 44; with --leave-one-date-out 42")
-    parser.add_argument("--leave-one-date-out", action="store_true", help="every full service date as test in turn")
     parser.add_argument(
-        "--on", choices=("test", "validation"), default="test", help="dates to evaluate on; choose on validation"
+        "--seeds", type=int, nargs="+", help="seeds to train with; default: 42 43 44, with --leave-one-date-out: 42"
+    )
+    parser.add_argument("--leave-one-date-out", action="store_true", help="test on every full service date in turn")
+    parser.add_argument(
+        "--on",
+        choices=("test", "validation"),
+        default="test",
+        help="dates to evaluate on; use validation to choose between models (default: test)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="reuse what an interrupted run with these options predicted"
+        "--resume", action="store_true", help="reuse the predictions of an interrupted run with the same options"
     )
     options = parser.parse_args(argv)
     with user_errors():
@@ -96,7 +101,7 @@ def compare(
     trees: TreeSettings | None = None,
     resume: bool = False,
 ) -> None:
-    """All predictors on one split; `on` names the dates of it that are evaluated on."""
+    """Compare all predictors on one split. `on` names the dates to evaluate on: test or validation."""
     began = time.monotonic()
     settings = trees or TreeSettings()
     split = own_split(config)
@@ -140,7 +145,7 @@ def compare(
 def compare_by_date(
     config: Config, seeds: Sequence[int], to: Path, *, trees: TreeSettings | None = None, resume: bool = False
 ) -> None:
-    """All predictors on every full service date in turn, see `splits_by_date`."""
+    """Compare all predictors on every full service date in turn, see `splits_by_date`."""
     began = time.monotonic()
     settings = trees or TreeSettings()
     splits = splits_by_date(Path(config.data.local_folder))
@@ -188,7 +193,10 @@ def compare_by_date(
 
 @dataclass(frozen=True)
 class Kept:
-    """Predictions in files, under the content hash of their configuration; the code is not in it: reused on demand."""
+    """Files of predictions, named after the content hash of their configuration.
+
+    The hash does not cover the code, so files are reused only if `resume` is true.
+    """
 
     folder: Path
     resume: bool
@@ -212,7 +220,7 @@ def predict_all(
     settings: TreeSettings,
     kept: Kept,
 ) -> Predictions:
-    """Network, `trees` and blend of every seed, trained on `split`, on the same rows of `days`."""
+    """Return predictions of network, `trees` and blend for every seed, trained on `split`, on the rows of `days`."""
     experiment = Experiment.of(config, split)
     predictions: Predictions | None = None
     for number, seed in enumerate(seeds, start=1):
@@ -231,7 +239,7 @@ def predict_all(
 
 
 def _of_date(split: Split, predictions: Predictions, difference: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table by date: MAE and skill of each predictor, the means over the seeds."""
+    """Return a line of the table by date: MAE and skill of each predictor, as means over the seeds."""
     found = scores(predictions)
     first = next(iter(found[TRANSFORMER].values()))
     line = {"test": split.test[0], "validation": split.validation[0], "n": predictions.rows.height}
@@ -256,8 +264,8 @@ def _dates_table(dates: pl.DataFrame, names: Sequence[str], whole: dict[str, Any
     header = ["test", "validation", "n", "translation MAE", *(f"{name} MAE (skill)" for name in names)]
     header += [f"transformer − {TREE}", "interval"]
     note = (
-        "The other full dates train. Intervals: of a date over its journeys; in the last line the difference over all "
-        "predictions, and its interval over service dates."
+        "The models train on the other full dates. The interval of a date is over its journeys. In the last line, the "
+        "difference is over all predictions and its interval over service dates."
     )
     return report.Table("Each date held out once", header, body, note)
 
@@ -273,7 +281,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _origin(config: Config, seeds: Sequence[int], settings: TreeSettings, began: float) -> dict[str, Any]:
-    """What the figures rest on."""
+    """Return the origin of the results: seeds, configuration, commit, versions and duration."""
     import lightgbm
 
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
-"""Predictors on the same rows: their errors per seed, and differences with intervals.
+"""Compare predictors on the same rows: errors per seed, and paired differences with intervals.
 
-Legend of dimensions: N rows, U units that are drawn, G groups.
+Legend of dimensions: N rows, U units of the bootstrap, G groups.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ FloatArray = npt.NDArray[np.float64]
 
 TRANSFORMER, TREE, CONTEXT_TREE = "transformer", "tree", "tree with context"
 BLEND = "blend"  # the mean of transformer and tree, of the same seed
-UNROUNDED = ", not rounded"  # behind the name of a predictor
+UNROUNDED = ", not rounded"  # ends the name of a predictor
 BREAKDOWNS = ("horizon", "train_type", "departed")
-UNITS = {"journey": ("train_id", "service_date"), "service date": ("service_date",)}  # what is drawn
-SAME_S = 0.5  # how far two ways to the same delay may differ: both are float32
+UNITS = {"journey": ("train_id", "service_date"), "service date": ("service_date",)}  # units of the bootstrap
+SAME_S = 0.5  # largest difference (s) between the same delay computed in two ways, both in float32
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What several predictors say of the same rows."""
+    """Predictions of several predictors for the same rows."""
 
-    rows: pl.DataFrame  # columns.ROW_SCHEMA but the predicted delay
+    rows: pl.DataFrame  # columns.ROW_SCHEMA without the predicted delay
     delays: Mapping[str, Mapping[int, FloatArray]]  # predictor → seed → [N] seconds
-    uncertainty: Mapping[int, Uncertainty] = field(default_factory=dict)  # seed → how good TRANSFORMER's quantiles are
+    uncertainty: Mapping[int, Uncertainty] = field(default_factory=dict)  # seed → quality of TRANSFORMER's quantiles
 
     @classmethod
     def of(cls, rows: pl.DataFrame) -> Self:
         return cls(rows.select(name for name in columns.ROW_SCHEMA if name != "predicted_delay_s"), {})
 
     def including(self, name: str, seed: int, predicted: pl.DataFrame, column: str = "predicted_delay_s") -> Self:
-        """With the delays of one more predictor and seed.
+        """Return a copy with the delays of one more predictor and seed.
 
         Raises:
-            ValueError: its rows are not these, in this order.
+            ValueError: the rows of `predicted` are not the same, in the same order.
         """
         if not predicted.select(KEY).equals(self.rows.select(KEY)):
             raise ValueError(f"{name}: {predicted.height} rows, expected the same {self.rows.height} in the same order")
         for truth in ("translation_delay_s", "observed_delay_s"):
             if np.abs(predicted[truth].to_numpy() - self.rows[truth].to_numpy()).max() > SAME_S:
-                raise ValueError(f"{name}: {truth} differs from that of the other predictors")
+                raise ValueError(f"{name}: {truth} differs from the {truth} of the other predictors")
         delays = {**self.delays.get(name, {}), seed: predicted[column].to_numpy().astype(np.float64)}
         return replace(self, delays={**self.delays, name: delays})
 
     def judged(self, seed: int, predicted: pl.DataFrame) -> Self:
-        """With how good TRANSFORMER's quantiles in `predicted` are; as it is where there are none."""
+        """Return a copy with the quality of TRANSFORMER's quantiles in `predicted`, or itself if there are none."""
         judgement = uncertainty(predicted)
         return self if judgement is None else replace(self, uncertainty={**self.uncertainty, seed: judgement})
 
     def with_blend(self, round_to_s: float) -> Self:
-        """With BLEND, finished as its parts are: rounded, and none in the past."""
+        """Return a copy with BLEND. It is rounded like its parts, and no event is predicted before its snapshot."""
         trees = self.delays[TREE + UNROUNDED]
         earliest = -self.rows["horizon_s"].to_numpy()
         blends = {}
@@ -73,18 +73,18 @@ class Predictions:
         return replace(self, delays={**self.delays, BLEND: blends})
 
     def of_seed(self, name: str, seed: int) -> pl.DataFrame:
-        """Evaluation rows (columns.ROW_SCHEMA) of one predictor."""
+        """Return the evaluation rows (columns.ROW_SCHEMA) of one predictor and seed."""
         return self.rows.with_columns(pl.Series("predicted_delay_s", self.delays[name][seed]))
 
     def errors(self, name: str) -> FloatArray:
-        """Absolute error of each row [N] in seconds, the mean over the seeds."""
+        """Return the absolute error of each row [N] in seconds, as mean over the seeds."""
         observed = self.rows["observed_delay_s"].to_numpy()
         per_seed = [np.abs(delay - observed) for delay in self.delays[name].values()]
         return np.asarray(np.mean(per_seed, axis=0), np.float64)
 
 
 def joined(several: Sequence[Predictions]) -> Predictions:
-    """The rows of several test dates one after the other, of the same predictors and seeds; quantiles are left out."""
+    """Concatenate the rows of several test dates. All have the same predictors and seeds. Quantiles are left out."""
     names = {name: list(delays) for name, delays in several[0].delays.items()}
     return Predictions(
         pl.concat([one.rows for one in several]),
@@ -97,7 +97,7 @@ def joined(several: Sequence[Predictions]) -> Predictions:
 
 # --- figures of merit ------------------------------------------------------------------------------------------------
 def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
-    """`metrics.summary` of every predictor and seed."""
+    """Return `metrics.summary` of every predictor and seed."""
     return {
         name: {seed: metrics.summary(predictions.of_seed(name, seed)) for seed in delays}
         for name, delays in predictions.delays.items()
@@ -105,24 +105,25 @@ def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
 
 
 def skills(predictions: Predictions, by: str) -> pl.DataFrame:
-    """Per group: n, `translation_mae_s`, and of each predictor its skill, the mean over the seeds."""
+    """Return for each group: n, `translation_mae_s`, and the skill of each predictor as mean over the seeds."""
     table = pl.DataFrame()
     for name, delays in predictions.delays.items():
         per_seed = [metrics.breakdown(predictions.of_seed(name, seed), by) for seed in delays]
         if table.is_empty():
             table = per_seed[0].select(by, "n", "translation_mae_s")
         skill = np.mean([groups["skill"].to_numpy() for groups in per_seed], axis=0)
-        table = table.with_columns(pl.Series(name, skill).fill_nan(None))  # of a group without any error of translation
+        table = table.with_columns(pl.Series(name, skill).fill_nan(None))  # NaN: the error of translation is 0
     return table
 
 
 def differences(predictions: Predictions, other: str, unit: str, gate: GateConfig) -> pl.DataFrame:
-    """MAE of the transformer − that of another predictor, in all and per group of BREAKDOWNS, with intervals.
+    """Return MAE of the transformer − MAE of another predictor, with intervals, over all rows and per group.
 
-    Errors are the means over the seeds, and differences are taken row by row: both predictors are on the same draws.
+    The error of a row is its mean over the seeds. The bootstrap is paired: both predictors are resampled together.
 
     Args:
-        unit: of UNITS. Of a single unit there is no interval: both ends are null.
+        other: the other predictor.
+        unit: unit of the bootstrap, one of UNITS. If there is only one unit, both ends of the interval are null.
         gate: confidence, number of resamples and their seed.
 
     Returns:

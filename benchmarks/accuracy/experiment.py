@@ -1,4 +1,4 @@
-"""What the accuracy benchmarks share: options, data, and network and trees trained on one split."""
+"""The shared part of the accuracy benchmarks: options, data, and training of network and trees on one split."""
 
 from __future__ import annotations
 
@@ -39,18 +39,25 @@ from transformer.training.trainer import TrainingResult, train
 log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEY = ("snapshot_ts", "train_id", "service_date", "rank")  # of a row
+KEY = ("snapshot_ts", "train_id", "service_date", "rank")  # columns that identify a row
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
 def options_parser(description: str, results: str) -> argparse.ArgumentParser:
-    """The options that both benchmarks take; results go to a folder of that name by default."""
+    """Return a parser with the options of both benchmarks. `results` names the default folder of the results."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
-        "--data", type=Path, help="folder of event tables; default: that of the configuration, simulated"
+        "--data", type=Path, help="folder of event tables; default: data.local_folder, simulated if it is empty"
     )
     parser.add_argument("--env", default="local", help="environment in include/config (default: local)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change one key of the configuration; may be repeated",
+    )
     parser.add_argument(
         "--to", type=Path, default=REPOSITORY / "data" / "benchmarks" / results, help="folder of the results"
     )
@@ -58,7 +65,7 @@ def options_parser(description: str, results: str) -> argparse.ArgumentParser:
 
 
 def configured(env: str, data: Path | None, overrides: Sequence[str]) -> Config:
-    """The configuration, without MLflow; where no folder is named and the configured one is empty, one is simulated.
+    """Return the configuration, without MLflow. If `data` is None and the configured folder is empty, simulate data.
 
     Raises:
         UserError: see `load_config`.
@@ -67,16 +74,16 @@ def configured(env: str, data: Path | None, overrides: Sequence[str]) -> Config:
     config = load_config(env, [*overrides, *located, "training.mlflow.use_mlflow=false"])
     folder = Path(config.data.local_folder)
     if data is None and not any(folder.glob("events/*.parquet")):
-        log.info("no event tables in %s: simulating a network", folder)
+        log.info("no event tables in %s: simulating a railway", folder)
         simulate(folder, SimulationConfig(timezone=config.data.timezone))
     return config
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Log to standard error; what the user must correct becomes one line and exit status 2, an interruption 130."""
+    """Log to standard error. Exit with 2 and one line on an error that the user must correct, with 130 on Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("transformer.data.event_table").setLevel(logging.WARNING)  # the same report for every split
+    logging.getLogger("transformer.data.event_table").setLevel(logging.WARNING)  # it would repeat its report per split
     try:
         yield
     except UserError as error:
@@ -89,15 +96,16 @@ def user_errors() -> Iterator[None]:
 
 # --- splits ----------------------------------------------------------------------------------------------------------
 def own_split(config: Config) -> Split:
-    """The dates that the pipeline would train, validate and test on, partial ones left out."""
+    """Return the split that the pipeline would use, without partial dates."""
     return resolve_split(config.data.split, Path(config.data.local_folder), config.data.validation.skip_partial_dates)
 
 
 def splits_by_date(folder: Path) -> list[Split]:
-    """Every full service date held out as test in turn.
+    """Return one split per full service date, with that date as test.
 
-    The full date before it validates (of the first one the date after it), as in the pipeline's own split; all others
-    train, later ones too: this says how results vary with the date, not how a model does in service.
+    Validation is on the full date before it, as in the pipeline's split; for the first date, on the date after it. All
+    other dates train, later ones too. So the results show how accuracy varies with the date, and not the accuracy of a
+    model in service.
 
     Raises:
         UserError: fewer than three full dates.
@@ -106,7 +114,7 @@ def splits_by_date(folder: Path) -> list[Split]:
     partial = partial_dates(folder, available)
     full = [day for day in available if day not in partial]
     if len(full) < 3:
-        raise UserError(f"{folder} holds {len(full)} full service dates; holding one out needs at least 3")
+        raise UserError(f"{folder} holds {len(full)} full service dates; --leave-one-date-out needs at least 3")
     splits = []
     for index, test in enumerate(full):
         validation = full[index - 1] if index else full[1]
@@ -118,7 +126,7 @@ def splits_by_date(folder: Path) -> list[Split]:
 # --- training --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Experiment:
-    """One split with its statistics and embeddings; whatever is trained on it sees the same."""
+    """One split with its statistics and embeddings, which network and trees share."""
 
     config: Config
     split: Split
@@ -133,17 +141,17 @@ class Experiment:
 
     @property
     def round_to_s(self) -> float:
-        """What the network's predictions are rounded to, 0 = not at all."""
+        """The step in seconds that predictions are rounded to; 0 = not rounded."""
         return float(self.statistics.resolution_s) if self.config.model.round_predictions else 0.0
 
     def train_network(self, seed: int) -> tuple[TrainingResult, Path]:
-        """Train as the pipeline does without MLflow. Also returns the run folder."""
+        """Train the network as the pipeline does, without MLflow. Return the result and the run folder."""
         config = with_values(self.config, {"training.seed": seed}, "the benchmark's seed")
         folder = run_folder(config, "")
         return train(config, self.split, self.statistics, self.embeddings, RunLog(config, ""), folder), folder
 
     def network_predictions(self, seed: int, days: Sequence[date]) -> pl.DataFrame:
-        """Train the network, and predict the grid instants of `days`. Columns: see `prediction.evaluation_rows`."""
+        """Train the network and predict the grid instants of `days`. Columns: see `prediction.rows.evaluation_rows`."""
         _, folder = self.train_network(seed)
         trained = TrainedModel.load(folder)
         return evaluation_rows(trained, trained.located(self.config), days)
@@ -151,7 +159,7 @@ class Experiment:
     def tree_predictions(
         self, seed: int, days: Sequence[date], settings: TreeSettings, *, context: bool
     ) -> pl.DataFrame:
-        """Fit a tree as the network is trained, and predict the grid instants of `days`.
+        """Fit trees on the dates that the network trains on, and predict the grid instants of `days`.
 
         Columns: KEY, `translation_delay_s`, `observed_delay_s`, `predicted_delay_s`, `unrounded_delay_s`.
         """

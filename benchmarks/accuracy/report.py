@@ -1,4 +1,4 @@
-"""The accuracy benchmark for people: tables for the terminal and in Markdown, and figures."""
+"""Report of the accuracy benchmark: tables for the terminal and in Markdown, and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformer.text import aligned, seconds_text, share_text, signed_seconds_t
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]  # predictor → seed → metrics.summary
 
 COLOURS = {TREE: "#E69F00", CONTEXT_TREE: "#009E73", TRANSFORMER: MODEL_COLOUR, BLEND: "#CC79A7"}  # Okabe and Ito
-_METRICS = (  # heading, name in metrics.SUMMARY, its text
+_METRICS = (  # heading, name in metrics.SUMMARY, function that formats the value
     ("MAE", "mae_s", seconds_text),
     ("skill", "skill", skill_text),
     ("within 1 min", "within_1_min", share_text),
@@ -34,7 +34,7 @@ _ENDS = ("difference_s", "low_s", "high_s")
 
 @dataclass(frozen=True)
 class Table:
-    """Texts under headings, for the terminal and for Markdown."""
+    """A table of texts, for the terminal and for Markdown."""
 
     title: str
     header: list[str]
@@ -52,7 +52,7 @@ class Table:
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 def scores_table(scores: Scores, title: str) -> Table:
-    """Translation, then every predictor: the mean over its seeds, how far they lie apart, and each of them."""
+    """Return a table of translation, then of every predictor: the mean over its seeds, their spread, and each seed."""
     first = next(iter(next(iter(scores.values())).values()))
     baseline = {**first, **{name: first[f"translation_{name}"] for _, name, _ in _METRICS if name != "skill"}}
     body = [["translation", *(text(baseline[name]) if name != "skill" else "" for _, name, text in _METRICS), ""]]
@@ -69,7 +69,7 @@ def scores_table(scores: Scores, title: str) -> Table:
 
 
 def skill_table(groups: pl.DataFrame, by: str) -> Table:
-    """Skill per group of a breakdown, see `comparison.skills`."""
+    """Return a table of the skill per group of a breakdown, see `comparison.skills`."""
     names = list(_colours(groups.columns))
     body = [
         [
@@ -85,7 +85,10 @@ def skill_table(groups: pl.DataFrame, by: str) -> Table:
 
 
 def difference_table(differences: pl.DataFrame, other: str, unit: str, confidence: float) -> Table:
-    """Differences in MAE per group, see `comparison.differences`; without intervals only the one in all."""
+    """Return a table of the differences in MAE per group, see `comparison.differences`.
+
+    If there are no intervals, the table has only the difference over all rows.
+    """
     drawn = differences["units"].max() != 1
     body = [
         [
@@ -99,13 +102,13 @@ def difference_table(differences: pl.DataFrame, other: str, unit: str, confidenc
     ]
     note = "Negative = the transformer is better."
     if not drawn:
-        note += f" One {unit} cannot be drawn from: there is no interval over {unit}s."
+        note += f" There is only one {unit}, so there is no interval over {unit}s."
     title = f"MAE of transformer − {other}, paired, {confidence:.0%} intervals over {unit}s"
     return Table(title, ["", "n", f"{unit}s", "difference", "interval"], body, note)
 
 
 def coverage_table(uncertainty: Mapping[int, Uncertainty], by: str) -> Table:
-    """What share of the observed delays lies within the intervals of each seed, in all and per group of a breakdown."""
+    """Return the shares of observed delays within the intervals of each seed, over all rows and per group."""
     title = by.replace("_", " ")
     first = next(iter(uncertainty.values()))
     groups = first.breakdowns[by]
@@ -123,19 +126,19 @@ def coverage_table(uncertainty: Mapping[int, Uncertainty], by: str) -> Table:
 
 
 def interval_text(line: Mapping[str, Any]) -> str:
-    """`[−3.1, −1.2]`; a dash where there is none."""
+    """Return the interval as `[-3.1, -1.2]`, or a dash if there is none."""
     return "–" if line["low_s"] is None else f"[{line['low_s']:+.1f}, {line['high_s']:+.1f}]"
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:
-    """Those of COLOURS that were compared."""
+    """Return the entries of COLOURS for the predictors among `names`."""
     compared = set(names)
     return {name: colour for name, colour in COLOURS.items() if name in compared}
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 def skill_by_horizon(groups: pl.DataFrame, detail: str) -> Figure:
-    """Skill of each predictor against how far ahead it looks.
+    """Draw the skill of each predictor by horizon.
 
     Args:
         groups: `comparison.skills(…, "horizon")`.
@@ -157,10 +160,10 @@ def skill_by_horizon(groups: pl.DataFrame, detail: str) -> Figure:
 
 
 def paired_differences(lines: pl.DataFrame, labels: Sequence[str], other: str, detail: str) -> Figure:
-    """Differences in MAE with their intervals, one below the other.
+    """Draw differences in MAE and their intervals, one below the other.
 
     Args:
-        lines: columns difference_s, low_s and high_s; without an interval only the point is drawn.
+        lines: columns difference_s, low_s and high_s; if the ends are null, only the point is drawn.
     """
     figure, axes = new_figure((8.5, 1.8 + 0.32 * lines.height))
     y = np.arange(lines.height)
@@ -177,7 +180,7 @@ def paired_differences(lines: pl.DataFrame, labels: Sequence[str], other: str, d
 
 
 def mae_by_seed(scores: Scores, detail: str) -> Figure:
-    """MAE of every seed of each predictor, and their mean."""
+    """Draw the MAE of every seed of each predictor, and the mean over the seeds."""
     figure, axes = new_figure((8, 4.5))
     names = list(_colours(scores))
     for x, name in enumerate(names):
@@ -197,10 +200,10 @@ def mae_by_seed(scores: Scores, detail: str) -> Figure:
 
 
 def skill_by_date(dates: pl.DataFrame, detail: str) -> Figure:
-    """Skill of each predictor on every date that was held out.
+    """Draw the skill of each predictor on every date that was held out.
 
     Args:
-        dates: columns test and, of each predictor, its skill.
+        dates: column test, and one column per predictor with its skill.
     """
     figure, axes = new_figure((9, 5))
     x = np.arange(dates.height)

@@ -1,9 +1,11 @@
-"""Gradient-boosted trees on what the network gets: the yardstick for what attention adds.
+"""Gradient-boosted trees with the inputs of the network: they show how much attention adds.
 
-Every labelled (snapshot, train, next event) is a row. Its columns come from the SnapshotBatch that the network gets, so
-that both see the same information up to the same instant; trees merely cannot look at the other trains one by one. They
-are given every input, also those that the network's defaults leave out, but the day of the week and the points and
-types of past events: the first names the date and the points name the line, which few dates cannot teach.
+Every labelled (snapshot, train, next event) is a row. Its columns come from the SnapshotBatch that the network reads,
+so both see the same information up to the same instant. But the trees cannot look at the other trains one by one.
+
+The trees get every input, also those that the network's defaults leave out, with two exceptions. The day of the week
+identifies the date, and the points and types of past events identify the line. Few dates are not enough to learn from
+them.
 
 Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, N rows, C columns.
 """
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 
 BATCH_SIZE = 16  # snapshots built at a time
-# Arrays of a batch that are columns as they are; of those with a last dimension, the names along it.
+# Arrays of a batch that become columns unchanged. If an array has a further dimension, the names along it.
 EVENT_ARRAYS: Mapping[str, Sequence[str]] = {
     "next_planned": (),
     "next_type": (),
@@ -45,7 +47,7 @@ PAST_ARRAYS = ("past_delay", "past_observed")
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """LightGBM's parameters; see its documentation for their meaning."""
+    """Parameters of LightGBM. See the documentation of LightGBM for their meaning."""
 
     parameters: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -59,16 +61,16 @@ class TreeSettings:
     )
     max_rounds: int = 2_000
     patience: int = 60  # rounds without a better validation MAE
-    snapshots: int = 400  # at random instants of the training dates; twice as many were no better, see docs/log.md
+    snapshots: int = 400  # at random instants of the training dates; 800 were no better, see docs/log.md
 
 
 @dataclass(frozen=True)
 class TreeRows:
-    """Labelled next events: what a tree is given, and what the prediction is made of. Seconds."""
+    """Labelled next events: the inputs of the trees, and the values that predictions are computed from. In seconds."""
 
     columns: tuple[str, ...]
-    inputs: list[FloatArray]  # [N, C] in blocks; past events that are not there are NaN
-    instant: Int64Array  # [N] these three say which event of which train in which snapshot
+    inputs: list[FloatArray]  # [N, C] in blocks; NaN = the train has fewer past events
+    instant: Int64Array  # [N]; instant, journey and rank identify snapshot, train and event
     journey: Int64Array  # [N]
     rank: Int64Array  # [N]
     translation: FloatArray  # [N]
@@ -80,7 +82,7 @@ class TreeRows:
 
     @property
     def correction(self) -> FloatArray:
-        """What there is to predict [N]: the observed delay beyond translation."""
+        """Target of the trees [N]: observed delay − translation."""
         return self.label - self.translation
 
 
@@ -93,11 +95,11 @@ def tree_rows(
     *,
     context: bool,
 ) -> TreeRows:
-    """The rows of snapshots at `instants`, in the order of `prediction.labelled_rows`.
+    """Return the rows of the snapshots at `instants`, in the order of `prediction.rows.labelled_rows`.
 
     Args:
-        point_vectors: a row per point of the vocabulary, row 0 the unknown one, as in the network.
-        n_train_types: of the vocabulary.
+        point_vectors: one row per point of the vocabulary, as in the network; row 0 is the unknown point.
+        n_train_types: number of train types in the vocabulary.
         context: add columns on the rest of the train, see `_context_columns`.
     """
     inputs: list[FloatArray] = []
@@ -116,15 +118,15 @@ def tree_rows(
 
 
 def fit(training: TreeRows, validation: TreeRows, settings: TreeSettings, seed: int) -> lgb.Booster:
-    """A tree ensemble for the correction with the least absolute error, stopped where the validation MAE is least."""
-    import lightgbm as lgb  # it needs the system's libgomp1, or PyTorch's own, loaded before
+    """Fit trees that predict the correction with the least absolute error. They stop at the lowest validation MAE."""
+    import lightgbm as lgb  # it needs libgomp1: that of the system, or that of PyTorch if PyTorch is imported before
 
     parameters = {
         "objective": "l1",
         "metric": "l1",
         "seed": seed,
         "deterministic": True,
-        "force_col_wise": True,  # else it times both ways, and which one wins changes the result
+        "force_col_wise": True,  # by default LightGBM times two algorithms, and the faster one changes the result
         "verbosity": -1,
         **settings.parameters,
     }
@@ -143,7 +145,7 @@ def fit(training: TreeRows, validation: TreeRows, settings: TreeSettings, seed: 
 
 
 def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float) -> npt.NDArray[np.float64]:
-    """Predicted delays [N] in seconds, finished as the network's are: rounded, and none in the past."""
+    """Return predicted delays [N] in seconds. As in the network, they are rounded, and no event lies before t."""
     correction = np.concatenate([np.asarray(booster.predict(block), np.float64) for block in rows.inputs])
     delay = rows.translation + correction
     if round_to_s:
@@ -163,7 +165,7 @@ def _columns(
     n_train_types: int,
     timezone: str,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Every column [N] of the chosen cells (b, s, f), by name."""
+    """Return each column [N] of the chosen cells (b, s, f) by its name."""
     b, s, f = chosen
     columns: dict[str, npt.NDArray[Any]] = {"rank": f + 1}
     for name, parts in EVENT_ARRAYS.items():
@@ -195,7 +197,7 @@ def _columns(
 def _context_columns(
     batch: SnapshotBatch, chosen: tuple[npt.NDArray[np.intp], ...], point_vectors: FloatArray
 ) -> dict[str, npt.NDArray[Any]]:
-    """The rest of the train in few columns [N]: the section before the event, the next stop, the end, the trend."""
+    """Return columns [N] on the rest of the train: the section before the event, the next event, the end, the trend."""
     b, s, f = chosen
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in CUMULATIVE_FEATURES:

@@ -1,12 +1,12 @@
-"""A GPU: training steps and predictions of 3,000-train snapshots, and how much of the card's arithmetic they use.
+"""Speed on a GPU: training steps and predictions of 3,000-train snapshots, and their share of the card's peak FLOP/s.
 
-    .venv/bin/python benchmarks/speed/bench_gpu.py                          # needs CUDA; says so where there is none
+    .venv/bin/python benchmarks/speed/bench_gpu.py                          # needs CUDA; without it, measures nothing
     .venv/bin/python benchmarks/speed/bench_gpu.py FOLDER                   # event tables of your own
     .venv/bin/python benchmarks/speed/bench_gpu.py --set model.d_model=256  # a larger model; any configuration key
     .venv/bin/python benchmarks/speed/bench_gpu.py --device cpu --trains 300 --snapshots 2
 
-FLOP are counted, not estimated: those of matrix products, by torch.utils.flop_counter. The ceiling is what the vendor's
-data sheet says of dense bfloat16 (float16 where noted) tensor cores, without sparsity, for 32-bit runs too.
+The FLOP of matrix products are counted with torch.utils.flop_counter. The ceiling is the peak of the tensor cores in
+the vendor's data sheet: dense bfloat16 (float16 where noted), without sparsity. It is also the ceiling of 32-bit runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from transformer.features.batches import Batch
 from transformer.model.module import DelayModule
 
 ROUNDS = 10
-# Dense TFLOP/s by the name that CUDA gives the card; the first that fits counts. Sources: NVIDIA's data sheets.
+# Dense TFLOP/s by a pattern of CUDA's name for the card; the first match counts. Source: NVIDIA's data sheets.
 PEAK_TFLOPS = (
     (r"H200 NVL", 835.0),
     (r"H200", 989.0),
@@ -53,18 +53,20 @@ PEAK_TFLOPS = (
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="speed on a GPU")
     parser.add_argument("folder", nargs="?", help="event tables of your own")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--trains", type=int, default=3_000, help="in a snapshot, at least")
-    parser.add_argument("--snapshots", type=int, default=8, help="of a training step")
-    parser.add_argument("--peak-tflops", type=float, help="of a card that this file does not know")
+    parser.add_argument("--device", default="cuda", help="device of PyTorch; default: cuda")
+    parser.add_argument("--trains", type=int, default=3_000, help="least number of trains in a snapshot; default: 3000")
+    parser.add_argument("--snapshots", type=int, default=8, help="snapshots in a training step; default: 8")
+    parser.add_argument("--peak-tflops", type=float, help="peak TFLOP/s of a card that is not in PEAK_TFLOPS")
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile too; on CUDA unless refused"
+        "--compile", action=argparse.BooleanOptionalAction, help="measure torch.compile, too; default: on CUDA only"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="configuration of the model")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the configuration"
+    )
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here: nothing measured")
+        print("no CUDA device: nothing was measured")
         return 0
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peak = chosen.peak_tflops or (peak_tflops(card) if device.type == "cuda" else None)
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(network: Railway, single: Batch, several: Batch, peak: float | None, compiled: bool) -> None:
-    """Print milliseconds and achieved FLOP/s of predicting `single` and of a training step on `several` snapshots."""
+    """Print milliseconds and FLOP/s of a prediction of `single` and of a training step on `several` snapshots."""
     device, n_snapshots = single["label"].device, len(several["instant"])
     print(f"{single['train_mask'].sum():,} trains a snapshot, {n_snapshots} snapshots a training step")
 
@@ -90,7 +92,7 @@ def measure(network: Railway, single: Batch, several: Batch, peak: float | None,
 
     flop = {
         "inference": count_flop(partial(predict, module().eval(), single)),
-        # Snapshots do not see each other: so many times that of one.
+        # Snapshots do not see each other, so the FLOP of a step are those of one snapshot times their number.
         "training": n_snapshots * count_flop(lambda: loss_of(module(), single).backward()),
     }
     contestants: dict[str, Callable[[], object]] = {}
@@ -111,20 +113,20 @@ def measure(network: Railway, single: Batch, several: Batch, peak: float | None,
 
 
 def peak_tflops(card: str) -> float | None:
-    """The ceiling of the card that CUDA calls `card`; None when it is not in PEAK_TFLOPS."""
+    """Return the peak TFLOP/s of the card that CUDA calls `card`, or None if it is not in PEAK_TFLOPS."""
     return next((peak for pattern, peak in PEAK_TFLOPS if re.search(pattern, card)), None)
 
 
 def count_flop(run: Callable[[], object]) -> int:
-    """FLOP of the matrix products in `run`, those of attention included."""
-    # The fused kernels of some devices are unknown to the counter; plain attention is made of products that it knows.
+    """Return the FLOP of the matrix products in `run`, attention included."""
+    # The counter does not know the fused kernels of some devices. It knows the products of unfused attention.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops()
 
 
 def half(device: torch.device) -> torch.dtype:
-    """The 16-bit type that a training picks on this device: float16 on cards older than bfloat16."""
+    """Return the 16-bit type that a training uses on this device: float16 on cards without bfloat16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16

@@ -1,10 +1,10 @@
-"""Inference: how long the delays of a whole network take, from event columns to predictions, on the CPU.
+"""Speed of inference: the time to predict all delays of a railway on the CPU, from event columns to predictions.
 
     .venv/bin/python benchmarks/speed/bench_inference.py            # simulated railways
     .venv/bin/python benchmarks/speed/bench_inference.py FOLDER     # event tables of your own
 
-Large networks are copies of one railway side by side in one snapshot: as many trains as wanted, each with events of its
-own, and attention between all of them. The time does not depend on what the trains do.
+A large railway is made of copies of one railway in the same snapshot. It has any number of trains, each with events of
+its own, and attention between all of them. The time does not depend on the delays.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from benchmarks.speed.steps import predict
 from transformer.features.batches import Batch, to_tensors
 from transformer.model.module import DelayModule
 
-LARGE = 3_000  # trains at a time: a large national network
-MOST_SECONDS = 1.0  # for a snapshot of LARGE trains, built and predicted, 95 times in 100
+LARGE = 3_000  # trains at a time: a large national railway
+MOST_SECONDS = 1.0  # limit of the 95th percentile, for building and predicting a snapshot of LARGE trains
 REPETITIONS = 40
-SIZES = (250, 1_000, LARGE, 10_000)  # trains, at least
+SIZES = (250, 1_000, LARGE, 10_000)  # least numbers of trains
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Network:
-    """A railway at the instant when most trains run, and the model that predicts it."""
+    """A railway at the instant when most trains run, and the model that predicts its delays."""
 
     n_trains: int
     build: Callable[[], Batch]
@@ -64,7 +64,7 @@ def main(folder: str | None = None) -> int:
 
 
 def network_of(base: Railway, n_trains: int) -> Network:
-    """At least `n_trains` trains at one instant: so many copies of `base` side by side."""
+    """Return a railway of at least `n_trains` trains at one instant, made of copies of `base`."""
     instant, trains = base.busiest(base.builder())
     builder = base.side_by_side(-(-n_trains // trains))
     instants = np.array([instant])
@@ -76,7 +76,7 @@ def network_of(base: Railway, n_trains: int) -> Network:
 
 
 def costs(base: Railway) -> None:
-    """Print what a train costs in networks of SIZES trains, and how much of the prediction is attention."""
+    """Print the time per train in railways of SIZES trains, and the share of attention in a prediction."""
     networks = [network_of(base, size) for size in SIZES]
     built = [network.build() for network in networks]
     building = take_turns({f"{network.n_trains}": network.build for network in networks}, ROUNDS)
@@ -95,7 +95,7 @@ def costs(base: Railway) -> None:
 
 
 def attention_share(network: Network, batch: Batch) -> float:
-    """Share of a prediction's CPU time in `scaled_dot_product_attention`."""
+    """Return the share of `scaled_dot_product_attention` in the CPU time of a prediction."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         predict(network.module, batch)
     operations = profiled.key_averages()

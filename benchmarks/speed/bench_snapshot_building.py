@@ -1,11 +1,11 @@
-"""Snapshot building: columns against a loop over the trains, on the same instants, with the same output.
+"""Speed of snapshot building: columns compared with a loop over the trains, on the same instants.
 
-    .venv/bin/python benchmarks/speed/bench_snapshot_building.py            # a simulated network
+    .venv/bin/python benchmarks/speed/bench_snapshot_building.py            # a simulated railway
     .venv/bin/python benchmarks/speed/bench_snapshot_building.py FOLDER     # event tables of your own
 
-Prints the ratio of the two in one run, pair by pair: without features, with those from statistics, and with the live
-ones too. Both produce the padded arrays of a batch; the outputs are compared before anything is timed. What either
-prepares once per table – columns, lists, the index of what was observed where – is not timed.
+The benchmark prints the ratio of the two times: without features, with features from statistics, and with the live
+state, too. Both produce the padded arrays of a batch. Before it times them, the benchmark checks that their outputs are
+equal. The work that each does once per table is not timed: columns, lists, and the index of observed events.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from transformer.features.snapshots import EventFeatures, SnapshotBatch, Snapsho
 
 ROUNDS = 15
 BATCH = 8  # snapshots, as in training
-TARGET = 40  # times faster, at least
+TARGET = 40  # least number of times that columns must be faster
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The same snapshots by columns and by the loop."""
+    """The same snapshots, built by columns and by the loop."""
 
     builder: SnapshotBuilder
     journeys: list[Journey]
@@ -61,7 +61,7 @@ def main(folder: str | None = None) -> int:
 
 
 def contests(base: Railway) -> dict[str, Contest]:
-    """From bare snapshots to all that a model reads, at instants spread over the first test date."""
+    """Return the contests, from snapshots without features to all inputs of a model, on the first test date."""
     full = base.builder()
     data = base.config.data
     grid = grid_instants(base.split.test[:1], data.grid, data.timezone)
@@ -75,7 +75,7 @@ def contests(base: Railway) -> dict[str, Contest]:
 
 
 def measure(name: str, contest: Contest) -> float:
-    """Print how long both take and return how many times faster columns are, after making sure that they agree."""
+    """Check that both outputs are equal, print both times, and return how many times faster columns are."""
     batch = contest.columns()
     compare(batch, contest.loop())
     times = take_turns({"columns": contest.columns, "loop": contest.loop}, ROUNDS)
@@ -89,7 +89,7 @@ def measure(name: str, contest: Contest) -> float:
 
 
 def compare(batch: SnapshotBatch, expected: dict[str, np.ndarray]) -> None:
-    """Refuse to time two builders that do not agree."""
+    """Raise AssertionError if the outputs of the two builders differ."""
     for field in fields(SnapshotBatch):
         np.testing.assert_allclose(
             getattr(batch, field.name), expected[field.name], rtol=1e-6, atol=1e-3, err_msg=field.name

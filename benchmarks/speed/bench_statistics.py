@@ -1,12 +1,12 @@
-"""Statistics: time and memory of `compute_statistics` over many service dates of a network with 88,000 events a date.
+"""Speed of statistics: time and memory of `compute_statistics` on many service dates with 88,000 events each.
 
     .venv/bin/python benchmarks/speed/bench_statistics.py               # a simulated month
     .venv/bin/python benchmarks/speed/bench_statistics.py --year        # 365 dates, 32 million events: some ten minutes
     .venv/bin/python benchmarks/speed/bench_statistics.py --dates 7
     .venv/bin/python benchmarks/speed/bench_statistics.py FOLDER        # event tables of your own
 
-Every date is simulated, none repeats another. Simulation and computation each run in a process of their own, so that
-the memory is that of the computation alone: the peak resident memory of a process that does nothing else.
+Every date is simulated, and no date repeats another. Simulation and computation run in separate processes. The memory
+is the peak resident memory of the process of the computation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_GIB = 6.0
+MOST_GIB = 6.0  # limit of the peak memory
 MONTH, YEAR = 30, 365  # service dates
 START = "2024-01-01"
 
@@ -41,14 +41,16 @@ class Measurement:
     events: int
     seconds: float
     peak_gib: float
-    rows: dict[str, int]  # of the statistics' tables
+    rows: dict[str, int]  # number of rows by table of the statistics
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="time and memory of compute_statistics")
-    parser.add_argument("folder", nargs="?", type=Path, help="event tables of your own")
-    parser.add_argument("--dates", type=int, help=f"first service dates of them; {MONTH} simulated ones")
-    parser.add_argument("--year", dest="dates", action="store_const", const=YEAR, help=f"{YEAR} simulated dates")
+    parser.add_argument("folder", nargs="?", type=Path, help="event tables of your own; default: simulated")
+    parser.add_argument(
+        "--dates", type=int, help=f"number of service dates; default: all of the folder, or {MONTH} simulated ones"
+    )
+    parser.add_argument("--year", dest="dates", action="store_const", const=YEAR, help=f"{YEAR} service dates")
     chosen = parser.parse_args(arguments)
     with TemporaryDirectory() as scratch:
         folder = chosen.folder or Path(scratch) / "data"
@@ -72,7 +74,7 @@ def simulate_dates(folder: Path, dates: int) -> None:
     from transformer.data.simulator.dataset import simulate
     from transformer.data.simulator.settings import SimulationConfig
 
-    # 97,000 events on a weekday and 70 % of them on Saturday and Sunday.
+    # 97,000 events on a weekday, and 70 % of that number on Saturday and Sunday.
     simulate(
         folder,
         SimulationConfig(start_date=START, service_dates=dates, lines=60, points=700, journeys_per_day=3_280),
@@ -80,7 +82,7 @@ def simulate_dates(folder: Path, dates: int) -> None:
 
 
 def measure(folder: Path, dates: int | None) -> Measurement:
-    """Statistics of the first `dates` dates in `folder`, all of them when None."""
+    """Measure `compute_statistics` on the first `dates` dates in `folder`; None = all dates."""
     from transformer.config import load_config
     from transformer.data.dates import available_dates
     from transformer.data.tables import events_path

@@ -1,16 +1,20 @@
-"""Training: is the network kept waiting for data, and does it train as fast as plain PyTorch of its size?
+"""Speed of training: the share of waiting for data, and a comparison with plain PyTorch of the same size.
 
-    .venv/bin/python benchmarks/speed/bench_training.py            # a simulated network
+    .venv/bin/python benchmarks/speed/bench_training.py            # a simulated railway
     .venv/bin/python benchmarks/speed/bench_training.py FOLDER     # event tables of your own
 
-1. The share of Lightning's training loop that is spent waiting for the next batch, snapshots built in the same process.
-2. A step of our network (forward, loss, backward, clipped gradients, AdamW) against the same network in plain PyTorch:
-   `nn.TransformerEncoder` of the same width, heads, layers, feedforward and dropout, padding and all, and our head for
-   every next event with `nn.Dropout`; as many weights, on ready-made tensors in memory. And against that encoder alone,
-   bare: it has no head, does less than half of the arithmetic, and cannot read what is known of an event. Both are
-   printed without dropout, too: on attention weights, where PyTorch applies it, it costs the fused attention kernel.
-   The network has one member here: each more takes as long again, and makes the share of 1 smaller.
-3. What would make our step faster, each against the step as it is. Nothing is asked of these.
+1. The share of Lightning's training loop that waits for the next batch, when the same process builds the snapshots.
+2. A step of our network (forward, loss, backward, clipped gradients, AdamW), compared with plain PyTorch on tensors in
+   memory:
+   - *plain*: `nn.TransformerEncoder` of the same width, heads, layers, feedforward and dropout, with padding, and our
+     head for every next event with `nn.Dropout`. It has as many weights as our network.
+   - *plain, bare encoder*: that encoder alone. It has no head, does less than half of the arithmetic, and does not read
+     the inputs of an event.
+
+   Both are also timed without dropout. PyTorch applies dropout to attention weights, which rules out the fused
+   attention kernel. Our network has one member here. With more members, a step takes proportionally longer, and the
+   share of 1 gets smaller.
+3. Changes that could make our step faster, each compared with the step as it is. They have no targets.
 """
 
 from __future__ import annotations
@@ -39,15 +43,15 @@ from transformer.features.batches import Batch
 from transformer.model.member import Member
 from transformer.training.datamodule import SnapshotDataModule
 
-MOST_WAITING = 0.10  # share of the training loop
-LEAST_RATIO = 0.9  # our snapshots/s over those of plain PyTorch with the same dropout
+MOST_WAITING = 0.10  # highest allowed share of the training loop
+LEAST_RATIO = 0.9  # lowest allowed ratio of our snapshots/s to those of plain PyTorch with the same dropout
 PLAIN, BARE = "plain", "plain, bare encoder"
-STEPS = 8  # batches of a turn
+STEPS = 8  # batches per turn
 ROUNDS = 5
 
 
 class PlainEncoder(nn.Module):
-    """What one writes first: linear in, `nn.TransformerEncoder` as PyTorch sets it up, linear out."""
+    """The simplest network: a linear layer, `nn.TransformerEncoder` with PyTorch's defaults, and a linear layer."""
 
     def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class PlainEncoder(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """The layers of our member, padding and all: `PlainEncoder`, and a head that reads each event."""
+    """The layers of our member, with padding: `PlainEncoder`, and a head that reads each event."""
 
     def __init__(self, member: Member, config: ModelConfig) -> None:
         super().__init__()
@@ -104,7 +108,7 @@ def main(folder: str | None = None) -> int:
 
 
 def waiting_share(network: Railway) -> float:
-    """Share of an epoch's steps that Lightning's loop waits for the next batch."""
+    """Return the share of an epoch's steps that Lightning's loop waits for the next batch."""
     profiler = SimpleProfiler()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -122,7 +126,7 @@ def waiting_share(network: Railway) -> float:
 
 
 def against_plain(network: Railway, batches: list[Batch]) -> float:
-    """Our snapshots/s over those of plain PyTorch with the same dropout, with our head or bare: the faster of both."""
+    """Return our snapshots/s divided by those of PLAIN or BARE with the same dropout, whichever trains faster."""
     config, (member,) = network.config.model, network.module().network.members
     n_inputs, n_outputs = inputs_per_train(batches[0]), batches[0]["label"].shape[-1]
     d_token, d_event = member.token[0].in_features, member.head_event.in_features
@@ -152,7 +156,7 @@ def against_plain(network: Railway, batches: list[Batch]) -> float:
 
 
 def what_helps(network: Railway, instants: Int64Array, batches: list[Batch]) -> None:
-    """Print how many times as fast each change makes the same steps."""
+    """Print how many times as fast the same steps are with each change."""
     builder, size = network.builder("train"), network.config.training.batch_size
     fuller = instants[np.argsort(count_trains(builder, instants), kind="stable")]
     model = network.config.model
@@ -178,7 +182,7 @@ def what_helps(network: Railway, instants: Int64Array, batches: list[Batch]) -> 
 
 
 def inputs_per_train(batch: Batch) -> int:
-    """How many numbers a batch holds of each train, its labels aside."""
+    """Return how many numbers a batch holds for each train, without labels."""
     return sum(
         math.prod(values.shape[2:]) for name, values in batch.items() if values.ndim >= 2 and "label" not in name
     )
@@ -189,7 +193,7 @@ def count_weights(network: nn.Module) -> int:
 
 
 def padding(batches: list[Batch]) -> tuple[float, float]:
-    """Shares of the trains, and of the pairs of them that attention computes, that fill snapshots up."""
+    """Return the share of padding in the trains of the batches, and in the pairs of trains that attention computes."""
     slots = sum(batch["train_mask"].numel() for batch in batches)
     pairs = sum(batch["train_mask"].numel() * batch["train_mask"].shape[1] for batch in batches)
     counts = torch.cat([batch["train_mask"].sum(1) for batch in batches]).double()

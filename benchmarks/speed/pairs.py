@@ -1,4 +1,4 @@
-"""Timing side by side: contestants take turns, so that whatever else the machine does falls on all of them alike."""
+"""Compare the speed of several contestants. They take turns, so that other load of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each contestant, one per round; round i of one was measured next to round i of the others."""
+    """Seconds of each contestant, one per round. In a round, all contestants were measured one after the other."""
 
     seconds: Mapping[str, list[float]]
 
@@ -18,14 +18,14 @@ class Times:
         return statistics.median(self.seconds[name]) * 1e3
 
     def ratio(self, slower: str, faster: str) -> float:
-        """How many times as long `slower` took as `faster`: the median over the rounds."""
+        """Return the time of `slower` divided by that of `faster`, as median over the rounds."""
         return statistics.median(a / b for a, b in zip(self.seconds[slower], self.seconds[faster], strict=True))
 
 
 def take_turns(contestants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> Times:
     """Time every contestant once a round, after `warm_up` rounds that do not count.
 
-    Every other round runs in the opposite order: what one leaves in the caches favours no one for good.
+    Every second round runs in the opposite order, so that no contestant always profits from the caches of another.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-warm_up, rounds):

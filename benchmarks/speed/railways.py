@@ -1,4 +1,4 @@
-"""Railways to measure on: simulated, or event tables of your own, and batches of their snapshots."""
+"""Railways for the benchmarks of speed, from simulated or your own event tables, and batches of their snapshots."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from transformer.features.statistics import Statistics
 from transformer.model.module import DelayModule
 from transformer.training.trainer import create_module
 
-# About as many trains at a time as on the railways whose data are open: some 250, 190 in the mean over the day.
+# As many trains at a time as on railways with open data: at most about 250, and 190 as mean over the day.
 USUAL = SimulationConfig(service_dates=4, lines=60, points=700, journeys_per_day=2_500)
-# Rounded predictions have no gradient; training leaves the rounding out in a way of its own.
+# Rounded predictions have no gradient. The training of the pipeline leaves the rounding out by itself.
 TRAINABLE = ("model.round_predictions=false",)
 
 
 @dataclass(frozen=True)
 class Railway:
-    """Event tables and what a training derives from them."""
+    """Event tables, and the split, statistics and embeddings of a training on them."""
 
     config: Config
     split: Split
@@ -40,18 +40,18 @@ class Railway:
     embeddings: Embeddings
 
     def module(self) -> DelayModule:
-        """An untrained module for this railway."""
+        """Return an untrained module for this railway."""
         return create_module(self.config, self.split, self.statistics, self.embeddings)
 
     def builder(self, split: str = "test") -> SnapshotBuilder:
-        """What builds snapshots of the first date of a split."""
+        """Return a builder of snapshots of the first date of a split."""
         days = getattr(self.split, split)[:1]
         return self._builder(
             load_event_table(self.config.data, days, self.statistics.vocabulary, Path(self.config.paths.cache))
         )
 
     def side_by_side(self, copies: int) -> SnapshotBuilder:
-        """What builds snapshots of `copies` railways like this one on the first test date, as of a single network."""
+        """Return a builder of snapshots of the first test date that hold `copies` copies of this railway's trains."""
         data, days = self.config.data, self.split.test[:1]
         events, _ = read_days(data, days, quiet=True)
         journeys = read_journeys(Path(data.local_folder), days, data.timezone)
@@ -65,18 +65,18 @@ class Railway:
         return snapshot_builder(loaded, self.statistics, self.config.data)
 
     def busiest(self, builder: SnapshotBuilder) -> tuple[int, int]:
-        """The instant of the first test date's grid at which most trains run, and how many."""
+        """Return the instant of the first test date's grid at which most trains run, and their number."""
         instants = grid_instants(self.split.test[:1], self.config.data.grid, self.config.data.timezone)
         trains = count_trains(builder, instants)
         return int(instants[trains.argmax()]), int(trains.max())
 
     def random_instants(self, count: int) -> Int64Array:
-        """Instants as an epoch of training draws them, of the first training date."""
+        """Draw instants of the first training date, as an epoch of training does."""
         data = self.config.data
         return random_instants(self.split.train[:1], count, data.grid, data.timezone, np.random.default_rng(0))
 
     def batches(self, builder: SnapshotBuilder, instants: Int64Array, size: int) -> list[Batch]:
-        """Batches of `size` snapshots in the order of `instants`, as tensors in memory."""
+        """Return batches of `size` snapshots in the order of `instants`, as tensors in memory."""
         timezone = self.config.data.timezone
         return [
             to_tensors(builder.build(instants[first : first + size]), timezone)
@@ -88,7 +88,7 @@ class Railway:
 def railway(
     folder: str | None, simulation: SimulationConfig = USUAL, overrides: Sequence[str] = ()
 ) -> Iterator[Railway]:
-    """The railway in `folder`, or a simulated one; caches vanish with the block."""
+    """Return the railway in `folder`, or a simulated one. At the end of the block, its caches are deleted."""
     with TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         data = Path(folder) if folder else scratch / "data"
@@ -102,5 +102,5 @@ def railway(
 
 
 def count_trains(builder: SnapshotBuilder, instants: Int64Array) -> Int64Array:
-    """How many trains run at each instant."""
+    """Return the number of trains that run at each instant."""
     return np.array([builder.build(instants[i : i + 1]).train_mask.sum() for i in range(len(instants))], np.int64)

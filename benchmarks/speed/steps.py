@@ -1,4 +1,4 @@
-"""What is timed of a network: training steps and predictions on batches in memory, on any device."""
+"""Training steps and predictions to time, on batches in memory and on any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer.features.batches import Batch
 
 @dataclass
 class TrainingSteps:
-    """A step of `network` on each of `batches`: forward, loss, backward, clipped gradients, AdamW."""
+    """One training step of `network` on each of `batches`: forward, loss, backward, clipped gradients, AdamW."""
 
     network: nn.Module
     batches: list[Batch]
@@ -37,7 +37,7 @@ class TrainingSteps:
 
 
 def loss_of(network: nn.Module, batch: Batch, autocast: torch.dtype | None = None) -> Tensor:
-    """Mean absolute error in minutes over the events that were observed."""
+    """Return the mean absolute error in minutes over the observed events."""
     mask = batch["label_mask"]
     with torch.autocast(mask.device.type, autocast, enabled=autocast is not None):
         predicted = network(batch)
@@ -45,7 +45,7 @@ def loss_of(network: nn.Module, batch: Batch, autocast: torch.dtype | None = Non
 
 
 def predict(network: nn.Module, batch: Batch, autocast: torch.dtype | None = None) -> Tensor:
-    """Delays [B, S, F] by a network in evaluation mode."""
+    """Return the delays [B, S, F] that a network in evaluation mode predicts."""
     with (
         torch.inference_mode(),
         torch.autocast(batch["label"].device.type, autocast, enabled=autocast is not None),
@@ -56,6 +56,6 @@ def predict(network: nn.Module, batch: Batch, autocast: torch.dtype | None = Non
 
 
 def wait_for(batch: Batch) -> None:
-    """Until the device has done what it was asked to: a GPU answers before it has computed."""
+    """Wait until the device has finished. A GPU returns before it has computed."""
     if batch["label"].is_cuda:
         torch.cuda.synchronize()

@@ -1,6 +1,6 @@
-"""Airflow glue of the delay pipeline: params, the stage operator, the MLflow run of a DAG run and its link.
+"""Everything that connects the stages to Airflow: params, operators, the MLflow run of a DAG run, links and alerts.
 
-Nothing here imports the ML stack when a DAG file is parsed.
+No module of this package imports the ML stack when Airflow parses a DAG file.
 """
 
 import sys
@@ -8,6 +8,6 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Airflow puts this plugins folder on the path, not the repository it lies in, where `transformer` is.
+# Airflow puts the plugins folder on the path, but not the repository, which holds `transformer`.
 if str(REPOSITORY) not in sys.path:
     sys.path.append(str(REPOSITORY))

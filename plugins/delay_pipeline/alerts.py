@@ -1,8 +1,10 @@
 """Alerts by mail and SNS: a DAG run has failed, or a model has degraded.
 
-Whom to tell says group `alerts` of the run's configuration. Nothing here raises: a run whose alert cannot be sent ends
-as it would have ended. What was sent is noted in an Airflow variable per DAG, so that no alert is sent twice, from
-whichever process and level it comes; an alert that could not be sent is not noted, and the next level tries again.
+The group `alerts` of the run's configuration names the recipients. An alert that cannot be sent is logged, and never
+fails a run.
+
+One Airflow variable per DAG lists the alerts that were sent, so that a task and its DAG run never send the same alert
+twice. An alert that could not be sent is not listed: if the task could not send it, the DAG run tries again.
 """
 
 from __future__ import annotations
@@ -33,19 +35,19 @@ log = logging.getLogger(__name__)
 PREFIX = "[train delays] "
 SUBJECT_LENGTH = 150
 SNS_SUBJECT_LENGTH = 100  # SNS takes no more, and ASCII only
-LEDGER = "alerts_sent_"  # and the DAG id: variable with the keys of the alerts that were sent
-LEDGER_LENGTH = 200
+LEDGER = "alerts_sent_"  # followed by the DAG id: the variable that lists the keys of the alerts that were sent
+LEDGER_LENGTH = 200  # newest keys that are kept
 OPENING_TASKS = ("open_run", "open_evaluation")
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What people are told.
+    """One message about one fault.
 
     Attributes:
-        key: of what happened, the same from whichever process and level it is told.
-        lines: the text.
-        links: name and address.
+        key: identifies the fault; a task and its DAG run give the same fault the same key.
+        lines: paragraphs of the message.
+        links: address of each link by its name; an empty address is left out.
     """
 
     key: str
@@ -67,13 +69,14 @@ class Alert:
 
 class _Alert(BaseNotifier):
     def render_template_fields(self, context: Context, jinja_env: object = None) -> None:
-        """Nothing in an alert is a template."""
+        """Render nothing: no field of an alert is a template."""
 
 
 class FailureAlert(_Alert):
-    """For `on_failure_callback` of a DAG and of its tasks: one alert for a DAG run, from whichever comes first.
+    """`on_failure_callback` of a DAG and of its tasks: at most one alert for a DAG run.
 
-    The task tells at once and why; the DAG tells what no task can, such as a run that took too long.
+    A failed task sends the alert at once, with its error. The DAG sends it if no task could, for example if the run
+    took too long.
     """
 
     def notify(self, context: Context) -> None:
@@ -82,7 +85,7 @@ class FailureAlert(_Alert):
 
 
 class DegradationAlert(_Alert):
-    """For `on_success_callback` of a task that returns `degraded`: one alert for each model and window, ever."""
+    """`on_success_callback` of a task that returns `degraded`: one alert for each model and window."""
 
     def notify(self, context: Context) -> None:
         with _harmless():
@@ -92,14 +95,14 @@ class DegradationAlert(_Alert):
 
 
 class _harmless(suppress):  # noqa: N801  (used like the function it extends)
-    """Whatever goes wrong is a line in the log."""
+    """Turn any error into a line of the log."""
 
     def __init__(self) -> None:
         super().__init__(Exception)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         if isinstance(error, NameError) and error.name == "SUPERVISOR_COMMS":
-            log.info("`airflow dags test` lets no alert of a DAG read the run: its tasks have told")
+            log.info("no alert of the DAG: `airflow dags test` does not let it read the run; its tasks send alerts")
         elif isinstance(error, Exception):
             log.warning("alert not sent: %s: %s", type(error).__name__, redact(str(error)))
         return bool(super().__exit__(kind, error, trace))
@@ -109,7 +112,7 @@ def _failure(context: Context) -> Alert:
     dag_id, run_id = _dag_id(context), str(context["run_id"])
     reason = _reason(context)
     dag_run = context.get("dag_run")
-    attempt = getattr(dag_run, "clear_number", 0) or 0  # who clears a failed run wants to know when it fails again
+    attempt = getattr(dag_run, "clear_number", 0) or 0  # a run that was cleared and fails again sends a new alert
     opened = _opened(context)
     return Alert(
         key=f"failed/{run_id}/{attempt}",
@@ -118,7 +121,7 @@ def _failure(context: Context) -> Alert:
             f"{dag_id} failed: {reason}",
             f"DAG run: {run_id}",
             f"Environment: {opened.get('env') or _default_env()}",
-            "Correct what the line names, then clear the task: the tasks before it are kept.",
+            "Correct what the first line names, then clear the task. The results of earlier tasks are kept.",
         ],
         links={"Airflow": _run_page(dag_id, run_id), "MLflow run": str(opened.get("run_url") or "")},
     )
@@ -131,20 +134,21 @@ def _degradation(entry: Mapping[str, str]) -> Alert:
         lines=[
             f"A model has {entry['text']}.",
             f"MLflow run: {entry['run_id']}",
-            "The report says where and when. Train again on newer dates, or go back: `python -m transformer rollback`.",
+            "The report says where and when. Train again on newer dates, or return to the previous champion: "
+            "`python -m transformer rollback`.",
         ],
         links={"Report": entry["report_url"], "MLflow run": entry["run_url"]},
     )
 
 
 def _send(context: Context, alerts: list[Alert]) -> None:
-    """Send what was not sent yet, on every channel there is; one that fails stops no other."""
+    """Send every new alert on every channel. A channel that fails does not stop the others."""
     if not alerts:
         return
     config = _config(context)
     channels = dict(_channels(config))
     if not channels:
-        log.info("alerts.email.to and alerts.sns.topic_arn are empty: nobody is told")
+        log.info("no alert sent: alerts.email.to and alerts.sns.topic_arn are empty")
         return
     dag_id = _dag_id(context)
     for alert in alerts:
@@ -160,7 +164,7 @@ def _send(context: Context, alerts: list[Alert]) -> None:
 
 
 def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert], None]]]:
-    """Name of each channel that the configuration opens, and what sends through it."""
+    """Yield the name and the send function of each channel that the configuration opens."""
     email, sns = config.alerts.email, config.alerts.sns
 
     def mail(alert: Alert) -> None:
@@ -170,7 +174,7 @@ def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert], None]]]:
             subject=_shortened(alert.subject, SUBJECT_LENGTH),
             html_content=alert.html(),
             smtp_conn_id=email.connection,
-        ).notify({})  # no context: nothing in an alert is a template
+        ).notify({})  # no context: no field of an alert is a template
 
     def publish(alert: Alert) -> None:
         SnsNotifier(
@@ -188,34 +192,37 @@ def _channels(config: Config) -> Iterator[tuple[str, Callable[[Alert], None]]]:
 
 
 def _shortened(subject: str, length: int) -> str:
-    """One line; the text has all of it."""
+    """Return the subject as one line of at most `length` characters. The text of the alert holds all of it."""
     line = PREFIX + " ".join(subject.split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def _sent(dag_id: str) -> list[str]:
-    """Keys of the alerts that were sent; [] where the ledger cannot be read: better told twice than never."""
+    """Return the keys of the alerts that were sent.
+
+    If the variable cannot be read, return []: two alerts about one fault are better than none.
+    """
     try:
         return list(Variable.get(LEDGER + dag_id, default=[], deserialize_json=True))
     except Exception as error:
-        log.warning("alerts: what was sent is not known: %s", type(error).__name__)
+        log.warning("alerts: the list of sent alerts cannot be read: %s", type(error).__name__)
         return []
 
 
 def _note(dag_id: str, key: str) -> None:
-    description = "Alerts that were sent, so that none is sent twice; delete it and they count as new."
+    description = "Alerts that were sent, and are not sent again. Delete this variable to send them again."
     newest = [*_sent(dag_id), key][-LEDGER_LENGTH:]
     Variable.set(LEDGER + dag_id, newest, description=description, serialize_json=True)
 
 
 def _reason(context: Context) -> str:
-    """Why the DAG run failed, one line that begins with the task."""
+    """Return why the DAG run failed, as one line that begins with the task id."""
     ti = context.get("ti")
-    if error := context.get("exception"):  # of a task that tells of itself
-        told = ti.xcom_pull(task_ids=ti.task_id, key=ERROR_KEY, map_indexes=ti.map_index)
-        return f"{ti.task_id}: {told or _line(error)}"
+    if error := context.get("exception"):  # the failed task itself sends the alert
+        reason = ti.xcom_pull(task_ids=ti.task_id, key=ERROR_KEY, map_indexes=ti.map_index)
+        return f"{ti.task_id}: {reason or _line(error)}"
     reason = failure_reason(context) if ti else ""
-    return str(redact(reason or context.get("reason") or "no task says why"))
+    return str(redact(reason or context.get("reason") or "no task gave a reason"))
 
 
 def _line(error: object) -> str:
@@ -223,7 +230,10 @@ def _line(error: object) -> str:
 
 
 def _config(context: Context) -> Config:
-    """The configuration of the run; where that is what failed, of its environment alone, or Airflow's own."""
+    """Return the configuration of the run.
+
+    If that configuration is the fault, return the one of the run's environment, or else of the default environment.
+    """
     opened = _opened(context)
     given = getattr(context.get("dag_run"), "conf", None) or {}
     for env, overrides in (
@@ -239,7 +249,7 @@ def _config(context: Context) -> Config:
 
 
 def _opened(context: Context) -> dict[str, Any]:
-    """What the first task returned; {} when it did not get so far."""
+    """Return the result of the first task, or {} if the first task has none."""
     ti = context.get("ti")
     for task_id in OPENING_TASKS if ti else ():
         if task_id in context["dag"].task_ids:

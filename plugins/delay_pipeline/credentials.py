@@ -1,7 +1,7 @@
-"""Credentials of a stage that runs beside the worker: of Airflow's connections `aws_default` and `optuna_postgres`.
+"""Credentials of a stage that runs on the worker, from Airflow's connections `aws_default` and `optuna_postgres`.
 
-A pod has its own (its role, or a Kubernetes secret); a stage on the worker gets the connections' in its environment,
-under the names that every AWS and PostgreSQL client reads, and in no argument, log or rendered field.
+The stage gets the credentials in its environment variables, under the names that every AWS and PostgreSQL client reads.
+No argument, log line or rendered field shows them. A pod has credentials of its own: its role, or a Kubernetes secret.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ STUDY_STAGES = ("tune", "report-study")
 
 
 def stage_environment(stage: str, config: Config) -> dict[str, str]:
-    """Environment variables with the credentials of the services that a stage uses."""
+    """Return environment variables with the credentials of the services that a stage uses."""
     return s3_environment(config) | (postgres_environment(config) if stage in STUDY_STAGES else {})
 
 
 def s3_environment(config: Config) -> dict[str, str]:
-    """Credentials of the bucket; {} when the run uses none or the connection is not defined."""
+    """Return the credentials of the bucket, or {} if the run uses no bucket or the connection is not defined."""
     if not (config.data.download_data_from_s3 or config.data.save_results_to_s3):
         return {}
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -43,9 +43,9 @@ def s3_environment(config: Config) -> dict[str, str]:
 
 
 def postgres_environment(config: Config) -> dict[str, str]:
-    """Credentials of the study's database; {} when that is SQLite or the connection is not defined.
+    """Return the credentials of the study's database, or {} if it is SQLite or the connection is not defined.
 
-    A user named in `search.storage_url` goes before the connection's.
+    A user in `search.storage_url` beats the user of the connection.
     """
     if not config.search.storage_url:
         return {}

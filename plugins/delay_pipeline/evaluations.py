@@ -1,6 +1,6 @@
-"""The tasks of `model_evaluation` beside its stages: which models, what was found, what is promoted.
+"""The light tasks of `model_evaluation`: choose the models, collect the results, ask a person, promote.
 
-They import MLflow only when they run.
+The tasks import MLflow only when they run.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ BY_HAND = "manual"  # type of a DAG run that a person started
 
 
 def open_evaluation(context: Context) -> dict[str, Any]:
-    """Check everything the user gave, and choose the models to evaluate. Their runs are left as they are.
+    """Check the conf and choose the models to evaluate. The MLflow runs of the models do not change.
 
     Returns:
-        `env` and `overrides`; `models`, each with what its stage needs; `ask`, whether a person confirms a promotion.
+        `env`, `overrides`, `models` (the input of the stage for each model) and `ask` (whether a person must approve a
+        promotion).
 
     Raises:
         AirflowFailException: the conf, an environment variable, the configuration or a run id is wrong; not retried.
@@ -46,7 +47,7 @@ def open_evaluation(context: Context) -> dict[str, Any]:
         request = read_evaluation_params(_announced(context) or dag_run.conf, os.environ)
         config = load_config(request.env, request.overrides)
         if not config.training.mlflow.use_mlflow:
-            raise UserError("training.mlflow.use_mlflow=false keeps no trained models; switch it on")
+            raise UserError("training.mlflow.use_mlflow=false keeps no trained model to evaluate; set it to true")
         request_id = hashlib.sha256(f"{dag_run.dag_id} {dag_run.run_id}".encode()).hexdigest()[:16]
         arguments = _window_arguments(request, config, by_hand=dag_run.run_type == BY_HAND)
         models = [
@@ -74,11 +75,13 @@ def open_evaluation(context: Context) -> dict[str, Any]:
 
 
 def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Gather what the evaluations found, and decline the challenger that the gate declines.
+    """Collect the results of the evaluations, and decline the challenger if the gate declines it.
 
     Returns:
-        `degraded`: run id, page, window, report and one line of each model that has become worse; `promotion`: version,
-        `instead_of` and why, when the gate promotes, else None; `ask`; `body`: what a person who approves reads.
+        `degraded`: run id, page, window, report and one line for each model that has become worse.
+        `promotion`: `version`, `instead_of` and `reason` if the gate promotes, else None.
+        `ask`: whether a person must approve the promotion.
+        `body`: Markdown text for this person.
     """
     promotion = None
     degraded = []
@@ -111,15 +114,17 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Make the challenger champion if the gate, and the person who was asked, say so."""
+    """Make the challenger champion if the gate promotes it and, where `ask` is true, a person has approved."""
     promotion = decision["promotion"]
     if not promotion:
-        raise AirflowSkipException("the gate promotes nothing")
+        raise AirflowSkipException("the gate promotes no model")
     response = context["ti"].xcom_pull(task_ids="approve") if decision["ask"] else None
     by = f"approved by {_who(response)}" if response else _dag_run(context)
     with one_line_failures(context["ti"]):
-        if decision["ask"] and not response:  # somebody marked the task as a success
-            raise UserError("nobody approved the promotion; clear approve to ask again, or use `transformer promote`")
+        if decision["ask"] and not response:  # a person marked the task `approve` as a success
+            raise UserError(
+                "nobody approved the promotion; clear approve to ask again, or use `python -m transformer promote`"
+            )
         from transformer.registry import versions
 
         try:
@@ -130,17 +135,17 @@ def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) 
                 by=by,
                 instead_of=promotion["instead_of"],
             )
-        except versions.ChampionChangedError as error:  # trying again would compare nothing
+        except versions.ChampionChangedError as error:  # a retry of this task would not compare the models again
             raise UserError(f"{error}: clear evaluate_model") from None
     return {"champion": champion.version, "run_id": champion.run_id}
 
 
 class ApprovePromotion(ApprovalOperator):
-    """Ask a person whether the challenger becomes champion, where the configuration says so; else skipped.
+    """Ask a person whether to promote the challenger. Skipped if the gate promotes no model or nobody must be asked.
 
     Args:
-        opened: what `open_evaluation` returned, and
-        decision: what `decide` returned (XCom references in a DAG).
+        opened: result of `open_evaluation` (an XCom reference in a DAG).
+        decision: result of `decide` (an XCom reference in a DAG).
     """
 
     template_fields = ("subject", "body", "opened", "decision")
@@ -154,9 +159,9 @@ class ApprovePromotion(ApprovalOperator):
     def execute(self, context: Context) -> None:
         promotion = self.decision["promotion"]
         if not promotion:
-            raise AirflowSkipException("the gate promotes nothing")
+            raise AirflowSkipException("the gate promotes no model")
         if not self.decision["ask"]:
-            raise AirflowSkipException("evaluation.gate.ask_for_approval=false: the gate decides alone")
+            raise AirflowSkipException("evaluation.gate.ask_for_approval=false: nobody is asked")
         replaced = f"version {promotion['instead_of']}" if promotion["instead_of"] else "no champion so far"
         self.subject = f"Promote version {promotion['version']} to champion, instead of {replaced}?"
         self.body = self.decision["body"]
@@ -165,7 +170,7 @@ class ApprovePromotion(ApprovalOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         if event.get("error_type") == "timeout":
             with one_line_failures(context["ti"]):
-                raise UserError("nobody answered in time, so nothing is promoted; clear approve to ask again")
+                raise UserError("nobody answered in time, so no model is promoted; clear approve to ask again")
         if event.get("chosen_options") == [self.REJECT]:
             version = self.decision["promotion"]["version"]
             with one_line_failures(context["ti"]):
@@ -174,13 +179,13 @@ class ApprovePromotion(ApprovalOperator):
 
 
 def _announced(context: Context) -> dict[str, Any] | None:
-    """What the newest event of the asset says, in the words of a conf; None where no asset started this run."""
+    """Return the conf that evaluates the newest announced model, or None if no asset event started this run."""
     events = context.get("triggering_asset_events") or {}
-    # An event that a person made says nothing of a model.
-    told = [event for event in events.get(REGISTERED_MODEL, ()) if (event.extra or {}).get("run_id")]
-    if not told:
+    # A person can create an event by hand, and such an event names no model.
+    announced = [event for event in events.get(REGISTERED_MODEL, ()) if (event.extra or {}).get("run_id")]
+    if not announced:
         return None
-    newest = max(told, key=lambda event: event.timestamp).extra
+    newest = max(announced, key=lambda event: event.timestamp).extra
     return {"env": newest["env"], "overrides": newest["overrides"], "warm_start_run_id": newest["run_id"]}
 
 
@@ -192,7 +197,7 @@ def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: boo
         arguments = ["--last", str(request.window or config.evaluation.schedule.last_dates)]
     if request.again:
         arguments.append("--again")
-    elif not by_hand:  # what was evaluated is told once more; a person is told to say again
+    elif not by_hand:  # reuse existing results; a person gets an error instead, which asks for `again`
         arguments.append("--if-new")
     if request.allow_training_dates:
         arguments.append("--allow-training-dates")
@@ -200,14 +205,14 @@ def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: boo
 
 
 def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]]:
-    """Name, run id and page of each model to evaluate."""
+    """Yield name, run id and page of each model to evaluate."""
     from transformer.registry.versions import challenger, champion
     from transformer.tracking.run_log import RunLog
     from transformer.tracking.runs import run_url
 
     named = {"champion": champion(config), "challenger": challenger(config)}
     runs = {name: found.run_id for name, found in named.items() if found}
-    if runs.get("challenger") == runs.get("champion"):  # a resumed training: its run holds the challenger's files now
+    if runs.get("challenger") == runs.get("champion"):  # after a resumed training the run holds the challenger's files
         runs.pop("champion", None)
     if run_id:
         RunLog(config, run_id).check("warm_start_run_id")
@@ -215,21 +220,21 @@ def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]
         runs = {name: run_id}
     elif not runs:
         raise UserError(
-            f"model {config.evaluation.registry.model_name} has no version yet; train one with model_training, or name "
-            "a run with warm_start_run_id"
+            f"model {config.evaluation.registry.model_name} has no version yet; train one with model_training, or give "
+            "the run of a training as warm_start_run_id"
         )
     for name, chosen in runs.items():
         yield name, chosen, run_url(config, chosen)
 
 
 def _outcomes(models: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Outcome]]:
-    """The models whose evaluation succeeded, and what it found."""
+    """Yield each model whose evaluation succeeded, with its outcome."""
     missing: UserError | None = None
     found = 0
     for run in models:
         try:
             outcome = outcome_of(run)
-        except UserError as error:  # this one failed; its task says why
+        except UserError as error:  # this evaluation failed; its task gives the reason
             missing = error
             continue
         found += 1

@@ -1,4 +1,4 @@
-"""How ends and errors become task failures: one line each, kept for `close_run`, and a retry only where it can help."""
+"""Turn errors of stages and pods into task failures: one line each, kept for `close_run`, retried if it can help."""
 
 import json
 import signal
@@ -15,23 +15,25 @@ from urllib3.exceptions import HTTPError
 from transformer.errors import ServiceError, UserError
 from transformer.text import one_line
 
-RETRIES = {  # of every task; what the user must correct is not retried at all
+RETRIES = {  # of every task; a fault that the user must correct is not retried
     "retries": 2,
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
 }
-ERROR_KEY = "error"  # XCom under which a failed task leaves its reason
-USER_ERROR = 2  # exit status: the user's input or configuration
-ERROR_PREFIX = "error: "  # of the line with which a stage says why it ends
+ERROR_KEY = "error"  # XCom key of the reason of a failed task
+USER_ERROR = 2  # exit status of a stage whose input or configuration is wrong
+ERROR_PREFIX = "error: "  # begins the line in which a stage gives its reason
 SIGNALS = {128 + number: -number for number in signal.Signals}  # a container's exit status after a signal
 
 
 @contextmanager
 def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
-    """Turn what the user must correct into a failure without retry, and an absent service into one with.
+    """Turn errors into task failures, and store the first line of the error as XCom `error`, without credentials.
 
-    Every failure leaves its first line, without credentials, as XCom `error` of the task.
+    Raises:
+        AirflowFailException: the user must correct the input; not retried.
+        AirflowException: a service failed; retried.
     """
     failure: BaseException
     try:
@@ -52,7 +54,7 @@ def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
 
 
 def last_word(lines: Iterable[str]) -> str:
-    """What a stage says in the end: its last `error: …` line without the prefix, else its last line."""
+    """Return the last `error: …` line of a stage without its prefix, or the last line if there is no such line."""
     last = error = ""
     for line in lines:
         last = line or last
@@ -62,24 +64,29 @@ def last_word(lines: Iterable[str]) -> str:
 
 
 def stage_failure(stage: str, status: int, said: str) -> AirflowException:
-    """The failure of a stage that ended with an exit status other than 0; negative = the signal that ended it."""
+    """Return the failure of a stage.
+
+    Args:
+        status: exit status other than 0; negative = the signal that ended the stage.
+        said: last line of the stage; "" = none.
+    """
     if status < 0:
         hint = "; out of memory is the usual cause" if status == -signal.SIGKILL else ""
-        return AirflowException(f"{stage} was ended by {signal.Signals(-status).name}{hint}")
+        return AirflowException(f"{stage} was killed by {signal.Signals(-status).name}{hint}")
     if status == USER_ERROR:
         return AirflowFailException(said)
-    return AirflowException(said or f"{stage} exited with {status} and said nothing")
+    return AirflowException(said or f"{stage} exited with {status} and wrote no output")
 
 
 def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str) -> AirflowException:
-    """The failure of a stage whose pod did not succeed, from what Kubernetes recorded about the pod.
+    """Return the failure of a stage, from the status of its pod.
 
     Args:
-        pod: as last seen; None when it is gone.
-        remedy: what to do about too little memory or no node.
+        pod: the pod as last seen; None = it no longer exists.
+        remedy: text for a pod that ran out of memory or found no node.
     """
     if pod is None:
-        return AirflowException(f"{stage}: its pod is gone: the node was lost or the pod was deleted")
+        return AirflowException(f"{stage}: its pod no longer exists: the node was lost or the pod was deleted")
     if taken_away := _taken_away(pod):
         return AirflowException(f"{stage}: {taken_away}")
     states = {entry.name: entry.state for entry in pod.status.container_statuses or []}
@@ -94,7 +101,7 @@ def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str) -> A
 
 
 def _taken_away(pod: V1Pod) -> str:
-    """Why the cluster ended the pod; "" when it did not."""
+    """Return why the cluster ended the pod, or "" if it did not."""
     if pod.status.reason:  # Evicted, NodeLost, DeadlineExceeded, UnexpectedAdmissionError …
         return f"Kubernetes ended its pod: {pod.status.reason}{_colon(pod.status.message)}"
     for condition in pod.status.conditions or []:
@@ -104,13 +111,13 @@ def _taken_away(pod: V1Pod) -> str:
 
 
 def _unfinished(pod: V1Pod, waiting: V1ContainerStateWaiting | None, remedy: str) -> str:
-    """What a pod that was given up on was doing."""
+    """Return the state of a pod that did not end in time."""
     if pod.status.phase != "Pending":
         return "it did not end within the execution_timeout of its task"
     conditions = {condition.type: condition for condition in pod.status.conditions or []}
     scheduled = conditions.get("PodScheduled")
     if not scheduled or scheduled.status != "True":
-        return f"no node took its pod in time{_colon(scheduled.message if scheduled else '')}; {remedy}"
+        return f"no node had room for its pod in time{_colon(scheduled.message if scheduled else '')}; {remedy}"
     if waiting and waiting.reason:
         return f"its container did not start: {waiting.reason}{_colon(waiting.message)}"
     return f"its container did not start in time on node {pod.spec.node_name}"
@@ -121,7 +128,7 @@ def _colon(message: str | None) -> str:
 
 
 def _status_message(error: ApiException) -> str:
-    """What the API server says; the exception's own text runs over many lines of headers."""
+    """Return the message of the API server. The text of the exception itself has many lines of headers."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""The buttons that lead from a task to MLflow, and to its pod."""
+"""Buttons of a task: links to its MLflow run, its report and its pod."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ class MlflowRunLink(BaseOperatorLink):
     name = "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002  (Airflow's signature)
-        """Address of the run's page; empty when nothing is logged to MLflow."""
+        """Return the address of the run's page, or "" if nothing is logged to MLflow."""
         run = getattr(operator, "mlflow_run", None)
         return run["run_url"] if isinstance(run, dict) else ""
 
@@ -21,15 +21,15 @@ class ReportLink(MlflowRunLink):
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
-        """Address of the evaluation's report in MLflow; empty when nothing is logged there, or not yet.
+        """Return the address of the evaluation's report in MLflow, or "" if there is no report.
 
-        Airflow asks when the task has ended, in its process.
+        Airflow calls this in the process of the task, after the task has ended.
         """
         run_page = super().get_link(operator, ti_key=ti_key)
         run = getattr(operator, "mlflow_run", None)
         if not (run_page and isinstance(run, dict) and run.get("request")):
             return artifact_page(run_page, "evaluation/report.html")
-        with suppress(Exception):  # a button less is no failure
+        with suppress(Exception):  # a missing button must not fail the task
             return artifact_page(run_page, outcome_of(run).report)
         return ""
 
@@ -38,5 +38,8 @@ class PodLink(BaseOperatorLink):
     name = "Pod"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002  (Airflow's signature)
-        """Address of the pod's page; empty beside the worker, before there is a pod, or without a page to show it."""
+        """Return the address of the pod's page.
+
+        It is "" on the worker, before the pod exists, and if `compute.kubernetes.pod_url` is empty.
+        """
         return getattr(operator, "pod_page", "")

@@ -1,4 +1,4 @@
-"""What the stage `evaluate-model` found, as its MLflow run keeps it."""
+"""The outcome of the stage `evaluate-model`, read from its MLflow run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def outcome_of(run: dict[str, Any]) -> Outcome:
-    """The outcome of an evaluation of this DAG run.
+    """Return the outcome of an evaluation of this DAG run.
 
     Args:
-        run: the model that was evaluated, as `evaluations.open_evaluation` returned it.
+        run: the evaluated model, an entry of `models` from `evaluations.open_evaluation`.
 
     Raises:
-        UserError: there is none.
+        UserError: the MLflow run holds no outcome of this DAG run.
         ServiceError: MLflow does not answer.
     """
     from transformer.evaluation.outcome import Outcome

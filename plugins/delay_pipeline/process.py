@@ -1,4 +1,4 @@
-"""A stage's process on this machine: its output line by line, and its end with everything it started."""
+"""The process of a stage on this machine: its output is streamed, and it stops together with its child processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# Airflow's supervisor sends the task SIGTERM and kills it 5 s later; the stage must be gone before that.
+# Airflow's supervisor sends the task SIGTERM and kills it 5 s later. The stage must end before that.
 GRACE_S = 4.0
 
 
 class ProcessGroup:
-    """A command in a process group of its own, with `environment` on top of this process's.
+    """A running command in a process group of its own. Read `lines()` to the end, then call `wait()`.
 
-    Start it, read `lines()` to the end, then `wait()`.
+    Args:
+        folder: working directory of the command.
+        environment: variables to add to the environment of this process.
     """
 
     def __init__(self, argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -34,17 +36,17 @@ class ProcessGroup:
         )
 
     def lines(self) -> Iterator[str]:
-        """Lines of stdout and stderr as they come, without their ends."""
+        """Yield each line of stdout and stderr as soon as it is written, without its line end."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             yield line.rstrip()
 
     def wait(self) -> int:
-        """Exit status; negative = the signal that ended it."""
+        """Return the exit status; negative = the signal that ended the command."""
         return self._process.wait()
 
     def stop(self) -> None:
-        """SIGTERM to the whole group, `GRACE_S` for its leader to save its work, then SIGKILL to what is left."""
+        """Send SIGTERM to the group, give its leader `GRACE_S` to save its work, then send SIGKILL to the rest."""
         self.stopped = True
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)

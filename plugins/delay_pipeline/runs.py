@@ -1,6 +1,6 @@
-"""The MLflow run of a DAG run: opened by the first task, closed by the last, known to every stage between.
+"""The light tasks of a training and a study: open and close the MLflow run of the DAG run, skip tasks, announce models.
 
-The bodies of light tasks. They import MLflow only when they run.
+The tasks import MLflow only when they run.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NO_FAILURE = ("success", "skipped")
 
 
 def open_run(context: Context) -> dict[str, Any]:
-    """Check everything the user gave, open the MLflow run, and return what every stage needs to know.
+    """Check the conf, open the MLflow run, and return the input of every stage.
 
     Returns:
-        `env`, `overrides`, `run_id` ("" when nothing is logged), `warm_start_run_id`, `resume_run`, `run_url`.
+        `env`, `overrides`, `run_id` ("" = nothing is logged to MLflow), `warm_start_run_id`, `resume_run`, `run_url`.
 
     Raises:
         AirflowFailException: the conf, an environment variable or the configuration is wrong; not retried.
@@ -42,10 +42,10 @@ def open_run(context: Context) -> dict[str, Any]:
 
 
 def open_study(context: Context) -> dict[str, Any]:
-    """Like `open_run`, of a study: its search space is checked too, and its run is the parent of the trials' runs.
+    """Check the conf and the search space of a study, and open the MLflow run that is the parent of its trials' runs.
 
     Returns:
-        As `open_run`, and `workers`, the numbers of the study's workers, and `train_best`.
+        As `open_run`, with `workers` (numbers of the study's workers, from 0) and `train_best`.
 
     Raises:
         AirflowFailException, AirflowException: as `open_run`.
@@ -55,10 +55,10 @@ def open_study(context: Context) -> dict[str, Any]:
         config = load_config(request.env, request.overrides)
         if request.train_best and not config.training.mlflow.use_mlflow:
             raise UserError(
-                "train_best=true looks the best trial up in MLflow; set training.mlflow.use_mlflow=true, "
+                "train_best=true reads the best trial from MLflow; set training.mlflow.use_mlflow=true, "
                 "or leave train_best out and trigger model_training with the conf that the report prints"
             )
-        # Refuses what cannot be searched. The run of a resumed study gives no weights to begin with.
+        # Refuses a space that cannot be searched. A resumed study begins with no weights of another run.
         read_space(config, warm_start=bool(request.warm_start_run_id) and not request.resume_run)
         study = config.search.study_name
         run = _open(request, config, context, name=f"study {study}", study_name=study)
@@ -80,7 +80,7 @@ def _open(request: TrainingParams, config: Config, context: Context, name: str =
         resume=request.resume_run,
     )
     run_url = runs.run_url(config, run_id) if run_id else ""
-    log.info("MLflow run: %s", run_url or "none, training.mlflow.use_mlflow is false")
+    log.info("MLflow run: %s", run_url or "none (training.mlflow.use_mlflow=false)")
     return {
         "env": request.env,
         "overrides": request.overrides,
@@ -92,31 +92,32 @@ def _open(request: TrainingParams, config: Config, context: Context, name: str =
 
 
 def skip_unless_tracked(context: Context) -> None:
-    """Skip the task where nothing is logged to MLflow."""
+    """Skip the task if nothing is logged to MLflow."""
     if not context["task"].mlflow_run["run_id"]:
         raise AirflowSkipException("nothing is logged to MLflow, so there is no model to register")
 
 
 def announce_model(context: Context, result: object = None) -> None:  # noqa: ARG001  (Airflow passes it)
-    """Tell whoever waits for registered models which one this is, and how it was configured."""
+    """Add the run id and the configuration of the new model to the asset event that starts `model_evaluation`."""
     run = context["task"].mlflow_run
-    told = {"env": run["env"], "overrides": run["overrides"], "run_id": run["run_id"]}
-    context["outlet_events"][REGISTERED_MODEL].extra = told
+    model = {"env": run["env"], "overrides": run["overrides"], "run_id": run["run_id"]}
+    context["outlet_events"][REGISTERED_MODEL].extra = model
 
 
 def skip_unless_tuned(context: Context) -> None:
-    """Skip the task unless a worker of task `tune` at least started.
+    """Skip the task if no worker of the task `tune` has started.
 
-    The trials of workers that failed are worth a report; no trigger rule tells them from workers that never ran.
+    A worker that failed may have finished trials, which belong in the report. No trigger rule of Airflow separates
+    workers that failed from workers that never ran.
     """
     if not any(state in ("success", "failed") for _, state in _instances("tune", _task_states(context))):
-        raise AirflowSkipException("no worker started, so there is nothing to report")
+        raise AirflowSkipException("no worker of task tune has started, so there is no trial to report")
 
 
 def close_run(run: dict[str, Any] | None, context: Context) -> None:
-    """Mark the MLflow run FINISHED, or FAILED with the task that failed and why."""
+    """Mark the MLflow run FINISHED, or FAILED with the first failed task and its error."""
     if not (run and run["run_id"]):
-        log.info("No MLflow run was opened, so there is none to close")
+        log.info("no MLflow run to close: this DAG run opened none")
         return
     reason = failure_reason(context, but_for=context["ti"].task_id)
     with one_line_failures(context["ti"]):
@@ -132,10 +133,13 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
 
 
 def failure_reason(context: Context, but_for: str = "") -> str:
-    """`train_model: <its error>` of the first task of this DAG run that did not succeed; "" when all did.
+    """Return the first failed task of this DAG run and its error, for example `train_model: <error>`.
 
-    Task `but_for`, which asks, does not count. A mapped task is named with its index, `tune[1]`. Being skipped is no
-    failure.
+    The result is "" if no task failed. A skipped task has not failed. A mapped task is named with its index, as in
+    `tune[1]`.
+
+    Args:
+        but_for: id of a task to ignore: the task that calls this.
     """
     ti = context["ti"]
     states = _task_states(context)
@@ -156,7 +160,10 @@ def _task_states(context: Context) -> Mapping[str, str | None]:
 
 
 def _instances(task_id: str, states: Mapping[str, str | None]) -> Iterator[tuple[int, str | None]]:
-    """Map index (-1 = not mapped) and state of each instance of a task; a mapped one is a key `<task_id>_<index>`."""
+    """Yield map index (-1 = not mapped) and state of each instance of a task.
+
+    In `states`, the key of a mapped instance is `<task_id>_<index>`.
+    """
     indexes = sorted(int(key[len(task_id) + 1 :]) for key in states if re.fullmatch(rf"{re.escape(task_id)}_\d+", key))
     if task_id in states or not indexes:
         yield -1, states.get(task_id)

@@ -1,4 +1,4 @@
-"""When DAGs run by themselves, and the asset that tells one of them of another's model."""
+"""The schedule of `model_evaluation`, and the asset with which `model_training` starts it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REGISTERED_MODEL = Asset(
 
 
 def evaluation_schedule(environ: Mapping[str, str]) -> list[Asset] | CronTriggerTimetable | AssetOrTimeSchedule | None:
-    """The schedule of `model_evaluation` in the environment that `TRANSFORMER_ENV` names.
+    """Return the schedule of `model_evaluation` in the environment that `TRANSFORMER_ENV` names.
 
-    A name that is no environment counts as none: the DAG still parses, and its first task names the variable.
+    An unknown name counts as unset. The DAG still parses, and its first task names the variable.
     """
     env = environ.get(ENV_VARIABLE)
     config = load_config(env if env in environments() else EVALUATION_ENV)

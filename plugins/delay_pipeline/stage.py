@@ -1,4 +1,4 @@
-"""The one operator that runs a stage: beside the Airflow worker or in a pod, with the same arguments."""
+"""The operator that runs a stage, on the Airflow worker or in a pod, with the same arguments."""
 
 from __future__ import annotations
 
@@ -25,46 +25,47 @@ from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.text import redact
 
-RESULT_KEY = "result"  # XCom of the JSON object a local stage writes; nothing depends on it
+RESULT_KEY = "result"  # XCom key of the JSON object that a stage on the worker writes; no task reads it
 MODULE = ["-m", "transformer"]
 GPU_RESOURCE = "nvidia.com/gpu"
 
 
 class StageOperator(KubernetesPodOperator):
-    """Run `python -m transformer <stage>` where `compute.backend` of the run's configuration says.
+    """Run `python -m transformer <stage>`, on the worker or in a pod, as `compute.backend` of the configuration says.
 
-    A pod is followed from the triggerer, its log too: the task waits deferred, whatever the stage takes.
+    The triggerer watches a pod and copies its log. The task is deferred meanwhile, and takes no worker slot.
 
     Args:
         stage: stage name of the command line, for example `train-model`.
-        mlflow_run: what `open_run` returned (an XCom reference in a DAG); its `arguments` are the stage's own, if any.
-        worker: of a stage that several tasks run at once, the number of this one, from 0.
+        mlflow_run: result of `open_run` (an XCom reference in a DAG). If it has `arguments`, they are appended to the
+            command line.
+        worker: number of this task, from 0, if several tasks run the stage at once.
 
     Raises:
         AirflowFailException: the stage refused its input; not retried.
-        AirflowException: anything else; retried.
+        AirflowException: any other failure; retried.
     """
 
     template_fields = (*KubernetesPodOperator.template_fields, "mlflow_run")
     operator_extra_links = (MlflowRunLink(), PodLink())
     ui_color: ClassVar[str] = "#dbe9f6"
 
-    # A training lasts days, in which the API server may be away more often than the default of three times.
+    # During a training of days, the API server may be unavailable more often than the default of three times.
     MAX_REDEFER_ATTEMPTS = 100
 
     def __init__(self, *, stage: str, mlflow_run: Any, worker: int | None = None, **kwargs: Any) -> None:
         super().__init__(
             name=stage,
             deferrable=True,  # no worker slot waits while a pod runs
-            logging_interval=10,  # s between two looks at the log; without it the log shows when the pod has ended
+            logging_interval=10,  # s between two readings of the log; unset, the log appears only after the pod's end
             do_xcom_push=False,  # no XCom sidecar: results go to MLflow
             log_pod_spec_on_failure=False,  # failures are one line
-            log_events_on_failure=True,  # why no node took the pod, or which took it away
-            # Deletes whatever is left, running or pending: a pod given up on must not train beside its successor.
+            log_events_on_failure=True,  # events say why no node had room for the pod, or why a node evicted it
+            # Delete the pod even if it is still running or pending: it must not train at the same time as the retry.
             on_finish_action="delete_pod",
             on_kill_action="delete_pod",
             termination_grace_period=120,  # s; after SIGTERM train-model saves a checkpoint and uploads it
-            termination_message_policy="FallbackToLogsOnError",  # the pod's status carries the stage's last words
+            termination_message_policy="FallbackToLogsOnError",  # the status of the pod holds the end of the log
             automount_service_account_token=False,  # a stage never talks to Kubernetes
             security_context=k8s.V1PodSecurityContext(
                 run_as_non_root=True,
@@ -73,11 +74,11 @@ class StageOperator(KubernetesPodOperator):
             container_security_context=k8s.V1SecurityContext(
                 allow_privilege_escalation=False,
                 capabilities=k8s.V1Capabilities(drop=["ALL"]),
-                read_only_root_filesystem=True,  # everything a stage writes goes below /tmp
+                read_only_root_filesystem=True,  # a stage writes below /tmp only
             ),
             volume_mounts=[
                 k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),
-                # Data loaders pass batches through it; a container's own has 64 MiB.
+                # Data loaders pass batches through it, and the default of a container is 64 MiB.
                 k8s.V1VolumeMount(name="shared-memory", mount_path="/dev/shm"),
             ],
             **kwargs,
@@ -89,13 +90,13 @@ class StageOperator(KubernetesPodOperator):
         self._group: ProcessGroup | None = None
 
     def execute(self, context: Context) -> None:
-        # Airflow stores links when a task ends; this one is wanted while it trains.
+        # Airflow stores links when a task ends. This push shows the link while the task runs.
         context["ti"].xcom_push(key=MlflowRunLink().xcom_key, value=self.mlflow_run["run_url"])
         with one_line_failures(context["ti"]):
             config = self._config()
             if config.compute.backend == "kubernetes":
                 self._configure_pod(config)
-                self.pod = self.pod_request_obj = None  # `airflow dags test` hands a retry the operator of the last try
+                self.pod = self.pod_request_obj = None  # in `airflow dags test`, a retry reuses this operator object
                 super().execute(context)
             else:
                 self._run_here(config, context)
@@ -103,12 +104,12 @@ class StageOperator(KubernetesPodOperator):
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
         pod = super().get_or_create_pod(pod_request_obj, context)
         self._note_pod_page(pod.metadata.name, pod.metadata.namespace)
-        if self.pod_page:  # the pod is wanted while it runs
+        if self.pod_page:  # pushed here so that the link shows while the pod runs
             context["ti"].xcom_push(key=PodLink().xcom_key, value=self.pod_page)
         return pod
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
-        """Go on when the trigger has seen the pod end, or has given up on it: in a new process, as a new operator."""
+        """Continue when the trigger has seen the pod end or time out. This runs in a new process, on a new operator."""
         with one_line_failures(context["ti"]):
             config = self._config()
             self._configure_pod(config)
@@ -117,7 +118,7 @@ class StageOperator(KubernetesPodOperator):
                 super().trigger_reentry(context, event)
             except AirflowException:
                 if self.pod and self.pod.status.phase == PodPhase.SUCCEEDED:
-                    self.log.warning("The pod could not be followed to its end, but it succeeded")
+                    self.log.warning("the pod could not be watched to its end, but it succeeded")
                     return
                 raise self._pod_failure(config) from None
 
@@ -128,7 +129,7 @@ class StageOperator(KubernetesPodOperator):
             super().on_kill()
 
     def stage_arguments(self) -> list[str]:
-        """Arguments after `python -m transformer`, the same for every backend."""
+        """Return the arguments after `python -m transformer`. They are the same for every backend."""
         run = self.mlflow_run
         arguments = [self.stage, "--env", run["env"]]
         for override in run["overrides"]:
@@ -146,7 +147,7 @@ class StageOperator(KubernetesPodOperator):
         warm_start = ["--warm-start-run-id", run["warm_start_run_id"]]
         if self.stage == "train-model":
             return [*warm_start, "--resume"] if run["resume_run"] else warm_start
-        if self.stage == "tune" and not run["resume_run"]:  # a resumed study's run is no model to begin with
+        if self.stage == "tune" and not run["resume_run"]:  # the run of a study holds no weights to begin with
             return warm_start
         return []
 
@@ -154,12 +155,12 @@ class StageOperator(KubernetesPodOperator):
         return load_config(self.mlflow_run["env"], self.mlflow_run["overrides"])
 
     def _configure_pod(self, config: Config) -> None:
-        """Set what the configuration says about the pod. It is known when the task runs, not when the DAG parses."""
+        """Set every field of the pod that the configuration decides. It is known only when the task runs."""
         for override in self.mlflow_run["overrides"]:
             if redact(override) != override:
                 raise UserError(
-                    f"overrides: {redact(override)} holds a password that every manifest would show; "
-                    "put it into the secret that compute.kubernetes.secret names"
+                    f"overrides: {redact(override)} holds a password, which the manifest of the pod would show; "
+                    "put the password into the secret that compute.kubernetes.secret names"
                 )
         kubernetes = config.compute.kubernetes
         profile = kubernetes.profile(self.stage)
@@ -171,16 +172,16 @@ class StageOperator(KubernetesPodOperator):
         self.priority_class_name = kubernetes.priority_class or None
         self.schedule_timeout_seconds = kubernetes.schedule_timeout_s
         self.startup_timeout_seconds = kubernetes.startup_timeout_s
-        if self.execution_timeout:  # ends the pod even when no Airflow is left to do so
+        if self.execution_timeout:  # Kubernetes then ends the pod even if Airflow is down
             self.active_deadline_seconds = int(self.execution_timeout.total_seconds())
-        # As arguments, so that the image's entry point stays: as process 1 Python would not see SIGTERM.
+        # Arguments, not a command, so that the image keeps its entry point: as process 1, Python would ignore SIGTERM.
         self.arguments = ["python", *MODULE, *self.stage_arguments()]
         self.labels = {
             "app.kubernetes.io/name": "train-delays",
             "stage": self.stage,
             "mlflow_run_id": make_safe_label_value(self.mlflow_run["run_id"]),
         }
-        # The libraries would start a thread per core of the node, not per core of the pod.
+        # By default the libraries start a thread per core of the node, not per core of the pod.
         threads = str(max(profile.cpu // max(profile.gpus, 1), 1))
         self.env_vars = [
             k8s.V1EnvVar(name="TRANSFORMER_IMAGE", value=kubernetes.image),
@@ -193,7 +194,8 @@ class StageOperator(KubernetesPodOperator):
         gpus = {GPU_RESOURCE: str(profile.gpus)} if profile.gpus else {}
         self.container_resources = k8s.V1ResourceRequirements(
             requests={"cpu": str(profile.cpu), "memory": profile.memory, "ephemeral-storage": profile.disk, **gpus},
-            # Of CPU no limit: cores that lie idle may be used. Of memory what was reserved: the node never runs short.
+            # CPU has no limit, so that the pod may use idle cores. Memory is limited to the request, so that the node
+            # never runs short.
             limits={"memory": profile.memory, **gpus},
         )
         self.volumes = [
@@ -223,7 +225,7 @@ class StageOperator(KubernetesPodOperator):
             result_file = Path(folder) / "result.json"
             argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
             self._group = ProcessGroup(argv, REPOSITORY, stage_environment(self.stage, config))
-            said: deque[str] = deque(maxlen=80)  # as many lines as a pod's status keeps
+            said: deque[str] = deque(maxlen=80)  # as many lines as the status of a pod keeps
             try:
                 for line in self._group.lines():
                     self.log.info(line)
@@ -233,7 +235,7 @@ class StageOperator(KubernetesPodOperator):
                 self._group.stop()
                 raise
             if self._group.stopped:
-                raise AirflowException(f"{self.stage} was stopped before its end")
+                raise AirflowException(f"{self.stage} was stopped before it ended")
             if status:
                 raise stage_failure(self.stage, status, last_word(said))
             context["ti"].xcom_push(key=RESULT_KEY, value=self._read_result(result_file))
@@ -244,13 +246,14 @@ class StageOperator(KubernetesPodOperator):
         except (FileNotFoundError, ValueError):
             result = None
         if not isinstance(result, dict):
-            raise AirflowException(f"{self.stage} exited with 0 and left no JSON object in --result")
+            raise AirflowException(f"{self.stage} exited with 0 but wrote no JSON object to --result")
         return result
 
 
 class EvaluateModelOperator(StageOperator):
-    """The stage `evaluate-model`, with a button that leads to its report. Its links are the class's: of a mapped
-    operator Airflow knows no others.
+    """The stage `evaluate-model`, with a link to its report.
+
+    Links are set on the class because Airflow ignores those of a mapped operator's instances.
     """
 
     operator_extra_links = (MlflowRunLink(), PodLink(), ReportLink())
@@ -260,7 +263,7 @@ class EvaluateModelOperator(StageOperator):
 
 
 def _toleration(taint: str) -> k8s.V1Toleration:
-    """`key:NoSchedule` or `key=value:NoSchedule`, as `kubectl taint` writes it."""
+    """Return the toleration of a taint `key:NoSchedule` or `key=value:NoSchedule`, as `kubectl taint` writes it."""
     label, _, effect = taint.rpartition(":")
     key, equals, value = label.partition("=")
     if not equals:

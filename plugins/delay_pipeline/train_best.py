@@ -1,4 +1,4 @@
-"""The training that a study's winner gets, when the study was asked to start it."""
+"""The task that starts a training with the values of a study's best trial, if `train_best` is true."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TRAINING_DAG = "model_training"
 
 
 class TrainBestOperator(TriggerDagRunOperator):
-    """Start `model_training` with the values of a study's best trial; skipped unless `train_best` asked for it.
+    """Start `model_training` with the values of a study's best trial. Skipped if `train_best` is false.
 
-    The training's DAG run is named after this one and the trial. So a retry, or a second run of this task, finds the
-    training it started before and is skipped; only another best trial gets a training of its own.
+    The DAG run of the training is named after this DAG run and the trial. If a retry finds a training of that name, it
+    is skipped. Another best trial gets a training of its own.
 
     Args:
-        mlflow_run: what `open_study` returned (an XCom reference in a DAG).
+        mlflow_run: result of `open_study` (an XCom reference in a DAG).
     """
 
     template_fields = (*TriggerDagRunOperator.template_fields, "mlflow_run")
@@ -32,9 +32,9 @@ class TrainBestOperator(TriggerDagRunOperator):
     def __init__(self, *, mlflow_run: Any, **kwargs: Any) -> None:
         super().__init__(
             trigger_dag_id=TRAINING_DAG,
-            logical_date=None,  # it starts now and stands for no date
+            logical_date=None,  # the training starts now and belongs to no date
             skip_when_already_exists=True,
-            openlineage_inject_parent_info=False,  # it would add a key to the conf, and unknown keys are refused
+            openlineage_inject_parent_info=False,  # true adds a key to the conf, and unknown keys are refused
             **kwargs,
         )
         self.mlflow_run = mlflow_run
@@ -42,7 +42,7 @@ class TrainBestOperator(TriggerDagRunOperator):
     def execute(self, context: Context) -> None:
         run = self.mlflow_run
         if not run["train_best"]:
-            raise AirflowSkipException("train_best is false: the report says how to train the best trial")
+            raise AirflowSkipException("train_best=false: the report says how to train the best trial")
         with one_line_failures(context["ti"]):
             trial, best_overrides = _best(run)
         self.conf = training_conf(run, best_overrides)
@@ -51,10 +51,12 @@ class TrainBestOperator(TriggerDagRunOperator):
 
 
 def training_conf(run: dict[str, Any], best_overrides: Sequence[str]) -> dict[str, Any]:
-    """Conf of `model_training` that trains as the best trial did: same start, and no say for the environment variables.
+    """Return the conf of `model_training` that trains as the best trial did.
+
+    The conf names each param that an environment variable could set, so that no variable changes the training.
 
     Args:
-        run: what `open_study` returned.
+        run: result of `open_study`.
         best_overrides: `key=value` of each searched key.
     """
     return {
@@ -66,13 +68,13 @@ def training_conf(run: dict[str, Any], best_overrides: Sequence[str]) -> dict[st
 
 
 def _best(run: dict[str, Any]) -> tuple[str, list[str]]:
-    """Number of the best trial and its `key=value` pairs, from the tags that `report-study` left on the MLflow run."""
+    """Return the number of the best trial and its `key=value` pairs, from the tags that `report-study` set."""
     from transformer.tracking.run_log import RunLog
 
     mlflow = RunLog(load_config(run["env"], run["overrides"]), run["run_id"])
     trial, overrides = mlflow.get_tag("best_trial"), mlflow.get_tag("best_overrides")
     if not (trial and overrides):
-        raise UserError(f"MLflow run {run['run_id']} names no best trial; clear report_study, which writes it there")
+        raise UserError(f"MLflow run {run['run_id']} names no best trial; clear report_study, which records it")
     return trial, json.loads(overrides)
 
 

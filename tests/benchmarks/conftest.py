@@ -1,4 +1,4 @@
-"""A railway small enough to measure in seconds."""
+"""A railway so small that measurements take seconds."""
 
 from collections.abc import Iterator
 

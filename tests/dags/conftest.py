@@ -1,4 +1,4 @@
-"""A DAG run whole in this process, with its stages and MLflow stood in for."""
+"""Run a whole DAG in this process, with doubles of its stages and of MLflow."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def run_dag(monkeypatch, tmp_path, airflow_database):
 
 @pytest.fixture
 def states():
-    """State of every task instance of a DAG run; a mapped one is named with its index."""
+    """Return the state of every task instance of a DAG run. A mapped instance is named with its index."""
 
     def read(run):
         return {

@@ -1,4 +1,4 @@
-"""Every DAG parses, explains itself and keeps the rules of all; each is wired as its name says."""
+"""Every DAG parses, has documentation and keeps the common rules. Tests of each DAG check its wiring."""
 
 import itertools
 import json
@@ -96,7 +96,7 @@ def test_closing_runs_always_and_leaves_the_state_to_the_stages(dag):
     close = dag.get_task("close_run")
     assert close.is_teardown
     assert not close.on_failure_fail_dagrun
-    # Were it a setup, clearing one stage would open another MLflow run.
+    # If open_run were a setup, clearing one stage would open another MLflow run.
     assert not dag.get_task("open_run").is_setup
 
 
@@ -108,7 +108,7 @@ def test_stages_retry_with_growing_pauses_and_end_some_day(dag):
         assert task.execution_timeout is not None
 
 
-def test_they_run_when_told_only_and_one_at_a_time(dag):
+def test_they_run_only_when_triggered_and_one_at_a_time(dag):
     assert not dag.timetable.can_be_scheduled
     assert dag.max_active_runs == 1
 
@@ -120,15 +120,15 @@ def test_a_study_is_mapped_over_its_workers_and_names_them(tuning):
     assert tune.map_index_template == "worker {{ task.worker }}"
 
 
-def test_a_failed_worker_fails_the_dag_run_whatever_is_reported(tuning):
-    """The state of a DAG run is that of its last tasks, and `train_best` needs both the workers and the report."""
+def test_a_failed_worker_fails_the_dag_run_even_with_a_report(tuning):
+    """The last tasks decide the state of a DAG run, and `train_best` needs both the workers and the report."""
     train_best, close = tuning.get_task("train_best"), tuning.get_task("close_run")
     assert train_best.upstream_task_ids == {"open_run", "tune", "report_study"}
     assert train_best.trigger_rule == "all_success"
     assert close.upstream_task_ids == {"open_run", "report_study", "train_best"}
 
 
-def test_a_training_tells_of_the_model_it_registered(training):
+def test_a_training_announces_the_model_that_it_registered(training):
     register = training.get_task("register_model")
     assert register.outlets == [REGISTERED_MODEL]
     assert not any(task.outlets for task in training.tasks if task is not register)
@@ -155,13 +155,13 @@ def test_an_evaluation_runs_when_a_model_was_registered(evaluation):
     assert evaluation.schedule == [REGISTERED_MODEL]
 
 
-def test_whoever_waits_for_a_person_waits_a_week(evaluation):
+def test_approve_waits_a_week_for_a_person(evaluation):
     approve = evaluation.get_task("approve")
     assert approve.response_timeout.days == 7
     assert approve.execution_timeout is None
 
 
-def test_failures_are_told_by_the_dag_and_by_its_tasks(bag):
+def test_the_dag_and_its_tasks_send_alerts_of_failures(bag):
     for dag in bag.dags.values():
         assert type(dag.on_failure_callback).__name__ == "FailureAlert"
         for task in dag.tasks:

@@ -1,4 +1,4 @@
-"""`hyperparameter_tuning` run whole, with stages and MLflow stood in for: its workers, its report and its winner."""
+"""Whole runs of `hyperparameter_tuning` with doubles of stages and MLflow: its workers, report and best trial."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""`model_evaluation` run whole, with stages, MLflow and registry stood in for: who is evaluated, told and promoted."""
+"""Whole runs of `model_evaluation` with doubles of stages, MLflow and registry: models, alerts and promotion."""
 
 import hashlib
 from functools import partial
@@ -10,7 +10,7 @@ from tests.registry_double import FakeRegistry
 
 pytestmark = pytest.mark.slow
 
-TOLD = "degraded: skill +1.0% on 2025-01-24..2025-01-25"
+DEGRADATION = "degraded: skill +1.0% on 2025-01-24..2025-01-25"
 
 
 @pytest.fixture
@@ -20,13 +20,13 @@ def evaluate(run_dag):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Both models are registered, and evaluations leave in their runs what `found` was given for them."""
+    """A registry with both models. An evaluation leaves the outcome in `left` of its run in the run."""
     registry = FakeRegistry(champion="old-run", challenger="new-run")
     registry.left = {"old-run": {}, "new-run": {}}
     real = evaluations.open_evaluation
 
     def open_evaluation(context):
-        registry.install(monkeypatch)  # after the fixture that runs a DAG put its own doubles there
+        registry.install(monkeypatch)  # it replaces the doubles of the fixture that runs a DAG
         opened = real(context)
         for model in opened["models"]:
             registry.found(model["run_id"], model["request"], **registry.left[model["run_id"]])
@@ -81,21 +81,21 @@ def test_after_a_failed_evaluation_nothing_is_promoted_and_the_run_fails(evaluat
     assert registry.decided == []
 
 
-def test_a_degraded_model_is_told_of(evaluate, registry, monkeypatch):
-    told = []
-    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: told.extend(alerts))
-    registry.left["old-run"] = {"degradation": TOLD}
+def test_a_degraded_model_sends_an_alert(evaluate, registry, monkeypatch):
+    sent = []
+    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: sent.extend(alerts))
+    registry.left["old-run"] = {"degradation": DEGRADATION}
     run = evaluate({})
     assert run.state == "success"
-    assert [alert.subject for alert in told] == [f"model {TOLD}"]
+    assert [alert.subject for alert in sent] == [f"model {DEGRADATION}"]
 
 
-def test_a_refused_conf_spends_nothing_and_is_told_of(evaluate, registry, states, monkeypatch):
-    told = []
-    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: told.extend(alerts))
+def test_a_refused_conf_fails_at_once_and_sends_an_alert(evaluate, registry, states, monkeypatch):
+    sent = []
+    monkeypatch.setattr("delay_pipeline.alerts._send", lambda context, alerts: sent.extend(alerts))
     run = evaluate({"window_first": "2025-01-01"})
     assert run.state == "failed"
     assert states(run)["open_evaluation"] == "failed"
     assert run.get_task_instance("open_evaluation").try_number == 1
-    assert {alert.key for alert in told} == {f"failed/{run.run_id}/0"}  # by the task and by the DAG: one alert
-    assert all("go together" in alert.subject for alert in told)
+    assert {alert.key for alert in sent} == {f"failed/{run.run_id}/0"}  # task and DAG share one alert
+    assert all("window_first" in alert.subject and "window_last" in alert.subject for alert in sent)

@@ -1,4 +1,4 @@
-"""`model_training` run whole, with stages and MLflow stood in for: what passes by XCom, and how it fails."""
+"""Whole runs of `model_training` with doubles of stages and MLflow: XComs and failures."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What the parser may load, and what a DAG file may hold. `make lint` keeps the import table (pyproject.toml)."""
+"""The packages that the parser may load, and the content of a DAG file. `make lint` checks the table of imports."""
 
 import ast
 import subprocess
@@ -37,7 +37,7 @@ def test_dags_and_plugins_parse_without_the_ml_stack():
 def test_dag_files_hold_wiring_only(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
-    documentation = tree.body[0].end_lineno  # its length is no wiring
+    documentation = tree.body[0].end_lineno  # not counted as wiring
     assert len(source.splitlines()) - documentation < 85
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and any("task" in ast.unparse(d) for d in node.decorator_list):

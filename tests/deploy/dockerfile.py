@@ -1,4 +1,4 @@
-"""The Dockerfile as its stages, and the stages that install packages carried out in a folder instead of an image."""
+"""The stages of the Dockerfile. The stages that install packages can run in a folder instead of an image."""
 
 import io
 import os
@@ -48,7 +48,7 @@ def read_stages():
 
 
 def ancestry(stages, name):
-    """The stage and those it builds on, the lowest first."""
+    """Return the stage and the stages that it builds on, the lowest first."""
     chain = []
     while name in stages:
         chain.insert(0, stages[name])
@@ -57,10 +57,10 @@ def ancestry(stages, name):
 
 
 def install_packages(target, folder):
-    """Carry out `<target>-packages` below `folder`, with a fresh environment's pip in the place of the base image's.
+    """Run the stage `<target>-packages` below `folder`, with the pip of a new environment instead of the base image's.
 
     Returns:
-        The virtual environment, as the image gets it.
+        The virtual environment of the image.
     """
     venv, build, base = folder / "venv", folder / "build", folder / "base"
     build.mkdir()
@@ -80,7 +80,7 @@ def install_packages(target, folder):
 
 
 def copy_code(target, folder):
-    """Copy what the image of `target` holds of the repository."""
+    """Copy the files of the repository that the image of `target` holds."""
     for value in read_stages()[target].values("COPY"):
         if not value.startswith("--"):
             copy(value, folder)

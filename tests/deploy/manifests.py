@@ -1,4 +1,4 @@
-"""The YAML an operator is given: the files in deploy/ and the blocks of docs/deploy.md, and what each must satisfy."""
+"""The YAML for operators: the files in deploy/ and the blocks of docs/deploy.md, and the schema of each."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ GUIDE = REPOSITORY / "docs" / "deploy.md"
 HELM_VALUES = REPOSITORY / "deploy" / "airflow-values.yaml"
 CONFIG_BLOCK = re.compile(r"# include/config/(\w[\w-]*)/(\w+)\.yaml\n")
 
-# Keys of the official chart's values, as far as this pipeline sets or may set them; None = any value below.
+# Keys of the official chart's values that this pipeline sets or may set; None = any value below the key.
 COMPONENT = dict.fromkeys(
     (
         *("replicas", "resources", "env", "args", "command", "serviceAccount", "strategy", "persistence", "enabled"),
@@ -63,7 +63,7 @@ CHART = {
 
 @dataclass(frozen=True)
 class Source:
-    """A YAML text and where it stands."""
+    """A YAML text and its place: a file, or a block of a page."""
 
     place: str
     text: str
@@ -80,10 +80,10 @@ def sources():
 
 
 def check(source, config_folder):
-    """Hold `source` to the schema of what it is.
+    """Check `source` by its schema.
 
     Raises:
-        Exception: it is not YAML, or breaks its schema, or is nothing that has one.
+        Exception: the text is not YAML, breaks its schema, or has no known schema.
     """
     documents = [document for document in yaml.safe_load_all(source.text) if document is not None]
     assert documents, f"{source.place} is empty"

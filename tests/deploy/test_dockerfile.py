@@ -1,4 +1,4 @@
-"""The Dockerfile: lint, and what its header promises of every image."""
+"""The Dockerfile: lint, and the properties of every image that its header states."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def stages():
 
 
 def image(stages, target):
-    """Instructions of every stage the image of `target` is made of."""
+    """Return the instructions of every stage of the image of `target`."""
     return [entry for stage in ancestry(stages, target) for entry in stage.instructions]
 
 
@@ -54,13 +54,13 @@ def test_base_image_is_pinned_by_version():
 @pytest.mark.parametrize("target", TARGETS)
 def test_runs_as_a_numbered_user_that_is_not_root(stages, target):
     user = last(stages, target, "USER").partition(":")[0]
-    assert user.isdigit()  # Kubernetes' runAsNonRoot cannot tell of a name
+    assert user.isdigit()  # runAsNonRoot of Kubernetes cannot check a name
     assert int(user) > 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_sigterm_reaches_python(stages, target):
-    """Exec form, with a process 1 that hands signals on."""
+    """The exec form, with a process 1 that forwards signals."""
     assert json.loads(last(stages, target, "ENTRYPOINT")) == ["tini", "--"]
     assert isinstance(json.loads(last(stages, target, "CMD")), list)
 
@@ -124,7 +124,7 @@ def test_engine_gets_what_images_copy_and_nothing_else(stages, tmp_path):
 
 
 def test_make_builds_every_target(tmp_path):
-    """`make image` with a `docker` that only notes what it is asked."""
+    """Run `make image` with a `docker` that only records its arguments."""
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
     docker.chmod(0o755)

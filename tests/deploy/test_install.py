@@ -1,4 +1,4 @@
-"""The install steps of the images in an empty virtual environment, and what each image is for done with it.
+"""The install steps of the images in an empty virtual environment, and the main use of each image.
 
 No container engine is needed: the RUN lines of `<target>-packages` run in a folder instead of an image.
 """
@@ -64,7 +64,7 @@ def locked():
 
 
 def assert_as_locked(packages):
-    """Every package at its locked version, but for a build tag such as `+cpu` and the CUDA libraries torch names."""
+    """Check that every package has its locked version, except build tags such as `+cpu` and torch's CUDA libraries."""
     lock = locked()
     cuda = re.compile(r"nvidia-.*|cuda-.*|triton")
     others = {name: version for name, version in packages.items() if not cuda.fullmatch(name)}
@@ -80,9 +80,9 @@ def git(*argv, folder):
 
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory):
-    """The server as the manifest starts it, but for database, artifacts and port; gives its port.
+    """Start the server as the manifest does, with another database, artifact folder and port. Yield its port.
 
-    It runs from the tests' own environment, which holds what the image holds: `test_requirements.py` sees to that.
+    It runs in the environment of the tests. `test_requirements.py` checks that this holds the packages of the image.
     """
     folder = tmp_path_factory.mktemp("mlflow")
     programs = Path(sys.executable).parent

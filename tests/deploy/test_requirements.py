@@ -1,4 +1,4 @@
-"""The packages of the images: in step with the lock, and enough for what Airflow imports."""
+"""The packages of the images: equal to the lock, and sufficient for the imports of Airflow."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tests.deploy.dockerfile import REPOSITORY, TARGETS
 
 FOLDER = REPOSITORY / "deploy" / "requirements"
-# What the Airflow image does not hold.
+# Packages that the Airflow image does not hold.
 ABSENT = [
     *("torch", "lightning", "pytorch_lightning", "torchmetrics", "polars", "numpy", "pandas", "pyarrow", "scipy"),
     *("sklearn", "networkx", "gensim", "matplotlib", "optuna"),

@@ -1,4 +1,4 @@
-"""Every command of README.md and of the quick start is run, here or by the test that `ELSEWHERE` names."""
+"""Every command of README.md and of the quick start runs here, or in the test that `ELSEWHERE` names."""
 
 import json
 import re
@@ -22,7 +22,7 @@ READERS = {
     "model_evaluation": read_evaluation_params,
 }
 BEGINS = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:make|python|airflow|optuna-dashboard|mlflow|docker|kubectl|pip)\b"
-# Too dear to run again: the test that runs it. What can be checked of it in no time is checked here all the same.
+# Commands that take too long to run twice, each with the test that runs it. Cheap checks of these commands run here.
 ELSEWHERE = {
     r"make train": "tests/e2e/test_train.py::test_training_whole",
     r"make train DATA=.*": "tests/e2e/test_train.py::test_training_whole",
@@ -35,7 +35,7 @@ ELSEWHERE = {
     r"make (test|test-fast|lint)": ".ci/run",
     r"make audit( SERVICE=osv)?": "tests/scripts/test_audit.py",
     r"make setup": ".ci/run",
-    r"make lock": "tests/docs/test_commands.py::test_make_knows_the_target",  # an index decides the rest
+    r"make lock": "tests/docs/test_commands.py::test_make_knows_the_target",  # the rest depends on a package index
     r"python scripts/audit.py licences": "tests/scripts/test_audit.py",
     r"python -m pytest .*": "tests/docs/test_commands.py::test_pytest_finds_the_tests",
     r"make notebook": "tests/notebooks/test_explore_snapshot.py::executed",
@@ -56,14 +56,14 @@ SMALL_RAILWAY = "--start-date 2025-01-22 --service-dates 4 --lines 2 --points 12
 
 
 def commands(page: str) -> list[str]:
-    """The commands of a page: lines of its code blocks, and code in its text."""
+    """Return the commands of a page: lines of its code blocks, and code in its text."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     shell = [line for block in blocks for line in block.splitlines() if not line.startswith("export ")]
     lines = re.findall(r"^    (?! )(.+)$", text, re.MULTILINE)
     inline = re.sub(r"^```.*?^```|^    .*?$", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", inline)]
-    # In a block that is said to be shell every line is a command, elsewhere what begins like one.
+    # In a shell block every line is a command. Elsewhere, a line is one if it begins like a command.
     found = [*shell, *(line for line in lines if re.match(BEGINS + r" \S", line))]
     return [re.sub(r"\s{2,}#.*", "", line).strip() for line in found]
 
@@ -192,7 +192,7 @@ def test_the_commands_of_the_stages_do_what_the_pages_say(
     for command in parsed:
         name = command.split()[3]
         if name == "train-model" and "--run-id" not in command:
-            execute(command, [*small, "--run-id", run])  # the run that later commands speak of
+            execute(command, [*small, "--run-id", run])  # the run that later commands name
         execute(command, SMALL_RAILWAY.split() if name == "simulate" else small)
         if name == "train-model":
             runs.close_run(config, run)

@@ -1,4 +1,4 @@
-"""The runbook quotes messages that the code can really say."""
+"""Every message that docs/operate.md quotes is a text of the code."""
 
 import ast
 import errno
@@ -14,16 +14,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RUNBOOK = (REPOSITORY / "docs" / "operate.md").read_text(encoding="utf-8")
 ENTRIES = dict(re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
 QUOTED = {title: re.search(r"```text\n(.+?)```", text, re.DOTALL)[1].splitlines() for title, text in ENTRIES.items()}
-# What the operating system says, in the form that the command line gives it.
+# Messages of the operating system, as the command line prints them.
 SYSTEM = {
     "OSError: [Errno 28] No space left on device": OSError(errno.ENOSPC, "No space left on device"),
     "PermissionError: [Errno 13] Permission denied: …": PermissionError(errno.EACCES, "Permission denied", "…"),
 }
-LEAST_LETTERS = 8  # of a message beside what differs from case to case; less would match anything
+LEAST_LETTERS = 8  # fixed letters of a message; a text with fewer letters would match any message
 
 
 def templates() -> list[re.Pattern[str]]:
-    """Every text of the program, with what is filled into it left open."""
+    """Return a pattern for every text of the program. The values in a text match anything."""
     found = []
     for folder in ("transformer", "plugins", "scripts"):
         for path in (REPOSITORY / folder).rglob("*.py"):
@@ -49,7 +49,7 @@ def test_an_entry_says_symptom_cause_and_remedy(title: str) -> None:
 
 @pytest.mark.parametrize("message", [message for messages in QUOTED.values() for message in messages])
 def test_a_quoted_message_is_one_of_the_program(message: str) -> None:
-    said = re.sub("^…:? ", "", message)  # some are put together from two texts: who says it, and what
+    said = re.sub("^…:? ", "", message)  # some messages have two texts: a name and the message itself
     assert message in SYSTEM or any(t.fullmatch(message) or t.fullmatch(said) for t in TEMPLATES)
 
 

@@ -1,4 +1,4 @@
-"""The site builds strictly, holds what the code knows, and loads nothing from another host."""
+"""The site builds in strict mode, holds the tables that the code generates, and loads nothing from another host."""
 
 import os
 import re
@@ -20,7 +20,7 @@ LOADING = {"script": "src", "img": "src", "iframe": "src", "link": "href", "sour
 
 
 class Page(HTMLParser):
-    """What a page shows as rows of tables, and what it loads."""
+    """The rows of the tables of a page, and the addresses that the page loads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""A Kubernetes API over HTTP, whose pods run their container's arguments as a process of this machine.
+"""A Kubernetes API over HTTP. Its pods run the arguments of their container as a process of this machine.
 
-Of Kubernetes it plays what the pod operator and its trigger talk to: pods (create, get, list, patch, delete), their log
-(followed too), their events (listed and watched), and of scheduler and kubelet what a test asks for with a `Fate`.
+It has the parts of Kubernetes that the pod operator and its trigger use: pods (create, get, list, patch, delete), their
+log (also followed), and their events (list and watch). A test sets the behaviour of scheduler and kubelet with a
+`Fate`.
 """
 
 import asyncio
@@ -22,18 +23,18 @@ import kmock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PODS, EVENTS = kmock.resource("v1/pods"), kmock.resource("v1/events")
-TERMINATION_MESSAGE_BYTES = 2048  # what the kubelet keeps of a log under FallbackToLogsOnError
+TERMINATION_MESSAGE_BYTES = 2048  # end of the log that the kubelet keeps under FallbackToLogsOnError
 NO_NODE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What happens to a pod.
+    """The course of a pod.
 
     Attributes:
-        script: Python that runs in the place of the container's own arguments.
-        unscheduled_s: seconds until a node takes it.
-        ends: `Evicted`, `OOMKilled` or `NodeLost`: how the cluster ends it once it has said its first line.
+        script: Python code to run instead of the container's arguments.
+        unscheduled_s: seconds until a node takes the pod.
+        ends: reason for which the cluster ends the pod after its first line: `Evicted`, `OOMKilled` or `NodeLost`.
     """
 
     script: str = ""
@@ -79,12 +80,12 @@ class Cluster:
     def __init__(self):
         self.pods = []  # every pod there ever was, in order of creation
         self.deletions = []  # (name, grace period in seconds or None)
-        self.secrets = {}  # by name, the variables that containers get whose `envFrom` names them
+        self.secrets = {}  # by name, the variables of containers whose `envFrom` names the secret
         self._fates = {}
         self._events = []
 
     def plan(self, stage, *fates):
-        """The pods of `stage` meet these fates, one after the other; the last is that of all that follow."""
+        """Give the pods of `stage` these fates in order. All further pods get the last one."""
         self._fates[stage] = list(fates)
 
     def pods_of(self, stage):

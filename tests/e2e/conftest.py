@@ -1,4 +1,4 @@
-"""A clone of the repository at another path, and the servers that pods need; each with ports and data of its own."""
+"""A clone of the repository at another path, and the servers that pods need, each with its own ports and data."""
 
 import json
 import os
@@ -40,7 +40,7 @@ class Clone:
 
     @property
     def environment(self):
-        """What another MLflow and Airflow in the shell would set must not matter."""
+        """An environment with settings of another MLflow and Airflow, which must have no effect."""
         foreign = {
             "AIRFLOW_HOME": "/nowhere",
             "AIRFLOW__CORE__EXECUTOR": "Nonsense",
@@ -62,7 +62,7 @@ class Clone:
 
 @contextmanager
 def cloned(folder):
-    """What a command needs of the repository, at another path; whatever it started is stopped in the end."""
+    """Copy the parts of the repository that a command needs to another path. Stop its servers at the end."""
     for part in ("dags", "plugins", "scripts", "transformer", "include"):
         shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     clone = Clone(folder, free_port(), free_port())

@@ -1,4 +1,4 @@
-"""`make up` as a person meets it: Airflow's and MLflow's pages in Debian's Chromium.
+"""`make up` as a person sees it: Airflow's and MLflow's pages in Debian's Chromium.
 
 Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
 """
@@ -75,7 +75,7 @@ def page(up, browser):
 
 @pytest.fixture
 def take(tmp_path):
-    """Keep what a page shows: in the folder SCREENSHOTS where that is set."""
+    """Save a picture of a page in the folder SCREENSHOTS, if that is set."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
 
     def screenshot(page, name):
@@ -97,7 +97,7 @@ def fill_form(page, overrides):
 
 
 def trigger(page, overrides):
-    """Trigger `model_training` through its form; the address of the run's page."""
+    """Trigger `model_training` through its form. Return the address of the run's page."""
     form = fill_form(page, overrides)
     form.get_by_role("button", name="Trigger").click()
     page.wait_for_url("**/runs/manual__*")
@@ -105,7 +105,7 @@ def trigger(page, overrides):
 
 
 def watch(page, run):
-    """The state in which the run ends, asked as its page asks."""
+    """Return the final state of the run, with the same request as its page."""
     run_id = run.rpartition("/")[2]
     end = time.monotonic() + TRAINING_S
     while time.monotonic() < end:

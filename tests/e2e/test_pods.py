@@ -39,7 +39,7 @@ def cluster(monkeypatch):
 
 @pytest.fixture
 def train(monkeypatch, cluster):
-    """Run the DAG in environment dev, quicker than a cluster would need; returns its run."""
+    """Run the DAG in environment dev, with shorter waits than in a cluster. Return its run."""
     FakeTracking.install(monkeypatch, opened="3f2a")
 
     def run(*overrides):
@@ -102,7 +102,7 @@ TALK = "import time; print('epoch 1', flush=True); time.sleep(30)"
         (Fate("import sys; print('error: MLflow does not answer'); sys.exit(1)"), "MLflow does not answer"),
         (Fate(TALK, ends="Evicted"), "train-model: Kubernetes ended its pod: Evicted: The node was low on resource"),
         (Fate(TALK, ends="OOMKilled"), "train-model ran out of memory; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs"),
-        (Fate(TALK, ends="NodeLost"), "train-model: its pod is gone: the node was lost"),
+        (Fate(TALK, ends="NodeLost"), "train-model: its pod no longer exists: the node was lost"),
     ],
     ids=["exit 1", "evicted", "out of memory", "node lost"],
 )
@@ -140,7 +140,7 @@ def test_a_pod_that_finds_no_node_is_removed_and_says_why(train, cluster):
     assert FakeTracking.closed == (
         "3f2a",
         "FAILED",
-        "train_model: train-model: no node took its pod in time: 0/3 nodes are available: 3 Insufficient "
+        "train_model: train-model: no node had room for its pod in time: 0/3 nodes are available: 3 Insufficient "
         "nvidia.com/gpu.; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs: choose another with "
         "compute.kubernetes.stages.train_model",
     )
@@ -170,7 +170,7 @@ time.sleep(60)
 
 @pytest.fixture
 def deferred(monkeypatch, cluster):
-    """An operator whose pod trains, and the trigger it waits with, as the triggerer gets it."""
+    """An operator whose pod trains, and its trigger as the triggerer gets it."""
     monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
     cluster.plan("train-model", Fate(SAVES))
     run = {"env": "dev", "overrides": [], "run_id": "3f2a", "warm_start_run_id": None, "resume_run": False}

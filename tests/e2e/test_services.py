@@ -1,4 +1,4 @@
-"""`make up` and `make down`: what they start, whom they leave alone, and what they say about a busy port."""
+"""`make up` and `make down`: the servers they start and stop, and the error about a busy port."""
 
 import json
 import os

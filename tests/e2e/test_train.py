@@ -32,17 +32,17 @@ def runs(clone):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "nowhere"], "DATA=nowhere is not a folder"),
-        (["--data", "scripts"], "DATA=scripts holds no events/*.parquet"),
-        (["--set", "training.max_epoch=1"], "did you mean 'training.max_epochs'"),
-        (["--env", "locl"], "unknown environment 'locl'"),
+        (["--data", "nowhere"], "DATA=nowhere .*; name one with events/.*op_nodes"),
+        (["--data", "scripts"], r"DATA=scripts .*events/\*\.parquet; name a folder"),
+        (["--set", "training.max_epoch=1"], r"did you mean 'training\.max_epochs'"),
+        (["--env", "locl"], "environment 'locl'"),
     ],
 )
 def test_wrong_input_is_one_line_before_anything_starts(clone, arguments, words):
     done = clone.run("train.py", *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert words in done.stderr
+    assert re.search(words, done.stderr)
     assert not (clone.folder / ".airflow").exists()
 
 
@@ -61,9 +61,9 @@ def test_training_whole(clone, tiny_data):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     last = done.stdout[done.stdout.rindex("MLflow run  ") :]
     assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
-    assert "is stopped again: `make up` opens it" in last
+    assert re.search("MLflow .*this training.*`make up`", last)
     assert "translation" in done.stdout
-    assert "task_id=fetch_files" in done.stdout  # where a task begins, and of Airflow's own lines no more
+    assert "task_id=fetch_files" in done.stdout  # the only lines of Airflow say where a task begins
     assert not re.search(r"\[info|loc=|Pushing xcom|::group", done.stdout)
     ((status, tags),) = runs(clone)
     assert status == "FINISHED"
@@ -112,4 +112,4 @@ def test_airflow_dags_test_without_mlflow(clone, tiny_data):
     assert "No data found" in airflow("dags", "list-import-errors").stdout
     done = airflow("dags", "test", "model_training", "--conf", json.dumps({"env": "local", "overrides": overrides}))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert "No MLflow run was opened" in done.stdout
+    assert "no MLflow run to close" in done.stdout

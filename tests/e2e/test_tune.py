@@ -1,4 +1,4 @@
-"""`make tune`: a whole study with the real stages against a real MLflow server, gone on with, and how it is refused."""
+"""`make tune`: a whole study with the real stages and a real MLflow server, its continuation, and refused input."""
 
 import json
 import re
@@ -21,10 +21,10 @@ STUDY = [*OVERRIDES, "--set", SPACE]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--trials", "0"], "TRIALS='0' is not a whole number above 0"),
-        (["--trials", "many"], "TRIALS='many' is not a whole number above 0"),
-        (["--workers", "2"], "search.n_workers=2: SQLite takes one writer"),
-        (["--data", "nowhere"], "DATA=nowhere is not a folder"),
+        (["--trials", "0"], "TRIALS='0' "),
+        (["--trials", "many"], "TRIALS='many' "),
+        (["--workers", "2"], "search.n_workers=2"),
+        (["--data", "nowhere"], "DATA=nowhere "),
         (["--env", "optna"], "did you mean 'optuna'"),
         (["--set", "search.n_trial=3"], "did you mean 'search.n_trials'"),
         (["--set", "search.space=[{key: model.d_modl, choices: [32]}]"], "model.d_modl"),
@@ -49,7 +49,7 @@ def test_a_study_whole_and_gone_on_with(clone, tiny_data):
     last = out[out.rindex("MLflow run  ") :]
     assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
     assert "Optuna Dashboard  .venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db\n" in last
-    assert "MLflow was started for this study and is stopped again" in last
+    assert re.search("MLflow .*this study.*`make up`", last)
     assert "train with these values" in out
 
     tune(3)
@@ -66,7 +66,7 @@ def test_a_study_whole_and_gone_on_with(clone, tiny_data):
 
 
 def dashboard_studies(url):
-    """Names of the studies that Optuna Dashboard shows of a database."""
+    """Return the names of the studies that Optuna Dashboard shows for a database."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "optuna-dashboard"), "--port", str(port), url]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What no one should enter and someone will: texts, numbers and trees that other modules put into confs and files."""
+"""Hostile input: texts, numbers and trees that the fuzz tests put into confs and files."""
 
 from hypothesis import strategies as st
 

@@ -47,7 +47,7 @@ LOCAL = to_dict(load_config("local"))
 
 @st.composite
 def groups(draw):
-    """A group of the schema in which something else stands in one place, and the name of its file."""
+    """Draw a group of the schema with one hostile value, and the name of its file."""
     group = draw(st.sampled_from(sorted(GROUPS)))
     tree = copy.deepcopy(LOCAL[group])
     key = draw(st.sampled_from(sorted(flatten(tree))))

@@ -1,4 +1,4 @@
-"""Hostile data folders, in which one file is not what it should be: `fetch-files` ends well, or in one line and 2."""
+"""Hostile data folders with one wrong file: `fetch-files` succeeds, or prints one line and exits with 2."""
 
 import shutil
 import tempfile
@@ -42,7 +42,7 @@ hostile_columns = (
 
 @st.composite
 def changes(draw):
-    """What is done to one file of a sound folder: a function from its path to what stands there afterwards."""
+    """Draw a change to one file of a sound folder: a function that gets the path and changes the file."""
     kind = draw(
         st.sampled_from(["bytes", "cut", "column", "column", "column", "rows", "drop", "gone", "folder", "text"])
     )
@@ -94,7 +94,7 @@ def _rows(frame, rows):
 
 
 def _column(frame, name, values, everywhere):
-    """`values` again and again in a column, or, where its type can hold them, in its first rows."""
+    """Return a column of repeated `values` or, if its type can hold them, with `values` in its first rows."""
     if frame.is_empty():
         return frame
     column = pl.Series(name, (values * frame.height)[: frame.height], strict=False)

@@ -1,6 +1,6 @@
-"""The pods that stages get, against golden manifests, and what must never stand in them.
+"""The pods of stages: equal to golden manifests, and without secrets.
 
-After a change that is meant, write them anew and read the difference:
+After an intended change, write the manifests again and read the difference:
 
     GOLDEN=write python -m pytest tests/plugins/test_pod_manifest.py && git diff tests/plugins/golden
 """
@@ -97,7 +97,7 @@ def test_light_stages_take_no_gpu(built, stage):
     assert "nvidia.com/gpu" not in json.dumps(manifest)
 
 
-def test_labels_are_legal_whatever_the_names_are(built):
+def test_labels_are_legal_for_any_name(built):
     _, manifest = built("train-model", dag_run="manual ünïcode/" + "x" * 200, run_id="my run/" + "y" * 90)
     for label, value in manifest["metadata"]["labels"].items():
         assert re.fullmatch(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", value), label
@@ -150,5 +150,5 @@ def test_a_password_in_an_override_is_refused_before_a_pod_shows_it(built):
 
 
 def test_an_unknown_profile_is_one_line_before_a_pod_starts(built):
-    with pytest.raises(AirflowFailException, match="'gpu-8' is no profile; did you mean"):
+    with pytest.raises(AirflowFailException, match=r"stages\.train_model='gpu-8' .*did you mean 'gpu-"):
         built("train-model", "compute.kubernetes.stages.train_model=gpu-8")

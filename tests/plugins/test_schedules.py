@@ -10,7 +10,7 @@ from transformer.config import load_config
 
 @pytest.fixture
 def configured(monkeypatch):
-    """Overrides of whatever environment is asked for."""
+    """Load every environment with these overrides, and record which environments are asked for."""
 
     def load(*overrides):
         asked = []

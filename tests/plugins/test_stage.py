@@ -199,9 +199,9 @@ def test_exit_1_is_retried(stage_is, lines):
     ("script", "message"),
     [
         ("import sys; print('last words'); sys.exit(1)", "last words"),
-        ("import sys; sys.exit(3)", "train-model exited with 3 and said nothing"),
-        ("import os; os.kill(os.getpid(), 9)", "train-model was ended by SIGKILL; out of memory"),
-        ("pass", "left no JSON object"),
+        ("import sys; sys.exit(3)", "train-model .*with 3 .*no output"),
+        ("import os; os.kill(os.getpid(), 9)", "train-model .*SIGKILL; out of memory"),
+        ("pass", "train-model .*with 0 .*no JSON object .*--result"),
     ],
 )
 def test_other_ends_are_said_in_one_line(stage_is, lines, script, message):
@@ -268,7 +268,7 @@ def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(AirflowException, match="stopped before its end") as failed:
+    with pytest.raises(AirflowException, match="train-model was stopped") as failed:
         run(task)
     killer.join()
     assert not isinstance(failed.value, AirflowFailException)

@@ -1,4 +1,4 @@
-"""`make audit`: the real locks and policy, and that what is planted into them is found."""
+"""`make audit`: the real locks and policy are clean, and faults that a test plants are found."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def exempting(expires, name="CVE-2026-1"):
 
 
 def tool(monkeypatch, stdout="", stderr="", returncode=0):
-    """Let every tool say this."""
+    """Replace every tool by one with this output and exit status."""
     monkeypatch.setattr(audit, "_run", lambda command: subprocess.CompletedProcess(command, returncode, stdout, stderr))
 
 
@@ -47,14 +47,17 @@ def found():
 def test_every_pinned_package_has_an_allowed_licence(found):
     assert audit.licence_findings(found, audit.read_policy()) == []
     assert {entry.package: entry.version for entry in found} == audit.pins(audit.RUNTIME)
-    assert not {"pytest", "ruff", "mkdocs"} & {entry.package for entry in found}  # what only checks the product
+    assert not {"pytest", "ruff", "mkdocs"} & {entry.package for entry in found}  # packages that only check the product
 
 
 def test_the_real_policy_refuses_a_planted_licence(found):
     policy = audit.read_policy()
     planted = [*found[1:], audit.licence(found[0].package, found[0].version, "AGPL-3.0-only", policy)]
     (finding,) = audit.licence_findings(planted, policy)
-    assert finding.startswith(f"{found[0].package} {found[0].version}: licence 'AGPL-3.0-only' is not allowed")
+    assert finding.startswith(f"{found[0].package} {found[0].version}: ")
+    assert "'AGPL-3.0-only'" in finding
+    assert "`allowed`" in finding
+    assert "`exceptions` in [tool.audit]" in finding
 
 
 @pytest.mark.parametrize(
@@ -81,8 +84,8 @@ def test_what_is_allowed(declared, allowed):
 def test_an_exception_is_for_the_licence_it_was_made_for():
     assert audit.licence_findings(declaring("gensim", "LGPL-2.1-only"), POLICY) == []
     refused, needless = audit.licence_findings(declaring("gensim", "AGPL-3.0-only"), POLICY)
-    assert "'AGPL-3.0-only' is not allowed" in refused
-    assert needless.startswith("gensim: its exception in [tool.audit] fits no pinned package")
+    assert "'AGPL-3.0-only'" in refused
+    assert re.fullmatch(r"gensim: exception in \[tool\.audit\] .*; remove it", needless)
 
 
 def test_every_exception_of_the_policy_has_its_reason():
@@ -94,7 +97,7 @@ def test_every_exception_of_the_policy_has_its_reason():
 def test_a_package_that_is_not_installed_is_not_called_clean(monkeypatch, capsys):
     tool(monkeypatch, stdout="[]")
     assert audit.main(["licences"]) == audit.UNCHECKED
-    assert "pinned in requirements.txt and not installed; run `make setup`" in capsys.readouterr().err
+    assert re.search(r"requirements\.txt .*not installed; run `make setup`", capsys.readouterr().err)
 
 
 def test_the_page_of_licences_names_every_package(found):
@@ -126,8 +129,10 @@ def test_a_planted_vulnerability_is_found():
 def test_an_exemption_holds_until_it_ends_and_under_any_name():
     assert findings(report(PLANTED), exempting(TODAY)) == []
     assert findings(report(PLANTED), exempting(TODAY, "PYSEC-2026-7")) == []
-    assert findings(report(PLANTED), exempting(date(2026, 11, 26))) == ["CVE-2026-1: its exemption ended on 2026-11-26"]
-    assert findings(report(), exempting(TODAY)) == ["CVE-2026-1: its exemption fits nothing; remove it"]
+    (ended,) = findings(report(PLANTED), exempting(date(2026, 11, 26)))
+    assert re.fullmatch(r"CVE-2026-1: exemption ended .*2026-11-26", ended)
+    (needless,) = findings(report(), exempting(TODAY))
+    assert re.fullmatch(r"CVE-2026-1: exemption .*; remove it", needless)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_an_exemption_holds_until_it_ends_and_under_any_name():
 )
 def test_a_package_that_the_service_does_not_know_is_not_called_clean(answers):
     """A mirror of PyPI answers 404 for every package, and pip-audit itself then says that nothing is vulnerable."""
-    with pytest.raises(audit.UncheckedError, match=r"nothing of 1 of 1 pinned packages \(jinja2\)"):
+    with pytest.raises(audit.UncheckedError, match=r"1 of 1 .*\(jinja2\).*`make audit` .*SERVICE=osv"):
         findings(answers)
 
 
@@ -149,16 +154,16 @@ def test_make_audit_fails_on_a_planted_vulnerability(monkeypatch, capsys):
 
 
 def test_a_service_that_cannot_be_reached_is_one_line_and_no_success(capsys):
-    """The real pip-audit, with a proxy in its way that nobody listens at."""
+    """Run the real pip-audit behind a proxy address at which no server listens."""
     environment = os.environ | dict.fromkeys(["HTTPS_PROXY", "https_proxy"], "http://127.0.0.1:9") | {"NO_PROXY": ""}
     command = [sys.executable, str(REPOSITORY / "scripts" / "audit.py"), "vulnerabilities", "--service", "osv"]
     done = subprocess.run(command, env=environment | {"no_proxy": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == audit.UNCHECKED
     assert done.stdout == "vulnerabilities: NOT CHECKED\n"
-    assert re.fullmatch(r"error: vulnerabilities: osv cannot be asked .*; run `make audit` where .*\n", done.stderr)
+    assert re.fullmatch(r"error: vulnerabilities: osv .*; run `make audit` .* SERVICE\n", done.stderr)
 
 
-def test_every_part_is_carried_out_whatever_came_of_the_first(monkeypatch, capsys):
+def test_every_part_runs_even_if_the_first_fails(monkeypatch, capsys):
     tool(monkeypatch, stderr="no disk", returncode=1)
     assert audit.main([]) == audit.UNCHECKED
     assert re.findall(r"error: (\w+)", capsys.readouterr().err) == list(audit.PARTS)
@@ -167,7 +172,7 @@ def test_every_part_is_carried_out_whatever_came_of_the_first(monkeypatch, capsy
 # --- bill of materials -----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def bills(tmp_path_factory):
-    """Written twice, in folders of different names and under different settings of pip."""
+    """Write the bills twice, in folders of different names and with different settings of pip."""
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
     with pytest.MonkeyPatch.context() as patch:
         audit.write_bills(folders[0])
@@ -195,5 +200,5 @@ def test_a_bill_names_what_is_pinned_and_nothing_of_this_machine(bills, name, lo
 
 def test_a_bill_that_lacks_a_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "pins", lambda lock: {"torch": "0"})
-    with pytest.raises(audit.UncheckedError, match=r"the bill of materials of requirements\.txt differs from it in"):
+    with pytest.raises(audit.UncheckedError, match=r"requirements\.txt .*bill of materials .* \w+$"):
         audit.write_bills(tmp_path)

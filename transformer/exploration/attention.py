@@ -1,10 +1,10 @@
-"""The attention weights of a forward pass: how much each train looks at each other train of its snapshot.
+"""The attention weights of a forward pass: how much each train attends to each other train of its snapshot.
 
-The fused kernels that predict return no weights. So a normal forward pass runs, the queries and keys of each layer are
-taken as they pass, and the weights computed from them. The hooks that take them are gone when it ends: network and
-forward path stay as they are.
+The fused kernels of the network return no weights. So hooks read the queries and keys of each layer during a normal
+forward pass, and the weights are computed from them. Afterwards the hooks are removed. The network does not change.
 
-Legend of dimensions: B snapshots, S trains of the fullest, T trains of all, M members, N layers, H heads, d = D / H.
+Legend of dimensions: B snapshots, S trains of the fullest snapshot, T trains of all snapshots, M members, N layers,
+H heads, d = D / H.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from transformer.model.network import DelayTransformer
 
 
 def attention_weights(network: DelayTransformer, batch: Batch) -> Tensor:
-    """Weights [B, M, N, H, S, S] of a network in evaluation mode: entry (i, j) is how much train i takes from train j.
+    """Return the weights [B, M, N, H, S, S] of a network in evaluation mode.
 
-    Each row of a train sums to 1 over the trains of its snapshot; rows and columns of padding are 0.
+    Entry (i, j) is how much train i attends to train j. The row of a train sums to 1 over the trains of its snapshot.
+    Rows and columns of padding are 0.
     """
-    assert not network.training, "dropout would draw other layers than those that predict"
-    layers = [module for module in network.modules() if isinstance(module, EncoderLayer)]  # of a member, then the next
+    assert not network.training, "in training mode, dropout changes the layers at random"
+    layers = [module for module in network.modules() if isinstance(module, EncoderLayer)]  # member by member
     present_BS = batch["train_mask"]
     weights: dict[int, Tensor] = {}
 
@@ -46,7 +47,7 @@ def attention_weights(network: DelayTransformer, batch: Batch) -> Tensor:
 
 
 def _weights(heads: Tensor, present_BS: Tensor) -> Tensor:
-    """Of query, key and value [T, 3, H, d]: softmax(query · key / √d) within each snapshot, [B, H, S, S]."""
+    """Return softmax(query · key / √d) within each snapshot, [B, H, S, S]. `heads`: query, key, value [T, 3, H, d]."""
     padded = heads.new_zeros(*present_BS.shape, *heads.shape[1:])
     padded[present_BS] = heads
     query, key, _ = padded.permute(2, 0, 3, 1, 4)

@@ -1,4 +1,4 @@
-"""Where the operational points lie on a flat map: by their coordinates, or by the running times between them."""
+"""Positions of the operational points on a flat map, from their coordinates or from the running times between them."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from transformer.features.embeddings.interpolation import interpolate
 from transformer.features.graph import RailwayGraph, graph_from_edge_counts, symmetric_matrix
 from transformer.training.run_folder import TrainedModel
 
-_GAP = 0.1  # between parts that no link joins, of their width
-_DENSE_POINTS = 8  # a part up to this size is solved whole
-_STEPS = 100  # nothing moves visibly after it
+_GAP = 0.1  # gap to the next part of the railway that no link joins, as share of a part's width
+_DENSE_POINTS = 8  # a part of at most so many points is solved with the dense solver
+_STEPS = 100  # after so many steps, no point moves visibly
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Operational points on a plane at one scale; points that lie nowhere are not among them."""
+    """Operational points on a plane, with the same scale on both axes. Points without a position are left out."""
 
-    points: pl.DataFrame  # op_id, x, y, `known`: by its own coordinates
+    points: pl.DataFrame  # op_id, x, y, `known` (the point has coordinates of its own)
     links: pl.DataFrame  # x, y, x_b, y_b: the ends of each link
-    axes: tuple[str, str]  # what x and y are, with their unit
+    axes: tuple[str, str]  # names of x and y, with unit
 
     @property
     def n_guessed(self) -> int:
-        """Points that have no coordinates of their own."""
+        """Number of points without coordinates of their own."""
         return self.points.height - int(self.points["known"].sum())
 
 
 def places_of(trained: TrainedModel, config: Config) -> Places:
-    """The points of a trained model's railway.
+    """Return the points of a trained model's railway.
 
     Args:
         config: `trained.located(…)`.
@@ -50,9 +50,9 @@ def places_of(trained: TrainedModel, config: Config) -> Places:
 
 
 def place_points(op_nodes: pl.DataFrame, graph: RailwayGraph) -> Places:
-    """Coordinates in km where the points have them; a point without lies between its neighbours in the graph.
+    """Place points by their coordinates, in km. A point without coordinates is placed between its neighbours.
 
-    Where no point has any, one minute of running time is one unit: see `layout_by_running_time`.
+    If no point has coordinates, points are placed by running time, in minutes: see `layout_by_running_time`.
 
     Args:
         op_nodes: OP_NODE_SCHEMA columns.
@@ -85,15 +85,15 @@ def place_points(op_nodes: pl.DataFrame, graph: RailwayGraph) -> Places:
 
 
 def layout_by_running_time(graph: RailwayGraph) -> NDArray[np.float64]:
-    """float64[N, 2]: points about as far apart as the quickest way between them takes, in minutes.
+    """Return positions float64[N, 2] whose distances approximate the shortest running times, in minutes.
 
-    Classical scaling of the running times, in which lines may lie on top of each other, then majorization, which
-    spreads them. Parts of the railway that no link joins lie side by side, the largest first.
+    Classical scaling of the running times gives a first layout, in which lines may overlap. Majorization then spreads
+    the points. Parts of the railway that no link joins are placed next to each other, the largest first.
     Sources: Torgerson, "Multidimensional scaling: I. Theory and method", 1952; de Leeuw, "Applications of convex
     analysis to multidimensional scaling", 1977.
     """
     size = len(graph.op_ids)
-    minutes = np.maximum(graph.running_time_s, 1) / 60  # a link that takes no time is no link to a sparse matrix
+    minutes = np.maximum(graph.running_time_s, 1) / 60  # a sparse matrix cannot hold a link with running time 0
     times = symmetric_matrix(size, graph.edges, minutes)
     _, part = connected_components(times, directed=False)
     placed, right = np.zeros((size, 2)), 0.0
@@ -107,13 +107,13 @@ def layout_by_running_time(graph: RailwayGraph) -> NDArray[np.float64]:
 
 
 def _scaled(times: csr_array) -> NDArray[np.float64]:
-    """[n, 2] of one part."""
+    """Return the layout [n, 2] of one part of the railway."""
     minutes = shortest_path(times, directed=False)
     return _spread(_torgerson(minutes), minutes)
 
 
 def _torgerson(minutes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The two directions in which running times [n, n] differ most, signs fixed."""
+    """Return the two main directions [n, 2] of the running times [n, n], with fixed signs."""
     size = len(minutes)
     squares = np.square(minutes)
     products = (squares.mean(0) + squares.mean(1, keepdims=True) - squares - squares.mean()) / 2
@@ -130,7 +130,7 @@ def _torgerson(minutes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(xy: NDArray[np.float64], minutes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move points [n, 2] towards distances that equal `minutes`: each step makes the squared error smaller."""
+    """Move points [n, 2] until their distances approximate `minutes`. Each step reduces the squared error."""
     for _ in range(_STEPS):
         distance = cdist(xy, xy)
         ratio = np.divide(minutes, distance, out=np.zeros_like(minutes), where=distance > 0)

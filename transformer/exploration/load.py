@@ -1,4 +1,4 @@
-"""Which run to look into, and where its data are."""
+"""Find the run to explore, and the folder of its data."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ DATA_FOLDER = "data.local_folder"
 
 
 def newest_run(config: Config) -> Path:
-    """The folder in `paths.runs` whose training has last improved on itself.
+    """Return the folder in `paths.runs` with the newest best checkpoint.
 
     Raises:
-        UserError: no run there has finished an epoch.
+        UserError: no run in `paths.runs` has finished an epoch.
     """
     runs = Path(config.paths.runs)
     checkpoints = [path for path in runs.glob(f"*/{CHECKPOINTS}/{BEST}") if (path.parents[1] / INPUTS).is_dir()]
     if not checkpoints:
-        raise UserError(f"{runs} holds no trained run: run `make train` first")
+        raise UserError(f"{runs} holds no trained run; run `make train` first")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parents[1]
 
 
 def load_run(run: str, config: Config, data: str = "") -> tuple[TrainedModel, Config]:
-    """A trained model, and its configuration at the places of today.
+    """Return a trained model, and its configuration with the locations of `config`.
 
     Args:
-        run: a run folder; the id of an MLflow run, whose folder in `paths.runs` is taken where there is one; or "" for
-            the newest run.
-        config: where runs, data and MLflow are.
-        data: folder of event tables; "" = the one that the run was trained on, where it is still there.
+        run: a run folder, or the id of an MLflow run, or "" = the newest run. A folder in `paths.runs` with this id is
+            preferred to the files in MLflow.
+        config: locations of runs, data and MLflow.
+        data: folder of event tables; "" = the folder that the run was trained on, or `data.local_folder` of `config` if
+            that folder no longer exists.
 
     Raises:
-        UserError: no such run, or one that keeps no trained model.
+        UserError: the run does not exist, or it holds no trained model.
     """
     if not run:
         return _load(newest_run(config), config, data)
@@ -48,7 +49,7 @@ def load_run(run: str, config: Config, data: str = "") -> tuple[TrainedModel, Co
         if folder.is_dir():
             return _load(folder, config, data)
     if not is_run_id(run):
-        raise UserError(f"{run} is no run folder; name one of those in {config.paths.runs}, or the id of an MLflow run")
+        raise UserError(f"{run} is no run folder; name a folder in {config.paths.runs} or the id of an MLflow run")
     log = RunLog(config, run)
     log.check("run")
     with tempfile.TemporaryDirectory() as temporary:
@@ -65,8 +66,8 @@ def _load(folder: Path, config: Config, data: str) -> tuple[TrainedModel, Config
 
 
 def _data_folder(path: Path) -> str:
-    """Where the training read its events, as its configuration says."""
+    """Return the folder of event tables of the training, from its configuration; "" = not set."""
     try:
         return str(flatten(read_value(path.read_text(encoding="utf-8"))).get(DATA_FOLDER, ""))
     except (yaml.YAMLError, ValueError, AttributeError):
-        raise UserError(f"{path} is no configuration; train the model again") from None
+        raise UserError(f"{path} is not a configuration; train the model again") from None

@@ -1,6 +1,6 @@
-"""Figures of one snapshot: what awaits a train, whom it attends to, and where all trains are. Delays in minutes.
+"""Figures of one snapshot: the outlook of a train, its attention, and a map of all trains. Delays are in minutes.
 
-Made as the figures of an evaluation are: through the object API, with colours that colour-blind eyes tell apart.
+As in the figures of an evaluation, colour-blind people can distinguish the colours.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from transformer.figures import (
 )
 
 _EVENT_NAMES = {"A": "arr.", "D": "dep.", "P": "pass"}
-_PAST_SHOWN = 5  # events before the instant: enough to see where the delay comes from
-_ATTENDED_SHOWN = 12
+_PAST_SHOWN = 5  # events before the instant; enough to see where the delay began
+_ATTENDED_SHOWN = 12  # trains
 _LAYER_MARKERS = "osD^vP"
 _NAME_LENGTH = 22  # characters of a point's name on an axis
-_NOTICEABLE_S = 60  # a smaller change is no change: most delays are in whole minutes
-_CROWDED_POINTS = 300  # on a map of more all is drawn smaller
-_LINEAR_MIN = 2.0  # up to here the colours of the map change evenly
-_LEAST_LIMIT_MIN = 5.0  # small changes do not look like great ones
+_NOTICEABLE_S = 60  # a smaller change is drawn as no change, since most delays are in whole minutes
+_CROWDED_POINTS = 300  # a map with more points has smaller markers
+_LINEAR_MIN = 2.0  # the colour scale of the map is linear up to this change
+_LEAST_LIMIT_MIN = 5.0  # least end of the colour scale, so that small changes do not look large
 _CHANGE_TICKS_MIN = (1, 2, 5, 10, 20, 50, 100, 200)
-_RING = 0.012  # of the map's width: how far trains at one point stand from it
+_RING = 0.012  # radius of the ring of trains at one point, as share of the map's width
 
 
 def outlook(snapshot: ExploredSnapshot, train: int) -> Figure:
-    """A train's last known delays, the predicted ones with their intervals, translation, and what came true.
+    """Draw a train's last known delays, its predicted delays with intervals, translation, and the observed delays.
 
     Args:
-        train: its line in `snapshot.trains`.
+        train: line of the train in `snapshot.trains`.
     """
     ahead = snapshot.predictions.filter(pl.col("train") == train)
     past = snapshot.past.filter(pl.col("train") == train).tail(_PAST_SHOWN)
@@ -93,10 +93,10 @@ def outlook(snapshot: ExploredSnapshot, train: int) -> Figure:
 
 
 def attention(snapshot: ExploredSnapshot, train: int) -> Figure:
-    """The trains that a train attends to most, as mean over all heads, by layer, and head by head.
+    """Draw the trains that a train attends to most: the mean over all heads, the mean of each layer, and each head.
 
     Args:
-        train: its line in `snapshot.trains`.
+        train: line of the train in `snapshot.trains`.
     """
     given = snapshot.attention_of(train)
     shown = given.head(_ATTENDED_SHOWN)
@@ -127,7 +127,7 @@ def attention(snapshot: ExploredSnapshot, train: int) -> Figure:
     bars.set_xlabel("share of the attention, mean over members and heads")
     set_title(
         bars,
-        f"Whom train {snapshot.name(train)} attends to",
+        f"Attention of train {snapshot.name(train)}",
         f"{shown.height} of {n_trains} trains, {shown['weight'].sum():.0%} of the attention",
     )
     columns = snapshot.attention[:, :, :, train][..., shown["train"].to_numpy()].transpose(1, 0, 2, 3)
@@ -149,11 +149,11 @@ def attention(snapshot: ExploredSnapshot, train: int) -> Figure:
 
 
 def railway_map(snapshot: ExploredSnapshot, places: Places, train: int | None = None) -> Figure:
-    """The railway with every train where it was last observed, coloured by how its delay is predicted to change.
+    """Draw the railway. Each train is at its last observed point, coloured by the predicted change of its delay.
 
     Args:
-        places: of the operational points, see `places.place_points`.
-        train: a line in `snapshot.trains` to ring.
+        places: positions of the operational points, see `layout.place_points`.
+        train: line in `snapshot.trains` of a train to mark with a ring.
     """
     trains = snapshot.trains.with_row_index("train").join(places.points, on="op_id", maintain_order="left")
     figure, axes = new_figure((10.5, _height(places.points)))
@@ -165,7 +165,7 @@ def railway_map(snapshot: ExploredSnapshot, places: Places, train: int | None = 
     )
     change = trains["change_s"].to_numpy() / 60
     limit = max(float(np.abs(change).max(initial=0)), _LEAST_LIMIT_MIN)
-    norm = AsinhNorm(_LINEAR_MIN, -limit, limit)  # linear near zero: one train that stands still must not set the scale
+    norm = AsinhNorm(_LINEAR_MIN, -limit, limit)  # linear near 0, so that one extreme train does not set the scale
     spots = _side_by_side(trains, places)
     for marker, chosen in _by_direction(trains["change_s"].to_numpy()):
         dots = axes.scatter(
@@ -198,7 +198,7 @@ def railway_map(snapshot: ExploredSnapshot, places: Places, train: int | None = 
     if places.n_guessed and places.n_guessed < places.points.height:
         details.append(f"{places.n_guessed:,} without coordinates drawn between neighbours")
     if nowhere:
-        details.append(f"not drawn, at points that lie nowhere: {nowhere:,}")
+        details.append(f"not drawn, since their points have no position: {nowhere:,}")
     set_title(axes, f"The railway at {snapshot.instant:%Y-%m-%d %H:%M %Z}", ", ".join(details))
     axes.set_xlabel(places.axes[0])
     axes.set_ylabel(places.axes[1])
@@ -215,7 +215,7 @@ def railway_map(snapshot: ExploredSnapshot, places: Places, train: int | None = 
 
 
 def _shades(count: int) -> list[str]:
-    """Of the widest interval first, the colour of the model with ever less white; opaque, as the legend shows them."""
+    """Return an opaque shade of the model's colour for each interval. The widest interval is first and lightest."""
     colour = np.array(to_rgb(MODEL_COLOUR))
     return [to_hex(1 - share * (1 - colour)) for share in np.linspace(0.15, 0.5, count)]
 
@@ -259,13 +259,13 @@ def _layer_colours(count: int) -> list[str]:
 
 
 def _by_direction(change_s: NDArray[np.int32]) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Markers with the trains that they stand for: colour alone is not for every eye."""
+    """Return each marker with a mask of its trains. Markers help people who cannot distinguish the colours."""
     later, earlier = change_s >= _NOTICEABLE_S, change_s <= -_NOTICEABLE_S
     return [("o", ~later & ~earlier), ("^", later), ("v", earlier)]
 
 
 def _side_by_side(trains: pl.DataFrame, places: Places) -> NDArray[np.float64]:
-    """[trains, 2]: at its point, or on a ring around it where several trains stand there."""
+    """Return a position per train [trains, 2]: at its point, or on a ring around it if several trains are there."""
     spots = trains.select("x", "y").to_numpy().astype(float)
     width = max((float(np.ptp(places.points[axis].to_numpy())) for axis in "xy" if places.points.height), default=1.0)
     together = trains.select(
@@ -279,7 +279,7 @@ def _side_by_side(trains: pl.DataFrame, places: Places) -> NDArray[np.float64]:
 
 
 def _height(points: pl.DataFrame) -> float:
-    """Figure height in inches that fits a map some 8 inches wide, its title and legend."""
+    """Return the height in inches of a figure with a map about 8 inches wide, a title and a legend."""
     if points.is_empty():
         return 6.0
     ratio = np.ptp(points["y"].to_numpy()) / max(float(np.ptp(points["x"].to_numpy())), 1e-6)

@@ -1,4 +1,4 @@
-"""One snapshot taken apart: its trains, what is predicted of each and what came true, and who attends to whom.
+"""The content of one snapshot: its trains, their predicted and observed delays, and their attention to each other.
 
 Legend of dimensions: T trains of the snapshot, M members, N layers, H heads.
 """
@@ -32,33 +32,35 @@ TRAIN_COLUMNS = (
     "service_date",
     "train_number",
     "train_type",
-    "op_id",  # where it was last observed; before its first observed event, where it begins
-    "op_name",  # null where the points table has none
-    "departed",  # some event is known
-    "delay_s",  # translation: what is known of its delay, carried forward to the instant
-    "change_s",  # predicted delay at the last of its next events, less `delay_s`
+    "op_id",  # point of its last observed event or, before its first one, of its first event
+    "op_name",  # null = the points table has no name
+    "departed",  # at least one event is known
+    "delay_s",  # translation: its last known delay, carried forward to the instant
+    "change_s",  # predicted delay at the last of its next events − `delay_s`
 )
-_NAMED_TRAINS = 5  # in the message that a train is not there
+_NAMED_TRAINS = 5  # trains that the error about an unknown train lists
 
 
 @dataclass(frozen=True, eq=False)
 class ExploredSnapshot:
-    """A snapshot and what a model makes of it. Delays in whole seconds, times in local time."""
+    """A snapshot with the predictions and attention of a model. Delays are whole seconds, times are local times."""
 
     instant: datetime
     trains: pl.DataFrame  # [T] TRAIN_COLUMNS, a line per train
     predictions: pl.DataFrame  # `prediction.prediction_columns`; `train`, the line in `trains`; `observed_delay_s`
     past: pl.DataFrame  # known events: `train`, `op_id`, `op_name`, `event_type`, `planned_ts`, `delay_s`
-    attention: NDArray[np.float32]  # [M, N, H, T, T] how much the train of the row takes from that of the column
+    attention: NDArray[np.float32]  # [M, N, H, T, T] how much the train of the row attends to that of the column
     intervals: tuple[Interval, ...]  # narrowest first
 
     def find(self, train: str = "") -> int:
-        """The line of a train by its `train_id` or number, its latest journey; "" = the one that changes most.
+        """Return the line of a train's latest journey.
 
-        That is the train under way whose delay is predicted to change most, of those with most events ahead.
+        Args:
+            train: `train_id` or train number; "" = the departed train with the most next events and, among equals, the
+                largest predicted change of delay.
 
         Raises:
-            UserError: no such train in the snapshot.
+            UserError: the train is not in the snapshot.
         """
         lines = self.trains.with_row_index("train")
         if train:
@@ -66,8 +68,8 @@ class ExploredSnapshot:
             if found.is_empty():
                 known = self.trains["train_number"].head(_NAMED_TRAINS).to_list()
                 raise UserError(
-                    f"train {train!r} does not run at {self.instant.isoformat()}; {self.trains.height} trains do, "
-                    f"among them {', '.join(known)}"
+                    f"train {train!r} does not run at {self.instant.isoformat()}; name one of the {self.trains.height} "
+                    f"trains that do, for example {', '.join(known)}"
                 )
             return int(found.sort("service_date", "train")["train"][-1])
         ahead = self.predictions.group_by("train").agg(pl.len().alias("events"))
@@ -77,11 +79,11 @@ class ExploredSnapshot:
         return int(ranked["train"][0])
 
     def name(self, train: int) -> str:
-        """The train's number."""
+        """Return the train's number."""
         return str(self.trains["train_number"][train])
 
     def table_of(self, train: int) -> pl.DataFrame:
-        """The next events of a train for reading: delays in seconds, null where no event was observed in the end."""
+        """Return a table of a train's next events. Delays are in seconds; null = the event was not observed later."""
         ends = [name for interval in self.intervals[-1:] for name in interval.columns]
         return self.predictions.filter(pl.col("train") == train).select(
             "rank",
@@ -92,10 +94,10 @@ class ExploredSnapshot:
         )
 
     def attention_of(self, train: int) -> pl.DataFrame:
-        """What a train takes from each train of the snapshot, itself included: T lines, the greatest first.
+        """Return the attention of a train to each train of the snapshot, itself included: T lines, the largest first.
 
         Columns: TRAIN_COLUMNS; `train`; `weight`, the mean over members, layers and heads; `layer_1`, `layer_2`, …, the
-        means over members and heads. Each of them sums to 1.
+        means over members and heads. Each column of weights sums to 1.
         """
         given = self.attention[:, :, :, train]
         layers = given.mean(axis=(0, 2))
@@ -109,7 +111,7 @@ class ExploredSnapshot:
 
 
 def busiest_instant(trained: TrainedModel, config: Config) -> datetime:
-    """The instant of the evaluation grid, on the last test date, at which most trains run; in UTC.
+    """Return the instant (UTC) of the evaluation grid, on the last test date, at which most trains run.
 
     Args:
         config: `trained.located(…)`.
@@ -124,14 +126,14 @@ def busiest_instant(trained: TrainedModel, config: Config) -> datetime:
 
 
 def explore(trained: TrainedModel, config: Config, at: str = "") -> ExploredSnapshot:
-    """Take apart the snapshot at an instant. Only what came true is read from after it.
+    """Return the content of the snapshot at an instant. The only data after the instant are the observed delays.
 
     Args:
         config: `trained.located(…)`.
-        at: ISO 8601 time, without an offset one of `data.timezone`; "" = `busiest_instant`.
+        at: ISO 8601 time; without an offset it is in `data.timezone`; "" = `busiest_instant`.
 
     Raises:
-        UserError: no such time, or no data or no train around it.
+        UserError: the time is not valid, or there are no data or no trains at this time.
     """
     zone = ZoneInfo(config.data.timezone)
     instant = parse_instant(at, config.data.timezone) if at else busiest_instant(trained, config)
@@ -154,18 +156,18 @@ def explore(trained: TrainedModel, config: Config, at: str = "") -> ExploredSnap
 
 
 def _require(days: Sequence[date], config: Config) -> list[date]:
-    """Those of `days` that have data, brought to `data.local_folder`."""
+    """Fetch the events of `days` to `data.local_folder`. Return the dates that have data."""
     available = list_dates(config)
     found = [day for day in days if day in available]
     if not found:
-        dates = f"there are dates from {available[0]} to {available[-1]}"
+        dates = f"name a time on the dates from {available[0]} to {available[-1]}"
         raise UserError(f"{config.data.local_folder}: no events of {max(days)}; {dates}")
     fetch_dates(config, found)
     return found
 
 
 def _running(known: InstantSnapshot) -> pl.DataFrame:
-    """Journey, first and last known event in the table of each train, in the order of a batch's slots."""
+    """Return journey, first event and last known event of each train, in the order of the trains in a batch."""
     active = known.builder.active_trains(known.instants)
     start = known.loaded.table.start[active.journey]
     return pl.DataFrame(
@@ -180,7 +182,7 @@ def _running(known: InstantSnapshot) -> pl.DataFrame:
 
 
 def _predictions(known: InstantSnapshot, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions with the line of their train, and the delay that was observed in the end."""
+    """Return the predictions, with the line of their train and the delay that was observed later."""
     happened, _ = read_days(known.config.data, days, quiet=True)
     predictions = known.predictions()
     observed = in_table_order(happened)["delay_sec"].gather(predictions["event"])
@@ -206,7 +208,7 @@ def _trains(known: InstantSnapshot, predictions: pl.DataFrame, names: pl.DataFra
 
 
 def _past(known: InstantSnapshot, names: pl.DataFrame) -> pl.DataFrame:
-    """The last `n_prev` observed events of each train."""
+    """Return the last `n_prev` observed events of each train."""
     running = _running(known)
     journeys = pl.concat(
         [running.select("train"), known.loaded.journeys[running["journey"]].select("train_id", "service_date")],

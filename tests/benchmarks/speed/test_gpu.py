@@ -38,7 +38,8 @@ def test_flop_of_products_and_of_attention_are_counted():
 def test_without_cuda_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert bench_gpu.main([]) == 0
-    assert capsys.readouterr().out == "no CUDA device here: nothing measured\n"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "no CUDA device" in line
 
 
 def test_the_same_measurement_runs_on_the_cpu(

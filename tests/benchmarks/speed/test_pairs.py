@@ -1,4 +1,4 @@
-"""Contestants take turns, and ratios are taken between neighbours in time."""
+"""Contestants take turns, and ratios compare measurements of the same round."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Copies of a railway side by side are a larger network of as many times its trains."""
+"""Copies of a railway are a larger railway with as many times its trains."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What the benchmark times is the same snapshots, with ever more features."""
+"""The benchmark times the same snapshots, with more features from contest to contest."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The statistics benchmark measures the dates it is given."""
+"""The statistics benchmark measures the given dates."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The plain encoder is measured on the same task; the loop's waiting is a share."""
+"""The plain encoder is measured on the same task, and the time that the loop waits is a share."""
 
 import pytest
 import torch

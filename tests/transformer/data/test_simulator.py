@@ -1,4 +1,4 @@
-"""The simulated railway: same seed same bytes, valid tables, and the rules of traffic that a model is to learn."""
+"""The simulated railway: the same seed gives the same bytes, tables are valid, and trains obey the rules of traffic."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """A busy railway to the second with every event observed."""
+    """A busy railway, with times to the second and every event observed."""
     folder = tmp_path_factory.mktemp("simulated") / "complete"
     every = dict.fromkeys(("missing_terminus_share", "missing_share", "silent_share", "missing_first_stop_share"), 0.0)
     simulate(folder, dataclasses.replace(SMALL, resolution_s=1, delay_severity=1.5, **every))
@@ -109,7 +109,7 @@ def test_size_is_what_was_asked_for(tmp_path: Path, lines: int, points: int, jou
 
 
 def test_more_journeys_than_the_lines_carry_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"journeys_per_day=9000 is more than 2 lines carry \(\d+\); raise lines"):
+    with pytest.raises(UserError, match=r"journeys_per_day=9000 .*lines=2\b.* \d+; raise lines"):
         simulate(tmp_path / "data", SimulationConfig(lines=2, points=20, journeys_per_day=9_000))
     assert list(tmp_path.iterdir()) == []
 
@@ -254,7 +254,7 @@ def test_trains_keep_the_headway_and_their_order_on_every_section(complete: pl.D
     rounding_s = 1
     assert gaps.min().row(0) >= (SMALL.headway_s - rounding_s, SMALL.headway_s - rounding_s)
     assert gaps["exit"].min() >= SMALL.headway_s - rounding_s
-    # The rule binds: some trains follow at just the headway.
+    # The rule is effective: some trains follow at exactly the headway.
     assert (gaps["entry"] <= SMALL.headway_s + rounding_s).sum() > 10
 
 
@@ -281,7 +281,7 @@ def test_a_connection_waits_for_its_feeder_up_to_the_limit(railway: tuple[Railwa
     assert railway.is_hub[table.point[visit]] and table.kind[table.journey[feeder]] == LONG_DISTANCE
     slack = table.departure[visit] - SMALL.transfer_s - table.arrival[feeder]
     late = undisturbed(plan)
-    # Lost on the section just before the hub, so that nothing can be made up.
+    # The delay arises on the last section before the hub, so that the train cannot recover it.
     late.run[feeder] = slack + SMALL.wait_limit_s + 200 if too_late else slack + 150
     usual, played = play(plan, undisturbed(plan), SMALL), play(plan, late, SMALL)
     assert played.arrival[feeder] > usual.arrival[feeder] + 60
@@ -362,12 +362,14 @@ def test_history_explains_delays_that_translation_cannot(tmp_path: Path) -> None
 # --- the folder ------------------------------------------------------------------------------------------------------
 def test_the_same_simulation_is_reused_and_an_incomplete_one_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    told: list[str] = []
+    lines: list[str] = []
     created = simulate(folder, SMALL)
     before = (folder / "op_nodes.parquet").stat().st_mtime_ns
-    reused = simulate(folder, SMALL, told.append)
+    reused = simulate(folder, SMALL, lines.append)
     assert reused == {**created, "status": "reused"}
-    assert told == [f"{folder} holds this simulation already: reused"]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{folder} ")
+    assert lines[0].endswith(": reused")
     assert (folder / "op_nodes.parquet").stat().st_mtime_ns == before
     (folder / "op_nodes.parquet").unlink()
     assert simulate(folder, SMALL)["status"] == "created"
@@ -376,9 +378,9 @@ def test_the_same_simulation_is_reused_and_an_incomplete_one_made_again(tmp_path
 def test_an_earlier_simulation_with_other_settings_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     simulate(folder, SMALL)
-    told: list[str] = []
-    simulate(folder, dataclasses.replace(SMALL, service_dates=1, seed=5), told.append)
-    assert "other settings: replaced" in told[0]
+    lines: list[str] = []
+    simulate(folder, dataclasses.replace(SMALL, service_dates=1, seed=5), lines.append)
+    assert "other settings: replaced" in lines[0]
     assert len(list((folder / "events").iterdir())) == 1
     assert json.loads((folder / "simulation.json").read_text())["config"]["seed"] == 5
     assert list(tmp_path.iterdir()) == [folder]
@@ -389,7 +391,7 @@ def test_tables_of_another_source_need_overwrite(tmp_path: Path) -> None:
     simulate(folder, SMALL)
     (folder / "simulation.json").unlink()
     kept = digests(folder)
-    with pytest.raises(UserError, match="no simulation wrote"):
+    with pytest.raises(UserError, match=f"^{folder} .*; name another folder or use --overwrite"):
         simulate(folder, dataclasses.replace(SMALL, seed=1))
     assert digests(folder) == kept
     assert simulate(folder, dataclasses.replace(SMALL, seed=1), overwrite=True)["status"] == "created"
@@ -404,7 +406,7 @@ def test_other_files_are_never_removed(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=place):
             simulate(folder, SMALL, overwrite=True)
         assert (folder / place).read_text() == "years of work"
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match=r"thesis\.txt is a file; name a folder"):
         simulate(tmp_path / "thesis.txt" / "thesis.txt", SMALL, overwrite=True)
 
 

@@ -1,4 +1,4 @@
-"""A snapshot of the small simulated railway, taken apart once."""
+"""The content of a snapshot of the small simulated railway, read once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The weights are the model's own: each layer's output comes out again from them, and the network stays as it is."""
+"""The weights are those of the model: they reproduce each layer's output, and the network does not change."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def uneven() -> dict[str, Tensor]:
 
 
 def states(made: DelayTransformer, given: dict[str, Tensor]) -> list[tuple[EncoderLayer, Tensor, Tensor]]:
-    """Every encoder layer in order, with the states [T, D] that a normal forward pass gives it and takes from it."""
+    """Return every encoder layer in order, with its input and output [T, D] in a normal forward pass."""
     seen: list[tuple[EncoderLayer, Tensor, Tensor]] = []
     layers = [layer for member in made.members for layer in member.encoder]
     hooks = [layer.register_forward_hook(lambda m, inputs, out: seen.append((m, inputs[0], out))) for layer in layers]
@@ -37,7 +37,7 @@ def test_a_train_gives_all_its_attention_to_the_trains_of_its_snapshot():
         torch.testing.assert_close(one[..., :count, :count].sum(-1), torch.ones(*one.shape[:3], count))
         assert (one[..., :count, :count] > 0).all()
         assert not one[..., count:, :].any() and not one[..., :, count:].any()
-    assert weights[0].std() > 0.01  # heads that looked everywhere alike would pass what is above
+    assert weights[0].std() > 0.01  # equal weights would pass the assertions above
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def test_from_the_weights_every_layer_has_the_output_that_it_has():
 
 @torch.inference_mode()
 def test_other_weights_would_not():
-    """What the test above compares does depend on them."""
+    """The output that the test above compares depends on the weights."""
     made, given = network(), uneven()
     (layer, x_TD, out_TD), *_ = states(made, given)
     values_Td = layer.query_key_value(layer.norm_attention(x_TD)).unflatten(-1, (3, layer.n_heads, -1))[:6, 2]

@@ -1,4 +1,4 @@
-"""Where points lie: by coordinates, between neighbours, or by running times."""
+"""Positions of points: by coordinates, between neighbours, or by running times."""
 
 import itertools
 
@@ -32,7 +32,7 @@ LINE = graph([(1, 2), (2, 3), (7, 8)], [3, 5, 4])
 def test_coordinates_in_km_and_the_rest_between_neighbours():
     places = place_points(nodes({1: (50.0, 4.0), 2: None, 3: (50.0, 4.2), 7: None, 8: None, 9: (50.0, 4.1)}), LINE)
     found = xy(places.points)
-    assert set(found) == {1, 2, 3, 9}  # nothing says where 7 and 8 lie; no train runs to 9
+    assert set(found) == {1, 2, 3, 9}  # 7 and 8 have no position; no train runs to 9
     assert found[3][0] - found[1][0] == pytest.approx(0.2 * 111.195 * np.cos(np.radians(50)), rel=1e-4)
     assert found[2] == pytest.approx(found[9])  # halfway
     assert places.n_guessed == 1 and "km" in places.axes[0]
@@ -45,11 +45,11 @@ def test_without_any_coordinates_distances_are_running_times():
     assert "minutes" in places.axes[0] and places.n_guessed == 5
     for a, b, minutes in ((1, 2, 3), (2, 3, 5), (1, 3, 8), (7, 8, 4)):
         assert np.linalg.norm(found[a] - found[b]) == pytest.approx(minutes, abs=1e-3)
-    assert min(found[7][0], found[8][0]) > max(found[n][0] for n in (1, 2, 3))  # the smaller part beside the larger
+    assert min(found[7][0], found[8][0]) > max(found[n][0] for n in (1, 2, 3))  # the smaller part lies right
 
 
 def test_branches_do_not_lie_on_top_of_each_other():
-    """Three lines out of one station, as long as each other."""
+    """Three lines of equal length from one station."""
     arms = [[0, *range(first, first + 6)] for first in (1, 11, 21)]
     edges = [pair for arm in arms for pair in itertools.pairwise(arm)]
     star = graph(edges, [4] * len(edges))

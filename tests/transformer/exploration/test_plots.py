@@ -48,7 +48,7 @@ def test_outlook_shows_predicted_translation_and_observed_in_minutes(snapshot: E
     assert str(ahead["op_name"][0]) in seen
 
 
-def test_outlook_of_every_train_draws_whatever_is_known_of_it(snapshot: ExploredSnapshot):
+def test_outlook_of_every_train_draws_all_that_is_known(snapshot: ExploredSnapshot):
     departed = snapshot.trains["departed"].to_list()
     for train in (departed.index(True), departed.index(False)) if False in departed else (departed.index(True),):
         texts(plots.outlook(snapshot, train))
@@ -67,7 +67,7 @@ def test_attention_bars_are_the_means_and_the_cells_the_heads(snapshot: Explored
     cells = heads.images[0].get_array()
     members, layers, n_heads, trains, _ = snapshot.attention.shape
     assert cells.shape == (given.height, members * layers * n_heads)
-    # The mean over columns is the bar: every head of every layer and member is there once.
+    # The mean over the columns is the bar, so every head of every layer and member is drawn once.
     np.testing.assert_allclose(np.asarray(cells).mean(axis=1), given["weight"].to_numpy(), rtol=1e-5)
     second = n_heads if members > 1 else 1  # a column of the second member, or the second head
     at = np.unravel_index(second, (layers, members, n_heads))
@@ -78,7 +78,7 @@ def test_attention_bars_are_the_means_and_the_cells_the_heads(snapshot: Explored
 
 
 def test_small_shares_have_labels_of_their_own(snapshot: ExploredSnapshot):
-    """Of hundreds of trains each takes a fraction of a percent."""
+    """Among hundreds of trains, each has a fraction of a percent of the attention."""
     figure = plots.attention(replace(snapshot, attention=snapshot.attention / 50), 0)
     figure.canvas.draw()
     for labels in (figure.axes[0].get_xticklabels(), figure.axes[2].get_yticklabels()):
@@ -115,10 +115,10 @@ def test_trains_that_are_nowhere_are_counted(snapshot: ExploredSnapshot, places:
         op_id=pl.when(pl.int_range(pl.len()) < 2).then(-1).otherwise("op_id").cast(pl.Int32)
     )
     figure = plots.railway_map(replace(snapshot, trains=unknown), places, train=0)
-    assert "not drawn, at points that lie nowhere: 2" in texts(figure)
+    assert "not drawn, since their points have no position: 2" in texts(figure)
     assert len(figure.axes[0].collections) == 5  # no ring around a train that is not drawn
     everywhere = replace(snapshot, trains=snapshot.trains.with_columns(op_id=pl.lit(-1, pl.Int32)))
-    assert f"nowhere: {snapshot.trains.height}" in texts(plots.railway_map(everywhere, places))
+    assert f"no position: {snapshot.trains.height}" in texts(plots.railway_map(everywhere, places))
 
 
 def test_figures_become_files(snapshot: ExploredSnapshot, places: Places, tmp_path: Path):

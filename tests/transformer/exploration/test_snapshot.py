@@ -1,4 +1,4 @@
-"""A snapshot taken apart says what predictions, event tables and the model say, of the same trains."""
+"""The content of a snapshot agrees with predictions, event tables and the model, for the same trains."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_what_came_true_is_what_the_event_tables_say(located: Config, snapshot: 
     assert both.height > 0.9 * snapshot.predictions.height
     assert both["observed_delay_s"].equals(both["delay_sec"].alias("observed_delay_s"), null_equal=True)
     assert both["observed_delay_s"].null_count() < both.height
-    assert both["observed_ts"].drop_nulls().min() > snapshot.instant.astimezone(UTC)  # none of it was known
+    assert both["observed_ts"].drop_nulls().min() > snapshot.instant.astimezone(UTC)  # none of them was known
 
 
 def test_a_changed_future_changes_nothing_but_what_came_true(
@@ -123,8 +123,10 @@ def test_a_train_is_found_by_number_or_id(snapshot: ExploredSnapshot):
             assert snapshot.find(row["train_number"]) == snapshot.find(row["train_id"]) == line
     default = snapshot.trains.row(snapshot.find(), named=True)
     assert default["departed"]
-    with pytest.raises(UserError, match=r"^train 'IC 1' does not run at 2025-01-13T.*; \d+ trains do, among them "):
+    with pytest.raises(UserError, match=r"^train 'IC 1' .* 2025-01-13T") as refused:
         snapshot.find("IC 1")
+    assert f" {snapshot.trains.height} " in str(refused.value)
+    assert str(refused.value).endswith(" " + ", ".join(snapshot.trains["train_number"].head(5)))
 
 
 def test_the_table_of_a_train_is_its_predictions(snapshot: ExploredSnapshot):
@@ -138,9 +140,9 @@ def test_the_table_of_a_train_is_its_predictions(snapshot: ExploredSnapshot):
 @pytest.mark.parametrize(
     ("at", "words"),
     [
-        ("2030-01-01T08:00", "no events of 2030-01-01; there are dates from 2025-01-06 to 2025-01-13"),
-        ("2025-01-13T03:00", r"no train runs at 2025-01-13T03:00:00\+01:00; name another time"),
-        ("noon", "'noon' is not a time"),
+        ("2030-01-01T08:00", "2030-01-01; .* 2025-01-06 to 2025-01-13"),
+        ("2025-01-13T03:00", r"no train .* 2025-01-13T03:00:00\+01:00; name another time"),
+        ("noon", "'noon'"),
     ],
 )
 def test_an_instant_without_trains_is_one_line(trained: TrainedModel, located: Config, at: str, words: str):

@@ -1,7 +1,8 @@
-"""A railway that does not exist: the sample data of `make train`, of the tests and of scale measurements.
+"""Simulated event tables: the sample data of `make train`, of the tests and of the benchmarks.
 
-`railway` lays out points and lines, `timetable` plans the journeys, `disturbances` draws what goes wrong, `traffic`
-plays a service date, `records` says what is observed of it. This module writes it all: completely, or not at all.
+`railway` lays out points and lines, `timetable` plans the journeys, `disturbances` draws faults and incidents,
+`traffic` runs the trains of a service date, and `records` makes the event tables. This module writes the tables. The
+folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from transformer.files import read_json, write_json
 
 RECORD = "simulation.json"
 OWN_PATHS = r"simulation\.json|op_nodes\.parquet|journeys\.parquet|events(/events_[\d-]+\.parquet)?"
-FORMAT = 1  # raise it when equal settings no longer give equal tables
+FORMAT = 1  # raise it if equal settings no longer give equal tables
 SATURDAY = 5
 RAILWAY_STREAM, TIMETABLE_STREAM, HABIT_STREAM, DATE_STREAM = range(4)  # independent random streams of one seed
 
@@ -50,27 +51,27 @@ def simulate(
     progress: Callable[[str], None] | None = None,
     overwrite: bool = False,
 ) -> dict[str, int | str]:
-    """Write a simulated data set in the Silver format to `folder`, or reuse the one with the same settings there.
+    """Write simulated event tables to `folder`, or reuse those of an earlier simulation with the same settings.
 
-    An earlier simulation with other settings is replaced; any other content is kept. Each service date is drawn from
-    the seed and its date alone, so that a longer simulation begins with the shorter one's events.
+    An earlier simulation with other settings is replaced. Any other content is kept. A service date depends on the seed
+    and the date only, so a longer simulation begins with the same events as a shorter one.
 
     Args:
-        folder: appears only when it is complete.
-        progress: called with one line for each step worth telling.
+        folder: folder of the event tables; it appears only when it is complete.
+        progress: called with one line for each step.
         overwrite: also replace event tables that no simulation wrote. Files of any other kind are never removed.
 
     Returns:
         `folder`, `status` (`created` or `reused`) and the counts `service_dates`, `points`, `journeys`, `events`.
 
     Raises:
-        UserError: `folder` holds something else, or the lines cannot carry the journeys.
+        UserError: `folder` holds other files, or there are too few lines for the journeys.
     """
     tell = progress or (lambda _: None)
     settings = {"format": FORMAT, "config": dataclasses.asdict(config)}
     earlier = _earlier(folder, overwrite)
     if earlier is not None and {key: earlier.get(key) for key in settings} == settings and _complete(folder, config):
-        tell(f"{folder} holds this simulation already: reused")
+        tell(f"{folder} already holds this simulation: reused")
         return {"folder": str(folder), "status": "reused", **earlier["counts"]}
     if earlier is not None:
         tell(f"{folder} holds a simulation with other settings: replaced")
@@ -115,24 +116,24 @@ def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], 
 
 
 def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
-    """The record of the simulation in `folder`; None when the folder may be filled.
+    """Return the record of the simulation in `folder`, or None if `folder` holds no simulation.
 
     Raises:
-        UserError: when it holds anything that must not be lost.
+        UserError: the folder holds files that must not be removed.
     """
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder")
+        raise UserError(f"{folder} is a file; name a folder")
     held = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     foreign = sorted(path for path in held if not re.fullmatch(OWN_PATHS, path))
     if foreign:
-        raise UserError(f"{folder} holds {foreign[0]!r}, which no simulation wrote; give another folder")
+        raise UserError(f"{folder} holds {foreign[0]!r}, which no simulation wrote; name another folder")
     if RECORD in held:
         record = read_json(folder / RECORD)
         return record if isinstance(record, dict) else {}
     if held and not overwrite:
-        raise UserError(f"{folder} holds event tables that no simulation wrote; give another folder or overwrite them")
+        raise UserError(f"{folder} holds event tables that no simulation wrote; name another folder or use --overwrite")
     return None
 
 
@@ -143,7 +144,7 @@ def _complete(folder: Path, config: SimulationConfig) -> bool:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; put it in its place when the block ends well, else remove it."""
+    """Yield a temporary folder. At the end of the block it replaces `folder`; after an error it is removed."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     mark = f"{os.getpid()}.{uuid.uuid4().hex[:8]}"

@@ -1,7 +1,7 @@
-"""A railway: hubs joined by links, stations and junctions along the links, lines that run from hub to hub.
+"""A simulated railway: links join hubs, stations and junctions are on the links, and lines run from hub to hub.
 
-Lines take the shortest way between their ends, so that they cross at hubs and share the sections of their common
-links. Two tracks everywhere: a section is directed and belongs to one running direction.
+Lines take the shortest way between their ends. So they cross at hubs, and share the sections of common links. Every
+link has two tracks: a section is directed and belongs to one running direction.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from transformer.data.simulator.settings import SimulationConfig
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-CENTRE_LAT, CENTRE_LON = 50.6, 4.6  # degrees; where the sample railway is pinned to the map
+CENTRE_LAT, CENTRE_LON = 50.6, 4.6  # degrees; centre of the sample railway
 KM_PER_DEGREE = 111.2  # of latitude
 HUB_SPACING_KM = 32.0
-POINTS_PER_HUB = 8  # leaves about five points between neighbouring hubs: sections of some 5 km
-HUBS_PER_LINE = 0.75  # few enough that lines share links
-LINE_LINKS = 2  # a line runs over at least this many links where the railway allows
-JUNCTION_SHARE = 0.15  # points on the open line where no train calls
-FIRST_OP_ID, OP_ID_STEP = 100, 3  # ids with gaps, as real ones have
+POINTS_PER_HUB = 8  # gives about five points between neighbouring hubs, and sections of about 5 km
+HUBS_PER_LINE = 0.75  # so few that lines share links
+LINE_LINKS = 2  # least number of links of a line, if the railway allows it
+JUNCTION_SHARE = 0.15  # share of the points between hubs where no train stops
+FIRST_OP_ID, OP_ID_STEP = 100, 3  # ids have gaps, like real ids
 NAME_STARTS = "Alt Berg Birk Bruck Dorn Eber Eich Feld Grün Hall Hoch Kirch Lang Linden Mühl Neu Ober Rosen Stein Wald"
 NAME_ENDS = "au bach berg born burg dorf feld furt hausen heim hof ingen mark rode stadt stein tal wald werder zell"
 
@@ -39,10 +39,10 @@ class Railway:
 
     Attributes:
         x_km, y_km: position of each point, (N,) kilometres east and north of the centre.
-        is_hub, is_junction: kind of each point, (N,); the others are stations.
-        lines: per line the points from end to end.
+        is_hub, is_junction: kind of each point, (N,); all other points are stations.
+        lines: the points of each line from end to end.
         section: `(from, to)` → section index.
-        length_km: (S,).
+        length_km: length of each section, (S,).
     """
 
     x_km: Array
@@ -58,14 +58,14 @@ class Railway:
 
     def op_names(self) -> list[str]:
         stems = ["".join(parts) for parts in product(NAME_STARTS.split(), NAME_ENDS.split())]
-        stride = 83  # no divisor of the 400 names: neighbours do not share their first syllable
+        stride = 83  # no divisor of the 400 names, so that neighbours have different first syllables
         names = [stems[point * stride % len(stems)] for point in range(len(self.x_km))]
         rounds = [f" {point // len(stems) + 1}" if point >= len(stems) else "" for point in range(len(names))]
         kinds = np.select([self.is_hub, self.is_junction], [" Central", " Junction"], "")
         return [f"{name}{kind}{again}" for name, kind, again in zip(names, kinds, rounds, strict=True)]
 
     def op_nodes(self, config: SimulationConfig) -> pl.DataFrame:
-        """The points table; some positions are unknown, as in real data."""
+        """Return the points table. As in real data, some positions are unknown."""
         rng = np.random.default_rng([config.seed, len(self.x_km)])
         known = pl.Series(rng.random(len(self.x_km)) >= config.missing_position_share)
         lon_scale = KM_PER_DEGREE * np.cos(np.radians(CENTRE_LAT))
@@ -81,7 +81,7 @@ class Railway:
 
 
 def build_railway(config: SimulationConfig, rng: np.random.Generator) -> Railway:
-    """Lay out `config.points` points and `config.lines` lines over them; every point lies on a line."""
+    """Lay out `config.points` points and `config.lines` lines. Every point is on a line."""
     hub_count = min(max(2, config.points // POINTS_PER_HUB), 2 + round(HUBS_PER_LINE * config.lines))
     hubs = _spread_points(hub_count, rng)
     hub_graph = _gabriel_graph(hubs)
@@ -119,7 +119,7 @@ def build_railway(config: SimulationConfig, rng: np.random.Generator) -> Railway
 
 
 def _spread_points(count: int, rng: np.random.Generator) -> Array:
-    """`count` well-spread random points (count, 2) in km around the origin: each the farthest of some candidates."""
+    """Return random, well-spread points (count, 2) in km around the origin. Each is the farthest of 12 candidates."""
     side = HUB_SPACING_KM * np.sqrt(count)
     points = rng.uniform(-side / 2, side / 2, (1, 2))
     for _ in range(count - 1):
@@ -130,7 +130,10 @@ def _spread_points(count: int, rng: np.random.Generator) -> Array:
 
 
 def _gabriel_graph(points: Array) -> nx.Graph:
-    """Planar, connected graph: neighbours with no third point inside the circle on their connection."""
+    """Return the Gabriel graph: two points are linked if no other point is in the circle whose diameter joins them.
+
+    The graph is planar and connected.
+    """
     graph = nx.Graph()
     graph.add_nodes_from(range(len(points)))
     if len(points) < 4:  # too few to triangulate
@@ -146,7 +149,7 @@ def _gabriel_graph(points: Array) -> nx.Graph:
 
 
 def _choose_lines(graph: nx.Graph, count: int) -> list[list[int]]:
-    """Shortest paths that cover as many links as they can; further lines then run over the least used links."""
+    """Choose shortest paths that cover as many links as possible. Further lines run over the least used links."""
     paths = dict(nx.all_pairs_dijkstra_path(graph, cutoff=3 * HUB_SPACING_KM))
     candidates = [paths[a][b] for a in sorted(paths) for b in sorted(paths[a]) if a < b]
     longest = max(len(path) for path in candidates) - 1
@@ -161,7 +164,7 @@ def _choose_lines(graph: nx.Graph, count: int) -> list[list[int]]:
     used, times_chosen = np.zeros(len(link_number)), np.zeros(len(links))
     lines = []
     for _ in range(count):
-        # The mean use of its links so far, longer first; the same two ends only when there is nothing else.
+        # Lowest mean use of the links first, then the longest path. A path is repeated only if no other is left.
         best = int(np.argmin(1e6 * times_chosen + runs_over @ used / length - 1e-3 * length))
         times_chosen[best] += 1
         used[links[best]] += 1
@@ -178,7 +181,7 @@ def _share_out(total: int, weights: Array) -> list[int]:
 
 
 def _along_link(start: Array, end: Array, count: int, rng: np.random.Generator) -> Array:
-    """`count` points (count, 2) from `start` to `end`, unevenly spaced and a little off the straight line."""
+    """Return points (count, 2) from `start` to `end`, unevenly spaced and near the straight line."""
     if not count:
         return np.empty((0, 2))
     share = (np.arange(1, count + 1) + rng.uniform(-0.3, 0.3, count)) / (count + 1)

@@ -1,4 +1,4 @@
-"""What is recorded of a played service date: rounded times, gaps, and the event table."""
+"""Records of a simulated service date: rounded times, missing observations, and the event table."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def event_table(
     config: SimulationConfig,
     rng: np.random.Generator,
 ) -> pl.DataFrame:
-    """The events of a service date as recorded, columns as in EVENT_SCHEMA.
+    """Return the recorded events of a service date, with the columns of EVENT_SCHEMA.
 
-    A call gives an arrival and a departure, the origin a departure, the terminus an arrival, a pass one event.
+    A stop gives an arrival and a departure, the origin a departure, the terminus an arrival, a pass-through one event.
     """
     visits = np.arange(len(timetable.point))
     origin = timetable.section < 0
@@ -52,7 +52,7 @@ def event_table(
     seconds = pl.DataFrame({"planned": planned, "observed": observed}).with_columns(
         pl.all().fill_nan(None).cast(pl.Int64)
     )
-    # Noon minus 12 h: a service date has no hole and no double hour when the clocks change.
+    # Noon minus 12 h, so that no hour of a service date is missing or double when the clocks change.
     midnight = datetime.combine(day, time_of_day(12), ZoneInfo(config.timezone)).astimezone(UTC) - timedelta(hours=12)
     return (
         pl.DataFrame(
@@ -72,7 +72,7 @@ def event_table(
 
 
 def journey_attributes(timetable: Timetable, railway: Railway, day: date) -> pl.DataFrame:
-    """What is known of each journey beside its events: number, type, relation, operator."""
+    """Return the attributes of each journey: train number, type, relation and operator."""
     names = np.array(railway.op_names())
     ends = names[timetable.point[timetable.first[:-1]]], names[timetable.point[timetable.first[1:] - 1]]
     return pl.DataFrame(
@@ -88,7 +88,7 @@ def journey_attributes(timetable: Timetable, railway: Railway, day: date) -> pl.
 
 
 def train_ids(timetable: Timetable) -> npt.NDArray[np.str_]:
-    """Stable from day to day, and not the public number: the two must not be confused."""
+    """Return train ids that are the same on every date. They differ from the public numbers, to reveal mix-ups."""
     return np.char.add("S", timetable.number.astype(str))
 
 

@@ -1,4 +1,4 @@
-"""What a simulated railway looks like: every setting with its unit and its bounds."""
+"""The settings of a simulated railway, with units and bounds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MOST_POINTS_PER_LINE = 200  # keeps a journey within hours
 
 
 def _setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with the help that the command line shows and the bounds that `SimulationConfig` checks."""
+    """Return a dataclass field with the help text of the command line and the bounds that `SimulationConfig` checks."""
     return field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Settings of a simulated data set; equal settings give equal bytes.
+    """Settings of simulated event tables. Equal settings give equal bytes.
 
     Raises:
-        UserError: when a value lies outside its bounds or is no date or no time zone.
+        UserError: a value is outside its bounds, not a date, or not a time zone.
     """
 
     seed: int = _setting(0, "seed of the railway, the timetable and every disturbance", 0)
@@ -34,17 +34,17 @@ class SimulationConfig:
     points: int = _setting(60, "number of operational points", 4, 20_000)
     journeys_per_day: int = _setting(300, "journeys on a weekday", 2)
     weekend_share: float = _setting(0.7, "share of the weekday journeys that also run on Saturday and Sunday", 0.5, 1)
-    delay_severity: float = _setting(1.0, "factor on every disturbance; 0 = everything runs as it can", 0, 10)
+    delay_severity: float = _setting(1.0, "factor on every disturbance; 0 = no disturbances", 0, 10)
     headway_s: int = _setting(120, "least time between two trains into or out of a section, seconds", 1, 900)
     transfer_s: int = _setting(180, "time passengers need between two trains, seconds", 0, 1_800)
-    wait_limit_s: int = _setting(300, "longest a connecting train waits for its feeder, seconds", 0, 3_600)
+    wait_limit_s: int = _setting(300, "longest time a connecting train waits for its feeder, seconds", 0, 3_600)
     turn_round_s: int = _setting(300, "least time a train set needs before its next journey, seconds", 0, 3_600)
-    missing_terminus_share: float = _setting(0.9, "share of terminus arrivals never observed", 0, 1)
-    missing_share: float = _setting(0.01, "share of all events not observed, at random", 0, 1)
-    silent_share: float = _setting(0.015, "share of journeys never heard of again from some event on", 0, 1)
-    missing_first_stop_share: float = _setting(0.3, "share of journeys recorded from their second stop on", 0, 1)
+    missing_terminus_share: float = _setting(0.9, "share of arrivals at the terminus that are not observed", 0, 1)
+    missing_share: float = _setting(0.01, "share of all events that are not observed, at random", 0, 1)
+    silent_share: float = _setting(0.015, "share of journeys without observations from some event on", 0, 1)
+    missing_first_stop_share: float = _setting(0.3, "share of journeys whose first stop is not recorded", 0, 1)
     missing_position_share: float = _setting(0.02, "share of points without a position", 0, 1)
-    resolution_s: int = _setting(30, "planned and observed times are multiples of this, seconds; 60 = minutes", 1, 300)
+    resolution_s: int = _setting(30, "step of planned and observed times, seconds; 60 = whole minutes", 1, 300)
     timezone: str = _setting("Europe/Brussels", "IANA time zone of the service dates")
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class SimulationConfig:
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise UserError(f"timezone={self.timezone!r} is unknown; give an IANA name such as Europe/Paris") from None
+            raise UserError(f"timezone={self.timezone!r} is unknown; use an IANA name such as Europe/Paris") from None
 
     def dates(self) -> list[date]:
         first = date.fromisoformat(self.start_date)

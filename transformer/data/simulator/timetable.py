@@ -1,8 +1,8 @@
-"""A clock-face timetable on the railway, and what a service date makes of it.
+"""A clock-face timetable of the simulated railway, with the connections and turn-rounds of its journeys.
 
-Each line carries services of up to three train types in both directions, at an interval that divides two hours.
-Departure minutes are chosen one service after the other so that trains keep the headway on every shared section.
-All times are seconds after the start of the service date (noon minus 12 h, so 86,400 and more is past midnight).
+Each line has services of up to three train types in both directions, at an interval that divides two hours. The
+departure minutes are chosen one service after the other, so that trains keep the headway on every shared section. All
+times are seconds after the start of the service date (noon minus 12 h; from 86,400 on, after midnight).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ HOUR = 3_600
 CYCLE_MIN = 120  # every interval divides it
 FIRST_START, LAST_START = int(4.5 * HOUR), int(23.75 * HOUR)  # the last journeys end past midnight
 PEAKS = ((6 * HOUR, 9 * HOUR), (int(15.5 * HOUR), int(18.5 * HOUR)))
-STOPPING_S = 45  # lost to braking and accelerating at a stop
-HUB_SUPPLEMENT_S = 40  # extra running time before hubs and termini, where delays are to be made up
-TURN_ROUND_MARGIN_S = (600, 120, 0)  # by train type, planned on top of the least turn-round time
-LONGEST_LAYOVER_S = 50 * 60  # a train set that stands longer goes to the depot
-FIRST_SERVICE = 6  # journeys; the smaller, the sooner every service runs before any runs often
-LONGEST_WAIT_MIN = 9  # planned stop for a faster train to overtake
-CONFLICT_PRICE_MIN = 60  # minutes of waiting that are worth one conflict less
-CONNECTION_WINDOW_S = 10 * 60  # planned longer than this after the feeder, a departure does not wait for it
+STOPPING_S = 45  # time for braking and accelerating at a stop
+HUB_SUPPLEMENT_S = 40  # extra running time before hubs and termini, to recover from delays
+TURN_ROUND_MARGIN_S = (600, 120, 0)  # by train type, planned in addition to the least turn-round time
+LONGEST_LAYOVER_S = 50 * 60  # a train set that would wait longer goes to the depot
+FIRST_SERVICE = 6  # journeys; a smaller number lets every service run before any service runs often
+LONGEST_WAIT_MIN = 9  # longest planned wait for a faster train that overtakes
+CONFLICT_PRICE_MIN = 60  # waiting time in minutes that costs as much as one conflict
+CONNECTION_WINDOW_S = 10 * 60  # a departure that is planned more than this after a feeder does not wait for it
 
 
 class TrainType(NamedTuple):
     name: str
     speed_kmh: float
-    supplement: float  # planned running time over the technically shortest
-    hub_dwell_s: int  # planned; 0 = does not call
+    supplement: float  # planned extra running time, as share of the technically shortest running time
+    hub_dwell_s: int  # planned; 0 = does not stop
     station_dwell_s: int
-    weight: float  # how often it runs, against the others
-    intervals: tuple[tuple[int, int], ...]  # (off-peak, peak) minutes, from thin to dense
+    weight: float  # how often it runs, relative to the other types
+    intervals: tuple[tuple[int, int], ...]  # (off-peak, peak) in minutes, from rare to frequent
 
 
 TRAIN_TYPES = (
@@ -54,12 +54,12 @@ TRAIN_TYPES = (
     TrainType("other", 72, 0.12, 180, 0, 0.4, ((120, 120), (60, 60))),
 )
 LONG_DISTANCE, REGIONAL, OTHER = range(3)
-LEAST_DWELL_SHARE = 0.6  # of the planned dwell, when late
+LEAST_DWELL_SHARE = 0.6  # least dwell of a late train, as share of the planned dwell
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """T journeys (by start time) and the V calls and passes of their points, journey after journey.
+    """T journeys in order of their start, and V visits of points (stops and pass-throughs), journey after journey.
 
     Attributes:
         number: public train number, (T,) unique.
@@ -68,9 +68,9 @@ class Timetable:
         weekend: whether the journey also runs on Saturday and Sunday, (T,).
         first: index of each journey's first visit, then V, (T + 1,).
         point: (V,).
-        section: directed section by which the train comes, −1 at the origin, (V,).
-        stops: false where the train passes through, (V,).
-        arrival, departure: planned, (V,) seconds; equal at the origin, the terminus and where the train passes.
+        section: directed section before the point, −1 at the origin, (V,).
+        stops: whether the train stops, (V,).
+        arrival, departure: planned times, (V,) seconds; equal at the origin, the terminus and a pass-through.
         least_run: technically shortest running time of the section, (V,) seconds.
         least_dwell: (V,) seconds.
     """
@@ -92,11 +92,11 @@ class Timetable:
 
     @property
     def journey(self) -> Ints:
-        """Journey of each visit, (V,)."""
+        """The journey of each visit, (V,)."""
         return np.repeat(np.arange(len(self.number)), np.diff(self.first))
 
     def select(self, journeys: Flags) -> Timetable:
-        """The timetable of some of the journeys."""
+        """Return the timetable of the chosen journeys."""
         visits = journeys[self.journey]
         per_visit = ("point", "section", "stops", "arrival", "departure", "least_run", "least_dwell")
         per_journey = ("number", "kind", "line", "service", "direction", "weekend")
@@ -111,7 +111,7 @@ class _Path(NamedTuple):
     """One service in one direction, times in seconds from its first departure."""
 
     points: Ints
-    sections: Ints  # of each point but the first
+    sections: Ints  # section before each point, except the first point
     stops: Flags
     arrival: Floats
     departure: Floats
@@ -123,7 +123,7 @@ def build_timetable(railway: Railway, config: SimulationConfig, rng: np.random.G
     """Plan `config.journeys_per_day` weekday journeys.
 
     Raises:
-        UserError: when the lines cannot carry that many.
+        UserError: there are too few lines for so many journeys.
     """
     services = [(line, kind) for line in range(len(railway.lines)) for kind in range(len(TRAIN_TYPES))]
     intervals = _choose_intervals(services, config, rng)
@@ -136,7 +136,7 @@ def build_timetable(railway: Railway, config: SimulationConfig, rng: np.random.G
     table = np.array(rows)[np.sort(rng.permutation(len(rows))[: config.journeys_per_day])]
     start, service, direction, rank, coarseness = table[np.lexsort((table[:, 1], table[:, 2], table[:, 0]))].T
 
-    # At weekends the two-hourly grid runs first, then the whole off-peak grid, the peak extras last.
+    # Weekend journeys come from the two-hourly grid first, then from the off-peak grid, and last from the peak extras.
     preference = np.lexsort((start, rng.permutation(len(services))[service], coarseness))
     weekend = np.zeros(len(start), dtype=bool)
     weekend[preference[: max(1, round(config.weekend_share * len(start)))]] = True
@@ -171,7 +171,7 @@ def build_timetable(railway: Railway, config: SimulationConfig, rng: np.random.G
 
 
 def turn_rounds(timetable: Timetable, config: SimulationConfig) -> Ints:
-    """The journey that each journey's train set works next, −1 for none, (T,)."""
+    """Return the next journey of each journey's train set, (T,); −1 = none."""
     after = np.full(len(timetable.number), -1)
     starts = timetable.departure[timetable.first[:-1]]
     ends = timetable.arrival[timetable.first[1:] - 1]
@@ -189,9 +189,9 @@ def turn_rounds(timetable: Timetable, config: SimulationConfig) -> Ints:
 
 
 def feeders(timetable: Timetable, railway: Railway, config: SimulationConfig) -> Ints:
-    """The visit whose arrival each visit's departure waits for, −1 for none, (V,).
+    """Return the visit whose arrival each departure waits for, (V,); −1 = none.
 
-    At hubs a regional train waits for the last long-distance arrival of another line that it is planned to meet.
+    At a hub, a regional train waits for the last long-distance train of another line that is planned to arrive in time.
     """
     journey = timetable.journey
     last = timetable.first[1:] - 1
@@ -227,9 +227,9 @@ def feeders(timetable: Timetable, railway: Railway, config: SimulationConfig) ->
 def _choose_intervals(
     services: list[tuple[int, int]], config: SimulationConfig, rng: np.random.Generator
 ) -> dict[int, tuple[int, int]]:
-    """Off-peak and peak interval of each service that runs, minutes: just dense enough for the weekday journeys."""
+    """Return off-peak and peak interval (minutes) of each service: just frequent enough for the weekday journeys."""
     options = [TRAIN_TYPES[kind].intervals for _, kind in services]
-    # Lines differ: some have many trains, some no long-distance trains or no freight.
+    # Lines differ: some have many trains, some have no long-distance trains or no freight.
     weight = np.array([TRAIN_TYPES[kind].weight for _, kind in services]) * rng.lognormal(0, 0.6, len(services))
     level = np.full(len(services), -1)
     journeys = np.zeros(len(services))
@@ -237,8 +237,8 @@ def _choose_intervals(
         can_grow = np.array([level[i] + 1 < len(option) for i, option in enumerate(options)])
         if not can_grow.any():
             raise UserError(
-                f"journeys_per_day={config.journeys_per_day} is more than {config.lines} lines carry "
-                f"({int(journeys.sum())}); raise lines"
+                f"journeys_per_day={config.journeys_per_day} is too many for lines={config.lines}, at most "
+                f"{int(journeys.sum())}; raise lines"
             )
         grow = int(np.argmin(np.where(can_grow, (journeys + FIRST_SERVICE) / weight, np.inf)))
         level[grow] += 1
@@ -248,12 +248,12 @@ def _choose_intervals(
 
 @cache
 def _fewest_starts(off_peak: int, peak: int) -> int:
-    """Starts a day, whatever the minute turns out to be."""
+    """Return the least number of starts a day over all departure minutes."""
     return min(len(_starts(offset, off_peak, peak)) for offset in range(off_peak))
 
 
 def _starts(offset_min: int, off_peak: int, peak: int) -> list[tuple[int, int]]:
-    """Start times in seconds with their coarseness: 0 on the thinnest grid, 1 off-peak, 2 extra in the peak."""
+    """Return start times in seconds, each with its grid: 0 = two-hourly, 1 = off-peak, 2 = extra in the peak."""
     first, last = FIRST_START // 60, LAST_START // 60
     phase = offset_min % peak
     minutes = range(first + (phase - first) % peak, last, peak)
@@ -272,10 +272,10 @@ def _place_services(
     intervals: dict[int, tuple[int, int]],
     config: SimulationConfig,
 ) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], _Path]]:
-    """Departure minute in the two-hour cycle and the path of each `(service, direction)`.
+    """Return the departure minute in the two-hour cycle and the path of each `(service, direction)`.
 
-    Greedy, the fastest and most frequent first: each takes the minute with the fewest conflicts, then the least
-    waiting on the way, and on the way back the shortest layover among equals.
+    The search is greedy: the fastest and most frequent services come first. Each takes the minute with the fewest
+    conflicts, then with the least waiting and, in the return direction, with the shortest layover.
     """
     margin = -(-config.headway_s // 60)  # minutes, rounded up
     busy = np.zeros((2 * len(railway.section), CYCLE_MIN))  # trains near each minute, at section entries and exits
@@ -304,16 +304,16 @@ def _place_services(
 
 
 def _fit(path: _Path, busy: Floats, candidates: Ints) -> tuple[Floats, Floats]:
-    """Cost (C,) of starting `path` at each candidate minute, and the best waits at its points (C, P), seconds.
+    """Return the cost (C,) of starting `path` at each candidate minute, and the best waits (C, P) at its points, in s.
 
-    From stop to stop a train waits until the sections ahead are free: this is where a faster one overtakes.
+    At each stop a train may wait until the sections ahead are free, so that a faster train can overtake it.
     """
     period = busy.shape[1]
     stops = np.flatnonzero(path.stops)
     waits = np.zeros((len(candidates), len(path.points)))
     cost = np.zeros(len(candidates))
     for start, end in pairwise(stops.tolist()):
-        options = np.arange(1 if start == 0 else LONGEST_WAIT_MIN + 1)  # the candidates are the origin's options
+        options = np.arange(1 if start == 0 else LONGEST_WAIT_MIN + 1)  # at the origin, the candidates replace waits
         sections = path.sections[start:end]
         ends = np.concatenate([2 * sections, 2 * sections + 1])
         times = np.concatenate([path.departure[start:end], path.arrival[start + 1 : end + 1]])
@@ -327,7 +327,7 @@ def _fit(path: _Path, busy: Floats, candidates: Ints) -> tuple[Floats, Floats]:
 
 
 def _with_waits(path: _Path, waits: Floats) -> _Path:
-    """`path` with longer stops, `waits` (P,) seconds."""
+    """Return `path` with longer stops. `waits`: (P,) seconds."""
     waited = np.cumsum(waits)
     return path._replace(arrival=path.arrival + waited - waits, departure=path.departure + waited)
 

@@ -1,7 +1,7 @@
-"""Play one service date: trains run, follow one another, wait for platforms, connections and their train sets.
+"""Simulate the traffic of one service date as discrete events in order of time.
 
-A discrete-event simulation in order of time. What the disturbances do not explain comes from four rules:
-headway into and out of every section without overtaking on it, platforms, connections, turn-rounds.
+Delays come from the disturbances and from four rules. Trains keep the headway into and out of every section, and do not
+overtake on it. They wait for a free platform, for a feeder, and for their train set.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from transformer.data.simulator.timetable import LONG_DISTANCE, Timetable, feede
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-SPARE_PLATFORMS = 1  # beyond the most that the timetable occupies at once
-TERMINUS_OCCUPATION_S = 150.0  # until an arrived train has left its last platform
-SPARE_TRAIN_SET_S = 1_800.0  # a journey whose train set is later than this gets another one
-OVERTAKING_S = 180.0  # longest a train stands for a faster one behind it to pass
-LOOK_AGAIN_S = 30.0  # between two looks for a feeder that is expected any moment
+SPARE_PLATFORMS = 1  # platforms in addition to the most that the timetable occupies at once
+TERMINUS_OCCUPATION_S = 150.0  # time for which an arrived train occupies its last platform
+SPARE_TRAIN_SET_S = 1_800.0  # a journey whose train set is later than this gets another train set
+OVERTAKING_S = 180.0  # longest time for which a train waits until a faster train has passed
+LOOK_AGAIN_S = 30.0  # time between two checks for a feeder that is overdue
 _REACH, _READY, _DEPART, _RELEASE = range(4)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A timetable of one kind of day with what ties its journeys together.
+    """The timetable of a weekday or a weekend date, and the dependencies between its journeys.
 
     Attributes:
         timetable: T journeys, V visits.
-        next_journey: (T,), the journey the train set works next; −1 for none.
-        feeder: (V,), the visit whose arrival a departure waits for; −1 for none.
-        platforms: (N,), trains that can stand at each point at once.
+        next_journey: (T,), the next journey of the train set; −1 = none.
+        feeder: (V,), the visit whose arrival a departure waits for; −1 = none.
+        platforms: (N,), number of trains that can stand at each point at once.
     """
 
     timetable: Timetable
@@ -47,7 +47,7 @@ class Plan:
 
 
 class Restriction(NamedTuple):
-    """A disrupted section: until `end` trains take `extra_s` longer and keep `headway_s`, or may not enter at all."""
+    """A disrupted section. Until `end`, trains take `extra_s` longer and keep `headway_s`, or may not enter it."""
 
     start: float
     end: float
@@ -58,14 +58,14 @@ class Restriction(NamedTuple):
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What happens on one service date, in seconds.
+    """Disturbances of one service date, in seconds.
 
     Attributes:
-        start: later readiness at the origin, (T,).
-        run: longer (or shorter) running time of the section by which the train comes, (V,).
-        dwell: longer least dwell, (V,).
-        lead: how much ahead of plan the driver aims for when on time, (T,).
-        restrictions: per directed section.
+        start: lateness of the train at the origin, (T,).
+        run: extra running time (negative = less) of the section before the point, (V,).
+        dwell: extra least dwell, (V,).
+        lead: how early the driver of a punctual train aims to arrive, (T,).
+        restrictions: restrictions of each directed section.
     """
 
     start: Floats
@@ -76,7 +76,7 @@ class Disturbances:
 
 
 class Played(NamedTuple):
-    """Actual times, (V,) seconds; equal where the train passes, at the origin and at the terminus."""
+    """Actual times, (V,) seconds. Both are equal at a pass-through, at the origin and at the terminus."""
 
     arrival: Floats
     departure: Floats
@@ -92,7 +92,7 @@ def make_plan(timetable: Timetable, railway: Railway, config: SimulationConfig) 
 
 
 def play(plan: Plan, disturbances: Disturbances, config: SimulationConfig) -> Played:
-    """Actual times of every visit. No train leaves a stop before its planned time."""
+    """Return the actual times of every visit. No train leaves a stop before its planned time."""
     day = _Day(plan, disturbances, config)
     day.run()
     return Played(np.array(day.arrived), np.array(day.left))
@@ -105,8 +105,8 @@ def _platforms(timetable: Timetable, points: int) -> Ints:
     time = np.concatenate([timetable.arrival[standing], until[standing]])
     change = np.repeat([1, -1], len(standing_at))
     point = np.concatenate([standing_at, standing_at])
-    order = np.lexsort((change, time, point))  # at equal times leave before arriving
-    # Every train leaves again, so that the running sum is back at zero where the next point begins.
+    order = np.lexsort((change, time, point))  # at equal times, a departure comes before an arrival
+    # Every train leaves again, so the running sum is 0 again where the next point begins.
     occupied = np.cumsum(change[order])
     most = np.zeros(points, dtype=np.int64)
     np.maximum.at(most, point[order], occupied)
@@ -114,7 +114,7 @@ def _platforms(timetable: Timetable, points: int) -> Ints:
 
 
 class _Day:
-    """The state of the railway while it is played. Plain lists: the loop reads single values, one by one."""
+    """The state of the railway during the simulation. It uses lists, since the loop reads single values."""
 
     def __init__(self, plan: Plan, disturbances: Disturbances, config: SimulationConfig) -> None:
         table = plan.timetable
@@ -145,7 +145,7 @@ class _Day:
 
         self.arrived = [np.nan] * len(self.point)
         self.left = [np.nan] * len(self.point)
-        self.delay = [0.0] * len(table.number)  # last known, of each journey
+        self.delay = [0.0] * len(table.number)  # last known delay of each journey
         self.free_platforms = plan.platforms.tolist()
         self.held: defaultdict[int, deque[int]] = defaultdict(deque)  # point → visits that wait for a platform
         self.on_section: defaultdict[int, deque[tuple[int, float]]] = defaultdict(deque)  # → visit, earliest exit
@@ -169,7 +169,7 @@ class _Day:
         heapq.heappush(self.heap, (time, kind, visit))
 
     def _reach(self, visit: int, now: float) -> None:
-        """The first train of a section is at its end: it passes, arrives, or waits in front of the platforms."""
+        """Handle the first train of a section at its end: the train passes, arrives, or waits for a platform."""
         point = self.point[visit]
         if not self.stops[visit]:
             self._ready(visit, now)
@@ -194,8 +194,8 @@ class _Day:
             self._push(ready + self.ready_extra[origin], _READY, origin)
 
     def _ready(self, visit: int, now: float) -> None:
-        """A train could go on: it waits for its feeder or a faster train, then for its turn at the section."""
-        if visit in self.sent:  # with a spare train set, before its own was there
+        """Handle a train that could leave: it waits for its feeder, for a faster train, and then for the section."""
+        if visit in self.sent:  # it left with a spare train set, before its own arrived
             return
         until = max(self._wait_for_feeder(visit, now), self._wait_for_faster(visit, now))
         if until > now:
@@ -213,18 +213,18 @@ class _Day:
         self._push(time, _DEPART, visit)
 
     def _depart(self, visit: int, now: float) -> None:
-        """Into the next section. A train that passes clears the last one only now: it waits at the signal before."""
+        """Move a train into the next section. A train that passes waited in its last section, and clears it now."""
         self.left[visit] = now
         self.delay[self.journey[visit]] = now - self.planned_departure[visit]
         if self.section[visit] < 0:
-            self.arrived[visit] = now  # train sets start from the depot: no platform taken before
+            self.arrived[visit] = now  # a train set comes from the depot, and occupied no platform before
         elif self.stops[visit]:
             self._release(visit, now)
         else:
             self.arrived[visit] = now
             self._clear(self.section[visit], now)
         ahead = visit + 1
-        # On time a train keeps to its plan, late it runs as fast as it can.
+        # A punctual train keeps to its plan, a late train runs as fast as it can.
         to_plan = self.planned_arrival[ahead] - self.lead[self.journey[visit]] - now
         run = max(self.least_run[ahead], min(to_plan, self.planned_run[ahead])) + self.run_extra[ahead]
         trains = self.on_section[self.section[ahead]]
@@ -233,7 +233,7 @@ class _Day:
             self._approach(self.section[ahead])
 
     def _approach(self, section: int) -> None:
-        """Bring the first train of a section to its end, a headway behind the one before."""
+        """Schedule the first train of a section to reach its end, a headway behind the train before."""
         visit, earliest = self.on_section[section][0]
         self._push(max(earliest, self.last_exit.get(section, -np.inf) + self.config.headway_s), _REACH, visit)
 
@@ -245,14 +245,14 @@ class _Day:
             self._approach(section)
 
     def _release(self, visit: int, now: float) -> None:
-        """A platform is free again: let in who waits longest."""
+        """Free a platform, and let the train arrive that has waited longest."""
         point = self.point[visit]
         self.free_platforms[point] += 1
         if self.held[point]:
             self._arrive(self.held[point].popleft(), now)
 
     def _wait_for_feeder(self, visit: int, now: float) -> float:
-        """Until when a departure waits: for a feeder that comes in time, at most the limit."""
+        """Return the time until which a train waits for its feeder; `now` = the feeder is too late or there is none."""
         feeder = self.feeder[visit]
         if feeder < 0:
             return now
@@ -264,7 +264,7 @@ class _Day:
         return ready if ready <= latest else now
 
     def _wait_for_faster(self, visit: int, now: float) -> float:
-        """Until when a standing train waits for a long-distance train behind it that does not call here."""
+        """Return the time until which a train waits for a long-distance train behind it that does not stop here."""
         behind = self.on_section[self.section[visit]] if self.stops[visit] else None
         if not behind or self.is_fast[visit]:
             return now

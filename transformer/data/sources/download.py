@@ -1,4 +1,4 @@
-"""Downloads of published files: resumed where they broke off, retried, checked for length."""
+"""Download published files. An interrupted download is resumed, failed requests are retried, the length is checked."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from transformer.errors import UserError
 
 ATTEMPTS = 8
 RETRY_WAIT = wait_exponential(multiplier=1, max=60)  # seconds
-TIMEOUT_S = (10, 60)  # to connect, between two bytes
-CHUNK_BYTES = 1 << 16  # lost at most when a connection is cut
+TIMEOUT_S = (10, 60)  # longest wait for the connection, and between two bytes
+CHUNK_BYTES = 1 << 16  # at most so many bytes are lost when a connection breaks
 PROGRESS_EVERY_S = 5.0
 RETRIED_CLIENT_ERRORS = (408, 416, 429)
 
 
 def _fetch(month: str, url: str, part: Path, progress: Callable[[str], None]) -> None:
-    """Download `url` to `part`, from where `part` ends if the server's file is the one it began with."""
+    """Download `url` to `part`. If the server's file has not changed, continue at the end of `part`."""
     stored = _validator_path(part)
     validator = stored.read_text(encoding="utf-8") if stored.exists() else ""
     offset = part.stat().st_size if validator and part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # sizes and offsets count the file's own bytes
+    headers = {"Accept-Encoding": "identity"}  # so that sizes and offsets are those of the file
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         status = response.status_code
         if 400 <= status < 500 and status not in RETRIED_CLIENT_ERRORS:
-            raise UserError(f"month {month}: {url} answered {status} {response.reason}; choose a month listed there")
+            raise UserError(
+                f"month {month}: {url} answered {status} {response.reason}; choose a month that the server lists"
+            )
         total = _total_bytes(response)
         if status == requests.codes.requested_range_not_satisfiable and total == offset:
-            return  # an earlier call was stopped between the last byte and the rename
+            return  # the file is complete: an earlier call stopped before it renamed the file
         resumed = status == requests.codes.partial_content
         # Some servers ignore If-Range. A partial answer may leave Last-Modified out (RFC 9110, section 15.3.7).
         changed = resumed and _validator(response) not in ("", validator)
         if changed or status == requests.codes.requested_range_not_satisfiable:
             stored.unlink(missing_ok=True)
-            raise requests.RequestException("the file on the server changed; starting over")
+            raise requests.RequestException("the file on the server has changed, so the download starts again")
         response.raise_for_status()
         if not resumed:
             offset = 0
@@ -56,7 +58,7 @@ def _fetch(month: str, url: str, part: Path, progress: Callable[[str], None]) ->
 def _progress_lines(
     month: str, offset: int, total: int | None, progress: Callable[[str], None]
 ) -> Callable[[int], None]:
-    """A function that is told of every piece of so many bytes, and says at times how far the download is."""
+    """Return a function to call with the size of every piece. Every `PROGRESS_EVERY_S` it reports the progress."""
     begun = said = time.monotonic()
     done = offset
 
@@ -74,7 +76,7 @@ def _progress_lines(
 
 
 def _validator(response: requests.Response) -> str:
-    """What If-Range may name: a strong ETag, else the modification time, else nothing."""
+    """Return the validator for If-Range: a strong ETag, or else the modification time, or else ""."""
     etag: str = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -84,7 +86,7 @@ def _validator_path(part: Path) -> Path:
 
 
 def _total_bytes(response: requests.Response) -> int | None:
-    """Size of the whole file, None where the server does not say."""
+    """Return the size of the whole file, or None if the server does not send it."""
     text: str = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
         "Content-Length", ""
     )

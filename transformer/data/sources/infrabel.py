@@ -1,24 +1,22 @@
-"""Belgian trains: Infrabel's monthly raw punctuality files (open data, CC0) into the event tables.
+"""Import Infrabel's monthly raw punctuality files of Belgian trains (open data, CC0) into event tables.
 
     python -m transformer import-infrabel --months 2025-01..2025-03 --to data/belgium
 
-One CSV a month, `Data_raw_punctuality_YYYYMM.csv`: one row per train and operational point it served or passed, with
+There is one CSV a month, `Data_raw_punctuality_YYYYMM.csv`. It has one row per train and operational point, with
 planned and real times to the second. Columns are read by name, because their order and number changed in 2025-08 and
-2025-09. What the file does not say outright is decided here:
+2025-09. This module decides three things that the file leaves open:
 
-Stop or pass-through. `THOP1_COD` is the planned operation: `=` a stop even with no planned dwell, `D` and `P` a run
-through. A row whose planned arrival equals its planned departure is one event `P` when it is coded `D` or `P`. Where
-there is no code (older files, special trains) it is `P` when the real times are equal too, which is how a point that
-nobody stops at is recorded. Every other row is an `A`, a `D` or both. Coded rows take their type from the timetable
-alone, so that the types of a train's next events say nothing about its future. A `P` is observed when the train left
-the point, the time that carries on to the next one.
+Stop or pass-through. `THOP1_COD` is the planned operation: `=` is a stop, even without planned dwell; `D` and `P` are a
+pass-through. If the planned arrival of a row equals its planned departure and the code is `D` or `P`, the row is one
+event `P`. If there is no code (older files, special trains), the row is `P` if the real times are equal, too. Every
+other row is an `A`, a `D` or both. So the type of a coded row comes from the timetable alone, and the types of a
+train's next events say nothing about its future. The observed time of a `P` is the time when the train left the point.
 
-Local time. Times are Europe/Brussels wall-clock times. In the hour that autumn repeats, a planned time is the first of
-the two instants and a real time the one nearer to the planned time, so that no delay gains or loses an hour. A time in
-the hour that spring skips was written by a clock not yet put forward: it is read at the offset before the change,
-02:30 being the instant also called 03:30.
+Local time. Times are wall-clock times of Europe/Brussels. In the hour that autumn repeats, a planned time is the first
+of the two instants. A real time is the instant nearer to the planned time, so that no delay gains or loses an hour. A
+time in the hour that spring skips is read at the offset before the change: 02:30 is the instant 03:30.
 
-Service date. `DATDEP`, unchanged past midnight; it alone decides which events file a row goes to.
+Service date. `DATDEP` is the service date, and does not change at midnight. It alone decides the events file of a row.
 """
 
 from __future__ import annotations
@@ -67,9 +65,9 @@ COLUMNS = ["DATDEP", "TRAIN_NO", "RELATION", "TRAIN_SERV", "PTCAR_NO", "PTCAR_LG
 STOP_CODE = "THOP1_COD"  # absent from older files
 RUN_THROUGH_CODES = ("D", "P")
 DATE_LENGTH = len("02JAN2023")
-MAX_DAYS_FROM_SERVICE_DATE = 7  # further away is a typing error or a stand-in such as 31DEC9999
+MAX_DAYS_FROM_SERVICE_DATE = 7  # a time further away is a typing error or a placeholder such as 31DEC9999
 
-# First letters of RELATION, such as `IC` in `IC 03` or `S` in `S61-1`; whatever is in neither is `other`.
+# First letters of RELATION, such as `IC` in `IC 03` or `S` in `S61-1`. Trains with other letters are `other`.
 LONG_DISTANCE = ("EC", "EN", "ES", "EST", "EUR", "EURST", "IC", "ICE", "ICT", "INT", "IZY", "NJ", "TGV", "THA", "THAL")
 REGIONAL = ("L", "P", "S")
 
@@ -77,10 +75,10 @@ OPERATIONAL_POINT_COLUMNS = ("ID", "Geo Point", "Nom NL complet")
 
 
 def parse_months(text: str) -> list[str]:
-    """`2025-01..2025-03`, `2025-01` or a comma list of both → sorted months without repeats.
+    """Return sorted months without repeats, from `2025-01..2025-03`, `2025-01` or a list of both with commas.
 
     Raises:
-        UserError: a part that is not a month or a range that runs backwards.
+        UserError: a part is not a month, or the last month of a range is before the first.
     """
     months: set[int] = set()
     for part in text.split(","):
@@ -88,7 +86,7 @@ def parse_months(text: str) -> list[str]:
         start = _month_number(first, text)
         end = _month_number(last, text) if separator else start
         if end < start:
-            raise UserError(f"months {part.strip()!r} runs backwards; write the earlier month first")
+            raise UserError(f"months {part.strip()!r} begins after its end; write the earlier month first")
         months.update(range(start, end + 1))
     return [f"{number // 12:04d}-{number % 12 + 1:02d}" for number in sorted(months)]
 
@@ -102,23 +100,23 @@ def import_infrabel(
     base_url: str = PUNCTUALITY_URL,
     progress: Callable[[str], None] = LOGGER.info,
 ) -> dict[str, int]:
-    """Write the event tables of `months` into the folder `target`, in place of what it holds for these months.
+    """Write the event tables of `months` into the folder `target`. They replace its earlier tables of these months.
 
-    Other months in `target` stay, in `journeys.parquet` and `op_nodes.parquet` too.
+    Other months in `target` do not change, also in `journeys.parquet` and `op_nodes.parquet`.
 
     Args:
-        months: as `parse_months` returns them. A row whose `DATDEP` lies in another month is dropped, so that
-            importing a month again never thins out its neighbours.
-        source: folder with the monthly files; without it they are downloaded and kept in `target/raw`.
-        operational_points: Infrabel's `;`-separated list of operational points in its French export. Without it, and
-            for points it lacks, names come from the punctuality files and positions are null.
+        months: as `parse_months` returns them. A row with `DATDEP` in another month is dropped, so that importing a
+            month again never removes events of its neighbours.
+        source: folder with the monthly files; None = download the files and keep them in `target/raw`.
+        operational_points: Infrabel's list of operational points, the French export with `;` as separator. If it is
+            None or lacks a point, the name comes from the punctuality files and the position is null.
 
     Returns:
         Counts: `rows` read; `events`, `journeys`, `service_dates` and `op_nodes` written; `dropped_<reason>` rows.
 
     Raises:
-        UserError: a missing file or month, a file that is not this CSV, or a month without one usable row.
-        ServiceError: the download kept failing; running the command again continues it.
+        UserError: a file or month is missing, a file is not such a CSV, or a month has no usable row.
+        ServiceError: the download failed in every attempt; the same command continues it.
     """
     months = parse_months(",".join(months))
     catalogue = _read_operational_points(operational_points) if operational_points else _no_op_nodes()
@@ -131,7 +129,7 @@ def import_infrabel(
     counts: Counter[str] = Counter(dict.fromkeys(("rows", "events", "journeys", "service_dates"), 0))
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".import-") as folder:
-        # A service date may have rows in two files: all files are read into typed rows before any date is written.
+        # A service date may have rows in two files, so all files are read before any date is written.
         staged = [Path(folder) / f"{month}.parquet" for month in months]
         for file, header, path in zip(files, headers, staged, strict=True):
             counts["dropped_truncated_line"] += _stage_rows(file, header, months, path)
@@ -160,18 +158,18 @@ def download_month(
     base_url: str = PUNCTUALITY_URL,
     progress: Callable[[str], None] = LOGGER.info,
 ) -> Path:
-    """Download one monthly file into `folder`, unless it is there, and return its path.
+    """Download one monthly file into `folder`, unless it is already there, and return its path.
 
-    A cut connection is resumed from the `.part` file beside it, also by a later call, as long as the server's file is
-    still the same by its ETag or Last-Modified (RFC 9110, If-Range).
+    An interrupted download continues from its `.part` file, also in a later call, if the server's file is still the
+    same by its ETag or Last-Modified (RFC 9110, If-Range).
 
     Raises:
-        UserError: the server has no such month.
-        ServiceError: no complete file after `ATTEMPTS` attempts.
+        UserError: the server does not have the month.
+        ServiceError: the file is not complete after `ATTEMPTS` attempts.
     """
     path = folder / raw_file_name(month)
     if path.exists():
-        progress(f"{month}: {path} is used as it is; remove it to download it again")
+        progress(f"{month}: {path} is already there; remove it to download it again")
         return path
     folder.mkdir(parents=True, exist_ok=True)
     url = f"{base_url.rstrip('/')}/{path.name}"
@@ -192,7 +190,7 @@ def download_month(
         attempts(_fetch, month, url, part, progress)
     except requests.RequestException as error:
         raise ServiceError(
-            f"{month}: {url} could not be downloaded ({_one_line(error)}); run the command again to continue"
+            f"{month}: the download of {url} failed ({_one_line(error)}); run the command again to continue it"
         ) from None
     part.replace(path)
     _validator_path(part).unlink(missing_ok=True)
@@ -201,7 +199,7 @@ def download_month(
 
 # --- From CSV lines to typed rows ------------------------------------------------------------------------------------
 def _stage_rows(file: Path, header: Sequence[str], months: Collection[str], staged: Path) -> int:
-    """Write one monthly file as typed rows, each with its `problem` or null; return how many lines were cut off."""
+    """Write one monthly file as typed rows, each with its `problem` or null. Return the number of truncated lines."""
     lines = pl.scan_csv(
         file,
         infer_schema=False,
@@ -216,12 +214,12 @@ def _stage_rows(file: Path, header: Sequence[str], months: Collection[str], stag
             lines = lines.head(lines.select(pl.len()).collect().item() - 1)
         _typed_rows(lines, STOP_CODE in header, months).sink_parquet(staged)
     except pl.exceptions.ComputeError as error:
-        raise UserError(f"{file}: not readable as CSV ({_one_line(error)}); get the file again") from None
+        raise UserError(f"{file} cannot be read as CSV ({_one_line(error)}); download it again") from None
     return int(cut)
 
 
 def _typed_rows(lines: pl.LazyFrame, has_stop_code: bool, months: Collection[str]) -> pl.LazyFrame:
-    """Rows of `service_date, train_id, op_id, op_name, relation, operator`, four UTC times, `passes` and `problem`."""
+    """Return `service_date, train_id, op_id, op_name, relation, operator`, four UTC times, `passes` and `problem`."""
     text = pl.col(pl.String).str.strip_chars()
     columns = [*COLUMNS, STOP_CODE] if has_stop_code else COLUMNS
     local = {f"{kind}_{side}".lower(): (kind, side) for kind in ("PLANNED", "REAL") for side in SIDES}
@@ -277,13 +275,13 @@ def _typed_rows(lines: pl.LazyFrame, has_stop_code: bool, months: Collection[str
 
 
 def _parsed_date(column: str) -> pl.Expr:
-    # A date cut short would still parse, in the year 202.
+    # A truncated date would still parse, as a date in the year 202.
     whole = pl.col(column).str.len_bytes() == DATE_LENGTH
     return pl.when(whole).then(pl.col(column).str.to_date("%d%b%Y", strict=False))
 
 
 def _local_time(kind: str, side: str) -> pl.Expr:
-    """Naive local time; null where the time is empty (no such side at an origin or terminus) or unreadable."""
+    """Return naive local times. Null = the time is empty (at an origin or terminus) or cannot be read."""
     day, clock = pl.col(f"{kind}_DATE_{side}"), pl.col(f"{kind}_TIME_{side}")
     parsed = pl.concat_str(day, pl.lit(" "), clock).str.to_datetime("%d%b%Y %H:%M:%S", time_unit="us", strict=False)
     return pl.when(day.str.len_bytes() == DATE_LENGTH).then(parsed)
@@ -299,14 +297,14 @@ def _earlier_instant(name: str) -> pl.Expr:
 
 
 def _nearer_instant(name: str, planned: str) -> pl.Expr:
-    """The instant of real time `name` nearer to `planned`, a UTC column, where the wall clock showed it twice."""
+    """Return the UTC instant of real time `name`. If the clock showed it twice, it is the one nearer to `planned`."""
     earlier, later = _instant(name, latest=False), _instant(name, latest=True)
     nearer_later = (later - pl.col(planned)).abs() < (earlier - pl.col(planned)).abs()
     return pl.when(nearer_later).then(later).otherwise(earlier).alias(name)
 
 
 def _instant(name: str, latest: bool) -> pl.Expr:
-    """UTC instant of naive local time `name`; a time the clock skipped is read at the offset before the change."""
+    """Return the UTC instant of naive local time `name`. A skipped time is read at the offset before the change."""
     hour = pl.duration(hours=1)
     shown = pl.col(name).dt.replace_time_zone(
         TIMEZONE, ambiguous="latest" if latest else "earliest", non_existent="null"
@@ -323,11 +321,11 @@ def _passes(code: pl.Expr) -> pl.Expr:
 
 # --- From typed rows to tables ---------------------------------------------------------------------------------------
 def _import_month(month: str, usable: pl.LazyFrame, target: Path) -> dict[str, int]:
-    """Write the events files and journeys of one month; return counts of what was written and of duplicates."""
+    """Write the events files and journeys of one month. Return the counts of written rows and of duplicates."""
     first_day, last_day = _first_and_last_day(month)
     rows = usable.filter(pl.col("service_date").is_between(first_day, last_day)).collect(engine="streaming")
     if rows.is_empty():
-        raise UserError(f"month {month}: its file holds no usable row of that month; get the file again")
+        raise UserError(f"month {month}: its file holds no usable row of this month; download it again")
     key = ["service_date", "train_id", "op_id", "planned_arr", "planned_dep"]
     visits = rows.unique(key, keep="first", maintain_order=True)
     counts = Counter(dropped_duplicate=rows.height - visits.height)
@@ -343,10 +341,10 @@ def _import_month(month: str, usable: pl.LazyFrame, target: Path) -> dict[str, i
 
 
 def _events(visits: pl.DataFrame) -> pl.DataFrame:
-    """Events of one service date, as in EVENT_SCHEMA.
+    """Return the events of one service date, with the columns of EVENT_SCHEMA.
 
-    Events are ordered by planned time. Within the same second the visit planned first comes first, then the one
-    really made first; and an arrival comes before the departure of the same visit.
+    Events are in order of planned time. At equal times, visits are in order of their planned, then of their real times.
+    An arrival comes before the departure of the same visit.
     """
     arrival_first = [pl.coalesce(f"{kind}_arr", f"{kind}_dep") for kind in ("planned", "real")]
     departure_first = [pl.coalesce(f"{kind}_dep", f"{kind}_arr") for kind in ("planned", "real")]
@@ -398,7 +396,7 @@ def _journey_attributes(visits: pl.DataFrame) -> pl.DataFrame:
 
 
 def _merge_journeys(target: Path, journeys: pl.DataFrame, first_day: date, last_day: date) -> None:
-    """Put `journeys` in place of those of the same month in `target`."""
+    """Replace the journeys of the same month in `target` by `journeys`."""
     path = journeys_path(target)
     if path.exists():
         others = _earlier(path, JOURNEY_SCHEMA).filter(~pl.col("service_date").is_between(first_day, last_day))
@@ -407,7 +405,7 @@ def _merge_journeys(target: Path, journeys: pl.DataFrame, first_day: date, last_
 
 
 def _remove_other_dates(target: Path, month: str, written: Iterable[date]) -> None:
-    """Remove events files that an earlier import of `month` made for dates its file no longer has."""
+    """Remove events files of an earlier import of `month` for dates that its file no longer holds."""
     kept = {events_path(target, day) for day in written}
     for path in (target / "events").glob(f"events_{month}-*.parquet"):
         if path not in kept:
@@ -415,17 +413,19 @@ def _remove_other_dates(target: Path, month: str, written: Iterable[date]) -> No
 
 
 def _points_in(rows: pl.LazyFrame) -> pl.DataFrame:
-    """Points of the punctuality rows, each with its latest name and no position."""
+    """Return the points of the punctuality rows, each with its latest name and no position."""
     named = rows.group_by("op_id", "op_name").agg(pl.col("service_date").max()).collect(engine="streaming")
     points = named.group_by("op_id").agg(pl.col("op_name").sort_by("service_date", "op_name").drop_nulls().last())
     return pl.concat([_no_op_nodes(), points], how="diagonal")
 
 
 def _merge_op_nodes(target: Path, catalogue: pl.DataFrame, seen: pl.DataFrame) -> int:
-    """Write the union of the catalogue, the points `target` has, and those seen, each value from the first that knows.
+    """Write the union of three tables of points: the catalogue, the table in `target`, and the points of the rows.
+
+    A value comes from the first of these tables that holds it.
 
     Returns:
-        How many points `target` now has.
+        The number of points in `target`.
     """
     path = op_nodes_path(target)
     existing = _earlier(path, OP_NODE_SCHEMA) if path.exists() else _no_op_nodes()
@@ -436,13 +436,13 @@ def _merge_op_nodes(target: Path, catalogue: pl.DataFrame, seen: pl.DataFrame) -
 
 
 def _earlier(path: Path, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """What an earlier import left."""
+    """Read a table of an earlier import."""
     remedy = "remove it and import again"
     found = read_parquet(path, remedy)
     try:
         return found.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path} is not from an import ({_one_line(error)[:160]}); {remedy}") from None
+        raise UserError(f"{path} does not come from an import ({_one_line(error)[:160]}); {remedy}") from None
 
 
 def _no_op_nodes() -> pl.DataFrame:
@@ -451,7 +451,7 @@ def _no_op_nodes() -> pl.DataFrame:
 
 # --- Reading and refusing --------------------------------------------------------------------------------------------
 def _read_operational_points(path: Path) -> pl.DataFrame:
-    """Infrabel's list of operational points, columns as in OP_NODE_SCHEMA; an unreadable position is null."""
+    """Read Infrabel's list of operational points into the columns of OP_NODE_SCHEMA. Unreadable positions are null."""
     _read_columns(path, OPERATIONAL_POINT_COLUMNS, separator=";")
     points = pl.read_csv(
         path, separator=";", columns=list(OPERATIONAL_POINT_COLUMNS), infer_schema=False, encoding="utf8-lossy"
@@ -474,9 +474,9 @@ def _read_header(path: Path) -> list[str]:
 
 
 def _read_columns(path: Path, required: Sequence[str], separator: str) -> list[str]:
-    """Column names of a CSV file, which must include `required`."""
+    """Return the column names of a CSV file, which must include `required`."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name the folder or file that holds it")
+        raise UserError(f"{path} does not exist; name another file or folder")
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first_line = file.readline(1 << 16)
     if first_line.lstrip().startswith("<"):
@@ -488,11 +488,11 @@ def _read_columns(path: Path, required: Sequence[str], separator: str) -> list[s
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    raise UserError(f"{path} {fault}; remove it and get the file again from opendata.infrabel.be")
+    raise UserError(f"{path} {fault}; remove it and download it again from opendata.infrabel.be")
 
 
 def _last_line_is_cut(path: Path, fields: int) -> bool:
-    """Whether the file ends inside a line: without a line end, and with fewer fields than the header."""
+    """Return whether the last line is truncated: it has no line end, and fewer fields than the header."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16)))
         tail = file.read()
@@ -501,7 +501,7 @@ def _last_line_is_cut(path: Path, fields: int) -> bool:
 
 
 def _month_number(text: str, whole: str) -> int:
-    """Months since year 0."""
+    """Return the number of months since year 0."""
     match = re.fullmatch(r"(?!0000)(\d{4})-(0[1-9]|1[0-2])", text.strip())
     if not match:
         raise UserError(f"months {whole!r}: {text.strip()!r} is not a month; write 2025-01 or 2025-01..2025-03")
