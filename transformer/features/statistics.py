@@ -34,6 +34,7 @@ VERSION = 2  # raise when the content below changes meaning
 FOLDS = 10  # at most; with fewer training dates each date is a fold of its own
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_PARENT = ["from_type", "to_type", "train_type"]  # what a section without observations is like
+_SECTION_SUMS = ["n", "change", "change_squares", "planned"]
 HISTORY = ["train_number", "op_id", "event_type"]
 HISTORY_PARENT = ["op_id", "event_type", "train_type"]
 
@@ -72,10 +73,8 @@ class Statistics:
     vocabulary: Vocabulary
     fold_of: Mapping[date, int]
     inputs: Mapping[str, Moments]  # seconds or counts, per input quantity
-    hour_of_day: tuple[int, ...]  # planned events per UTC hour, 24 of them
-    day_of_week: tuple[int, ...]  # planned events per weekday, Monday first
-    sections: pl.DataFrame  # fold, *SECTION, n, change, change_squares, running, running_squares, planned
-    histograms: pl.DataFrame  # fold, *SECTION, quantity (change | running), bin, n
+    sections: pl.DataFrame  # fold, *SECTION, *_SECTION_SUMS
+    histograms: pl.DataFrame  # of the delay change: fold, *SECTION, bin, n
     history: pl.DataFrame  # fold, *HISTORY, train_type, n, delay, delay_squares
     histogram_step_s: int
     resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
@@ -95,10 +94,8 @@ class Statistics:
             vocabulary=first.vocabulary,
             fold_of=fold_of,
             inputs={name: sum((part.inputs[name] for part in parts), Moments()) for name in first.inputs},
-            hour_of_day=tuple(map(sum, zip(*(part.hour_of_day for part in parts), strict=True))),
-            day_of_week=tuple(map(sum, zip(*(part.day_of_week for part in parts), strict=True))),
             sections=_merge([part.sections for part in parts], ["fold", *SECTION]),
-            histograms=_merge([part.histograms for part in parts], ["fold", *SECTION, "quantity", "bin"]),
+            histograms=_merge([part.histograms for part in parts], ["fold", *SECTION, "bin"]),
             history=_merge([part.history for part in parts], ["fold", *HISTORY, "train_type"]),
             histogram_step_s=first.histogram_step_s,
             resolution_s=math.gcd(*(part.resolution_s for part in parts)),
@@ -123,7 +120,7 @@ class Statistics:
         }
 
     def section_table(self, without: Collection[int] = ()) -> pl.DataFrame:
-        """Per section and train type: n, mean, std and middle mean of delay change and running time, seconds.
+        """Per section and train type: n, mean planned time, and mean, std and middle mean of the delay change, seconds.
 
         The middle mean is the mean of the values between the quartiles, from the histogram.
         """
@@ -133,13 +130,9 @@ class Statistics:
             "n",
             (pl.col("planned") / pl.col("n")).alias("planned_mean"),
             *mean_and_std("change"),
-            *mean_and_std("running"),
         )
-        histograms = without_folds(self.histograms, without)
-        for quantity in ("change", "running"):
-            middle = _middle_mean(histograms.filter(pl.col("quantity") == quantity), SECTION, self.histogram_step_s)
-            table = table.join(middle.rename({"middle_mean": f"{quantity}_middle_mean"}), on=SECTION, how="left")
-        return table
+        middle = _middle_mean(without_folds(self.histograms, without), SECTION, self.histogram_step_s)
+        return table.join(middle.rename({"middle_mean": "change_middle_mean"}), on=SECTION, how="left")
 
 
 def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
@@ -201,16 +194,8 @@ def day_statistics(
         pl.len().cast(pl.Int64).alias("n"),
         pl.col("change").sum(),
         pl.col("change").pow(2).sum().alias("change_squares"),
-        pl.col("running").sum(),
-        pl.col("running").pow(2).sum().alias("running_squares"),
         pl.col("planned").sum(),
     )
-    histograms = pl.concat(
-        [
-            _histogram(changed, quantity, config).with_columns(pl.lit(quantity).alias("quantity"))
-            for quantity in ("change", "running")
-        ]
-    ).select("fold", *SECTION, "quantity", "bin", "n")
     history = observed.group_by("fold", *HISTORY, "train_type").agg(
         pl.len().cast(pl.Int64).alias("n"),
         pl.col("delay").sum(),
@@ -220,11 +205,9 @@ def day_statistics(
     return Statistics(
         vocabulary=vocabulary,
         fold_of={day: fold},
-        inputs=_input_moments(table, steps, vocabulary, day, data),
-        hour_of_day=tuple(np.bincount(steps["hour"].to_numpy(), minlength=24).tolist()),
-        day_of_week=tuple(steps.height if weekday == day.weekday() else 0 for weekday in range(7)),
+        inputs=_input_moments(table, steps, day, data),
         sections=_merge([sections], ["fold", *SECTION]),
-        histograms=_merge([histograms], ["fold", *SECTION, "quantity", "bin"]),
+        histograms=_merge([_change_histograms(changed, config)], ["fold", *SECTION, "bin"]),
         history=_merge([history], ["fold", *HISTORY, "train_type"]),
         histogram_step_s=config.histogram_step_s,
         resolution_s=int(np.gcd.reduce(observed["delay"].to_numpy().astype(np.int64))),
@@ -254,8 +237,7 @@ def section_steps(events: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit(0.0))
         .otherwise((pl.col("planned_ts") - before("planned_ts")).dt.total_seconds().cast(pl.Float64))
         .alias("planned"),
-        pl.col("planned_ts").dt.hour().cast(pl.Int64).alias("hour"),
-    ).with_columns((pl.col("planned") + pl.col("change")).alias("running"))
+    )
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -270,7 +252,8 @@ def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
         "snapshot": to_dict(data.snapshot),
         "grid": to_dict(data.grid),
         "timezone": data.timezone,
-        "histogram": [data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
+        # The name keeps apart what older programs left under their hash; going back, they want more columns than these.
+        "histogram": ["change", data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
     }
     return content_hash(data_fingerprint(Path(data.local_folder), days), relevant)
 
@@ -288,8 +271,6 @@ def save_statistics(statistics: Statistics, folder: Path, replace: bool = False)
                 "train_types": list(statistics.vocabulary.train_types),
                 "fold_of": {day.isoformat(): fold for day, fold in statistics.fold_of.items()},
                 "inputs": {name: [m.n, m.total, m.squares] for name, m in statistics.inputs.items()},
-                "hour_of_day": list(statistics.hour_of_day),
-                "day_of_week": list(statistics.day_of_week),
                 "histogram_step_s": statistics.histogram_step_s,
                 "resolution_s": statistics.resolution_s,
                 "summary": statistics.summary(),
@@ -298,7 +279,7 @@ def save_statistics(statistics: Statistics, folder: Path, replace: bool = False)
 
 
 def load_statistics(folder: Path) -> Statistics:
-    """Read what `save_statistics` wrote.
+    """Read what `save_statistics` wrote; what older programs wrote into the files beyond that is left out.
 
     Raises:
         UserError: missing or damaged files, or statistics of another version.
@@ -310,14 +291,15 @@ def load_statistics(folder: Path) -> Statistics:
         )
     try:
         tables = {name: pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in _TABLES}
+        tables["sections"] = tables["sections"].select("fold", *SECTION, *_SECTION_SUMS)
+        if "quantity" in tables["histograms"].columns:
+            tables["histograms"] = tables["histograms"].filter(pl.col("quantity") == "change").drop("quantity")
     except (OSError, *UNREADABLE) as error:
         raise UserError(f"{folder}: damaged statistics ({error}); remove the folder and run the stage again") from None
     return Statistics(
         vocabulary=Vocabulary(np.array(content["op_ids"], np.int32), tuple(content["train_types"])),
         fold_of={date.fromisoformat(day): fold for day, fold in content["fold_of"].items()},
         inputs={name: Moments(*values) for name, values in content["inputs"].items()},
-        hour_of_day=tuple(content["hour_of_day"]),
-        day_of_week=tuple(content["day_of_week"]),
         histogram_step_s=content["histogram_step_s"],
         resolution_s=content["resolution_s"],
         **tables,
@@ -325,36 +307,21 @@ def load_statistics(folder: Path) -> Statistics:
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
-def _input_moments(
-    table: EventTable, steps: pl.DataFrame, vocabulary: Vocabulary, day: date, data: DataConfig
-) -> dict[str, Moments]:
-    """Moments of the input quantities of one date; trains are counted at the instants of the evaluation grid."""
+def _input_moments(table: EventTable, steps: pl.DataFrame, day: date, data: DataConfig) -> dict[str, Moments]:
+    """Moments of the quantities of one date that scale inputs; trains are counted at the evaluation grid's instants."""
     builder = SnapshotBuilder(table, data.snapshot, EventFeatures.none(table))
     instants = grid_instants((day,), data.grid, data.timezone)
     trains = builder.active_trains(instants)
-    n_types = len(vocabulary.train_types) + 1
-    count = np.bincount(
-        trains.snapshot * n_types + table.train_type[trains.journey], minlength=len(instants) * n_types
-    ).reshape(len(instants), n_types)
-    moments = {
+    return {
         "delay": Moments.of(steps["delay"].drop_nulls().to_numpy()),
         "change": Moments.of(steps["change"].drop_nulls().to_numpy()),
-        "planned": Moments.of(steps["planned"].to_numpy()),
-        "running_trains": Moments.of(count.sum(1)),
-        "running_trains/unknown": Moments.of(count[:, 0]),
+        "running_trains": Moments.of(np.bincount(trains.snapshot, minlength=len(instants))),
     }
-    for index, name in enumerate(vocabulary.train_types, start=1):
-        moments[f"running_trains/{name}"] = Moments.of(count[:, index])
-    return moments
 
 
-def _histogram(steps: pl.DataFrame, quantity: str, config: StatisticsConfig) -> pl.DataFrame:
+def _change_histograms(steps: pl.DataFrame, config: StatisticsConfig) -> pl.DataFrame:
     step, limit = config.histogram_step_s, config.histogram_limit_s
-    if quantity == "running":  # a running time is positive and long ones matter
-        low, high = 0, 4 * limit
-    else:
-        low, high = -limit, limit
-    width = pl.col(quantity).clip(low, high) / step
+    width = pl.col("change").clip(-limit, limit) / step
     return steps.group_by("fold", *SECTION, (width + 0.5).floor().cast(pl.Int32).alias("bin")).agg(
         pl.len().cast(pl.Int64).alias("n")
     )

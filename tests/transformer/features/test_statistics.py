@@ -26,6 +26,7 @@ from transformer.features.statistics import (
     load_statistics,
     save_statistics,
 )
+from transformer.files import read_json, write_json, write_parquet
 
 DAY = date(2025, 1, 6)
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)
@@ -59,12 +60,11 @@ def statistics_of(delays: list[list[int | None]], after_days: int = 0, **config:
     return day_statistics(events, journeys_of(events), day, after_days, VOCABULARY, data)
 
 
-def test_delay_change_and_running_time_of_a_section_spelled_out():
+def test_delay_change_of_a_section_spelled_out():
     table = statistics_of([[0, 60], [60, 180], [0, None]]).section_table()
     section = table.filter((pl.col("from_op") == 1) & (pl.col("to_op") == 2)).row(0, named=True)
     assert section["n"] == 2  # the third train was not observed at its end
     assert section["change_mean"] == 90 and section["change_std"] == 30
-    assert section["running_mean"] == 690 and section["running_std"] == 30
     assert section["planned_mean"] == 600
     first = table.filter(pl.col("from_op") == 0).row(0, named=True)
     assert (first["to_op"], first["n"], first["change_mean"]) == (1, 3, 20)
@@ -75,7 +75,6 @@ def test_middle_mean_leaves_the_quarters_at_both_ends_out():
     table = statistics_of([[0, change] for change in changes]).section_table()
     section = table.filter(pl.col("from_op") == 1).row(0, named=True)
     assert section["change_middle_mean"] == pytest.approx(30)  # of 0 30 30 60
-    assert section["running_middle_mean"] == pytest.approx(630)
 
 
 def test_moments_merge_like_the_values_would():
@@ -232,6 +231,30 @@ def test_saved_and_loaded_is_the_same_and_nothing_is_pickled(small_config: Confi
     assert loaded.sections.equals(statistics.sections) and loaded.inputs == dict(statistics.inputs)
     assert loaded.fold_of == dict(statistics.fold_of)
     np.testing.assert_array_equal(loaded.vocabulary.op_ids, statistics.vocabulary.op_ids)
+
+
+def test_statistics_of_an_older_program_load(small_config: Config, tmp_path: Path):
+    """Hours, weekdays, running times and moments per train type were kept once, and nothing read them."""
+    folder = tmp_path / "s"
+    statistics = compute_statistics(small_config.data, available_dates(Path(small_config.data.local_folder))[:2])
+    save_statistics(statistics, folder)
+    inputs = read_json(folder / "inputs.json")
+    inputs["inputs"] |= {"planned": [2.0, 60.0, 1_800.0], "running_trains/unknown": [2.0, 0.0, 0.0]}
+    write_json(folder / "inputs.json", inputs | {"hour_of_day": [1] * 24, "day_of_week": [1] * 7})
+    sections = statistics.sections.with_columns(pl.lit(600.0).alias("running"), pl.lit(6e5).alias("running_squares"))
+    write_parquet(
+        folder / "sections.parquet", sections.select(*sections.columns[:-3], *sections.columns[-2:], "planned")
+    )
+    changes = statistics.histograms.select(pl.exclude("bin", "n"), pl.lit("change").alias("quantity"), "bin", "n")
+    running_times = changes.with_columns(pl.lit("running").alias("quantity"), pl.col("bin") + 20)
+    write_parquet(folder / "histograms.parquet", pl.concat([changes, running_times]))
+    loaded = load_statistics(folder)
+    for name in ("sections", "histograms", "history"):
+        assert getattr(loaded, name).equals(getattr(statistics, name)), name
+    assert loaded.section_table().columns == statistics.section_table().columns
+    assert loaded.summary() == statistics.summary()
+    day = available_dates(Path(small_config.data.local_folder))[2]
+    assert_array_equal(features_of(small_config, loaded, day), features_of(small_config, statistics, day))
 
 
 def test_damaged_statistics_are_refused_in_one_line(small_config: Config, tmp_path: Path):
