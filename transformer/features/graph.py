@@ -82,11 +82,6 @@ def merge_edge_counts(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def build_graph(events: pl.DataFrame) -> RailwayGraph:
-    """The graph of the journeys in `events`: those of the training dates."""
-    return graph_from_edge_counts(edge_counts(events))
-
-
 def graph_from_edge_counts(counts: pl.DataFrame) -> RailwayGraph:
     """The graph of an edge-count table; an empty table gives a graph without points."""
     running_time, cumulative, total = pl.col("running_time_s"), pl.col("journeys").cum_sum(), pl.col("journeys").sum()

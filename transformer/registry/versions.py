@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -23,9 +22,6 @@ from transformer.errors import ServiceError, UserError
 from transformer.registry.lock import Turn, turn
 from transformer.text import redact
 from transformer.tracking.client import check_server, mlflow_errors
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +64,6 @@ def challenger(config: Config) -> Registered | None:
 def champion(config: Config) -> Registered | None:
     """The version to predict with."""
     return _named(config, CHAMPION)
-
-
-def previous_champion(config: Config) -> Registered | None:
-    """The version that `rollback` makes champion."""
-    return _named(config, PREVIOUS_CHAMPION)
 
 
 def version_of(config: Config, run_id: str, content: str) -> Registered | None:

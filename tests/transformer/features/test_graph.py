@@ -12,7 +12,6 @@ from transformer.features.graph import (
     EDGE_COUNT_SCHEMA,
     RailwayGraph,
     adjacency,
-    build_graph,
     count_components,
     edge_counts,
     graph_from_edge_counts,
@@ -39,6 +38,10 @@ def journey(train_id: str, stops: list[tuple[int, str, int]], day: date = FRIDAY
         },
         schema=EVENT_SCHEMA,
     )
+
+
+def build_graph(events: pl.DataFrame) -> RailwayGraph:
+    return graph_from_edge_counts(edge_counts(events))
 
 
 def assert_same_graph(left: RailwayGraph, right: RailwayGraph) -> None:

@@ -23,12 +23,13 @@ from transformer.registry import lock
 from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, turn
 from transformer.registry.register import register
 from transformer.registry.versions import (
+    PREVIOUS_CHAMPION,
     ChampionChangedError,
+    ModelVersions,
     Registered,
     challenger,
     champion,
     decline,
-    previous_champion,
     promote,
     rollback,
 )
@@ -103,6 +104,12 @@ def refusal(act: Any, kind: type[Exception] = UserError) -> str:
         act()
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
+
+
+def previous_champion(config: Config) -> Registered | None:
+    with ModelVersions.open(config) as models:
+        version = models.aliases().get(PREVIOUS_CHAMPION)
+        return None if version is None else models.version(version)
 
 
 def numbers(config: Config) -> tuple[int | None, int | None, int | None]:
