@@ -167,17 +167,17 @@ def promote_model(config: Config, version: str, why: str, by: str) -> dict[str, 
     """Make a version champion, by number or alias, whatever the gate says."""
     from transformer.registry.versions import promote
 
-    return _said(config, promote(config, version, why=why, by=by))
+    return _champion_result(config, promote(config, version, why=why, by=by))
 
 
 def rollback_model(config: Config, why: str, by: str) -> dict[str, Any]:
     """Make the previous champion champion again."""
     from transformer.registry.versions import rollback
 
-    return _said(config, rollback(config, why=why, by=by))
+    return _champion_result(config, rollback(config, why=why, by=by))
 
 
-def _said(config: Config, champion: Registered) -> dict[str, Any]:
+def _champion_result(config: Config, champion: Registered) -> dict[str, Any]:
     name = config.evaluation.registry.model_name
     log.info("models:/%s@champion is version %d now, of run %s", name, champion.version, champion.run_id)
     return {"model": name, "champion": champion.version, "run_id": champion.run_id}

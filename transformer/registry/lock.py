@@ -1,13 +1,15 @@
-"""Turns at the model registry: whoever changes what the aliases name does so alone.
+"""The lock of the model registry: only one process at a time changes the registry's aliases.
 
-MLflow can set an alias and cannot make that depend on what it was. What its server does keep unique and in order are
-the versions of a registered model, so a second model serves as a queue: a version of it is a ticket, the lowest has
-the turn, and deleting it ends the turn. Numbers are never given twice, and a ticket becomes visible only after every
-lower one, so nobody can slip in before it.
+MLflow sets an alias whatever it was before, and setting it and reading it back cannot replace a lock: of two processes,
+the first may have read back and reported success before the second sets the alias. The log has the counts.
 
-A process that died leaves its ticket behind. Whoever waits removes it once it has headed the queue for `expires_s` by
-the waiting process's own clock; that names this one ticket, so two who do so at the same time do no harm. A process
-that stops for as long *between* its last look at the queue and its write would still write: MLflow cannot refuse it.
+MLflow's server does keep the versions of a registered model unique and in order. A second model therefore serves as a
+queue: a version of it is a ticket, the lowest ticket holds the lock, and deleting it releases the lock. A number is
+never given twice, and a ticket becomes visible only after every lower one, so no process can slip in before it.
+
+A process that died leaves its ticket behind. A waiting process removes it once it has headed the queue for `expires_s`
+by its own clock. It removes this one ticket by its number, so two processes that do so at the same time do no harm. A
+process that stops for as long *between* its last look at the queue and its write still writes: MLflow cannot refuse it.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 TOKEN, HOLDER = "token", "holder"  # tags of a ticket
 NO_SOURCE = "ticket:/none"  # a version must say where its model is, and a ticket has none
-LOST = "this process lost its turn at the model registry, it took too long; run it again"
+LOST = "this process lost its lock on the model registry, it took too long; run it again"
 DESCRIPTION = "No model: its versions are tickets of who is changing the model of the same name without `.queue`."
 
 
-class Turn:
-    """The right to change the registry. Made by `turn`."""
+class RegistryLock:
+    """The right to change the registry's aliases. Made by `locked`."""
 
     def __init__(self, client: MlflowClient, queue: str, token: str) -> None:
         self._client = client
@@ -48,13 +50,13 @@ class Turn:
         """Call before and after changing something.
 
         Raises:
-            ServiceError: the turn is over, because it took too long.
+            ServiceError: the lock is lost, because holding it took too long.
         """
-        if not any(map(self._is_mine, self._tickets()[:1])):
+        if not any(map(self._is_own, self._tickets()[:1])):
             raise ServiceError(LOST)
 
-    def draw(self, purpose: str) -> None:
-        """Take a ticket. `purpose` is what others who wait are told."""
+    def take_ticket(self, purpose: str) -> None:
+        """Join the queue. Processes that wait log the purpose of the one that they wait for."""
         try:
             self._client.create_registered_model(self._queue, description=DESCRIPTION)
         except MlflowException as error:
@@ -65,15 +67,15 @@ class Turn:
         tags = {TOKEN: self._token, HOLDER: holder}
         self._client.create_model_version(self._queue, NO_SOURCE, tags=tags, await_creation_for=0)
 
-    def wait(self, expires_s: float) -> None:
+    def acquire(self, expires_s: float) -> None:
         """Wait until the own ticket is the first, removing those before it that expire."""
         head, since = "", 0.0
         while True:
             tickets = self._tickets()
-            if not any(map(self._is_mine, tickets)):
+            if not any(map(self._is_own, tickets)):
                 raise ServiceError(LOST)
             first = tickets[0]
-            if self._is_mine(first):
+            if self._is_own(first):
                 return
             if first.version != head:
                 head, since = first.version, time.monotonic()
@@ -83,20 +85,20 @@ class Turn:
                 self._remove(first)
             time.sleep(POLL_S)
 
-    def end(self) -> None:
-        """Give back every ticket of this process; a request that was repeated may have drawn a second."""
+    def release(self) -> None:
+        """Delete every ticket of this process; a request that was repeated may have made a second."""
         try:
-            for ticket in filter(self._is_mine, self._tickets()):
+            for ticket in filter(self._is_own, self._tickets()):
                 self._remove(ticket)
         except Exception as error:
-            log.warning("model registry: the turn is not given back and will expire: %s", type(error).__name__)
+            log.warning("model registry: the lock is not released and will expire: %s", type(error).__name__)
 
     def _tickets(self) -> list[ModelVersion]:
-        """In the order of their turns."""
+        """In the order in which they hold the lock."""
         found = self._client.search_model_versions(f"name = '{self._queue}'")
         return sorted(found, key=lambda ticket: int(ticket.version))
 
-    def _is_mine(self, ticket: ModelVersion) -> bool:
+    def _is_own(self, ticket: ModelVersion) -> bool:
         return ticket.tags.get(TOKEN) == self._token
 
     def _remove(self, ticket: ModelVersion) -> None:
@@ -108,17 +110,17 @@ class Turn:
 
 
 @contextmanager
-def turn(client: MlflowClient, model_name: str, purpose: str, expires_s: float) -> Iterator[Turn]:
-    """Wait for, hold and give back the right to change the registered model `model_name`.
+def locked(client: MlflowClient, model_name: str, purpose: str, expires_s: float) -> Iterator[RegistryLock]:
+    """Wait for, hold and release the lock of the registered model `model_name`.
 
     Args:
-        purpose: what for, as others who wait are told.
-        expires_s: after so long a silent holder loses its turn.
+        purpose: why the lock is held, for the log of processes that wait.
+        expires_s: after so long a silent holder loses the lock.
     """
-    mine = Turn(client, f"{model_name}.queue", uuid.uuid4().hex)
+    lock = RegistryLock(client, f"{model_name}.queue", uuid.uuid4().hex)
     try:
-        mine.draw(purpose)
-        mine.wait(expires_s)
-        yield mine
+        lock.take_ticket(purpose)
+        lock.acquire(expires_s)
+        yield lock
     finally:
-        mine.end()
+        lock.release()

@@ -25,7 +25,7 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
 
     Raises:
         UserError: no such trained model, or no MLflow server at the address.
-        ServiceError: the server stopped answering, or the turn at the registry was lost.
+        ServiceError: the server stopped answering, or the lock on the registry was lost.
     """
     # Packing a model needs torch. A process that only asks for the champion may have MLflow's client alone.
     from transformer.registry.package import content_of, write_model
@@ -37,7 +37,7 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
         with tempfile.TemporaryDirectory() as temporary:
             write_model(folder, Path(temporary) / content, example)
             run.log_artifacts(Path(temporary), MODELS)
-    with ModelVersions.open(run.config) as models, models.turn(f"registering run {run.run_id}"):
+    with ModelVersions.open(run.config) as models, models.locked(f"registering run {run.run_id}"):
         registered = models.of_content(run.run_id, content) or models.create(run.run_id, content)
         if registered.version == models.newest() and DECISION not in registered.tags:
             models.name(CHALLENGER, registered.version)

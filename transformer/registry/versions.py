@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from transformer.config import Config
 from transformer.errors import ServiceError, UserError
-from transformer.registry.lock import Turn, turn
+from transformer.registry.lock import RegistryLock, locked
 from transformer.text import redact
 from transformer.tracking.client import check_server, mlflow_errors
 
@@ -77,7 +77,7 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
 
     Args:
         version: number or alias of the version.
-        why: what tags and people are told, one line.
+        why: the reason in tags and messages, one line.
         by: who decided, for example a person's name or an Airflow run.
         instead_of: the version it was compared with, 0 = there was none; only if that is champion still is this one
             promoted. None = promote it whatever the champion is.
@@ -88,9 +88,9 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
     Raises:
         UserError: no such version.
         ChampionChangedError: the champion is another than `instead_of`.
-        ServiceError: the server stopped answering, or the turn at the registry was lost.
+        ServiceError: the server stopped answering, or the lock on the registry was lost.
     """
-    with ModelVersions.open(config) as models, models.turn(f"promoting {version}") as mine:
+    with ModelVersions.open(config) as models, models.locked(f"promoting {version}") as lock:
         aliases = models.aliases()
         chosen = models.version(aliases.get(str(version), version))
         current = aliases.get(CHAMPION, 0)
@@ -101,11 +101,11 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
                 f"the champion changed meanwhile: {_called(current)} instead of {_called(instead_of)}, with which "
                 f"version {chosen.version} was compared; compare them again"
             )
-        mine.confirm()
+        lock.confirm()
         if current not in (0, chosen.version):
             models.name(PREVIOUS_CHAMPION, current)
         models.name(CHAMPION, chosen.version)
-        mine.confirm()
+        lock.confirm()
         if current not in (0, chosen.version):
             models.decide(current, "replaced", f"by version {chosen.version}: {why}", by)
         if aliases.get(CHALLENGER) == chosen.version:
@@ -120,9 +120,9 @@ def decline(config: Config, version: int | str, *, why: str, by: str) -> Registe
 
     Raises:
         UserError: no such version.
-        ServiceError: the server stopped answering, or the turn at the registry was lost.
+        ServiceError: the server stopped answering, or the lock on the registry was lost.
     """
-    with ModelVersions.open(config) as models, models.turn(f"declining {version}"):
+    with ModelVersions.open(config) as models, models.locked(f"declining {version}"):
         aliases = models.aliases()
         chosen = models.version(aliases.get(str(version), version))
         if aliases.get(CHAMPION) != chosen.version:
@@ -138,9 +138,9 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
 
     Raises:
         UserError: there is no previous champion.
-        ServiceError: the server stopped answering, or the turn at the registry was lost.
+        ServiceError: the server stopped answering, or the lock on the registry was lost.
     """
-    with ModelVersions.open(config) as models, models.turn("rolling back") as mine:
+    with ModelVersions.open(config) as models, models.locked("rolling back") as lock:
         aliases = models.aliases()
         current, previous = aliases.get(CHAMPION, 0), aliases.get(PREVIOUS_CHAMPION, 0)
         if previous in (0, current):
@@ -148,11 +148,11 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
                 f"model {models.model_name} has no previous champion to go back to; "
                 "name a version with `promote --version N`"
             )
-        mine.confirm()
+        lock.confirm()
         models.name(CHAMPION, previous)  # first: it is what matters
         if current:
             models.name(PREVIOUS_CHAMPION, current)
-        mine.confirm()
+        lock.confirm()
         if current:
             models.decide(current, "rolled back", f"to version {previous}: {why}", by)
         models.decide(previous, PROMOTED, f"rolled back from {_called(current)}: {why}", by)
@@ -191,9 +191,9 @@ class ModelVersions:
         return self.config.evaluation.registry.model_name
 
     @contextmanager
-    def turn(self, purpose: str) -> Iterator[Turn]:
-        with turn(self.client, self.model_name, purpose, self.config.evaluation.registry.turn_expires_s) as mine:
-            yield mine
+    def locked(self, purpose: str) -> Iterator[RegistryLock]:
+        with locked(self.client, self.model_name, purpose, self.config.evaluation.registry.turn_expires_s) as lock:
+            yield lock
 
     def aliases(self) -> dict[str, int]:
         try:
@@ -219,7 +219,7 @@ class ModelVersions:
         return next((_registered(entry) for entry in found if entry.tags.get(CONTENT) == content), None)
 
     def newest(self) -> int:
-        """The highest number there is; only with the turn does it stay so."""
+        """The highest number there is; it stays the highest only while this process holds the lock."""
         found = self.client.search_model_versions(
             f"name = '{self.model_name}'", max_results=1, order_by=["version_number DESC"]
         )

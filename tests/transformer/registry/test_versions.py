@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,8 +20,7 @@ from mlflow import MlflowClient
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
 from transformer.files import file_digest
-from transformer.registry import lock
-from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, turn
+from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, locked
 from transformer.registry.register import register
 from transformer.registry.versions import (
     PREVIOUS_CHAMPION,
@@ -37,6 +37,10 @@ from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import open_run
 
 slow = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[3]
+# With an alias that is set and read back in place of the lock, three processes break this in a third of the rounds.
+PROMOTERS = int(os.environ.get("PROMOTERS", "3"))
+PROMOTION_ROUNDS = int(os.environ.get("PROMOTION_ROUNDS", "5"))
 NO_EVENTS = pl.DataFrame()
 TELL = {"why": "MAE 60 s against 70 s", "by": "anna"}
 
@@ -269,13 +273,11 @@ def test_a_server_that_is_away_is_one_line() -> None:
 # --- several at once -------------------------------------------------------------------------------------------------
 @pytest.fixture
 def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes that promote on demand."""
+    """Processes that promote on demand."""
     command = [sys.executable, "-c", PROMOTER, *overrides]
     started = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(lock.__file__).parents[2]
-        )
-        for _ in range(2)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        for _ in range(PROMOTERS)
     ]
     for process in started:
         assert process.stdout is not None
@@ -287,23 +289,29 @@ def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @slow
-def test_of_two_gates_that_compared_with_the_same_champion_one_promotes(
-    config: Config, client: MlflowClient, versions: list[Registered], promoters: list[subprocess.Popen[str]]
+def test_of_several_gates_that_compared_with_the_same_champion_one_promotes(
+    config: Config, client: MlflowClient, tmp_path: Path, promoters: list[subprocess.Popen[str]]
 ) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    everyone = {register(run, train(tmp_path, f"w{n}"), NO_EVENTS).version for n in range(PROMOTERS + 1)}
     promote(config, 1, **TELL)
-    current, rivals = 1, {2, 3}
-    for _ in range(5):
-        for process, version in zip(promoters, sorted(rivals), strict=True):
+    current = 1
+    for _ in range(PROMOTION_ROUNDS):
+        rivals = sorted(everyone - {current})
+        for process, version in zip(promoters, rivals, strict=True):
             assert process.stdin is not None
             process.stdin.write(json.dumps({"version": version, "instead_of": current}) + "\n")
             process.stdin.flush()
         answers = [process.stdout.readline().strip() for process in promoters if process.stdout is not None]
         assert answers.count("promoted") == 1
-        winner = sorted(rivals)[answers.index("promoted")]
-        loser = next(answer for answer in answers if answer != "promoted")
-        assert loser.startswith(f"ChampionChangedError the champion changed meanwhile: version {winner} instead of")
+        winner = rivals[answers.index("promoted")]
+        for loser in (answer for answer in answers if answer != "promoted"):
+            assert loser.startswith(f"ChampionChangedError the champion changed meanwhile: version {winner} instead of")
         assert numbers(config)[:2] == (winner, current)
-        current, rivals = winner, {1, 2, 3} - {winner}
+        with ModelVersions.open(config) as models:
+            decisions = {version: models.version(version).tags.get("decision") for version in (winner, current)}
+        assert decisions == {winner: "promoted", current: "replaced"}
+        current = winner
     assert tickets(config, client) == []
 
 
@@ -323,25 +331,27 @@ def test_a_process_that_died_holds_up_others_only_so_long(
 
 
 @slow
-def test_who_lost_its_turn_learns_it(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
+def test_a_process_that_lost_the_lock_is_refused(
+    config: Config, client: MlflowClient, versions: list[Registered]
+) -> None:
     name = config.evaluation.registry.model_name
-    with turn(client, name, "something long", expires_s=60) as mine:
-        mine.confirm()
+    with locked(client, name, "something long", expires_s=60) as lock:
+        lock.confirm()
         [ticket] = tickets(config, client)
         assert ticket.tags[HOLDER].startswith("something long: process ")
         client.delete_model_version(f"{name}.queue", ticket.version)
-        with pytest.raises(ServiceError, match="lost its turn"):
-            mine.confirm()
-    with turn(client, name, "the next", expires_s=60) as mine:
-        mine.confirm()
+        with pytest.raises(ServiceError, match="lost its lock"):
+            lock.confirm()
+    with locked(client, name, "the next", expires_s=60) as lock:
+        lock.confirm()
     assert tickets(config, client) == []
 
 
 @slow
-def test_a_turn_ends_with_an_error_too(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
+def test_an_error_releases_the_lock_too(config: Config, client: MlflowClient, versions: list[Registered]) -> None:
     with (
         pytest.raises(ZeroDivisionError),
-        turn(client, config.evaluation.registry.model_name, "something", expires_s=60),
+        locked(client, config.evaluation.registry.model_name, "something", expires_s=60),
     ):
         raise ZeroDivisionError
     assert tickets(config, client) == []
