@@ -376,6 +376,20 @@ def test_content_damaged_on_the_way_is_found_by_the_etag(store, proxy, tmp_path,
     assert FIRST not in files_in(tmp_path)
 
 
+def test_content_under_a_checksum_of_its_parts_is_found_by_the_etag(store, proxy, tmp_path):
+    """botocore leaves a checksum of checksums, `…-3`, unchecked: only the MD5 of the parts in the ETag remains."""
+    multipart(store)
+
+    def damage_body(reply: Reply) -> None:
+        damage(reply)
+        reply.headers["x-amz-checksum-sha256"] = "c3VtIG9mIHN1bXM=-3"
+
+    proxy.after = times(1, damage_body, FIRST)
+    sync_data(store.bucket(proxy), DAYS, tmp_path)
+    store.assert_whole(tmp_path)
+    assert len(proxy.objects_read()) == 6
+
+
 def test_content_damaged_on_the_way_is_found_by_an_additional_checksum(store, proxy, tmp_path):
     """With KMS encryption the ETag is no checksum, but the object's SHA-256 is."""
     store.put(FIRST, os.urandom(SIZE), ServerSideEncryption="aws:kms", ChecksumAlgorithm="SHA256")
