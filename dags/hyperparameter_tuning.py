@@ -67,9 +67,9 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 """
 
 import os
-from datetime import timedelta
 
 from airflow.sdk import TriggerRule, chain, dag, task
+from pendulum import duration
 
 from delay_pipeline import runs
 from delay_pipeline.alerts import FailureAlert
@@ -88,23 +88,23 @@ from delay_pipeline.train_best import TrainBestOperator
     default_args={
         "owner": "train-delays",  # the team to call: Triage, above
         **RETRIES,
-        "execution_timeout": timedelta(hours=2),
+        "execution_timeout": duration(hours=2),
         "on_failure_callback": FailureAlert(),
     },
     on_failure_callback=FailureAlert(),
 )
 def hyperparameter_tuning():
-    @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
+    @task(multiple_outputs=True, execution_timeout=duration(minutes=10))
     def open_run(**context):
         """Check the conf, the configuration and the search space, and open the study's MLflow run."""
         return runs.open_study(context)
 
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(execution_timeout=duration(minutes=10))
     def list_workers(run):
         """Return the workers, for `tune` to be mapped over: Airflow cannot map over a part of a result."""
         return run["workers"]
 
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(execution_timeout=duration(minutes=10))
     def close_run(run, **context):
         """Mark the MLflow run FINISHED, or FAILED with the reason."""
         runs.close_run(run, context)
@@ -115,7 +115,7 @@ def hyperparameter_tuning():
         stage="tune",
         mlflow_run=run,
         map_index_template="worker {{ task.worker }}",
-        execution_timeout=timedelta(days=7),
+        execution_timeout=duration(days=7),
     ).expand(worker=list_workers(run))
     report = StageOperator(
         task_id="report_study",
@@ -125,7 +125,7 @@ def hyperparameter_tuning():
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
         pre_execute=runs.skip_unless_tuned,
     )
-    train_best = TrainBestOperator(task_id="train_best", mlflow_run=run, execution_timeout=timedelta(minutes=10))
+    train_best = TrainBestOperator(task_id="train_best", mlflow_run=run, execution_timeout=duration(minutes=10))
     # A teardown always runs, and the stages alone decide the state of the DAG run.
     close = close_run(run).as_teardown()
     chain(

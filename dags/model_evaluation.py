@@ -64,9 +64,9 @@ the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, o
 """
 
 import os
-from datetime import timedelta
 
 from airflow.sdk import TriggerRule, chain, dag, task
+from pendulum import duration
 
 from delay_pipeline import evaluations
 from delay_pipeline.alerts import DegradationAlert, FailureAlert
@@ -86,25 +86,25 @@ from delay_pipeline.stage import EvaluateModelOperator
     default_args={
         "owner": "train-delays",  # the team to call: Triage, above
         **RETRIES,
-        "execution_timeout": timedelta(hours=2),
+        "execution_timeout": duration(hours=2),
         "on_failure_callback": FailureAlert(),
     },
     on_failure_callback=FailureAlert(),
 )
 def model_evaluation():
-    @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
+    @task(multiple_outputs=True, execution_timeout=duration(minutes=10))
     def open_evaluation(**context):
         """Check the conf and the configuration, and choose the models to evaluate."""
         return evaluations.open_evaluation(context)
 
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(execution_timeout=duration(minutes=10))
     def list_models(opened):
         """Return the models, for `evaluate_model` to be mapped over: Airflow cannot map over a part of a result."""
         return opened["models"]
 
     # One successful evaluation is enough for a decision about its model.
     @task(
-        execution_timeout=timedelta(minutes=10),
+        execution_timeout=duration(minutes=10),
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
         on_success_callback=DegradationAlert(),
     )
@@ -113,7 +113,7 @@ def model_evaluation():
         return evaluations.decide(opened, context)
 
     # `promote` follows the evaluations too: a failed one must fail the DAG run and promote nothing.
-    @task(execution_timeout=timedelta(minutes=10), trigger_rule=TriggerRule.NONE_FAILED)
+    @task(execution_timeout=duration(minutes=10), trigger_rule=TriggerRule.NONE_FAILED)
     def promote(opened, decision, **context):
         """Make the challenger champion if the gate and, where one is asked, a person agree."""
         return evaluations.promote(opened, decision, context)
@@ -127,7 +127,7 @@ def model_evaluation():
         task_id="approve",
         opened=opened,
         decision=decision,
-        response_timeout=timedelta(days=7),
+        response_timeout=duration(days=7),
         execution_timeout=None,
         retries=0,
     )

@@ -57,9 +57,9 @@ Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
 """
 
 import os
-from datetime import timedelta
 
 from airflow.sdk import chain, dag, task
+from pendulum import duration
 
 from delay_pipeline import runs
 from delay_pipeline.alerts import FailureAlert
@@ -78,18 +78,18 @@ from delay_pipeline.stage import EvaluateModelOperator, StageOperator
     default_args={
         "owner": "train-delays",  # the team to call: Triage, above
         **RETRIES,
-        "execution_timeout": timedelta(hours=2),
+        "execution_timeout": duration(hours=2),
         "on_failure_callback": FailureAlert(),
     },
     on_failure_callback=FailureAlert(),
 )
 def model_training():
-    @task(multiple_outputs=True, execution_timeout=timedelta(minutes=10))
+    @task(multiple_outputs=True, execution_timeout=duration(minutes=10))
     def open_run(**context):
         """Check the conf and the configuration, and open the MLflow run."""
         return runs.open_run(context)
 
-    @task(execution_timeout=timedelta(minutes=10))
+    @task(execution_timeout=duration(minutes=10))
     def close_run(run, **context):
         """Mark the MLflow run FINISHED, or FAILED with the reason."""
         runs.close_run(run, context)
@@ -107,7 +107,7 @@ def model_training():
             task_id="train_model",
             stage="train-model",
             mlflow_run=run,
-            execution_timeout=timedelta(days=2),
+            execution_timeout=duration(days=2),
         ),
         EvaluateModelOperator(task_id="evaluate_model", mlflow_run=run),
         StageOperator(

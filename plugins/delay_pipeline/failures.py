@@ -4,8 +4,8 @@ import json
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
+import pendulum
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
 from kubernetes.client import V1ContainerStateWaiting, V1Pod
@@ -17,9 +17,9 @@ from transformer.text import one_line
 
 RETRIES = {  # of every task; a fault that the user must correct is not retried
     "retries": 2,
-    "retry_delay": timedelta(seconds=30),
+    "retry_delay": pendulum.duration(seconds=30),
     "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=10),
+    "max_retry_delay": pendulum.duration(minutes=10),
 }
 ERROR_KEY = "error"  # XCom key of the reason of a failed task
 USER_ERROR = 2  # exit status of a stage whose input or configuration is wrong

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
+import pendulum
 from airflow.sdk import Param
 
 from transformer.config import environments
@@ -415,7 +415,7 @@ def _date(key: str, conf: Mapping[str, Any]) -> str | None:
     try:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d", given):
             raise ValueError
-        date.fromisoformat(given)
+        pendulum.Date.fromisoformat(given)
     except (TypeError, ValueError):
         raise UserError(f"conf: {key}={given!r} is not a date; write 2024-12-21") from None
     return given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pendulum
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
 from delay_pipeline.params import ENV_VARIABLE, EVALUATION_ENV
@@ -27,5 +28,5 @@ def evaluation_schedule(environ: Mapping[str, str]) -> list[Asset] | CronTrigger
     assets = [REGISTERED_MODEL] if schedule.on_new_model else []
     if not schedule.cron:
         return assets or None
-    timetable = CronTriggerTimetable(schedule.cron, timezone=config.data.timezone)
+    timetable = CronTriggerTimetable(schedule.cron, timezone=pendulum.timezone(config.data.timezone))
     return AssetOrTimeSchedule(timetable=timetable, assets=assets) if assets else timetable

@@ -45,5 +45,14 @@ def test_dag_files_hold_wiring_only(path):
             assert len(statements) == 1, f"{node.name} does more than call one function"
 
 
+def test_dates_and_zones_are_those_of_pendulum():
+    """Airflow's own: with its time zones, and with durations that read as they are written."""
+    for path in [*DAG_FILES, *(REPOSITORY / "plugins").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {"datetime", "zoneinfo"} & {*names}, f"{path}: import pendulum instead"
+
+
 def test_there_are_dag_files():
     assert DAG_FILES
