@@ -358,7 +358,7 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
-    for name in ("mlflow", "matplotlib", "gensim", "alembic", "optuna"):
+    for name in ("mlflow", "matplotlib", "alembic", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # missing fonts are not needed
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the pipeline itself reports the last retry

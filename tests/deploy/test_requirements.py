@@ -12,7 +12,7 @@ FOLDER = REPOSITORY / "deploy" / "requirements"
 # Packages that the Airflow image does not hold.
 ABSENT = [
     *("torch", "lightning", "pytorch_lightning", "torchmetrics", "polars", "numpy", "pandas", "pyarrow", "scipy"),
-    *("sklearn", "networkx", "gensim", "matplotlib", "optuna"),
+    *("sklearn", "networkx", "matplotlib", "optuna"),
 ]
 OPEN_RUN = """
 import sys

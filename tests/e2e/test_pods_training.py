@@ -20,7 +20,6 @@ SMALL = [
     "model.d_model=16",
     "model.n_heads=2",
     "model.n_layers=1",
-    "embeddings.node2vec.enabled=false",
     "evaluation.gate.min_journeys=5",
 ]
 

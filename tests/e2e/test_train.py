@@ -16,7 +16,6 @@ SMALL = [
     "model.d_model=16",
     "model.n_heads=2",
     "model.n_layers=1",
-    "embeddings.node2vec.enabled=false",
 ]
 OVERRIDES = [word for override in SMALL for word in ("--set", override)]
 

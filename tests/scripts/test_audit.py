@@ -21,7 +21,7 @@ TODAY = date(2026, 11, 27)
 POLICY = audit.Policy(
     allowed=["MIT", "Apache-2.0", "BSD-3-Clause", "Apache-2.0 WITH LLVM-exception"],
     spellings={"MIT License": "MIT", "BSD License": "BSD-3-Clause"},
-    exceptions={"gensim": audit.LicenceException("LGPL-2.1-only", "LGPL-2.1-only", "unchanged")},
+    exceptions={"psycopg": audit.LicenceException("LGPL-3.0-only", "LGPL-3.0-only", "unchanged")},
 )
 
 
@@ -82,10 +82,10 @@ def test_what_is_allowed(declared, allowed):
 
 
 def test_an_exception_is_for_the_licence_it_was_made_for():
-    assert audit.licence_findings(declaring("gensim", "LGPL-2.1-only"), POLICY) == []
-    refused, needless = audit.licence_findings(declaring("gensim", "AGPL-3.0-only"), POLICY)
+    assert audit.licence_findings(declaring("psycopg", "LGPL-3.0-only"), POLICY) == []
+    refused, needless = audit.licence_findings(declaring("psycopg", "AGPL-3.0-only"), POLICY)
     assert "'AGPL-3.0-only'" in refused
-    assert re.fullmatch(r"gensim: exception in \[tool\.audit\] .*; remove it", needless)
+    assert re.fullmatch(r"psycopg: exception in \[tool\.audit\] .*; remove it", needless)
 
 
 def test_every_exception_of_the_policy_has_its_reason():

@@ -36,8 +36,6 @@ SMALL = [
     "training.max_epochs=3",
     "training.snapshots_per_epoch=48",
     "training.accelerator=cpu",
-    "embeddings.node2vec.enabled=true",
-    "embeddings.node2vec.walks_per_node=2",
     "training.mlflow.use_mlflow=false",
 ]
 

@@ -318,7 +318,7 @@ def test_changing_the_test_date_changes_no_model(small_overrides: list[str], res
 # --- studies ---------------------------------------------------------------------------------------------------------
 SPACE = [
     {"key": "training.learning_rate", "low": 1e-4, "high": 1e-2, "log": True},
-    {"key": "embeddings.node2vec.dim", "choices": [16, 4]},
+    {"key": "embeddings.laplacian.dim", "choices": [16, 4]},
 ]
 
 

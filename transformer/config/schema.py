@@ -169,18 +169,6 @@ class LaplacianConfig(Group):
     dim: int = Field(16, gt=0, description="numbers per point")
 
 
-class Node2VecConfig(Group):
-    enabled: bool = Field(False, description="neighbourhood on random walks through the railway")
-    dim: int = Field(16, gt=0, description="numbers per point")
-    walk_length: int = Field(40, gt=0, description="points per walk")
-    walks_per_node: int = Field(10, gt=0, description="walks that begin at each point")
-    window: int = Field(5, gt=0, description="points on either side that count as neighbours")
-    p: float = Field(1.0, gt=0, description="return parameter: small = walks stay near their start")
-    q: float = Field(1.0, gt=0, description="in-out parameter: small = walks wander far")
-    epochs: int = Field(3, gt=0, description="passes over all walks")
-    seed: Seed = Field(0, description="seed of walks and vectors")
-
-
 class GeographicConfig(Group):
     enabled: bool = Field(True, description="position of a point, and whether it is known")
 
@@ -197,7 +185,6 @@ class EmbeddingsConfig(Group):
     """Vectors of operational points. Each kind can be switched off; several are concatenated."""
 
     laplacian: LaplacianConfig = Field(default_factory=LaplacianConfig)
-    node2vec: Node2VecConfig = Field(default_factory=Node2VecConfig)
     geographic: GeographicConfig = Field(default_factory=GeographicConfig)
     random: RandomEmbeddingConfig = Field(default_factory=RandomEmbeddingConfig)
 
@@ -560,8 +547,6 @@ def _searched_keys() -> list[SearchedParameter]:
         ChoicesConfig(key="model.use_inputs.calendar", choices=[True, False]),
         ChoicesConfig(key="model.use_inputs.past_points", choices=[True, False]),
         ChoicesConfig(key="data.snapshot.n_prev", choices=[10, 15]),
-        ChoicesConfig(key="embeddings.node2vec.enabled", choices=[True, False]),
-        ChoicesConfig(key="embeddings.node2vec.dim", choices=[8, 16, 32], when="embeddings.node2vec.enabled=true"),
     ]
 
 

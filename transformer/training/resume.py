@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from transformer.config import Config, flatten, to_dict
 from transformer.data.dates import Split
 from transformer.errors import UserError
+from transformer.features.embeddings import FORMER_KINDS
 from transformer.text import first_line
 from transformer.training.callbacks import History
 
@@ -28,6 +30,18 @@ def training_identity(config: Config, split: Split) -> dict[str, str]:
     return {**kept, **{f"data.split.{name}": ", ".join(days) for name, days in split.as_dict().items()}}
 
 
+def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """`key: before → now` for each setting of two identities that differs, sorted by key.
+
+    A kind of embeddings that an earlier program knew and did not compute changes nothing.
+    """
+    off = tuple(f"embeddings.{kind}." for kind in FORMER_KINDS if before.get(f"embeddings.{kind}.enabled") == "False")
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return [
+        f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}" for key in differing if not key.startswith(off)
+    ]
+
+
 def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
     """Refuse a training that differs from the one that wrote `checkpoint`.
 
@@ -39,10 +53,8 @@ def refuse_changes(identity: dict[str, str], checkpoint: Path) -> None:
         before: dict[str, str] = states[History.__qualname__]["identity"]
     except Exception as error:
         raise UserError(f"{checkpoint} is not a checkpoint of this model ({first_line(error)})") from None
-    changed = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
-    if changed:
-        listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
+    if changed := changed_settings(before, identity):
         raise UserError(
-            f"resume: the configuration differs from that of the run: {listed}; "
+            f"resume: the configuration differs from that of the run: {'; '.join(changed)}; "
             "use the same values, or set training.allow_changes_on_resume=true"
         )

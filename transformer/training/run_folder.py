@@ -22,7 +22,7 @@ from transformer.data.dates import Split
 from transformer.data.profile import EventProfile, load_profile, save_profile
 from transformer.errors import UserError
 from transformer.features.cache import Embeddings
-from transformer.features.embeddings import extend
+from transformer.features.embeddings import FORMER_KEYS, extend
 from transformer.features.statistics import Statistics, load_statistics, save_statistics
 from transformer.files import atomic_folder, read_json, write_json, write_text
 from transformer.model.module import DelayModule
@@ -95,7 +95,10 @@ def _read_config(path: Path) -> Config:
         raise UserError(f"{path} does not exist; train the model again") from None
     except (yaml.YAMLError, ValueError, AttributeError):
         raise UserError(f"{path} is not a configuration; train the model again") from None
-    return with_values(Config(), {key: value for key, value in values.items() if key.startswith(MODEL_KEYS)}, str(path))
+    kept = {
+        key: value for key, value in values.items() if key.startswith(MODEL_KEYS) and not key.startswith(FORMER_KEYS)
+    }
+    return with_values(Config(), kept, str(path))
 
 
 @dataclass(frozen=True)

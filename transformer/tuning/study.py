@@ -20,7 +20,7 @@ from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint
 from transformer.errors import UserError
 from transformer.files import content_hash
-from transformer.training.resume import training_identity
+from transformer.training.resume import changed_settings, training_identity
 from transformer.tuning.database import StudyDatabase
 from transformer.tuning.space import SOURCE, SearchSpace
 from transformer.tuning.trials import (
@@ -96,11 +96,9 @@ def open_study(
             log.info("  %s: %s", key, text)
         return study
     before: dict[str, str] = study.user_attrs[IDENTITY]
-    changed = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
-    if changed:
-        listed = "; ".join(f"{key}: {before.get(key, 'absent')} → {identity.get(key, 'absent')}" for key in changed)
+    if changed := changed_settings(before, identity):
         raise UserError(
-            f"study {search.study_name!r} was begun with other settings: {listed}; "
+            f"study {search.study_name!r} was begun with other settings: {'; '.join(changed)}; "
             "use the same settings, or give another study_name (search.study_name)"
         )
     found = progress(study)

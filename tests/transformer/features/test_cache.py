@@ -74,7 +74,7 @@ def test_embeddings_are_computed_once(config: Config, split: Split, caplog: pyte
     again = obtain_embeddings(config, split)
     assert of_kind(caplog, "embeddings") == ["computing", "written", "reused"]
     assert folders(config, "embeddings") == [embeddings_folder(config, split).name]
-    assert first.points.dim == 16 + 16 + 3
+    assert first.points.dim == 16 + 3
     order = first.points.op_ids
     np.testing.assert_array_equal(again.points.matrix(order), first.points.matrix(order))
     assert_frame_equal(again.edges, first.edges)
@@ -134,7 +134,7 @@ def set_value(key: str, value: object) -> Change:
         ("data.snapshot.silence_s", 60, True, False),
         ("data.statistics.histogram_step_s", 60, True, False),
         ("embeddings.laplacian.dim", 8, False, True),
-        ("embeddings.node2vec.seed", 1, False, True),
+        ("embeddings.random.seed", 1, False, True),
         ("embeddings.random.enabled", True, False, True),
         ("training.seed", 1, False, False),
         ("model.d_model", 64, False, False),

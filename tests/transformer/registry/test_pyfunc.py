@@ -194,7 +194,7 @@ def test_it_loads_by_its_alias_with_its_requirements_and_nothing_else(
 
     installed = install(model, tmp_path / "installed")
     assert {"torch", "polars", "mlflow"} <= {path.name for path in installed.iterdir()}
-    assert not {"airflow", "sklearn", "flask", "gensim", "matplotlib"} & {path.name for path in installed.iterdir()}
+    assert not {"airflow", "sklearn", "flask", "matplotlib"} & {path.name for path in installed.iterdir()}
     at = {"at": middle(events).isoformat()}
     command = [sys.executable, "-S", "-c", LOADER, f"models:/{name}@champion", json.dumps(at)]
     environment = {"MLFLOW_TRACKING_URI": mlflow_server, "PYTHONPATH": str(installed), "HOME": str(tmp_path)}

@@ -4,14 +4,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
+import yaml
 
-from transformer.config import Config, load_config, with_values
+from transformer import stages
+from transformer.config import Config, EmbeddingsConfig, load_config, with_values
 from transformer.data.dates import available_dates
 from transformer.errors import UserError
+from transformer.features import cache
 from transformer.features.cache import timetable_edges
+from transformer.features.embeddings import PointEmbeddings, compute_embeddings
+from transformer.features.graph import RailwayGraph
 from transformer.prediction.rows import evaluation_rows
+from transformer.tracking.names import CONFIG_ARTIFACT
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import open_run
 from transformer.training.run_folder import INPUTS, TrainedModel, TrainingInputs, download_trained
@@ -64,6 +72,34 @@ def test_another_timetable_leaves_the_model_as_it_is(trained: TrainedModel, smal
     module = trained.module_for(edges)
     assert module is not trained.module
     assert torch.equal(trained.module.network.point_vectors, before)
+
+
+def test_a_model_that_reads_vectors_of_a_former_kind_predicts(
+    small_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As an earlier program left it: node2vec in its configuration, its vectors in the run and in the checkpoint."""
+
+    def with_company(graph: RailwayGraph, op_nodes: pl.DataFrame, config: EmbeddingsConfig) -> PointEmbeddings:
+        points = compute_embeddings(graph, op_nodes, config)
+        company = np.random.default_rng(0).standard_normal((len(points.op_ids), 4)).astype(np.float32)
+        return PointEmbeddings(points.op_ids, {"node2vec": company, **points.vectors})
+
+    monkeypatch.setattr(cache, "compute_embeddings", with_company)
+    folders = [f"paths.cache={tmp_path}/cache", f"paths.runs={tmp_path}/runs"]
+    config = load_config("local", [*small_overrides, *folders, "training.max_epochs=1"])
+    stages.train_model(config, "")
+    folder = stages.run_folder(config, "")
+    written = yaml.safe_load((folder / CONFIG_ARTIFACT).read_text())
+    written["embeddings"]["node2vec"] = {"enabled": True, "dim": 4, "walk_length": 40, "p": 1.0, "seed": 0}
+    (folder / CONFIG_ARTIFACT).write_text(yaml.safe_dump(written))
+    monkeypatch.undo()
+
+    model = TrainedModel.load(folder)
+    assert model.module.network.shape.embedding_dims == {"node2vec": 4, "laplacian": 16, "geographic": 3}
+    assert model.embeddings.points.vectors["node2vec"].any()
+    rows = evaluation_rows(model, model.located(config), model.split.test)
+    assert rows.height > 100
+    assert rows["predicted_delay_s"].is_finite().all()
 
 
 def test_files_of_two_trainings_are_refused(trained_folder: Path, tmp_path: Path):

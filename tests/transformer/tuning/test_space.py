@@ -63,12 +63,12 @@ def test_a_step_is_kept_and_a_logarithmic_range_gives_every_order_of_magnitude_i
 def test_choices_keep_their_type():
     values = suggested(
         space(
-            {"key": "embeddings.node2vec.enabled", "choices": [True, False]},
+            {"key": "embeddings.random.enabled", "choices": [True, False]},
             {"key": "training.weight_decay", "choices": [0, 0.1]},
             {"key": "training.loss.name", "choices": ["mae", "mse"]},
         )
     )
-    assert {value["embeddings.node2vec.enabled"] for value in values} == {True, False}
+    assert {value["embeddings.random.enabled"] for value in values} == {True, False}
     assert all(isinstance(value["training.weight_decay"], float) for value in values)
     assert {value["training.loss.name"] for value in values} == {"mae", "mse"}
 
@@ -85,12 +85,12 @@ def test_a_conditional_key_is_searched_only_where_its_condition_holds():
 
 def test_a_condition_on_a_key_that_is_not_searched_looks_at_its_own_value():
     given = space(
-        {"key": "embeddings.node2vec.enabled", "choices": [True, False]},
-        {"key": "embeddings.node2vec.dim", "choices": [8, 16], "when": "embeddings.node2vec.enabled=true"},
-        {"key": "embeddings.node2vec.q", "choices": [0.5, 1.0], "when": "embeddings.node2vec.dim=16"},
+        {"key": "embeddings.random.enabled", "choices": [True, False]},
+        {"key": "embeddings.random.dim", "choices": [8, 16], "when": "embeddings.random.enabled=true"},
+        {"key": "embeddings.random.seed", "choices": [0, 1], "when": "embeddings.random.dim=16"},
     )
-    # Without node2vec, its dimension keeps its own value 16, and with 16 q is searched.
-    assert all("embeddings.node2vec.q" in v for v in suggested(given) if not v["embeddings.node2vec.enabled"])
+    # Without the random vectors, their dimension keeps its own value 16, and with 16 their seed is searched.
+    assert all("embeddings.random.seed" in v for v in suggested(given) if not v["embeddings.random.enabled"])
 
 
 def test_own_values_outside_the_space_are_told():
@@ -203,7 +203,7 @@ def test_more_combinations_than_can_be_checked_are_refused():
 def test_a_warm_start_leaves_only_what_does_not_change_the_weights_to_search():
     rate = {"key": "training.learning_rate", "low": 1e-4, "high": 1e-3}
     assert space(rate, {"key": "model.dropout", "choices": [0.1, 0.2]}, warm_start=True)
-    for key in ("model.n_layers", "embeddings.node2vec.dim", "data.snapshot.n_prev"):
+    for key in ("model.n_layers", "embeddings.random.dim", "data.snapshot.n_prev"):
         assert f"{key} changes the model" in refusal(rate, {"key": key, "low": 1, "high": 9}, warm_start=True)
 
 

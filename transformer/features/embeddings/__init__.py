@@ -3,7 +3,6 @@
 | kind | says | over the points that have it |
 |---|---|---|
 | `laplacian` | place in the railway at large | each column zero mean, unit variance |
-| `node2vec` | company on random walks | each column zero mean, unit variance |
 | `geographic` | east and north, and 1 where they are known | zero mean, unit variance at one scale: distances hold |
 | `random` | identity alone: a control | standard normal as drawn, so a vector never depends on other points |
 
@@ -26,12 +25,14 @@ from transformer.errors import UserError
 from transformer.features.embeddings.geographic import N_COORDINATES, coordinates_km
 from transformer.features.embeddings.interpolation import interpolate
 from transformer.features.embeddings.laplacian import eigenmap
-from transformer.features.embeddings.node2vec import skip_gram_vectors
 from transformer.features.embeddings.random import normal_vectors
 from transformer.features.graph import RailwayGraph, graph_from_edge_counts
 from transformer.files import UNREADABLE, write_parquet
 
-KINDS = ("laplacian", "node2vec", "geographic", "random")
+KINDS = ("laplacian", "geographic", "random")
+# Kinds of earlier programs. None is computed any more; the models that learned to read their vectors keep them.
+FORMER_KINDS = ("node2vec",)
+FORMER_KEYS = tuple(f"embeddings.{kind}." for kind in FORMER_KINDS)  # their keys in the configuration of such runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class PointEmbeddings:
 
     Attributes:
         op_ids: int32[N], ascending.
-        vectors: float32[N, dim] per kind, in the order of KINDS; only the kinds that are switched on.
+        vectors: float32[N, dim] per kind that is switched on, in the order in which a model reads them.
     """
 
     op_ids: NDArray[np.int32]
@@ -85,7 +86,7 @@ class PointEmbeddings:
         except UNREADABLE as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is not Parquet ({reason}); remove it and compute it again") from None
-        unknown = sorted(set(table.columns) - {"op_id", *KINDS})
+        unknown = sorted(set(table.columns) - {"op_id", *KINDS, *FORMER_KINDS})
         if unknown or "op_id" not in table.columns:
             raise UserError(f"{path} holds columns {table.columns}, not embeddings; remove it and compute it again")
         return cls(
@@ -98,16 +99,13 @@ def compute_embeddings(graph: RailwayGraph, op_nodes: pl.DataFrame, config: Embe
     """Every kind that `config` switches on, over all points of `op_nodes` and `graph`.
 
     A point without a position gets the coordinates of its neighbours in the graph. A point without trains in `graph`
-    stays unknown to `laplacian` and `node2vec`; `extend` fills it when a timetable reaches it.
+    stays unknown to `laplacian`; `extend` fills it when a timetable reaches it.
     """
     op_ids = np.union1d(op_nodes["op_id"].to_numpy(), graph.op_ids).astype(np.int32)
     vectors: dict[str, NDArray[np.float32]] = {}
     if config.laplacian.enabled:
         coordinates = eigenmap(graph, config.laplacian.dim)
         vectors["laplacian"] = _place(op_ids, graph.op_ids, standardise(coordinates))
-    if config.node2vec.enabled:
-        company = skip_gram_vectors(graph, config.node2vec)
-        vectors["node2vec"] = _place(op_ids, graph.op_ids, standardise(company))
     if config.geographic.enabled:
         vectors["geographic"] = _geographic(op_ids, op_nodes, graph)
     if config.random.enabled:
@@ -169,4 +167,4 @@ def _place(op_ids: NDArray[np.int32], held: NDArray[np.int32], vectors: NDArray[
     return placed
 
 
-__all__ = ["KINDS", "PointEmbeddings", "compute_embeddings", "extend", "standardise"]
+__all__ = ["FORMER_KEYS", "FORMER_KINDS", "KINDS", "PointEmbeddings", "compute_embeddings", "extend", "standardise"]

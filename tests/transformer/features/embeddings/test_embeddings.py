@@ -12,7 +12,6 @@ from transformer.config import (
     EmbeddingsConfig,
     GeographicConfig,
     LaplacianConfig,
-    Node2VecConfig,
     RandomEmbeddingConfig,
 )
 from transformer.errors import UserError
@@ -21,11 +20,7 @@ from transformer.features.graph import edge_counts, graph_from_edge_counts, merg
 
 MAV = Path(__file__).resolve().parents[5] / "shared" / "data" / "mav_2024_12"
 LINE = [(10, 20), (20, 30), (30, 40), (40, 50)]
-ALL_KINDS = EmbeddingsConfig(
-    laplacian=LaplacianConfig(dim=3),
-    node2vec=Node2VecConfig(enabled=True, dim=4),
-    random=RandomEmbeddingConfig(enabled=True, dim=5),
-)
+ALL_KINDS = EmbeddingsConfig(laplacian=LaplacianConfig(dim=3), random=RandomEmbeddingConfig(enabled=True, dim=5))
 
 
 @pytest.fixture
@@ -49,12 +44,11 @@ def test_all_points_and_all_kinds(embeddings: PointEmbeddings) -> None:
     assert tuple(embeddings.vectors) == KINDS
     assert {kind: v.shape for kind, v in embeddings.vectors.items()} == {
         "laplacian": (7, 3),
-        "node2vec": (7, 4),
         "geographic": (7, 3),
         "random": (7, 5),
     }
     assert {v.dtype for v in embeddings.vectors.values()} == {np.dtype(np.float32)}
-    assert embeddings.dim == 15
+    assert embeddings.dim == 11
 
 
 def test_points_of_the_graph_alone_are_held_too(graph_of, op_nodes) -> None:
@@ -69,7 +63,6 @@ def test_points_of_the_graph_alone_are_held_too(graph_of, op_nodes) -> None:
 def test_each_kind_is_switched_on_its_own(graph_of, op_nodes, kind: str) -> None:
     config = EmbeddingsConfig(
         laplacian=LaplacianConfig(enabled=kind == "laplacian"),
-        node2vec=Node2VecConfig(enabled=kind == "node2vec"),
         geographic=GeographicConfig(enabled=kind == "geographic"),
         random=RandomEmbeddingConfig(enabled=kind == "random"),
     )
@@ -85,9 +78,8 @@ def test_row_order_of_the_points_does_not_matter(graph_of, op_nodes, embeddings:
         np.testing.assert_array_equal(shuffled.vectors[kind], vectors)
 
 
-@pytest.mark.parametrize("kind", ["laplacian", "node2vec"])
-def test_graph_kinds_are_standardised_over_the_points_of_the_graph(embeddings: PointEmbeddings, kind: str) -> None:
-    vectors = embeddings.vectors[kind]
+def test_laplacian_is_standardised_over_the_points_of_the_graph(embeddings: PointEmbeddings) -> None:
+    vectors = embeddings.vectors["laplacian"]
 
     np.testing.assert_allclose(vectors[:5].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(vectors[:5].std(axis=0), 1, atol=1e-5)
@@ -119,20 +111,16 @@ def test_standardise_leaves_constant_columns_at_zero() -> None:
 def test_matrix_follows_the_order_and_begins_with_no_point(embeddings: PointEmbeddings) -> None:
     matrix = embeddings.matrix([40, 999, 10])
 
-    assert matrix.shape == (4, 15) and matrix.dtype == np.float32
+    assert matrix.shape == (4, 11) and matrix.dtype == np.float32
     assert not matrix[0].any() and not matrix[2].any()
     np.testing.assert_array_equal(matrix[1], np.concatenate([row(embeddings, kind, 40) for kind in KINDS]))
     np.testing.assert_array_equal(matrix[3], np.concatenate([row(embeddings, kind, 10) for kind in KINDS]))
     np.testing.assert_array_equal(embeddings.matrix(np.array([40, 999, 10], np.int32)), matrix)
-    assert embeddings.matrix([]).shape == (1, 15)
+    assert embeddings.matrix([]).shape == (1, 11)
 
 
 def test_matrix_without_any_kind_has_no_columns(graph_of, op_nodes) -> None:
-    off = EmbeddingsConfig(
-        laplacian=LaplacianConfig(enabled=False),
-        node2vec=Node2VecConfig(enabled=False),
-        geographic=GeographicConfig(enabled=False),
-    )
+    off = EmbeddingsConfig(laplacian=LaplacianConfig(enabled=False), geographic=GeographicConfig(enabled=False))
 
     assert compute_embeddings(graph_of(LINE), op_nodes, off).matrix([10, 20]).shape == (3, 0)
 
@@ -156,7 +144,7 @@ def test_empty_embeddings_round_trip(tmp_path: Path, graph_of, nodes_of) -> None
     empty = compute_embeddings(graph_of([]), nodes_of({}), ALL_KINDS)
     empty.save(tmp_path / "embeddings.parquet")
 
-    assert PointEmbeddings.load(tmp_path / "embeddings.parquet").matrix([1]).shape == (2, 15)
+    assert PointEmbeddings.load(tmp_path / "embeddings.parquet").matrix([1]).shape == (2, 11)
 
 
 def test_load_names_the_file_and_the_remedy(tmp_path: Path) -> None:
@@ -176,11 +164,10 @@ def test_extend_fills_what_a_later_timetable_reaches(edge_table, embeddings: Poi
     extended = extend(embeddings, edge_table([(10, 100), (100, 20), (50, 60)], journeys=[1, 3, 1]))
 
     assert extended.op_ids.tolist() == [*embeddings.op_ids.tolist(), 100]
-    for kind in ("laplacian", "node2vec"):
-        expected = 0.25 * row(embeddings, kind, 10) + 0.75 * row(embeddings, kind, 20)
-        np.testing.assert_allclose(row(extended, kind, 100), expected, rtol=1e-5)
-        np.testing.assert_allclose(row(extended, kind, 60), row(embeddings, kind, 50), rtol=1e-6)
-        assert not row(extended, kind, 70).any()
+    expected = 0.25 * row(embeddings, "laplacian", 10) + 0.75 * row(embeddings, "laplacian", 20)
+    np.testing.assert_allclose(row(extended, "laplacian", 100), expected, rtol=1e-5)
+    np.testing.assert_allclose(row(extended, "laplacian", 60), row(embeddings, "laplacian", 50), rtol=1e-6)
+    assert not row(extended, "laplacian", 70).any()
     position = 0.25 * row(embeddings, "geographic", 10) + 0.75 * row(embeddings, "geographic", 20)
     np.testing.assert_allclose(row(extended, "geographic", 100), [*position[:2], 0], rtol=1e-5, atol=1e-7)
     assert not row(extended, "random", 100).any(), "the control says nothing about where a point is"
@@ -209,7 +196,7 @@ def test_embeddings_of_real_training_dates() -> None:
     graph = graph_from_edge_counts(day[13])
     op_nodes = pl.read_parquet(MAV / "op_nodes.parquet")
 
-    embeddings = compute_embeddings(graph, op_nodes, EmbeddingsConfig(node2vec=Node2VecConfig(enabled=True, epochs=1)))
+    embeddings = compute_embeddings(graph, op_nodes, EmbeddingsConfig())
 
     assert all(np.isfinite(vectors).all() for vectors in embeddings.vectors.values())
     assert np.abs(embeddings.vectors["laplacian"]).max() < 15
