@@ -1,16 +1,16 @@
 """Isolation: an Airflow home of its own, made before Airflow is imported, and none of the shell's settings."""
 
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.support import run_folder
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-HOME = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
+BEGAN = run_folder.begin()  # in the one process that hands out the tests, or runs them all
+HOME = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder.run_folder()))
 
 for name in list(os.environ):
     if name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_", "TRANSFORMER_")):
@@ -25,13 +25,14 @@ os.environ |= {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _airflow_home():
-    yield HOME
-    shutil.rmtree(HOME, ignore_errors=True)
+def pytest_unconfigure():
+    if BEGAN:
+        run_folder.end()
 
 
 @pytest.fixture(scope="session")
 def airflow_database():
     """Tables of Airflow's own database, for tests that run a DAG in this process."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    from tests.support.airflow import migrated_database
+
+    migrated_database(HOME)

@@ -7,10 +7,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from importlib.metadata import distributions
@@ -21,6 +19,8 @@ import yaml
 
 from tests.deploy.dockerfile import REPOSITORY, copy_code, install_packages
 from tests.deploy.manifests import HELM_VALUES
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 TINY_DATA = ["--service-dates", "5", "--lines", "2", "--points", "12", "--journeys-per-day", "40"]
@@ -92,9 +92,7 @@ def mlflow_server(tmp_path_factory):
     migration = [word.replace("$(MLFLOW_BACKEND_STORE_URI)", database) for word in pod["initContainers"][0]["args"]]
     run(programs / migration[0], *migration[1:], folder=folder)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     changed = {"--host": "127.0.0.1", "--port": str(port), "--artifacts-destination": str(folder / "artifacts")}
     program, *arguments = pod["containers"][0]["args"]
     arguments = [f"{key}={changed.get(key, value)}" for key, value in (a.split("=", 1) for a in arguments[1:])]
@@ -108,20 +106,17 @@ def mlflow_server(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while status(port, "/health") != 200:
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.3)
+        wait_until(lambda: status(port, "/health") == 200, "MLflow", server, folder / "server.log")
         yield port
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+        server.wait(PATIENCE_S)
 
 
 def status(port, path, **headers):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -14,9 +14,9 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.gate import CLOSED, FAILING, OPEN, SILENT, Gate
 from tests.transformer.conftest import BUCKET
 from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
-from tests.transformer.faults.gate import CLOSED, FAILING, OPEN, SILENT, Gate
 from transformer import stages
 from transformer.cli import main
 from transformer.config import load_config
