@@ -9,7 +9,7 @@ import pytest
 from tests.support import run_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BEGAN = run_folder.begin()  # in the one process that hands out the tests, or runs them all
+SWEEPER = run_folder.begin()  # in the one process that hands out the tests, or runs them all
 HOME = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder.run_folder()))
 
 for name in list(os.environ):
@@ -26,8 +26,8 @@ os.environ |= {
 
 
 def pytest_unconfigure():
-    if BEGAN:
-        run_folder.end()
+    if SWEEPER:
+        run_folder.end(SWEEPER)
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tests.support import commands
 from tests.support.airflow import migrated_database
 from tests.support.clones import cloned
+from tests.support.models import simulated
 from tests.support.postgres import postgres_server
-from tests.support.run_folder import once
 from tests.support.servers import mlflow_server, s3_server
+from transformer.data.simulator.settings import SimulationConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = ["--service-dates", "5", "--lines", "2", "--points", "12", "--journeys-per-day", "40"]
 BUCKET = "train-delays-dev"  # of environment dev
 S3_SECRET = "s3cr3t-planted"
 
@@ -28,15 +27,9 @@ def clone(tmp_path):
         yield clone
 
 
-def simulate_tiny(folder):
-    done = commands.run("transformer", "simulate", "--to", str(folder / "data"), *TINY)
-    assert done.returncode == 0, done.stderr
-    return str(folder / "data")
-
-
 @pytest.fixture(scope="session")
 def tiny_data():
-    return Path(once("tiny-data", simulate_tiny))
+    return simulated(SimulationConfig(service_dates=5, lines=2, points=12, journeys_per_day=40))
 
 
 @pytest.fixture

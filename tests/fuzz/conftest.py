@@ -1,14 +1,13 @@
-"""How long and how random the fuzz tests are: FUZZ_EXAMPLES=20000 makes them longer, and new every time."""
-
-import os
+"""How many hostile inputs the fuzz tests try: `make test-all` tries more of them, and new ones every time."""
 
 from hypothesis import HealthCheck, Phase, settings
 
-LONGER = os.environ.get("FUZZ_EXAMPLES")
+from tests.support.grids import FACTOR, grid
+
 settings.register_profile(
     "fuzz",
-    max_examples=int(LONGER or 150),
-    derandomize=not LONGER,  # CI fails on changes only
+    max_examples=grid(150),
+    derandomize=FACTOR == 1,  # `make test` fails on changes only
     database=None,
     phases=[Phase.generate],  # a failure is small enough to read; shrinking it would take an hour
     deadline=None,  # other work may hold the machine up

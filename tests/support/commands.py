@@ -47,6 +47,7 @@ class Forked:
     """A process, with the methods of `subprocess.Popen` and text in UTF-8.
 
     Attributes:
+        stdin: what it is told; nothing unless the test writes there.
         stderr: what it says to standard error; closed where that is `stdout`, too.
     """
 
@@ -61,6 +62,8 @@ class Forked:
         self.args = list(arguments)
         self.returncode: int | None = None
         self._waiting = threading.Lock()
+        reading, writing = os.pipe()
+        self.stdin = os.fdopen(writing, "w", encoding="utf-8")
         self.stdout, out = _pipe()
         self.stderr, err = _pipe()
         if stderr_to_stdout:
@@ -73,10 +76,9 @@ class Forked:
         }
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.connect(_address())
-        with Path(os.devnull).open() as nothing:
-            socket.send_fds(self._connection, [json.dumps(request).encode()], [nothing.fileno(), out, err])
-        os.close(out)
-        os.close(err)
+        socket.send_fds(self._connection, [json.dumps(request).encode()], [reading, out, err])
+        for file in (reading, out, err):
+            os.close(file)
         self.pid = int(self._answer()["pid"])
 
     def poll(self) -> int | None:
@@ -89,7 +91,8 @@ class Forked:
         return status
 
     def communicate(self, timeout: float = PATIENCE_S) -> tuple[str, str]:
-        """The rest of what it says, to standard output and to standard error, and its end."""
+        """The rest of what it says, to standard output and to standard error, and its end; it is told nothing more."""
+        self.stdin.close()
         end = time.monotonic() + timeout
         said = ["", ""]
 

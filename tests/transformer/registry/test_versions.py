@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 import uuid
@@ -16,10 +15,10 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from tests.support import commands
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
 from transformer.files import file_digest
-from transformer.registry import lock
 from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, turn
 from transformer.registry.register import register
 from transformer.registry.versions import (
@@ -261,17 +260,12 @@ def test_a_server_that_is_away_is_one_line() -> None:
 
 # --- several at once -------------------------------------------------------------------------------------------------
 @pytest.fixture
-def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+def promoters(overrides: list[str], tmp_path: Path) -> Iterator[list[commands.Forked]]:
     """Two processes that promote on demand."""
-    command = [sys.executable, "-c", PROMOTER, *overrides]
-    started = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(lock.__file__).parents[2]
-        )
-        for _ in range(2)
-    ]
+    program = tmp_path / "promoter.py"
+    program.write_text(PROMOTER)
+    started = [commands.start(str(program), *overrides) for _ in range(2)]
     for process in started:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     yield started
     for process in started:
@@ -281,16 +275,15 @@ def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
 
 @slow
 def test_of_two_gates_that_compared_with_the_same_champion_one_promotes(
-    config: Config, client: MlflowClient, versions: list[Registered], promoters: list[subprocess.Popen[str]]
+    config: Config, client: MlflowClient, versions: list[Registered], promoters: list[commands.Forked]
 ) -> None:
     promote(config, 1, **TELL)
     current, rivals = 1, {2, 3}
     for _ in range(5):
         for process, version in zip(promoters, sorted(rivals), strict=True):
-            assert process.stdin is not None
             process.stdin.write(json.dumps({"version": version, "instead_of": current}) + "\n")
             process.stdin.flush()
-        answers = [process.stdout.readline().strip() for process in promoters if process.stdout is not None]
+        answers = [process.stdout.readline().strip() for process in promoters]
         assert answers.count("promoted") == 1
         winner = sorted(rivals)[answers.index("promoted")]
         loser = next(answer for answer in answers if answer != "promoted")
