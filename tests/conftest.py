@@ -25,6 +25,31 @@ os.environ |= {
 }
 
 
+# So that two processes which share the tests end together; the other files come as they stand.
+SLOWEST_FIRST = (
+    "tests/e2e/test_browser.py",
+    "tests/deploy/test_install.py",
+    "tests/transformer/tuning/test_kills.py",
+    "tests/e2e/test_pods.py",
+    "tests/e2e/test_train.py",
+    "tests/transformer/tuning/test_database.py",
+    "tests/e2e/test_tune.py",
+    "tests/e2e/test_pods_training.py",
+    "tests/e2e/test_pods_tuning.py",
+    "tests/transformer/tuning/test_study.py",
+    "tests/dags/test_hyperparameter_tuning_run.py",
+    "tests/transformer/training/test_preemption.py",
+    "tests/transformer/faults/test_services.py",
+    "tests/transformer/faults/test_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    files = {str(REPOSITORY / name): place for place, name in enumerate(SLOWEST_FIRST)}
+    assert all(map(os.path.isfile, files)), "a file of SLOWEST_FIRST has moved"
+    items.sort(key=lambda item: files.get(str(item.path), len(files)))
+
+
 def pytest_unconfigure():
     if SWEEPER:
         run_folder.end(SWEEPER)

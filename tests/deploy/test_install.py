@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -183,15 +185,14 @@ def test_airflow_image_parses_the_bundle_and_opens_a_run(tmp_path, mlflow_server
     }
     run("airflow", "db", "migrate", folder=home, **settings)
     run("airflow", "dags", "reserialize", folder=home, **settings)
-    # The last line is the answer, those before it are warnings.
-    errors = run("airflow", "dags", "list-import-errors", "--output", "json", folder=home, **settings)
-    assert json.loads(errors.splitlines()[-1]) == []
-    listed = run("airflow", "dags", "list", "--output", "json", folder=home, **settings)
-    dags = {dag["dag_id"]: dag["bundle_name"] for dag in json.loads(listed.splitlines()[-1])}
+    with closing(sqlite3.connect(home / "airflow.db")) as database:
+        assert database.execute("SELECT filename, stacktrace FROM import_error").fetchall() == []
+        dags = dict(database.execute("SELECT dag_id, bundle_name FROM dag").fetchall())
     assert dags["model_training"] == bundle["name"]
 
     run("python", "-c", "import asyncpg, psycopg2", folder=home, **settings)
     address = f"training.mlflow.tracking_uri=http://localhost:{mlflow_server}"
     conf = json.dumps({"env": "prod", "overrides": [address]})
+    # The last line is the answer, those before it are warnings.
     opened = run("python", "-c", OPEN_RUN, conf, folder=home, TRANSFORMER_GIT_COMMIT="c0ffee", **settings)
     assert re.fullmatch(r"[0-9a-f]{32}", json.loads(opened.splitlines()[-1])["run_id"])

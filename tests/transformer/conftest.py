@@ -1,7 +1,9 @@
 """A small simulated railway, made once, the real data where it is, and the MLflow server."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -87,6 +89,16 @@ def mlflow_gate(mlflow_server: str) -> Iterator[Gate]:
     gate = Gate(urlsplit(mlflow_server).port or 0)
     yield gate
     gate.stop()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that clients of HTTP servers paused before they tried again; they do not really pause."""
+    from urllib3.util import retry
+
+    paused: list[float] = []
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=paused.append, time=time.time))
+    return paused
 
 
 @pytest.fixture(scope="session")

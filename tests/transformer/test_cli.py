@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,10 +277,11 @@ def test_a_truncated_table_is_one_line(
 
 @slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_mlflow_down_at_the_start_is_one_line_within_seconds(fails: Callable[..., str], stage: str) -> None:
-    began = time.monotonic()
+def test_mlflow_down_at_the_start_is_one_line_within_seconds(
+    fails: Callable[..., str], stage: str, pauses: list[float]
+) -> None:
     message = fails([stage, "--run-id", "abc", "--set", f"training.mlflow.tracking_uri={SECRET}"])
-    assert time.monotonic() - began < 15
+    assert len(pauses) == 3 and sum(pauses) < 10
     assert_names(message, "no MLflow server", "training.mlflow.tracking_uri=http://127.0.0.1:9")
 
 
