@@ -281,7 +281,7 @@ def test_mlflow_down_at_the_start_is_one_line_within_seconds(
     fails: Callable[..., str], stage: str, pauses: list[float]
 ) -> None:
     message = fails([stage, "--run-id", "abc", "--set", f"training.mlflow.tracking_uri={SECRET}"])
-    assert len(pauses) == 3 and sum(pauses) < 10
+    assert 0 < sum(pauses) < 10
     assert_names(message, "no MLflow server", "training.mlflow.tracking_uri=http://127.0.0.1:9")
 
 

@@ -381,7 +381,7 @@ def test_no_server_is_one_line_within_seconds(tmp_path: Path, pauses: list[float
     ):
         pauses.clear()
         message = refusal(act)
-        assert len(pauses) == 3 and sum(pauses) < 10
+        assert 0 < sum(pauses) < 10
         assert_names(message, "no MLflow server", "training.mlflow.tracking_uri=http://127.0.0.1:9 ")
         assert_names(message, "Connection refused", "correct the address", "training.mlflow.use_mlflow=false")
 
