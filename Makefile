@@ -15,7 +15,7 @@ BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if 
 	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-fast lint notebook docs screenshots bench bench-accuracy bench-ablation up down lock audit image
+.PHONY: help setup train tune test test-all test-fast lint notebook docs screenshots bench bench-accuracy bench-ablation up down lock audit image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -41,6 +41,9 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 	$(PYTEST)
+
+test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs: make test-all [TEST_GRID=10]
+	TEST_GRID='$(or $(TEST_GRID),10)' $(PYTEST)
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"

@@ -1,16 +1,16 @@
 """Isolation: an Airflow home of its own, made before Airflow is imported, and none of the shell's settings."""
 
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.support import run_folder
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-HOME = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
+SWEEPER = run_folder.begin()  # in the one process that hands out the tests, or runs them all
+HOME = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder.run_folder()))
 
 for name in list(os.environ):
     if name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_", "TRANSFORMER_")):
@@ -25,13 +25,39 @@ os.environ |= {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _airflow_home():
-    yield HOME
-    shutil.rmtree(HOME, ignore_errors=True)
+# So that two processes which share the tests end together; the other files come as they stand.
+SLOWEST_FIRST = (
+    "tests/e2e/test_browser.py",
+    "tests/deploy/test_install.py",
+    "tests/transformer/tuning/test_kills.py",
+    "tests/e2e/test_pods.py",
+    "tests/e2e/test_train.py",
+    "tests/transformer/tuning/test_database.py",
+    "tests/e2e/test_tune.py",
+    "tests/e2e/test_pods_training.py",
+    "tests/e2e/test_pods_tuning.py",
+    "tests/transformer/tuning/test_study.py",
+    "tests/dags/test_hyperparameter_tuning_run.py",
+    "tests/transformer/training/test_preemption.py",
+    "tests/transformer/faults/test_services.py",
+    "tests/transformer/faults/test_processes.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    files = {str(REPOSITORY / name): place for place, name in enumerate(SLOWEST_FIRST)}
+    assert all(map(os.path.isfile, files)), "a file of SLOWEST_FIRST has moved"
+    items.sort(key=lambda item: files.get(str(item.path), len(files)))
+
+
+def pytest_unconfigure():
+    if SWEEPER:
+        run_folder.end(SWEEPER)
 
 
 @pytest.fixture(scope="session")
 def airflow_database():
     """Tables of Airflow's own database, for tests that run a DAG in this process."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    from tests.support.airflow import migrated_database
+
+    migrated_database(HOME)

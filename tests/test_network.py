@@ -69,7 +69,6 @@ def imports(*names, folder=REPOSITORY, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -91,12 +91,13 @@ def train_model(
     config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
     """Train; with `warm_start_run_id` from that run's best weights, with `resume` that run itself goes on."""
-    from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
-    from transformer.training.trainer import train
-
     run = RunLog(config, run_id)
     run.begin()
     split = _fetch_split(config, run)
+    # After what refuses wrong input, which need not wait for torch.
+    from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
+    from transformer.training.trainer import train
+
     folder = run_folder(config, run_id)
     warm_start = last = None
     if resume:
@@ -242,13 +243,14 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
         worker: number of this worker; several run at a time, each with its own, on a database that all reach.
         warm_start_run_id: every trial begins with the best weights of this run.
     """
+    run = RunLog(config, run_id)
+    run.begin()
+    split = _fetch_split(config, run)
+    # After what refuses wrong input, which need not wait for torch.
     from transformer.training.checkpoints import BEST, CHECKPOINTS
     from transformer.tuning.study import WarmStart
     from transformer.tuning.worker import run_trials
 
-    run = RunLog(config, run_id)
-    run.begin()
-    split = _fetch_split(config, run)
     folder = run_folder(config, run_id)
     warm_start = None
     if warm_start_run_id:

@@ -6,7 +6,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from delay_pipeline import stage
-from tests.tracking_double import FakeTracking
+from tests.support.tracking_double import FakeTracking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGE = """

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from airflow.models.dagrun import DagRun
 
-from tests.tracking_double import FakeTracking
+from tests.support.tracking_double import FakeTracking
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from delay_pipeline import evaluations
-from tests.registry_double import FakeRegistry
+from tests.support.registry_double import FakeRegistry
 
 pytestmark = pytest.mark.slow
 

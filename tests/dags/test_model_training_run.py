@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.tracking_double import FakeTracking
+from tests.support.tracking_double import FakeTracking
 
 pytestmark = pytest.mark.slow
 

@@ -65,7 +65,7 @@ def install_packages(target, folder):
     venv, build, base = folder / "venv", folder / "build", folder / "base"
     build.mkdir()
     subprocess.run([sys.executable, "-m", "venv", str(base)], check=True)
-    environment = os.environ | {"PATH": f"{base}/bin:{os.environ['PATH']}", "PIP_QUIET": "1"}
+    environment = os.environ | {"PATH": f"{base}/bin:{os.environ['PATH']}", "PIP_QUIET": "1", "PIP_NO_COMPILE": "1"}
     for stage in ancestry(read_stages(), f"{target}-packages"):
         for instruction, value in stage.instructions:
             if instruction == "ENV":

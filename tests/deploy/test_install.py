@@ -7,12 +7,12 @@ import json
 import os
 import re
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -21,6 +21,8 @@ import yaml
 
 from tests.deploy.dockerfile import REPOSITORY, copy_code, install_packages
 from tests.deploy.manifests import HELM_VALUES
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 TINY_DATA = ["--service-dates", "5", "--lines", "2", "--points", "12", "--journeys-per-day", "40"]
@@ -92,9 +94,7 @@ def mlflow_server(tmp_path_factory):
     migration = [word.replace("$(MLFLOW_BACKEND_STORE_URI)", database) for word in pod["initContainers"][0]["args"]]
     run(programs / migration[0], *migration[1:], folder=folder)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     changed = {"--host": "127.0.0.1", "--port": str(port), "--artifacts-destination": str(folder / "artifacts")}
     program, *arguments = pod["containers"][0]["args"]
     arguments = [f"{key}={changed.get(key, value)}" for key, value in (a.split("=", 1) for a in arguments[1:])]
@@ -108,20 +108,17 @@ def mlflow_server(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while status(port, "/health") != 200:
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.3)
+        wait_until(lambda: status(port, "/health") == 200, "MLflow", server, folder / "server.log")
         yield port
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+        server.wait(PATIENCE_S)
 
 
 def status(port, path, **headers):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -188,15 +185,14 @@ def test_airflow_image_parses_the_bundle_and_opens_a_run(tmp_path, mlflow_server
     }
     run("airflow", "db", "migrate", folder=home, **settings)
     run("airflow", "dags", "reserialize", folder=home, **settings)
-    # The last line is the answer, those before it are warnings.
-    errors = run("airflow", "dags", "list-import-errors", "--output", "json", folder=home, **settings)
-    assert json.loads(errors.splitlines()[-1]) == []
-    listed = run("airflow", "dags", "list", "--output", "json", folder=home, **settings)
-    dags = {dag["dag_id"]: dag["bundle_name"] for dag in json.loads(listed.splitlines()[-1])}
+    with closing(sqlite3.connect(home / "airflow.db")) as database:
+        assert database.execute("SELECT filename, stacktrace FROM import_error").fetchall() == []
+        dags = dict(database.execute("SELECT dag_id, bundle_name FROM dag").fetchall())
     assert dags["model_training"] == bundle["name"]
 
     run("python", "-c", "import asyncpg, psycopg2", folder=home, **settings)
     address = f"training.mlflow.tracking_uri=http://localhost:{mlflow_server}"
     conf = json.dumps({"env": "prod", "overrides": [address]})
+    # The last line is the answer, those before it are warnings.
     opened = run("python", "-c", OPEN_RUN, conf, folder=home, TRANSFORMER_GIT_COMMIT="c0ffee", **settings)
     assert re.fullmatch(r"[0-9a-f]{32}", json.loads(opened.splitlines()[-1])["run_id"])

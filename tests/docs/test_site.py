@@ -63,7 +63,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return folder

@@ -3,17 +3,20 @@
 Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
 """
 
+import json
 import os
 import re
 import shutil
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from tests.e2e.conftest import cloned
+from tests.support.clones import cloned
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.servers import answers
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +29,7 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 60_000  # for a page, while four Airflow components and a training share two cores
-TRAINING_S = 600
+PATIENCE_MS = 1000 * PATIENCE_S
 SMALL = [
     "training.max_epochs=2",
     "training.batch_size=16",
@@ -38,11 +40,11 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    """A clone whose servers are up, with the password of its admin."""
+    """A clone whose servers are up, and what `make up` said."""
     with cloned(tmp_path_factory.mktemp("browser") / "a clone") as clone:
-        done = clone.run("services.py", "up")
+        done = clone.with_databases().run("services.py", "up")
         assert done.returncode == 0, done.stderr
-        yield clone, re.search(r"user admin, password (\S+)", done.stdout).group(1)
+        yield clone, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def browser():
 @pytest.fixture
 def page(up, browser):
     """A page of Airflow, logged in."""
-    clone, password = up
+    clone, said = up
+    password = re.search(r"user admin, password (\S+)", said).group(1)
     context = browser.new_context(
         viewport={"width": 1280, "height": 800}, base_url=f"http://127.0.0.1:{clone.airflow_port}"
     )
@@ -107,13 +110,12 @@ def trigger(page, overrides):
 def watch(page, run):
     """Return the final state of the run, with the same request as its page."""
     run_id = run.rpartition("/")[2]
-    end = time.monotonic() + TRAINING_S
-    while time.monotonic() < end:
-        state = page.request.get(f"/api/v2/dags/model_training/dagRuns/{run_id}").json()["state"]
-        if state in ("success", "failed"):
-            return state
-        page.wait_for_timeout(2000)
-    raise AssertionError(f"{run_id} did not end within {TRAINING_S} s")
+
+    def state():
+        return page.request.get(f"/api/v2/dags/model_training/dagRuns/{run_id}").json()["state"]
+
+    wait_until(lambda: state() in ("success", "failed"), run_id, every_s=1)
+    return state()
 
 
 def follow(page, run, task, link):
@@ -122,6 +124,21 @@ def follow(page, run, task, link):
     with page.context.expect_page() as opened:
         page.get_by_role("link", name=link).click()
     return opened.value
+
+
+def test_up_serves_both(up):
+    clone, said = up
+    assert f"http://127.0.0.1:{clone.airflow_port}   user admin, password " in said
+    assert answers(f"http://127.0.0.1:{clone.mlflow_port}/health") == b"OK"
+    health = json.loads(answers(f"http://127.0.0.1:{clone.airflow_port}/api/v2/monitor/health"))
+    assert {part: state["status"] for part, state in health.items()} == {
+        "metadatabase": "healthy",
+        "scheduler": "healthy",
+        "triggerer": "healthy",
+        "dag_processor": "healthy",
+    }
+    again = clone.run("services.py", "up")
+    assert again.stdout.count("already up") == 2
 
 
 def test_a_training_from_the_form_to_its_figures(up, page, take, tiny_data):
@@ -184,3 +201,15 @@ def test_the_page_of_a_dag_tells_what_it_does_and_how_to_go_on(page, take, dag):
         expect(text.get_by_role("heading", name=heading, exact=True)).to_be_attached()
     if dag == "model_training":
         take(page, "dag-docs")
+
+
+def test_down_stops_both(up):
+    """The last of these tests: the others need what it stops."""
+    clone, _ = up
+    pids = [json.loads(path.read_text())["pid"] for path in clone.folder.glob(".run/*.json")]
+    assert len(pids) == 2
+    family = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+    down = clone.run("services.py", "down")
+    assert down.stdout.splitlines() == ["Airflow: stopped", "MLflow: stopped"]
+    assert not [process for process in family if process.is_running()]
+    assert not list(clone.folder.glob(".run/*.json"))

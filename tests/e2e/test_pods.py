@@ -4,7 +4,7 @@ MLflow is stood in for; `test_pods_training.py` runs the real stages.
 """
 
 import asyncio
-import time
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +18,11 @@ from delay_pipeline import stage
 from delay_pipeline.failures import pod_failure
 from delay_pipeline.links import PodLink
 from delay_pipeline.stage import StageOperator
-from tests.e2e.cluster import Cluster, Fate
-from tests.tracking_double import FakeTracking
+from tests.support.cluster import Cluster, Fate
+from tests.support.patience import wait_until
+from tests.support.tracking_double import FakeTracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.usefixtures("airflow_database")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow_database")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["fetch-files", "compute-statistics-and-embeddings", "train-model", "evaluate-model", "register-model"]
@@ -93,7 +94,7 @@ def retried(run, cluster):
     return run.state == "success" and len(cluster.pods_of("train-model")) == 2
 
 
-TALK = "import time; print('epoch 1', flush=True); time.sleep(30)"
+TALK = "import time; print('epoch 1', flush=True); time.sleep(3600)"
 
 
 @pytest.mark.parametrize(
@@ -146,15 +147,39 @@ def test_a_pod_that_finds_no_node_is_removed_and_says_why(train, cluster):
     )
 
 
-def test_log_lines_show_while_the_pod_runs(train, cluster, capsys):
-    cluster.plan("train-model", Fate("import time; print('epoch 1'); time.sleep(5); print('epoch 2')"))
+def test_log_lines_show_while_the_pod_runs(train, cluster, capsys, tmp_path):
+    """The pod goes on only when its first line has been shown."""
+    shown = tmp_path / "shown"
+    script = f"""
+import pathlib, time
+print("epoch 1")
+while not pathlib.Path({str(shown)!r}).exists():
+    time.sleep(0.05)
+print("epoch 2")
+"""
+    cluster.plan("train-model", Fate(script))
+    said = []
+
+    def first_is_there():
+        said.append(capsys.readouterr().out)
+        return "[base] epoch 1" in "".join(said)
+
+    def watch():
+        try:
+            wait_until(first_is_there, "the first line")
+            assert not cluster.pods_of("train-model")[0].done
+            seen.append(True)
+        finally:
+            shown.touch()
+
+    seen = []
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     assert train().state == "success"
-    (pod,) = cluster.pods_of("train-model")
-    lines = capsys.readouterr().out.splitlines()
-    (first,) = [line for line in lines if "[base] epoch 1" in line]
-    shown = datetime.fromisoformat(first.split()[0])
-    assert shown < pod.ended - timedelta(seconds=1)
-    assert len([line for line in lines if "epoch 2" in line]) == 1
+    watcher.join()
+    assert seen
+    lines = ("".join(said) + capsys.readouterr().out).splitlines()
+    assert [len([line for line in lines if text in line]) for text in ("[base] epoch 1", "epoch 2")] == [1, 1]
 
 
 SAVES = """
@@ -164,7 +189,7 @@ def save(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
 print("epoch 1", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -189,13 +214,6 @@ def deferred(monkeypatch, cluster):
     (pod,) = cluster.pods
     wait_until(lambda: pod.log)
     return task, type(deferral.value.trigger)(**arguments), pod
-
-
-def wait_until(holds, seconds=10):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def saved_and_gone(pod, cluster):

@@ -7,11 +7,13 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.cluster import Cluster
-from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods, wait_for
+from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods
+from tests.support.cluster import Cluster
+from tests.support.servers import answers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.slow
 
+NAME = "training-in-pods"
 SMALL = [
     "training.max_epochs=2",
     "training.snapshots_per_epoch=64",
@@ -25,7 +27,7 @@ SMALL = [
 
 
 def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
-    conf = {"env": "dev", "overrides": [*SMALL, *on_own_disks(mlflow, s3)]}
+    conf = {"env": "dev", "overrides": [*SMALL, *on_own_disks(mlflow, s3, NAME)]}
     with Cluster() as cluster:
         log = run_in_pods("model_training", conf, cluster, tmp_path / "home")
     with Cluster() as evaluating:
@@ -42,7 +44,7 @@ def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
     assert re.fullmatch(r"[0-9a-f]{32}", run_id)
     assert {pod.manifest["metadata"]["labels"]["mlflow_run_id"] for pod in cluster.pods} == {run_id}
 
-    found = json.loads(wait_for(f"{mlflow}/api/2.0/mlflow/runs/get?run_id={run_id}", 5))["run"]
+    found = json.loads(answers(f"{mlflow}/api/2.0/mlflow/runs/get?run_id={run_id}"))["run"]
     assert found["info"]["status"] == "FINISHED"
     tags = {tag["key"]: tag["value"] for tag in found["data"]["tags"]}
     assert tags["dag_id"] == "model_training"
@@ -66,7 +68,7 @@ def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):
     )  # the last date is the test date
     assert run.info.status == "FINISHED"
     decision = run.data.tags[f"gate/{window}"].partition(":")[0]
-    version = client.get_model_version_by_alias("train-delays", "champion" if decision == "promote" else "challenger")
+    version = client.get_model_version_by_alias(NAME, "champion" if decision == "promote" else "challenger")
     assert (version.run_id, version.tags["decision"]) == (
         run_id,
         {"promote": "promoted", "decline": "declined"}[decision],

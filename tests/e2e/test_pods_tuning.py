@@ -12,11 +12,12 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods
 from tests.e2e.test_train import SMALL
+from tests.support.cluster import Cluster
+from tests.support.servers import mlflow_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.slow
 
 SPACE = [
     {"key": "training.learning_rate", "low": 3e-4, "high": 3e-3, "log": True},
@@ -40,7 +41,7 @@ def test_a_study_of_two_workers_in_pods(tmp_path, mlflow, s3, postgres, database
         "overrides": [
             *SMALL,
             "model.round_predictions=false",  # whole minutes would make trials of so little training equal
-            *on_own_disks(mlflow, s3),
+            *on_own_disks(mlflow, s3, "tuning-in-pods"),
             f"search.storage_url={database_url}",
             f"search.space={json.dumps(SPACE)}",
             "search.pruner.name=none",
@@ -94,11 +95,13 @@ def test_a_study_of_two_workers_in_pods(tmp_path, mlflow, s3, postgres, database
     assert "study in-pods: continued with 4 of 4 trials" in said("tune")
 
     bucket = boto3.resource("s3", endpoint_url=s3).Bucket(BUCKET)
-    left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}  # Airflow's and MLflow's
+    servers = (tmp_path, mlflow_server()[1])  # Airflow's folder and MLflow's
+    left = {path: path.read_bytes() for folder in servers for path in folder.rglob("*") if path.is_file()}
     left |= {entry.key: entry.get()["Body"].read() for entry in bucket.objects.all()}
     left |= {pod.name: json.dumps([pod.manifest, pod.log], default=str).encode() for pod in cluster.pods}
     left["log"] = log.encode()
     address = database_url.encode()
-    assert address in left[home / "airflow.db"] and address in left[tmp_path / "mlflow.db"]  # it would be seen
+    for database in (home / "airflow.db", mlflow_server()[1] / "mlflow.db"):
+        assert address in left[database]  # a secret would be seen
     for secret in (postgres.password, S3_SECRET):
         assert [name for name, content in left.items() if secret.encode() in content] == []

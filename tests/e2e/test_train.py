@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.support.airflow import migrated_database
+
 SMALL = [
     "training.max_epochs=1",
     "training.snapshots_per_epoch=16",
@@ -74,7 +76,9 @@ def test_training_whole(clone, tiny_data):
 
 @pytest.mark.slow
 def test_a_stage_that_refuses_its_data_is_one_line(clone, tiny_data):
-    done = clone.run("train.py", "--data", str(tiny_data), *OVERRIDES, "--set", "data.split.test=[2025-01-10]")
+    done = clone.with_databases().run(
+        "train.py", "--data", str(tiny_data), *OVERRIDES, "--set", "data.split.test=[2025-01-10]"
+    )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: model_training failed: ")]
     assert "fetch_files: " in line
@@ -107,7 +111,7 @@ def test_airflow_dags_test_without_mlflow(clone, tiny_data):
             check=False,
         )
 
-    assert airflow("db", "migrate").returncode == 0
+    migrated_database(clone.folder / "home")
     assert "No data found" in airflow("dags", "list-import-errors").stdout
     done = airflow("dags", "test", "model_training", "--conf", json.dumps({"env": "local", "overrides": overrides}))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -5,14 +5,14 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
-from tests.e2e.conftest import free_port
 from tests.e2e.test_train import OVERRIDES, runs
+from tests.support.patience import wait_until
+from tests.support.ports import free_port
+from tests.support.servers import answers
 
 SPACE = "search.space=[{key: training.learning_rate, low: 3e-4, high: 3e-3, log: true}]"
 STUDY = [*OVERRIDES, "--set", SPACE]
@@ -40,6 +40,8 @@ def test_wrong_input_is_one_line_before_anything_starts(clone, arguments, words)
 
 @pytest.mark.slow
 def test_a_study_whole_and_gone_on_with(clone, tiny_data):
+    clone.with_databases()
+
     def tune(trials):
         done = clone.run("tune.py", "--data", str(tiny_data), "--trials", str(trials), *STUDY)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -71,14 +73,9 @@ def dashboard_studies(url):
     command = [str(Path(sys.executable).parent / "optuna-dashboard"), "--port", str(port), url]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(100):
-            try:
-                with urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
-                    return [study["study_name"] for study in json.load(answer)["study_summaries"]]
-            except OSError:
-                assert process.poll() is None
-                time.sleep(0.3)
-        raise AssertionError("the dashboard did not answer")
+        studies = f"http://127.0.0.1:{port}/api/studies"
+        wait_until(lambda: answers(studies), "the dashboard", process)
+        return [study["study_name"] for study in json.loads(answers(studies))["study_summaries"]]
     finally:
         process.kill()
         process.wait()

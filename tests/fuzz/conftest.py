@@ -1,14 +1,13 @@
-"""Number and randomness of the fuzz examples: FUZZ_EXAMPLES=20000 gives more examples, and new ones in every run."""
-
-import os
+"""Number and randomness of the fuzz examples: `make test-all` tries more of them, and new ones in every run."""
 
 from hypothesis import HealthCheck, Phase, settings
 
-LONGER = os.environ.get("FUZZ_EXAMPLES")
+from tests.support.grids import FACTOR, grid
+
 settings.register_profile(
     "fuzz",
-    max_examples=int(LONGER or 150),
-    derandomize=not LONGER,  # CI fails only because of changes
+    max_examples=grid(150),
+    derandomize=FACTOR == 1,  # `make test` fails on changes only
     database=None,
     phases=[Phase.generate],  # a failure is small enough to read; shrinking it would take an hour
     deadline=None,  # other load may slow the machine down

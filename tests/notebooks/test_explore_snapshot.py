@@ -56,7 +56,7 @@ def test_lint_reads_it_and_finds_nothing() -> None:
 def make_notebook(*options: str) -> subprocess.CompletedProcess[str]:
     """Run the command of `make notebook`."""
     command = [sys.executable, "scripts/explore.py", *options]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_without_a_run_it_ends_in_one_line(tmp_path: Path) -> None:
     for name in folders:
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
-        [sys.executable, "scripts/explore.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "scripts/explore.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert re.match(r"error: data/runs .*; run `make train`", done.stderr.splitlines()[-1])

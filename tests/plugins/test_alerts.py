@@ -1,7 +1,6 @@
 """Alerts: their text, that each is sent once, and that an alert that cannot be sent fails no run."""
 
 import json
-import socket
 from types import SimpleNamespace
 
 import boto3
@@ -10,7 +9,8 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from delay_pipeline import alerts
 from delay_pipeline.alerts import DegradationAlert, FailureAlert
-from tests.smtp import mail_server
+from tests.support.ports import free_port
+from tests.support.smtp import mail_server
 
 ENOUGH = ["alerts.email.to=[ops@example.org, anna@example.org]"]
 REASON = "newest observation is 3 d 4 h old (2025-02-03 23:48 CET), limit 2 d; fetch newer data"
@@ -21,12 +21,6 @@ DEGRADED = {
     "report_url": "http://mlflow/#/abc/report",
     "text": "degraded: skill +1.0% on 2025-01-24..2025-01-25, +30.0% on the test dates of its training",
 }
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from delay_pipeline import evaluations
 from delay_pipeline.schedules import REGISTERED_MODEL
-from tests.registry_double import FakeRegistry
+from tests.support.registry_double import FakeRegistry
 
 PAGE = "http://mlflow/#/"
 ALIASES = {"champion": "old-run", "challenger": "new-run"}

@@ -6,7 +6,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time
 from types import SimpleNamespace
 
 import psutil
@@ -19,7 +18,8 @@ from airflow.serialization.serialized_objects import OperatorSerialization
 from delay_pipeline import stage
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
 from delay_pipeline.stage import EvaluateModelOperator, StageOperator
-from tests.registry_double import FakeRegistry
+from tests.support.patience import wait_until
+from tests.support.registry_double import FakeRegistry
 
 RUN = {
     "env": "local",
@@ -54,10 +54,10 @@ def stage_is(monkeypatch, tmp_path):
 
 @pytest.fixture
 def lines(monkeypatch):
-    """(time, text) of every line an operator logs."""
+    """Every line an operator logs."""
     seen = []
     logger = logging.Logger("stage")
-    logger.handle = lambda record: seen.append((time.monotonic(), record.getMessage()))
+    logger.handle = lambda record: seen.append(record.getMessage())
     monkeypatch.setattr(StageOperator, "log", logger, raising=False)
     return seen
 
@@ -165,19 +165,33 @@ def test_a_stage_links_its_pod_as_soon_as_there_is_one(monkeypatch, overrides, p
     assert xcoms == ({PodLink().xcom_key: page} if page else {})
 
 
-def test_output_streams_line_by_line_and_merged(stage_is, lines):
+def test_output_streams_line_by_line_and_merged(stage_is, lines, tmp_path):
+    """The stage goes on only when its first line has come."""
+    came = tmp_path / "came"
     stage_is(
         f"""
-    import sys, time
+    import pathlib, sys, time
     print("to stdout")
-    time.sleep(1)
+    while not pathlib.Path({str(came)!r}).exists():
+        time.sleep(0.05)
     print("to stderr", file=sys.stderr)
     {WRITE_RESULT}
         """
     )
+
+    def watch():
+        try:
+            wait_until(lambda: lines == ["to stdout"], "the first line")
+            seen.append(True)
+        finally:
+            came.touch()
+
+    seen = []
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     run(operator())
-    assert [text for _, text in lines] == ["to stdout", "to stderr"]
-    assert lines[1][0] - lines[0][0] > 0.5
+    watcher.join()
+    assert seen and lines == ["to stdout", "to stderr"]
 
 
 def test_exit_2_is_the_users_to_correct_and_not_retried(stage_is, lines):
@@ -222,24 +236,22 @@ def test_a_bad_configuration_is_refused_before_anything_starts(stage_is, lines):
 FAMILY = """
     import os, signal, subprocess, sys, time
     child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "
-                                                    "print('deaf', flush=True); time.sleep(60)"])
+                                                    "print('deaf', flush=True); time.sleep(3600)"])
     def save(*_):
         print("saved", flush=True)
         sys.exit(0)
     signal.signal(signal.SIGTERM, save)
     print(f"pids {os.getpid()} {child.pid}", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
 def wait_for_family(lines):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        texts = [text for _, text in lines]
-        if "deaf" in texts and (pids := [text for text in texts if text.startswith("pids")]):
-            return [int(pid) for pid in pids[0].split()[1:]]
-        time.sleep(0.05)
-    raise AssertionError(f"stage did not start: {lines}")
+    def said():
+        return "deaf" in lines and [text for text in lines if text.startswith("pids")]
+
+    wait_until(said, "the stage and its child")
+    return [int(pid) for pid in said()[0].split()[1:]]
 
 
 def gone(pid):
@@ -250,11 +262,8 @@ def gone(pid):
 
 
 def assert_gone(pids):
-    """Within seconds: on busy cores a process that was killed takes a moment to die."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not all(gone(pid) for pid in pids):
-        time.sleep(0.05)
-    assert all(gone(pid) for pid in pids)
+    """On busy cores a process that was killed takes a moment to die."""
+    wait_until(lambda: all(gone(pid) for pid in pids), f"the end of {pids}")
 
 
 def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
@@ -272,7 +281,7 @@ def test_a_kill_ends_the_whole_process_group_after_a_grace(stage_is, lines):
         run(task)
     killer.join()
     assert not isinstance(failed.value, AirflowFailException)
-    assert "saved" in [text for _, text in lines]
+    assert "saved" in lines
     assert len(pids) == 2
     assert_gone(pids)
 

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 
 from delay_pipeline.params import read_params
 from delay_pipeline.train_best import TrainBestOperator, training_conf
-from tests.tracking_double import FakeTracking
+from tests.support.tracking_double import FakeTracking
 
 BEST = ["model.n_heads=4", "training.learning_rate=0.002"]
 RUN = {

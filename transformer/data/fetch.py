@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config, SplitConfig
 from transformer.data.dates import Split, available_dates, configured_split, resolve_split
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
-from transformer.storage.bucket import MB, Arrived, Bucket, StoredObject, md5
+
+if TYPE_CHECKING:
+    from transformer.storage.bucket import Arrived, Bucket, StoredObject  # imports boto3, which many runs never need
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]]) -> Split:
     chosen = SplitConfig(**pinned) if pinned and not configured_split(data.split).all else data.split
     available = None
     if data.download_data_from_s3:
+        from transformer.storage.bucket import Bucket
+
         bucket = Bucket.from_config(data)
         available = bucket_dates(bucket)
         wanted = configured_split(chosen).all or available  # telling partial dates apart needs them all
@@ -55,6 +59,8 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]]) -> Split:
 def list_dates(config: Config) -> list[date]:
     """Service dates that have data, sorted: in the bucket where that is downloaded from, else in the local folder."""
     if config.data.download_data_from_s3:
+        from transformer.storage.bucket import Bucket
+
         return bucket_dates(Bucket.from_config(config.data))
     return available_dates(Path(config.data.local_folder))
 
@@ -62,6 +68,8 @@ def list_dates(config: Config) -> list[date]:
 def fetch_dates(config: Config, days: Sequence[date]) -> None:
     """Bring the event tables of `days` to `data.local_folder` where it is filled from a bucket."""
     if config.data.download_data_from_s3:
+        from transformer.storage.bucket import Bucket
+
         sync_data(Bucket.from_config(config.data), days, Path(config.data.local_folder))
 
 
@@ -98,6 +106,8 @@ def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
     Only what is new, changed in the bucket or changed on disk is downloaded, and replaces what was there; each file
     appears when it is whole and verified. Several processes may sync one folder at the same time.
     """
+    from transformer.storage.bucket import MB
+
     tables = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
     stored = bucket.objects(f"{DATA}/")
     wanted: dict[Path, StoredObject] = {}
@@ -142,6 +152,8 @@ class _SyncRecord:
 
     def holds(self, path: Path, item: StoredObject) -> bool:
         """Whether `path` is an unharmed copy of this version of the object."""
+        from transformer.storage.bucket import Arrived, md5
+
         if not path.is_file() or path.stat().st_size != item.size:
             return False
         copy = Arrived(path, item.etag, path.stat().st_mtime_ns)

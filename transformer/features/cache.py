@@ -24,8 +24,6 @@ from transformer.features.statistics import (
     statistics_hash,
 )
 from transformer.files import atomic_folder, content_hash, read_parquet, write_parquet
-from transformer.storage.bucket import Bucket
-from transformer.storage.shared_folder import download_folder, upload_folder
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +120,18 @@ def _fetched(config: Config, folder: Path) -> bool:
     """Take a folder of the cache from the bucket, where another machine may have left it under the same hash."""
     if not config.data.download_data_from_s3:
         return False
+    from transformer.storage.bucket import Bucket
+    from transformer.storage.shared_folder import download_folder
+
     return download_folder(Bucket.from_config(config.data), f"{folder.parent.name}/{folder.name}", folder)
 
 
 def _share(config: Config, folder: Path, replace: bool) -> None:
     """Leave a folder of the cache in the bucket for other machines."""
     if config.data.save_results_to_s3:
+        from transformer.storage.bucket import Bucket
+        from transformer.storage.shared_folder import upload_folder
+
         bucket = Bucket.from_config(config.data)
         upload_folder(bucket, folder, f"{folder.parent.name}/{folder.name}", replace=replace)
 

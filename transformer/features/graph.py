@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # half a second of imports, which most stages do without
 
 EDGE_COUNT_SCHEMA: dict[str, pl.DataType] = {
     "op_a": pl.Int32(),  # the smaller op_id of the two: edges have no direction
@@ -108,11 +110,15 @@ def adjacency(graph: RailwayGraph) -> csr_array:
 
 def count_components(graph: RailwayGraph) -> int:
     """Number of parts of the railway that no edge joins."""
+    from scipy.sparse.csgraph import connected_components
+
     return int(connected_components(adjacency(graph), directed=False, return_labels=False))
 
 
 def symmetric_matrix(size: int, edges: NDArray[np.integer], weights: NDArray[np.number]) -> csr_array:
     """float64[size, size] holding each weight at (i, j) and (j, i); an edge given twice is added up."""
+    from scipy.sparse import csr_array
+
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
     values = np.concatenate([weights, weights]).astype(np.float64)
     return csr_array((values, (rows, columns)), shape=(size, size))

@@ -1,4 +1,7 @@
-"""Requests to the MLflow server; its failures become errors of one line."""
+"""Requests to the MLflow server; its failures become errors of one line.
+
+The import of MLflow takes two seconds of CPU time. A function imports it when it makes a request.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from mlflow import MlflowClient
-from mlflow.entities import Param, Run, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config
 from transformer.errors import ServiceError, UserError
 from transformer.text import redact
 from transformer.tracking.names import FAILURE_REASON
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 BATCH = 100  # params or tags in one request, the server's limit
 PARAM_LENGTH = 6_000  # characters of a param, the server's limit
@@ -26,9 +29,7 @@ _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
-RUNNING, FINISHED, FAILED, KILLED = (
-    RunStatus.to_string(s) for s in (RunStatus.RUNNING, RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
-)
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # MLflow's names of a run's status
 
 
 def public_address(config: Config) -> str:
@@ -73,6 +74,8 @@ def refuse_untracked(config: Config, *run_ids: str | None) -> None:
 
 
 def connect(config: Config) -> MlflowClient:
+    from mlflow import MlflowClient
+
     for name, value in _HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
     # When a run ends, MLflow prints the run's address with the password.
@@ -88,6 +91,8 @@ def connect(config: Config) -> MlflowClient:
 
 
 def existing_run(client: MlflowClient, run_id: str, name: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -109,6 +114,8 @@ def reopen(client: MlflowClient, run: Run) -> None:
 
 
 def experiment_of(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -123,6 +130,8 @@ def experiment_of(client: MlflowClient, name: str) -> str:
 
 
 def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
     known = set(run.data.params)
     params = [Param(key, _shortened(str(value))) for key, value in values.items() if key not in known]
     for first in range(0, len(params), BATCH):
@@ -135,6 +144,8 @@ def _shortened(text: str) -> str:
 
 
 def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
     tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
     client.log_batch(run_id, tags=tags)
 

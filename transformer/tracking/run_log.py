@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
 from transformer.config import Config, to_yaml
 from transformer.errors import UserError
 from transformer.tracking.client import (
@@ -30,7 +27,7 @@ from transformer.tracking.names import CONFIG_ARTIFACT, ORIGIN
 from transformer.tracking.runs import close_run, configuration_hash
 
 METRIC_BATCH = 1_000  # metrics in one request, the server's limit
-PARENT = MLFLOW_PARENT_RUN_ID  # tag of a nested run
+PARENT = "mlflow.parentRunId"  # MLflow's tag of a nested run
 
 
 class RunLog:
@@ -110,6 +107,8 @@ class RunLog:
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         if self._client is not None and values:
+            from mlflow.entities import Metric
+
             now = int(time.time() * 1_000)
             entries = [Metric(name, float(value), now, step) for name, value in values.items()]
             with mlflow_errors(self.config):

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import commands
+from tests.support.held import PROGRAM
+from tests.support.patience import PATIENCE_S
 from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
 from transformer.cli import main
 from transformer.config import load_config
@@ -27,13 +30,13 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.slow
 
 
-def start(argv: list[str]) -> subprocess.Popen[str]:
+def start_anew(argv: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "transformer", *argv],
+        [sys.executable, *argv],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)},
     )
 
 
@@ -54,16 +57,13 @@ def test_sigterm_ends_a_stage_in_one_line_and_leaves_nothing_unfinished(
         shutil.copytree(trained_folder, folder)
     result = tmp_path / "result.json"
     command = arguments(stage, overrides, "--result", str(result))
-    process = start(command)
+    process = start_anew([PROGRAM, line, *command])
     assert process.stderr is not None
-    for said in process.stderr:
-        if line in said:
-            break
+    assert any(said == "held\n" for said in process.stderr)
     process.send_signal(signal.SIGTERM)
     log = process.stderr.read()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM, log
-    assert log.splitlines()[-1] == "error: terminated by SIGTERM"
-    assert "Traceback" not in log
+    assert process.wait(timeout=PATIENCE_S) == 128 + signal.SIGTERM, log
+    assert log.splitlines() == ["error: terminated by SIGTERM"]
     assert not unfinished(tmp_path)
     assert not result.exists() and not (folder / "evaluation" / "report.html").exists()
     assert main(command) == 0
@@ -72,15 +72,57 @@ def test_sigterm_ends_a_stage_in_one_line_and_leaves_nothing_unfinished(
 
 @pytest.mark.parametrize("after_s", [0.05, 1.0])
 def test_sigterm_before_a_stage_has_begun(overrides: list[str], tmp_path: Path, after_s: float) -> None:
-    """Until Python has loaded the command line the signal's own end counts; the shell calls both 143."""
-    process = start(arguments(COMPUTE, overrides))
+    """Until Python has begun to load the command line, the signal's own end counts; the shell calls both 143."""
+    process = start_anew(["-m", "transformer", *arguments(COMPUTE, overrides)])
     time.sleep(after_s)
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=PATIENCE_S)
     assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), log
     assert process.returncode < 0 or log.splitlines()[-1] == "error: terminated by SIGTERM"
     assert "Traceback" not in log
     assert not unfinished(tmp_path)
+
+
+SIGNALLED = """
+import atexit, importlib.abc, os, runpy, signal, sys
+
+def send():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+class OnImport(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformer.cli":
+            send()
+
+class OnDeletion:
+    def __del__(self):
+        send()
+
+moment = sys.argv.pop(1)
+if moment == "imported":
+    sys.meta_path.insert(0, OnImport())
+elif moment == "leaving":
+    atexit.register(send)
+else:
+    sys.taken_apart = OnDeletion()
+runpy.run_module("transformer", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "status", "says"),
+    [
+        ("imported", 128 + signal.SIGTERM, ["error: terminated by SIGTERM"]),
+        ("leaving", 0, []),
+        ("taken apart", 0, []),
+    ],
+)
+def test_sigterm_just_before_or_after_a_command(tmp_path: Path, moment: str, status: int, says: list[str]) -> None:
+    """The status is the command's own: what has ended well is not done again, and no status is a signal's."""
+    process = start_anew(["-c", SIGNALLED, moment, "config", "--result", str(tmp_path / "result.json")])
+    assert process.communicate(timeout=PATIENCE_S)[1].splitlines() == says
+    assert process.returncode == status
+    assert (tmp_path / "result.json").exists() == (status == 0)
 
 
 def test_two_trainings_at_once_on_one_cache_and_in_one_folder(overrides: list[str], tmp_path: Path) -> None:
@@ -89,11 +131,11 @@ def test_two_trainings_at_once_on_one_cache_and_in_one_folder(overrides: list[st
     The lone one is a process too: sums over another number of threads round differently.
     """
     alone = [f"paths.cache={tmp_path}/alone/cache", f"paths.runs={tmp_path}/alone/runs"]
-    lone = start(arguments(TRAIN, [*overrides, *alone]))
-    log = lone.communicate(timeout=300)[1]
+    lone = start_anew(["-m", "transformer", *arguments(TRAIN, [*overrides, *alone])])
+    log = lone.communicate(timeout=PATIENCE_S)[1]
     assert lone.returncode == 0, log
-    both = [start(arguments(TRAIN, overrides)) for _ in range(2)]
-    logs = [process.communicate(timeout=300)[1] for process in both]
+    both = [commands.start("transformer", *arguments(TRAIN, overrides)) for _ in range(2)]
+    logs = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], logs
     assert not unfinished(tmp_path)
     made = {name: list((tmp_path / "cache" / name).iterdir()) for name in ("statistics", "embeddings")}

@@ -14,16 +14,15 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.gate import CLOSED, FAILING, OPEN, SILENT, Gate
 from tests.transformer.conftest import BUCKET
 from tests.transformer.faults.conftest import COMPUTE, EVALUATE, TRAIN, arguments, unfinished
-from tests.transformer.faults.gate import CLOSED, FAILING, OPEN, SILENT, Gate
 from transformer import stages
 from transformer.cli import main
 from transformer.config import load_config
 from transformer.data import fetch
 from transformer.evaluation import evaluate
-from transformer.features import cache
-from transformer.storage import bucket
+from transformer.storage import bucket, shared_folder
 from transformer.storage.shared_folder import COMPLETE
 from transformer.tracking import names, runs
 from transformer.training import callbacks
@@ -51,14 +50,13 @@ def vanish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def mlflow_gate(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate(urlsplit(mlflow_server).port or 0)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the same, sooner
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client of MLflow gives up sooner, and is otherwise the same."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    yield gate
-    gate.stop()
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(("compute", "train", "evaluated"), [(CLOSED, FAILING, SILENT), (SILENT, CLOSED, FAILING)])
 def test_mlflow_that_vanishes_in_each_stage(
     overrides: list[str],
@@ -145,7 +143,7 @@ def test_s3_that_vanishes_in_each_stage(
     ]
     for stage, owner, name in (
         ("fetch-files", bucket.Bucket, "download"),
-        (COMPUTE, cache, "upload_folder"),
+        (COMPUTE, shared_folder, "upload_folder"),
         (TRAIN, fetch, "sync_data"),
         (EVALUATE, evaluate, "fetch_dates"),
     ):

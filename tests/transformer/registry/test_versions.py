@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from tests.support import commands
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
 from transformer.files import file_digest
@@ -272,15 +272,12 @@ def test_a_server_that_is_away_is_one_line() -> None:
 
 # --- several at once -------------------------------------------------------------------------------------------------
 @pytest.fixture
-def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+def promoters(overrides: list[str], tmp_path: Path) -> Iterator[list[commands.Forked]]:
     """Processes that promote on demand."""
-    command = [sys.executable, "-c", PROMOTER, *overrides]
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-        for _ in range(PROMOTERS)
-    ]
+    program = tmp_path / "promoter.py"
+    program.write_text(PROMOTER)
+    started = [commands.start(str(program), *overrides) for _ in range(PROMOTERS)]
     for process in started:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     yield started
     for process in started:
@@ -290,7 +287,7 @@ def promoters(overrides: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
 
 @slow
 def test_of_several_gates_that_compared_with_the_same_champion_one_promotes(
-    config: Config, client: MlflowClient, tmp_path: Path, promoters: list[subprocess.Popen[str]]
+    config: Config, client: MlflowClient, tmp_path: Path, promoters: list[commands.Forked]
 ) -> None:
     run = RunLog(config, open_run(config, env="local"))
     everyone = {register(run, train(tmp_path, f"w{n}"), NO_EVENTS).version for n in range(PROMOTERS + 1)}
@@ -299,10 +296,9 @@ def test_of_several_gates_that_compared_with_the_same_champion_one_promotes(
     for _ in range(PROMOTION_ROUNDS):
         rivals = sorted(everyone - {current})
         for process, version in zip(promoters, rivals, strict=True):
-            assert process.stdin is not None
             process.stdin.write(json.dumps({"version": version, "instead_of": current}) + "\n")
             process.stdin.flush()
-        answers = [process.stdout.readline().strip() for process in promoters if process.stdout is not None]
+        answers = [process.stdout.readline().strip() for process in promoters]
         assert answers.count("promoted") == 1
         winner = rivals[answers.index("promoted")]
         for loser in (answer for answer in answers if answer != "promoted"):

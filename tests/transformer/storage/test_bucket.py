@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +22,13 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from tests.support import commands
 from transformer.config import DataConfig
 from transformer.data.fetch import SyncResult, bucket_dates, sync_data
 from transformer.errors import ServiceError, UserError
 from transformer.storage.bucket import Bucket, TransferSettings
 from transformer.storage.shared_folder import download_folder, upload_folder
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 LOADER = botocore.loaders.create_loader()
 SECRET = "wJalrXUtnFEMI-planted-secret"
 QUICK = TransferSettings(threads=4, attempts=3, backoff_s=0.01, connect_timeout_s=2, read_timeout_s=5)
@@ -421,17 +419,18 @@ def test_an_etag_that_is_no_md5_does_not_stop_an_encrypted_object(store, proxy, 
 
 
 def test_two_processes_sync_one_folder_at_once(store, proxy, tmp_path):
-    program = (  # prose: allow length – a program
+    program = tmp_path / "program.py"
+    program.write_text(  # prose: allow length – a program
         "import sys; from datetime import date; from pathlib import Path; from transformer.config import DataConfig;"
         "from transformer.data.fetch import bucket_dates, sync_data; from transformer.storage.bucket import Bucket;"
         "url, name, folder = sys.argv[1:];"
         "data = DataConfig(bucket_name=name, bucket_prefix='team/delays', endpoint_url=url);"
         "bucket = Bucket.from_config(data); sync_data(bucket, bucket_dates(bucket), Path(folder))"
     )
-    command = [sys.executable, "-c", program, proxy.url, store.name, str(tmp_path)]
-    both = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(process.communicate(timeout=60)[1], process.returncode) for process in both] == [("", 0)] * 2
-    store.assert_whole(tmp_path)
+    folder = tmp_path / "data"
+    both = [commands.start(str(program), proxy.url, store.name, str(folder)) for _ in range(2)]
+    assert [(process.communicate()[1], process.wait()) for process in both] == [("", 0)] * 2
+    store.assert_whole(folder)
     assert sync_data(store.bucket(proxy), DAYS, tmp_path).transferred == 0
 
 

@@ -1,20 +1,16 @@
 """A training in several processes equals the training in one process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import commands
 from transformer.training.callbacks import read_history
 from transformer.training.checkpoints import CHECKPOINTS, HISTORY
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
 
 def history(overrides: list[str], runs: Path) -> list[dict[str, float]]:
-    argv = [sys.executable, "-m", "transformer", "train-model"]
+    words = ["transformer", "train-model"]
     for override in [
         *overrides,
         f"paths.runs={runs}",
@@ -22,11 +18,8 @@ def history(overrides: list[str], runs: Path) -> list[dict[str, float]]:
         "model.head_dropout=0",
         "training.accelerator=cpu",
     ]:
-        argv += ["--set", override]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+        words += ["--set", override]
+    done = commands.run(*words)
     assert done.returncode == 0, done.stderr
     [path] = runs.glob(f"*/{CHECKPOINTS}/{HISTORY}")
     return read_history(path)

@@ -10,15 +10,14 @@ import botocore.loaders
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres, postgres_server
 
 LOADER = botocore.loaders.create_loader()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
+def postgres() -> Postgres:
+    return postgres_server()
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +15,8 @@ import optuna
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.support import commands
+from tests.support.patience import wait_until
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
 from transformer.storage.bucket import Bucket
@@ -32,7 +32,6 @@ from transformer.tuning.lease import LeaseSettings, OccupiedError
 
 pytestmark = pytest.mark.slow  # a hundred seconds together
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("database_process.py")
 DB, LOCK = "optuna/studies.db", "optuna/studies.db.lock"
 QUICK = LeaseSettings(renew_every_s=0.2, expires_after_s=2.0)
@@ -80,16 +79,8 @@ class Process:
 
     def __init__(self, folder: Path, overrides: list[str], holder: str, lease: LeaseSettings) -> None:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(PROGRAM), holder, json.dumps(vars(lease)), *overrides]
-        command += [f"paths.optuna_db={folder}/studies.db"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )
+        where = f"paths.optuna_db={folder}/studies.db"
+        self._process = commands.start(str(PROGRAM), holder, json.dumps(vars(lease)), *overrides, where)
         self.pid = self._process.pid
         assert self.answer() == "ready"
 
@@ -119,7 +110,7 @@ class Process:
 
     def end(self) -> None:
         self._process.stdin.close()
-        assert self._process.wait(timeout=30) == 0
+        assert self._process.wait() == 0
 
 
 @pytest.fixture
@@ -769,17 +760,12 @@ def test_heartbeats_survive_a_database_that_is_away(shared, postgres, caplog):
             (first,) = beats(postgres, shared)
             postgres.admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             postgres.admin(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-            deadline = time.monotonic() + 10
-            while "no heartbeat of the trial" not in caplog.text and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(lambda: "no heartbeat of the trial" in caplog.text, "a heartbeat that is missed")
             with pytest.raises(ServiceError, match="did not answer") as caught, database_errors(shared):
                 database.storage.get_all_studies()
             one_line(caught.value)
             postgres.admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-            while beats(postgres, shared) <= [first] and time.monotonic() < deadline:
-                time.sleep(0.05)
-        assert beats(postgres, shared) > [first]
-    assert "no heartbeat of the trial" in caplog.text
+            wait_until(lambda: beats(postgres, shared) > [first], "the next heartbeat")
 
 
 def test_nothing_beats_in_sqlite(tmp_path):

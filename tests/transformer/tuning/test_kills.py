@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
+from tests.support import commands
+from tests.support.grids import grid
+from tests.support.held import PROGRAM
+from tests.support.patience import PATIENCE_S
 from transformer.config import Config, load_config
 from transformer.tracking import names, runs
 from transformer.tuning.database import read_database
@@ -23,7 +25,6 @@ from transformer.tuning.trials import superseded
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SPACE = [
     {"key": "training.learning_rate", "low": 1e-4, "high": 1e-2, "log": True},
     {"key": "model.dropout", "choices": [0.0, 0.1]},
@@ -44,16 +45,15 @@ def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
     ]
 
 
-def start(overrides: list[str], run_id: str, disk: Path, worker: int = 0) -> subprocess.Popen[str]:
-    """A worker in its own pod: it writes only to `disk`."""
-    argv = [sys.executable, "-m", "transformer", "tune", "--run-id", run_id, "--worker", str(worker)]
+def start(overrides: list[str], run_id: str, disk: Path, worker: int = 0, held: str = "") -> commands.Forked:
+    """A worker in its own pod: it writes only to `disk`. With `held` it stops at that line of its log."""
+    words = [*([PROGRAM, held] if held else ["transformer"]), "tune", "--run-id", run_id, "--worker", str(worker)]
     for override in [*overrides, f"paths.runs={disk}/runs", f"paths.optuna_db={disk}/studies.db"]:
-        argv += ["--set", override]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    return subprocess.Popen(argv, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, env=environment)
+        words += ["--set", override]
+    return commands.start(*words, environment={**os.environ, "POLARS_MAX_THREADS": "1"})
 
 
-def kill_when(process: subprocess.Popen[str], line: str, after_s: float = 0.0) -> str:
+def kill_when(process: commands.Forked, line: str, after_s: float = 0.0) -> str:
     """Send SIGKILL so long after the first log line that matches, and return the log until then."""
     said = ""
     for text in process.stderr:
@@ -66,8 +66,8 @@ def kill_when(process: subprocess.Popen[str], line: str, after_s: float = 0.0) -
     return said + rest
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    _, log = process.communicate(timeout=600)
+def finish(process: commands.Forked) -> str:
+    _, log = process.communicate(PATIENCE_S)
     assert process.returncode == 0, log
     return log
 
@@ -105,7 +105,7 @@ def check_whole(study: optuna.Study, runs: dict[int, list[tuple[str, str]]], n_t
             assert [run[0] for run in runs[trial.number]] == [status], (trial.number, runs[trial.number])
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("KILLS", "1"))))
+@pytest.mark.parametrize("seed", range(grid(1)))
 def test_sqlite_in_s3_survives_kills_between_and_during_trials(
     overrides: list[str], mlflow_server: str, sample_folder: Path, store, tmp_path: Path, seed: int
 ):
@@ -128,12 +128,10 @@ def test_sigterm_hands_the_trial_back_at_once(overrides: list[str], mlflow_serve
     here = [*overrides, "search.n_trials=2"]
     config = load_config("local", [*here, f"paths.optuna_db={tmp_path}/studies.db"])
     run_id = runs.open_run(config, env="local")
-    process = start(here, run_id, tmp_path)
-    for text in process.stderr:
-        if "epoch 1/3 done" in text:
-            process.send_signal(signal.SIGTERM)
-            break
-    _, log = process.communicate(timeout=60)
+    process = start(here, run_id, tmp_path, held="epoch 1/3 done")
+    assert any(text == "held\n" for text in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(PATIENCE_S)
     assert process.returncode == 143 and log.rstrip().endswith("error: terminated by SIGTERM"), log
     assert nested_runs(mlflow_server, run_id) == {0: [("KILLED", "retried")]}
     assert [trial.state for trial in study_of(config).trials] == [TrialState.FAIL, TrialState.WAITING]
@@ -146,7 +144,7 @@ def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
 ):
     n_trials = 12
     shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=4", f"search.n_trials={n_trials}"]
-    shared += ["search.heartbeat_s=1"]
+    shared += ["search.heartbeat_s=5"]  # on a busy machine a second may pass without a beat
     config = load_config("local", shared)
     run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]

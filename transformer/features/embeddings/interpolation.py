@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import diags_array
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
 
 from transformer.features.graph import symmetric_matrix
 
@@ -34,6 +31,10 @@ def interpolate(
     Returns:
         float64[N, D].
     """
+    from scipy.sparse import diags_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.linalg import splu
+
     matrix = symmetric_matrix(len(vectors), edges, weights)
     _, component = connected_components(matrix, directed=False)
     fillable = ~known & np.isin(component, component[known])

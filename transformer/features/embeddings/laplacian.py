@@ -5,13 +5,15 @@ Source: Belkin and Niyogi, "Laplacian Eigenmaps for Dimensionality Reduction and
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, laplacian
-from scipy.sparse.linalg import eigsh
 
 from transformer.features.graph import RailwayGraph, adjacency
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _DENSE_POINTS = 128  # a component up to this size is solved whole; the sparse solver needs far more points than vectors
 _SHIFT = -1e-4  # just below the spectrum [0, 2], where L - shift·I can be factorised
@@ -26,6 +28,8 @@ def eigenmap(graph: RailwayGraph, dim: int) -> NDArray[np.float64]:
     scaled to unit mean square over the component; columns it has no eigenvector for are zero. The sign is fixed: the
     entry of largest magnitude is positive, the first one of several.
     """
+    from scipy.sparse.csgraph import connected_components
+
     weights = adjacency(graph)
     vectors = np.zeros((len(graph.op_ids), dim))
     n_components, labels = connected_components(weights, directed=False)
@@ -38,6 +42,9 @@ def eigenmap(graph: RailwayGraph, dim: int) -> NDArray[np.float64]:
 
 def _nontrivial_eigenvectors(weights: csr_array, dim: int) -> NDArray[np.float64]:
     """float64[n, min(dim, n - 1)] unit vectors of one component; the first eigenvalue, 0, tells no two points apart."""
+    from scipy.sparse.csgraph import laplacian
+    from scipy.sparse.linalg import eigsh
+
     size = weights.shape[0]
     count = min(dim + 1, size)
     normalised = laplacian(weights, normed=True)

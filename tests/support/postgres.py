@@ -1,22 +1,21 @@
-"""A PostgreSQL server for the tests that need one."""
+"""One PostgreSQL server for the tests that need it, each in a database of its own."""
 
 import os
 import pwd
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
+
+from tests.support.patience import wait_until
+from tests.support.ports import free_port
+from tests.support.run_folder import once, start_server
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,16 @@ class Postgres:
         return self.url(name)
 
 
-@contextmanager
-def postgres_server() -> Iterator[Postgres]:
-    """Started for the block; skips the test where PostgreSQL is not installed."""
+def postgres_server() -> Postgres:
+    """The server of this test run; skips the test where PostgreSQL is not installed."""
     programs = _postgres_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server: neither on the PATH nor in /usr/lib/postgresql/*/bin")
-    # The server refuses to run as root, and pytest's own folders are closed to other users.
+    return Postgres(**once("postgres", lambda folder: _start(programs, folder)))
+
+
+def _start(programs: Path, made: Path) -> dict[str, object]:
+    # The server refuses to run as root, and the folders of a test run are closed to other users.
     user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     password = secrets.token_hex(12)
@@ -58,27 +60,17 @@ def postgres_server() -> Iterator[Postgres]:
     if user:
         for path in (folder, folder / "password"):
             shutil.chown(path, "nobody")
-    data, log = folder / "data", folder / "server.log"
+    data, log = folder / "data", made / "server.log"
     initdb = [str(programs / "initdb"), "--pgdata", str(data), "--username=admin", "--auth=scram-sha-256"]
     initdb += [f"--pwfile={folder / 'password'}", "--no-locale", "--encoding=UTF8", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
+    server = Postgres(free_port(), password)
+    command = [str(programs / "postgres"), "-D", str(data), "-p", str(server.port), "-k", str(folder)]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, start_new_session=True, **user)
-    server = Postgres(port, password)
-    try:
-        _wait_for(server, process, log)
-        server.admin(f"CREATE ROLE {server.user} LOGIN PASSWORD '{password}'")
-        yield server
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # does not wait for clients
-            process.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
+    process = start_server(command, log, os.environ, scratch=folder, cwd=folder, **user)
+    wait_until(lambda: _answers(server), "PostgreSQL", process, log)
+    server.admin(f"CREATE ROLE {server.user} LOGIN PASSWORD '{password}'")
+    return {"port": server.port, "password": password}
 
 
 def _postgres_programs() -> Path | None:
@@ -87,12 +79,9 @@ def _postgres_programs() -> Path | None:
     return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")), default=None)
 
 
-def _wait_for(server: Postgres, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            server.admin("SELECT 1")
-            return
-        except psycopg.OperationalError:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+def _answers(server: Postgres) -> bool:
+    try:
+        server.admin("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True

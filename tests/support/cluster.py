@@ -17,11 +17,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import kmock
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support import commands
+from tests.support.patience import PATIENCE_S
+
 PODS, EVENTS = kmock.resource("v1/pods"), kmock.resource("v1/events")
 TERMINATION_MESSAGE_BYTES = 2048  # end of the log that the kubelet keeps under FallbackToLogsOnError
 NO_NODE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
@@ -48,10 +49,9 @@ class Pod:
     fate: Fate
     log: list = field(default_factory=list)  # (time, line)
     disk: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # empty; pods share none
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen | commands.Forked | None = None
     deleted: threading.Event = field(default_factory=threading.Event)
     gone: bool = False
-    ended: datetime | None = None  # when its process ended
 
     @property
     def name(self):
@@ -97,7 +97,7 @@ class Cluster:
         ready = threading.Event()
         self._server = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(ready),))
         self._server.start()
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *exception):
@@ -108,7 +108,7 @@ class Cluster:
                 pod.process.wait()
             pod.disk.cleanup()
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._server.join(10)
+        self._server.join(PATIENCE_S)
         self._loop.close()
 
     async def _serve(self, ready):
@@ -246,7 +246,6 @@ class Cluster:
         self._finish(pod, pod.process.wait())
 
     def _finish(self, pod, status):
-        pod.ended = datetime.now(UTC)
         if pod.fate.ends == "NodeLost":
             pod.gone = True
             return
@@ -284,19 +283,23 @@ class Cluster:
 
 
 def _start(pod, secrets):
-    argv = [sys.executable, "-c", pod.fate.script] if pod.fate.script else [sys.executable, *pod.args[1:]]
     variables = {}
     for source in pod.container.get("envFrom", []):
         variables |= secrets[source["secretRef"]["name"]]
     variables |= {variable["name"]: variable["value"] for variable in pod.container["env"]}
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
+    where = {"cwd": pod.disk.name, "start_new_session": True}
+    if not pod.fate.script:
+        assert pod.args[:2] == ["python", "-m"]
+        return commands.start(*pod.args[2:], environment=environment, stderr_to_stdout=True, **where)
+    # Scripts need nothing but Python, so they do without the packages of its environment.
     return subprocess.Popen(
-        argv,
-        cwd=pod.disk.name,
-        env=os.environ | variables | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, "-S", "-c", pod.fate.script],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
+        **where,
     )
 
 

@@ -1,0 +1,67 @@
+"""Clones of the repository at other paths, with ports of their own, as a person has them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.airflow import migrated_database
+from tests.support.ports import free_port
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PARTS = ("dags", "plugins", "scripts", "transformer", "include")
+# The databases of `make train`, `make tune` and `make up`. Each command migrates its own, which finds nothing to do.
+DATABASES = ("train.db", "tune.db", "airflow.db")
+
+
+@dataclass
+class Clone:
+    folder: Path
+    mlflow_port: int | str
+    airflow_port: int
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What another MLflow and Airflow in the shell would set must not matter."""
+        foreign = {
+            "AIRFLOW_HOME": "/nowhere",
+            "AIRFLOW__CORE__EXECUTOR": "Nonsense",
+            "MLFLOW_TRACKING_URI": "http://no",
+        }
+        ports = {"MLFLOW_PORT": str(self.mlflow_port), "AIRFLOW_PORT": str(self.airflow_port)}
+        return os.environ | foreign | ports
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(self.folder / "scripts" / script), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def with_databases(self) -> Clone:
+        """Give it what the first `make train` of a clone makes: Airflow's tables."""
+        for name in DATABASES:
+            migrated_database(self.folder / ".airflow", name)
+        return self
+
+
+@contextmanager
+def cloned(folder: Path) -> Iterator[Clone]:
+    """What a command needs of the repository, at another path; whatever it started is stopped in the end."""
+    for part in PARTS:
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    clone = Clone(folder, free_port(), free_port())
+    try:
+        yield clone
+    finally:
+        if any((folder / ".run").glob("*.json")):
+            clone.run("services.py", "down")

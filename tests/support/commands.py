@@ -1,0 +1,160 @@
+"""Commands of this repository as processes, in a fork of one that has imported what they import.
+
+For a test that wants a process of its own, yet is not about how one starts. `start` is like `subprocess.Popen`, `run`
+like `subprocess.run`; both take the words after `python -m`, or a program's path and its arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.run_folder import once, start_server
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(
+    *arguments: str,
+    environment: Mapping[str, str] = os.environ,
+    cwd: Path = REPOSITORY,
+    start_new_session: bool = False,
+    stderr_to_stdout: bool = False,
+) -> Forked:
+    return Forked(arguments, environment, cwd, start_new_session, stderr_to_stdout)
+
+
+def run(
+    *arguments: str, environment: Mapping[str, str] = os.environ, cwd: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end, and return what was said; a status other than 0 raises nothing."""
+    process = start(*arguments, environment=environment, cwd=cwd)
+    out, err = process.communicate(PATIENCE_S)
+    return subprocess.CompletedProcess(process.args, process.wait(), out, err)
+
+
+class Forked:
+    """A process, with the methods of `subprocess.Popen` and text in UTF-8.
+
+    Attributes:
+        stdin: what it is told; nothing unless the test writes there.
+        stderr: what it says to standard error; closed where that is `stdout`, too.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        start_new_session: bool,
+        stderr_to_stdout: bool,
+    ) -> None:
+        self.args = list(arguments)
+        self.returncode: int | None = None
+        self._waiting = threading.Lock()
+        reading, writing = os.pipe()
+        self.stdin = os.fdopen(writing, "w", encoding="utf-8")
+        self.stdout, out = _pipe()
+        self.stderr, err = _pipe()
+        if stderr_to_stdout:
+            os.dup2(out, err)
+        request = {
+            "arguments": self.args,
+            "environment": {"PYTHONPATH": str(REPOSITORY), **environment},
+            "cwd": str(cwd),
+            "new_session": start_new_session,
+        }
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.connect(_address())
+        socket.send_fds(self._connection, [json.dumps(request).encode()], [reading, out, err])
+        for file in (reading, out, err):
+            os.close(file)
+        self.pid = int(self._answer()["pid"])
+
+    def poll(self) -> int | None:
+        return self._ended_within(0)
+
+    def wait(self, timeout: float = PATIENCE_S) -> int:
+        status = self._ended_within(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return status
+
+    def communicate(self, timeout: float = PATIENCE_S) -> tuple[str, str]:
+        """The rest of what it says, to standard output and to standard error, and its end; it is told nothing more."""
+        self.stdin.close()
+        end = time.monotonic() + timeout
+        said = ["", ""]
+
+        def read(index: int, stream: IO[str]) -> None:
+            with stream:
+                said[index] = stream.read()
+
+        readers = [
+            threading.Thread(target=read, args=each, daemon=True)
+            for each in enumerate((self.stdout, self.stderr))
+            if not each[1].closed
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(max(0.0, end - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(max(0.0, end - time.monotonic()))
+        return said[0], said[1]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ended_within(self, timeout: float) -> int | None:
+        if self.returncode is None and self._waiting.acquire(timeout=timeout):
+            try:
+                if self.returncode is None:  # another thread may have waited for it
+                    self._connection.settimeout(timeout)
+                    self.returncode = int(self._answer()["returncode"])
+                    self._connection.close()
+            except (BlockingIOError, TimeoutError):
+                pass
+            finally:
+                self._waiting.release()
+        return self.returncode
+
+    def _answer(self) -> dict[str, Any]:
+        message = self._connection.recv(4096)
+        assert message, "the fork server has ended"
+        return dict(json.loads(message))
+
+
+def _pipe() -> tuple[IO[str], int]:
+    reading, writing = os.pipe()
+    return os.fdopen(reading, encoding="utf-8"), writing
+
+
+def _address() -> str:
+    """Address of the fork server of this test run."""
+    return str(once("forkserver", _start_server)["address"])
+
+
+def _start_server(folder: Path) -> dict[str, str]:
+    address, log = folder / "socket", folder / "log"
+    # Settings that libraries read when they are imported: what a command of its own says comes too late for them.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "tests.support.forkserver", str(address)]
+    process = start_server(command, log, environment, cwd=REPOSITORY)
+    wait_until(address.exists, "the fork server", process, log)
+    return {"address": str(address)}

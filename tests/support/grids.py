@@ -1,0 +1,12 @@
+"""How many of its cases a test tries: kill moments, fuzzed inputs.
+
+`make test` tries a few, the same every time. `make test-all` sets TEST_GRID, which multiplies them.
+"""
+
+import os
+
+FACTOR = int(os.environ.get("TEST_GRID") or 1)
+
+
+def grid(cases: int) -> int:
+    return cases * FACTOR

@@ -1,0 +1,42 @@
+"""Railways and trained models that tests share: each is made once a test run, under the hash of what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.run_folder import once
+
+if TYPE_CHECKING:
+    from transformer.data.simulator.settings import SimulationConfig
+
+
+def simulated(simulation: SimulationConfig) -> Path:
+    """Folder of the event tables of a railway; to be read only."""
+    from transformer.data.simulator.dataset import simulate
+    from transformer.files import content_hash
+
+    def make(folder: Path) -> str:
+        simulate(folder / "data", simulation)
+        return str(folder / "data")
+
+    return Path(once(f"railway-{content_hash(vars(simulation))}", make))
+
+
+def trained(overrides: Sequence[str]) -> Path:
+    """Run folder of a model that was trained with these overrides of environment local, without MLflow.
+
+    It is to be read only: copy it to write into it.
+    """
+    from transformer import stages
+    from transformer.config import load_config
+    from transformer.files import content_hash
+
+    def make(folder: Path) -> str:
+        own = ["training.mlflow.use_mlflow=false", f"paths.runs={folder}/runs", f"paths.cache={folder}/cache"]
+        config = load_config("local", [*overrides, *own])
+        stages.train_model(config, "")
+        return str(stages.run_folder(config, ""))
+
+    return Path(once(f"trained-{content_hash(list(overrides))}", make))

@@ -1,0 +1,57 @@
+"""Servers that tests need: MLflow as a process, S3 in this one. Each waits for its answer, however long that takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from moto.server import ThreadedMotoServer
+
+from tests.support.patience import wait_until
+from tests.support.ports import free_port
+from tests.support.run_folder import once, start_server
+
+
+def answers(url: str) -> bytes | None:
+    """Body of a GET past any proxy; None where there is no good answer."""
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
+            return bytes(answer.read())
+    except (URLError, OSError):
+        return None
+
+
+def mlflow_server() -> tuple[str, Path]:
+    """Address of the MLflow server of this test run, and the folder of its database and artifacts."""
+    made = once("mlflow", _start_mlflow)
+    return made["url"], Path(made["folder"])
+
+
+def _start_mlflow(folder: Path) -> dict[str, str]:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts"]
+    command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / "server.log"
+    process = start_server(command, log, os.environ | quiet, cwd=folder)
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: answers(f"{url}/health") == b"OK", "MLflow", process, log)
+    return {"url": url, "folder": str(folder)}
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server in this process; all of them hold the same buckets."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
