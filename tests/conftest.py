@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import closing_line
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
 
@@ -35,3 +37,11 @@ def _airflow_home():
 def airflow_database():
     """Tables of Airflow's own database, for tests that run a DAG in this process."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say what the skipped tests wanted, once and last."""
+    reports = terminalreporter.stats.get("skipped", [])
+    if line := closing_line([str(report.longrepr) for report in reports]):
+        terminalreporter.write_line(line, yellow=True)

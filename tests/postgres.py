@@ -16,7 +16,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import pytest
+
+from tests.support.programs import POSTGRESQL, require
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,8 @@ class Postgres:
 
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    """Started for the block; skips the test where PostgreSQL is not installed."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server: neither on the PATH nor in /usr/lib/postgresql/*/bin")
+    """Started for the block; skips the test where PostgreSQL is not installed, and fails it where `CI` is set."""
+    programs = require(POSTGRESQL)
     # The server refuses to run as root, and pytest's own folders are closed to other users.
     user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -79,12 +78,6 @@ def postgres_server() -> Iterator[Postgres]:
             process.send_signal(signal.SIGINT)  # does not wait for clients
             process.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _postgres_programs() -> Path | None:
-    if (found := shutil.which("postgres")) and shutil.which("initdb"):
-        return Path(found).resolve().parent
-    return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")), default=None)
 
 
 def _wait_for(server: Postgres, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -1,11 +1,10 @@
-"""`make up` as a person sees it: Airflow's and MLflow's pages in Debian's Chromium.
+"""`make up` as a person sees it: Airflow's and MLflow's pages in Chromium.
 
 Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
 """
 
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from tests.e2e.conftest import cloned
+from tests.support.programs import CHROMIUM, require
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +47,7 @@ def up(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "no chromium: apt-get install chromium"
+    chromium = require(CHROMIUM)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
         yield browser
