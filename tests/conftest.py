@@ -39,9 +39,12 @@ def airflow_database():
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter):
-    """Say what the skipped tests wanted, once and last."""
-    reports = terminalreporter.stats.get("skipped", [])
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Say after everything else what the skipped tests wanted."""
+    finished = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reports = reporter.stats.get("skipped", []) if reporter else []
     if line := closing_line([str(report.longrepr) for report in reports]):
-        terminalreporter.write_line(line, yellow=True)
+        reporter.write_line(line, yellow=True)
+    return finished

@@ -37,8 +37,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    """A clone whose servers are up, with the password of its admin."""
+def up(tmp_path_factory, browser):
+    """A clone whose servers are up, with the password of its admin; none is started where no browser can look."""
     with cloned(tmp_path_factory.mktemp("browser") / "a clone") as clone:
         done = clone.run("services.py", "up")
         assert done.returncode == 0, done.stderr

@@ -99,7 +99,7 @@ def bring(program: Program) -> bool:
             _runs([*apt, "install", "--yes", "--no-install-recommends", *program.packages])
         if program.find():
             return True
-    print(f"{program.name} is missing: {' '.join(program.command[1:])}", flush=True)
+    print(f"{program.name} is missing: python {' '.join(program.command[1:])}", flush=True)
     _runs(list(program.command), settings=program.settings)
     return program.find() is not None
 
