@@ -26,6 +26,8 @@ from pip_settings import UntranslatableError, for_uv, read_settings
 REPOSITORY = Path(__file__).resolve().parents[1]
 INSTALLERS = ("uv", "pip")
 PIP = ("-m", "pip", "install", "--disable-pip-version-check")
+# The lines of uv and pip that say what is done now; others are warnings and details.
+STEP = re.compile(r"\s*(Resolved|Download\w+|Prepared|Installed|Build\w*|Built|Collecting|Requirement|Installing) ")
 TAIL = 20  # lines of a failed installer's output: the reason is among the last
 
 
@@ -114,7 +116,8 @@ def install(python: Path, locks: Sequence[Path], installer: str) -> bool:
         assert process.stdout
         for line in process.stdout:
             output.append(line)
-            progress.step = f"{installer}: {line.strip()}"
+            if STEP.match(line):
+                progress.step = f"{installer}: {line.strip()}"
     if process.wait():
         print("".join(output[-TAIL:]), end="", flush=True)
         print(f"{installer} failed with exit status {process.returncode}", flush=True)
