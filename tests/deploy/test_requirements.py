@@ -31,7 +31,6 @@ PYTHONS = [f"3.{minor}" for minor in range(*map(int, re.fullmatch(r">=3\.(\d+),<
 UNLOCKED = re.compile(r"nvidia-.*|cuda-.*|triton|pip")
 OPEN_RUN = """
 import sys
-import tomllib
 from types import SimpleNamespace
 sys.modules.update(dict.fromkeys({absent!r}))
 import delay_pipeline_plugin
