@@ -27,7 +27,7 @@ VARIABLES = {
     "client-cert": "SSL_CLIENT_CERT",
     "proxy": "ALL_PROXY",
 }
-# What changes no package and may be lost.
+# Settings that change no package. uv does without them.
 INDIFFERENT = {
     *("break-system-packages", "cache-dir", "config-file", "disable-pip-version-check", "log", "no-cache-dir"),
     *("no-color", "no-input", "no-python-version-warning", "no-warn-script-location", "prefer-binary", "progress-bar"),
@@ -40,7 +40,7 @@ class UntranslatableError(Exception):
 
 
 def read_settings(python: Path) -> dict[str, str]:
-    """What pip of this Python is told by its files and environment for `pip install`, by option name."""
+    """Return the settings of this Python's pip for `pip install`, by option, from its files and environment."""
     listed = subprocess.run(
         [str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
