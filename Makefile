@@ -1,6 +1,9 @@
 # Every command of this repository. `make help` lists them.
 
-PYTHON ?= python3.11
+# The Python that `make setup` makes .venv with: empty = the newest supported one of this machine.
+PYTHON ?=
+# uv or pip: empty = uv, and pip where uv cannot be had.
+INSTALLER ?=
 MLFLOW_PORT ?= 5000
 AIRFLOW_PORT ?= 8080
 TAG ?= latest
@@ -20,12 +23,11 @@ BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
-setup: $(INSTALLED) ## make .venv and install the pinned requirements into it
+setup: $(INSTALLED) ## make .venv and install the locked packages into it: make setup [PYTHON=python3.12] [INSTALLER=uv|pip]
 
 $(INSTALLED): requirements.txt requirements-dev.txt
-	@echo "installing the pinned requirements into .venv: a few minutes"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) \
+		&& "$$python" scripts/install.py $(if $(INSTALLER),--installer '$(INSTALLER)') requirements.txt requirements-dev.txt
 	@touch $@
 
 train: $(INSTALLED) ## run the whole DAG model_training: make train [DATA=folder] [ENV=local] [SET="key=value …"]
@@ -40,6 +42,7 @@ tune: $(INSTALLED) ## run the whole DAG hyperparameter_tuning: make tune [TRIALS
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
+	@$(BIN)/python -m tests.support.programs
 	$(PYTEST)
 
 test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs: make test-all [TEST_GRID=10]
@@ -64,6 +67,7 @@ docs: $(INSTALLED) ## build the documentation site into data/site and check its 
 	@echo "file://$(CURDIR)/data/site/index.html"
 
 screenshots: $(INSTALLED) ## renew the pictures of Airflow's and MLflow's pages in docs/images
+	@$(BIN)/python -m tests.support.programs
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_browser.py
 
 bench: $(INSTALLED) ## measure the speeds that docs/benchmarks.md gives
@@ -88,14 +92,8 @@ image: ## build the images for a cluster: make image [REGISTRY=registry.example.
 			--build-arg GIT_COMMIT="$$(git rev-parse HEAD)" . || exit 1; \
 	done
 
-lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow
-	@for name in requirements requirements-dev; do \
-		$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-emit-find-links --no-emit-index-url \
-			--no-emit-trusted-host --output-file $$name.txt $$name.in || exit 1; \
-		sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt; \
-	done  # the lock names torch without its build, so that pip takes a CPU wheel if it finds one, or else the CUDA build
-	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-emit-find-links --no-emit-index-url \
-		--no-emit-trusted-host deploy/requirements/cluster.in
+lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow, for every supported Python
+	@$(BIN)/python scripts/lock.py
 
 audit: $(INSTALLED) ## check the pinned packages and write their bills of materials into data/supply: make audit [SERVICE=osv]
 	@$(BIN)/python scripts/audit.py $(if $(SERVICE),--service '$(SERVICE)')

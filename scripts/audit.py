@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from license_expression import AND, OR, ExpressionError, Licensing
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from services import REPOSITORY
@@ -103,10 +104,19 @@ def read_policy(path: Path = POLICY) -> Policy:
     )
 
 
-def pins(lock: Path) -> dict[str, str]:
-    """Return the version of each package of a lock, by normalized name."""
-    found = re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
-    return {canonicalize_name(name): version for name, version in found}
+def pins(lock: Path, *, here: bool = False) -> dict[str, str]:
+    """Return the version of each package of a lock, by normalized name.
+
+    Args:
+        here: return only the packages that this Python and platform install.
+    """
+    lines = re.findall(r"^[A-Za-z0-9][\w.-]*==.*", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    found = [Requirement(line) for line in lines]
+    return {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in found
+        if not here or pin.marker is None or pin.marker.evaluate()
+    }
 
 
 # --- bill of materials -----------------------------------------------------------------------------------------------
@@ -131,12 +141,12 @@ def write_bills(folder: Path = FOLDER) -> list[str]:
 
 # --- licences --------------------------------------------------------------------------------------------------------
 def licences(policy: Policy) -> list[Licence]:
-    """Return the licence of every package of requirements.txt, from the metadata of the installed packages.
+    """Return the licence of every package that requirements.txt installs here, from its installed metadata.
 
     Raises:
         UncheckedError: a pinned package is not installed.
     """
-    pinned = pins(RUNTIME)
+    pinned = pins(RUNTIME, here=True)
     command = [sys.executable, "-m", "piplicenses", "--from=mixed", "--format=json", "--with-system"]
     done = _run([*command, "--packages", *pinned])
     if done.returncode:
@@ -249,7 +259,7 @@ def check_licences(service: str) -> list[str]:  # noqa: ARG001 - every part has 
 
 
 def check_vulnerabilities(service: str) -> list[str]:
-    pinned = {name for lock in LOCKS for name in pins(lock)}
+    pinned = {name for lock in LOCKS for name in pins(lock, here=True)}
     findings = vulnerability_findings(ask_for_vulnerabilities(service), pinned, read_policy(), date.today())
     print(f"{len(pinned)} packages of {', '.join(lock.name for lock in LOCKS)}, checked by {service}")
     return findings

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import run_folder
+from tests.support.programs import closing_line
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SWEEPER = run_folder.begin()  # in the one process that hands out the tests, or runs them all
@@ -61,3 +62,14 @@ def airflow_database():
     from tests.support.airflow import migrated_database
 
     migrated_database(HOME)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Say after everything else what the skipped tests wanted."""
+    finished = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reports = reporter.stats.get("skipped", []) if reporter else []
+    if line := closing_line([str(report.longrepr) for report in reports]):
+        reporter.write_line(line, yellow=True)
+    return finished

@@ -1,4 +1,4 @@
-"""`make up` as a person sees it: Airflow's and MLflow's pages in Debian's Chromium.
+"""`make up` as a person sees it: Airflow's and MLflow's pages in Chromium.
 
 Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
 """
@@ -6,7 +6,6 @@ Takes the screenshots of the documentation on the way: `make screenshots` keeps 
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests.support.clones import cloned
 from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.programs import CHROMIUM, require
 from tests.support.servers import answers
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    """A clone whose servers are up, and what `make up` said."""
+def up(tmp_path_factory, browser):
+    """A clone whose servers are up, and the output of `make up`. Without a browser, no server starts."""
     with cloned(tmp_path_factory.mktemp("browser") / "a clone") as clone:
         done = clone.with_databases().run("services.py", "up")
         assert done.returncode == 0, done.stderr
@@ -49,8 +49,7 @@ def up(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "no chromium: apt-get install chromium"
+    chromium = require(CHROMIUM)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
         yield browser

@@ -46,7 +46,7 @@ def found():
 # --- licences --------------------------------------------------------------------------------------------------------
 def test_every_pinned_package_has_an_allowed_licence(found):
     assert audit.licence_findings(found, audit.read_policy()) == []
-    assert {entry.package: entry.version for entry in found} == audit.pins(audit.RUNTIME)
+    assert {entry.package: entry.version for entry in found} == audit.pins(audit.RUNTIME, here=True)
     assert not {"pytest", "ruff", "mkdocs"} & {entry.package for entry in found}  # packages that only check the product
 
 
@@ -146,7 +146,7 @@ def test_a_package_that_the_service_does_not_know_is_not_called_clean(answers):
 
 
 def test_make_audit_fails_on_a_planted_vulnerability(monkeypatch, capsys):
-    names = {name for lock in audit.LOCKS for name in audit.pins(lock)}
+    names = {name for lock in audit.LOCKS for name in audit.pins(lock, here=True)}
     answers = [{"name": name, "version": "1", "vulns": [PLANTED] if name == "torch" else []} for name in sorted(names)]
     tool(monkeypatch, stdout=json.dumps({"dependencies": answers, "fixes": []}), returncode=1)
     assert audit.main(["vulnerabilities"]) == audit.FINDING

@@ -11,10 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import pytest
 
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
+from tests.support.programs import POSTGRESQL, require
 from tests.support.run_folder import once, start_server
 
 
@@ -44,10 +44,8 @@ class Postgres:
 
 
 def postgres_server() -> Postgres:
-    """The server of this test run; skips the test where PostgreSQL is not installed."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server: neither on the PATH nor in /usr/lib/postgresql/*/bin")
+    """The server of this test run; skips the test where PostgreSQL is not installed, and fails it where `CI` is set."""
+    programs = require(POSTGRESQL)
     return Postgres(**once("postgres", lambda folder: _start(programs, folder)))
 
 
@@ -71,12 +69,6 @@ def _start(programs: Path, made: Path) -> dict[str, object]:
     wait_until(lambda: _answers(server), "PostgreSQL", process, log)
     server.admin(f"CREATE ROLE {server.user} LOGIN PASSWORD '{password}'")
     return {"port": server.port, "password": password}
-
-
-def _postgres_programs() -> Path | None:
-    if (found := shutil.which("postgres")) and shutil.which("initdb"):
-        return Path(found).resolve().parent
-    return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")), default=None)
 
 
 def _answers(server: Postgres) -> bool:
