@@ -15,10 +15,11 @@ from zoneinfo import ZoneInfo
 
 from transformer.config import Config
 from transformer.data.dates import Split
-from transformer.data.events import ReadingReport, data_fingerprint, read_days
+from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
+from transformer.data.survey import Survey
 from transformer.errors import UserError
-from transformer.features.cache import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
+from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
 from transformer.files import content_hash, write_parquet
 from transformer.text import duration
 from transformer.tracking.names import AIRFLOW_RUN
@@ -43,14 +44,13 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
     run = RunLog(config, run_id)
     run.begin()
-    split = _fetch_split(config, run)
+    survey = Survey(config.data, Path(config.paths.cache), validating=True)
+    split = _fetch_split(config, run, survey)
     folder = Path(config.data.local_folder)
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
-    report = ReadingReport()
-    for day in split.all:  # one date in memory at a time
-        report.add(read_days(config.data, [day], quiet=True)[1])
+    report = survey.report(split.all)
     for line in report.lines():
         log.info(line)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
@@ -69,8 +69,9 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     run.begin()
     split = _fetch_split(config, run)
     reuse = config.training.use_precomputed
-    statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
-    embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
+    statistics, embeddings = obtain_inputs(
+        config, split, recompute_statistics=not reuse.statistics, recompute_embeddings=not reuse.embeddings
+    )
     summary = statistics.summary()
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
@@ -111,8 +112,7 @@ def train_model(
     elif warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
         warm_start = source.download(f"{CHECKPOINTS}/{BEST}", folder / "warm_start")
-    statistics = obtain_statistics(config, split)
-    embeddings = obtain_embeddings(config, split)
+    statistics, embeddings = obtain_inputs(config, split)
     result = train(config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last)
     log.info(
         "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
@@ -157,7 +157,7 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     config = trained.located(config)
     day = trained.split.all[-1]  # for the example of the input
     fetch_dates(config, [day])
-    events, _ = read_days(config.data, [day], quiet=True)
+    events, _ = read_days(config.data, [day])
     registered = register(run, source, events)
     run.set_tags({MODEL_VERSION: str(registered.version)})
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
@@ -299,9 +299,10 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     }
 
 
-def _fetch_split(config: Config, run: RunLog) -> Split:
+def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> Split:
     """The service dates of each split, their tables fetched. A run keeps the split that it began with, in a tag."""
-    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"))
+    survey = survey or Survey(config.data, Path(config.paths.cache))
+    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
     return split
 

@@ -20,11 +20,11 @@ from transformer.config import Config
 from transformer.data.dates import Split, format_dates
 from transformer.data.events import data_fingerprint, read_op_nodes
 from transformer.data.fetch import fetch_dates, list_dates
-from transformer.data.freshness import check_freshness, newest_observation_in
+from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.errors import UserError
 from transformer.evaluation.comparison import hold_contest
 from transformer.evaluation.outcome import Outcome
-from transformer.evaluation.quality import DataQuality, examine
+from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
@@ -77,15 +77,17 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     given, config = config, trained.located(config)
     now = datetime.now(UTC)
     scope = _scope(request, trained.split, config, now)
-    newest = _newest_observation(config, now) if request.window and request.window.count is not None else None
+    of_last_dates = request.window is not None and request.window.count is not None
+    newest = _newest_observation(config, now) if of_last_dates else NewestObservation()
     if request.window is None and status != FINISHED:
         run.begin()
     if request.window is not None and (found := _earlier(run, folder, scope)) and not _asked_again(run, scope, request):
         return _told_once_more(run, scope, request, found)
-    quality = examine(config, scope.days, trained.reference, now, newest)
+    examination = Examination(now)
     began = time.monotonic()
-    rows = evaluation_rows(trained, config, scope.days)
+    rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
+    quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
     contest = hold_contest(run, source, trained, rows, scope.days, config)
     target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
     result = write_evaluation(
@@ -172,11 +174,11 @@ def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date,
     return left
 
 
-def _newest_observation(config: Config, now: datetime) -> datetime | None:
+def _newest_observation(config: Config, now: datetime) -> NewestObservation:
     """When the newest observation of all was made; refused where it is older than the configuration allows."""
-    newest = newest_observation_in(config.data, now)
+    newest = find_newest_observation(config.data, now)
     if limit := config.evaluation.freshness.max_age_s:
-        age = check_freshness(newest, now, timedelta(seconds=limit), config.data.timezone)
+        age = check_freshness(newest.at, now, timedelta(seconds=limit), config.data.timezone)
         log.info("freshness: the newest observation is %s old", duration(age.total_seconds()))
     return newest
 

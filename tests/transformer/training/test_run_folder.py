@@ -10,7 +10,7 @@ import torch
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import available_dates
 from transformer.errors import UserError
-from transformer.features.cache import timetable_edges
+from transformer.features.reading import obtain_reading
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import open_run
@@ -60,7 +60,9 @@ def test_it_needs_neither_cache_nor_training_dates(trained: TrainedModel, small_
 
 def test_another_timetable_leaves_the_model_as_it_is(trained: TrainedModel, small_config: Config):
     before = trained.module.network.point_vectors.clone()
-    edges = timetable_edges(trained.located(small_config), trained.split.test)
+    edges = obtain_reading(
+        trained.located(small_config).data, trained.split.test, Path(small_config.paths.cache)
+    ).edges()
     module = trained.module_for(edges)
     assert module is not trained.module
     assert torch.equal(trained.module.network.point_vectors, before)
