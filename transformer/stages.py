@@ -18,6 +18,7 @@ from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.data.survey import Survey
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
 from transformer.files import content_hash, write_parquet
@@ -213,7 +214,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
         if predictions.is_empty():
             raise UserError(outside)
         log.warning("%s; predicting the trains of other dates that run then", outside)
-    trains = predictions.select("train_id", "service_date").n_unique()
+    trains = predictions.select(JOURNEY).n_unique()
     write(out, predictions)
     log.info("predictions: %d trains, %s events, in %s", trains, f"{predictions.height:,}", out)
     return {"file": str(out), "at": local.isoformat(), "trains": trains, "events": predictions.height}

@@ -23,7 +23,7 @@ from transformer.data.dates import Split, available_dates, partial_dates, resolv
 from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
-from transformer.data.tables import TIMESTAMP
+from transformer.data.tables import JOURNEY, TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.cache import Embeddings, obtain_inputs
@@ -40,7 +40,7 @@ from transformer.training.trainer import TrainingResult, train
 log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEY = ("snapshot_ts", "train_id", "service_date", "rank")  # columns that identify a row
+KEY = ("snapshot_ts", *JOURNEY, "rank")  # columns that identify a row
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Experiment:
         log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
         booster = fit(training, validation, settings, seed)
         rows, loaded = self._tree_rows(days, self._grid(days), context)
-        names = loaded.journeys[rows.journey].select("train_id", "service_date")
+        names = loaded.journeys[rows.journey].select(JOURNEY)
         return names.with_columns(
             snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
             rank=pl.Series(rows.rank).cast(pl.Int8),

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.data.events import JOURNEY
-from transformer.data.tables import EVENT_TYPES
+from transformer.data.tables import EVENT_TYPES, JOURNEY
 from transformer.errors import UserError
 from transformer.files import UNREADABLE, write_parquet
 

@@ -18,6 +18,7 @@ from transformer.config import DataConfig, ValidationConfig
 from transformer.data.tables import (
     EVENT_SCHEMA,
     EVENT_TYPES,
+    JOURNEY,
     JOURNEY_SCHEMA,
     OP_NODE_SCHEMA,
     TIMESTAMP,
@@ -31,10 +32,8 @@ from transformer.files import file_digest, read_parquet
 log = logging.getLogger(__name__)
 
 OPTIONAL_EVENT_COLUMNS = {"delay_sec"}  # recomputed from the timestamps anyway
-REQUIRED_JOURNEY_COLUMNS = {"train_id", "service_date"}
 UNKNOWN_TRAIN_TYPE = "unknown"
 REMEDY = "fetch the data again or name another data.local_folder"
-JOURNEY = ["train_id", "service_date"]  # key of a journey
 
 
 @dataclass
@@ -162,7 +161,7 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
         UserError: file missing, truncated or not Parquet; a key column missing; ill-typed columns.
     """
     path = journeys_path(folder)
-    optional = set(JOURNEY_SCHEMA) - REQUIRED_JOURNEY_COLUMNS
+    optional = set(JOURNEY_SCHEMA) - set(JOURNEY)
     journeys = _conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
     for name, dtype in JOURNEY_SCHEMA.items():
         if name not in journeys.columns:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from transformer.data.events import JOURNEY
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
 

@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 
 from transformer.config import GateConfig
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.evaluation.bootstrap import Estimate, FloatArray, interval, resampled_sums
 from transformer.evaluation.metrics import MODEL_ERROR_S, TRANSLATION_ERROR_S, check_rows, group_keys
+from transformer.prediction.columns import ROW_KEY
 
 CHALLENGER, CHAMPION, TRANSLATION = "challenger", "champion", "translation"
-JOURNEY = ("train_id", "service_date")
-ROW_KEY = ("snapshot_ts", *JOURNEY, "rank", "op_id", "event_type")
 TRUTH = ("observed_delay_s", "translation_delay_s")  # of the data, whatever the model
 SAME_S = 0.5  # how far they may differ: a model's delays are float32
 GROUP_SCHEMA: dict[str, pl.DataType] = {

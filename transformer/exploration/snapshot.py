@@ -19,6 +19,7 @@ from transformer.config import Config
 from transformer.data.event_table import in_table_order
 from transformer.data.events import read_days, read_op_nodes
 from transformer.data.fetch import fetch_dates, list_dates
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights
 from transformer.features.batches import to_tensors
@@ -212,11 +213,11 @@ def _past(known: InstantSnapshot, names: pl.DataFrame) -> pl.DataFrame:
     """Return the last `n_prev` observed events of each train."""
     running = _running(known)
     journeys = pl.concat(
-        [running.select("train"), known.loaded.journeys[running["journey"]].select("train_id", "service_date")],
+        [running.select("train"), known.loaded.journeys[running["journey"]].select(JOURNEY)],
         how="horizontal",
     )
     return (
-        known.events.join(journeys, on=["train_id", "service_date"], maintain_order="left")
+        known.events.join(journeys, on=JOURNEY, maintain_order="left")
         .filter(pl.col("observed_ts").is_not_null())
         .group_by("train", maintain_order=True)
         .tail(known.config.data.snapshot.n_prev)

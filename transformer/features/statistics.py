@@ -24,7 +24,6 @@ import polars as pl
 from transformer.config import DataConfig, StatisticsConfig, to_dict
 from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, Vocabulary, build_event_table
 from transformer.data.events import (
-    JOURNEY,
     UNKNOWN_TRAIN_TYPE,
     DayEvents,
     data_fingerprint,
@@ -32,6 +31,7 @@ from transformer.data.events import (
     read_journeys,
     read_op_nodes,
 )
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
 from transformer.files import UNREADABLE, atomic_folder, content_hash, read_json, write_json, write_parquet

@@ -24,7 +24,8 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.event_table import LoadedTable
-from transformer.data.events import JOURNEY, DayEvents, each_day, joined, read_journeys
+from transformer.data.events import DayEvents, each_day, joined, read_journeys
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
@@ -36,7 +37,7 @@ from transformer.training.run_folder import TrainedModel
 log = logging.getLogger(__name__)
 
 TABLE = "test_eval_table.parquet"
-KEY = ("ts", "train_id", "service_date")
+KEY = ("ts", *JOURNEY)
 TARGET = "future_delay_"
 LAST_KNOWN = "last_known_delay"  # optional; the prediction for trains that the event tables lack
 
