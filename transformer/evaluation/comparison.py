@@ -16,7 +16,7 @@ from transformer.data.dates import Split, format_dates
 from transformer.errors import UserError
 from transformer.evaluation.gate import CHAMPION, GateResult, compare
 from transformer.evaluation.outcome import DECLINE, PROMOTE
-from transformer.evaluation.report.html import Champion
+from transformer.evaluation.report.page_tables import Champion
 from transformer.prediction.rows import evaluation_rows
 from transformer.registry import versions
 from transformer.registry.package import content_of

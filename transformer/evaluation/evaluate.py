@@ -23,6 +23,7 @@ from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.errors import UserError
 from transformer.evaluation.comparison import hold_contest
+from transformer.evaluation.measures import Measures
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
@@ -90,24 +91,23 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
     contest = hold_contest(run, source, trained, rows, scope.days, config)
     target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
+    measures = Measures.of(rows, config.data.timezone)
     result = write_evaluation(
-        rows,
+        measures,
         op_nodes,
         trained.embeddings.edges,
         target,
         prefix=scope.prefix,
-        timezone=config.data.timezone,
         history=_training_history(run, source) if request.window is None else None,
     )
     degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
     provenance = _provenance(run, given, scope, request, trained.split)
     report = write_html_report(
         target / REPORT,
-        rows,
+        measures,
         op_nodes,
         result.figures,
         window=scope.days,
-        timezone=config.data.timezone,
         provenance=provenance,
         champion=contest.champion,
         verdict=contest.verdict,

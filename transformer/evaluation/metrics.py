@@ -75,7 +75,8 @@ def group_keys(timezone: str) -> dict[str, pl.Expr]:
     }
 
 
-BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != "train_number")  # those have few rows each
+TRAIN_NUMBER = "train_number"  # a breakdown of its own: its groups have few rows each
+BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != TRAIN_NUMBER)
 COARSE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each: these go to MLflow
 
 
@@ -115,7 +116,7 @@ def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFram
     """`SUMMARY` per group, one line each, in the natural order of the groups; groups without rows are left out.
 
     Args:
-        by: one of `BREAKDOWNS` or `train_number`, and the name of the group column in the result.
+        by: one of `BREAKDOWNS` or TRAIN_NUMBER, and the name of the group column in the result.
         timezone: IANA name, for `hour`.
 
     Raises:
