@@ -22,7 +22,7 @@ from transformer.data.events import data_fingerprint, read_op_nodes
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.errors import UserError
-from transformer.evaluation.comparison import hold_contest
+from transformer.evaluation.comparison import compare_with_champion
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.quality import DataQuality, Examination
@@ -89,7 +89,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
     quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
-    contest = hold_contest(run, source, trained, rows, scope.days, config)
+    comparison = compare_with_champion(run, source, trained, rows, scope.days, config)
     target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
     measures = Measures.of(rows, config.data.timezone)
     result = write_evaluation(
@@ -109,22 +109,19 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         result.figures,
         window=scope.days,
         provenance=provenance,
-        champion=contest.champion,
-        verdict=contest.verdict,
+        champion=comparison.champion,
+        verdict=comparison.line,
         remarks=[degradation] if degradation else [],
         quality=quality,
     )
-    metrics = result.metrics | quality.metrics(scope.prefix) | contest.metrics(scope.prefix)
+    metrics = result.metrics | quality.metrics(scope.prefix) | comparison.metrics(scope.prefix)
     outcome = Outcome(
         window=scope.name,
         dates=format_dates(scope.days),
         report=f"{scope.artifacts}/{REPORT}",
         headline=headline(result.metrics, scope.prefix),
         degradation=degradation,
-        version=contest.version,
-        decision=contest.decision,
-        reason=contest.reason,
-        instead_of=contest.instead_of,
+        decision=comparison.decision,
     )
     run.log_metrics(metrics)
     run.log_artifacts(target, scope.artifacts)
@@ -137,8 +134,8 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         "report": str(report),
     }
     log.info("results on %s\n%s", dates_text(scope.days), result.text)
-    if contest.gate:
-        log.info("gate: %s", contest.gate.text())
+    if comparison.gate:
+        log.info("gate: %s", comparison.gate.text())
     if degradation:
         log.warning(degradation)
     log.info("report: %s", output["report_url"] or report)
@@ -256,11 +253,10 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
 
 def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
     """Say what was found; that a window was evaluated comes last, when all of it is there."""
-    verdict = f"{outcome.decision or 'not judged'}: {outcome.reason}" if outcome.reason else ""
     tags = {
         DRIFT + scope.name: quality.drift.verdict if quality.drift else "",
         DEGRADED + scope.name: outcome.degradation,
-        GATE + scope.name: verdict,
+        GATE + scope.name: outcome.decision.text,
     }
     run.set_tags({name: value for name, value in tags.items() if value})
     if request.id:
