@@ -23,7 +23,14 @@ from transformer.errors import UserError
 from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
 from transformer.files import content_hash, write_parquet
 from transformer.text import duration
-from transformer.tracking.names import AIRFLOW_RUN
+from transformer.tracking.names import (
+    AIRFLOW_RUN,
+    BEST_OVERRIDES,
+    BEST_TRIAL,
+    DATA_FINGERPRINT,
+    MODEL_VERSION,
+    SPLIT,
+)
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
 
@@ -34,11 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
-MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 ModelSource = str | Path  # an MLflow run's id, or a run folder
-
-BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
 
 
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     for line in report.lines():
         log.info(line)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
-    run.set_tags({"data_fingerprint": fingerprint})
+    run.set_tags({DATA_FINGERPRINT: fingerprint})
     return {
         "folder": str(folder),
         "split": split.as_dict(),
@@ -288,7 +291,7 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
         close_ended_runs(study, run)
         report = write_study_report(study, target, env=env, overrides=overrides)
     run.log_metrics(report.metrics)
-    run.set_tags({"best_trial": str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
+    run.set_tags({BEST_TRIAL: str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
     run.log_artifacts(target, "study")
     log.info("study %s\n%s", config.search.study_name, report.text)
     return {

@@ -19,6 +19,7 @@ from delay_pipeline.failures import one_line_failures
 from delay_pipeline.outcomes import outcome_of
 from delay_pipeline.params import EvaluationParams, read_evaluation_params
 from delay_pipeline.schedules import REGISTERED_MODEL
+from transformer import protocol
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.evaluation.decision import PromotionDecision
@@ -61,7 +62,7 @@ def open_evaluation(context: Context) -> dict[str, Any]:
                 "warm_start_run_id": None,
                 "resume_run": False,
                 "request": request_id,
-                "arguments": [*arguments, "--request", request_id],
+                "arguments": [*arguments, protocol.REQUEST, request_id],
             }
             for name, run_id, run_url in _models(config, request.warm_start_run_id)
         ]
@@ -205,15 +206,15 @@ def _announced(context: Context) -> dict[str, Any] | None:
 def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: bool) -> list[str]:
     if isinstance(request.window, tuple):
         first, last = request.window
-        arguments = ["--from", first, "--to", last]
+        arguments = [protocol.FROM, first, protocol.TO, last]
     else:
-        arguments = ["--last", str(request.window or config.evaluation.schedule.last_dates)]
+        arguments = [protocol.LAST, str(request.window or config.evaluation.schedule.last_dates)]
     if request.again:
-        arguments.append("--again")
+        arguments.append(protocol.AGAIN)
     elif not by_hand:  # reuse existing results; a person gets an error instead, which asks for `again`
-        arguments.append("--if-new")
+        arguments.append(protocol.IF_NEW)
     if request.allow_training_dates:
-        arguments.append("--allow-training-dates")
+        arguments.append(protocol.ALLOW_TRAINING_DATES)
     return arguments
 
 

@@ -34,7 +34,7 @@ from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
-from transformer.tracking.names import artifact_page
+from transformer.tracking.names import GIT_COMMIT, artifact_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
 from transformer.training import callbacks, checkpoints
@@ -244,7 +244,7 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
         ),
         run_url=run_url(given, run.run_id),
         more={
-            "trained with commit": run.get_tag("git_commit"),
+            "trained with commit": run.get_tag(GIT_COMMIT),
             "trained on": dates_text(split.train),
             "validated on": dates_text(split.validation),
         },

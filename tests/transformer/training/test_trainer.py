@@ -319,9 +319,7 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
 def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config, overfit_batches: int):
     split = split_of(small_config)
     settings = {"training.overfit_batches": overfit_batches, "training.vary_history": True}
-    data = SnapshotDataModule(
-        with_values(small_config, settings, "test"), split, obtain_inputs(small_config, split)[0]
-    )
+    data = SnapshotDataModule(with_values(small_config, settings, "test"), split, obtain_inputs(small_config, split)[0])
     data.setup("fit")
     before = data.builders["train"]
     data.train_dataloader()
