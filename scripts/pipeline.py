@@ -28,6 +28,7 @@ sys.path.insert(0, str(REPOSITORY))  # also for the scripts that import this mod
 
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.protocol import ENV_VARIABLE, ERROR_XCOM, RESULT_XCOM
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EVENT_FILES = "events/*.parquet"
@@ -74,8 +75,8 @@ def options_parser(description: str, pipeline: Pipeline) -> argparse.ArgumentPar
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--env",
-        default=os.environ.get("TRANSFORMER_ENV") or pipeline.env,
-        help=f"environment in include/config; default: TRANSFORMER_ENV or, if that is unset, {pipeline.env}",
+        default=os.environ.get(ENV_VARIABLE) or pipeline.env,
+        help=f"environment in include/config; default: {ENV_VARIABLE} or, if that is unset, {pipeline.env}",
     )
     parser.add_argument("--data", type=Path, help="folder of event tables; default: sample data from the simulator")
     parser.add_argument(
@@ -217,8 +218,8 @@ def read_outcome(pipeline: Pipeline, logical_date: datetime, environment: Mappin
         for task in tasks:
             if task.state == "failed":
                 name = task.task_id if task.map_index < 0 else f"{task.task_id}[{task.map_index}]"
-                error = pull(task_ids=task.task_id, key="error", map_indexes=task.map_index)
+                error = pull(task_ids=task.task_id, key=ERROR_XCOM, map_indexes=task.map_index)
                 errors.append(f"{name}: {error or 'its log is above'}")
         opened = pull(task_ids="open_run") or {}
-        result = pull(task_ids=pipeline.result_task, key="result") or {}
+        result = pull(task_ids=pipeline.result_task, key=RESULT_XCOM) or {}
         return DagOutcome(run.state == "success", "; ".join(errors), opened.get("run_url", ""), result.get("table", ""))

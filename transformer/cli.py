@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from transformer import protocol
 from transformer.config import (
     Config,
     LoadedConfig,
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, command: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--result", type=Path, metavar="FILE", help="write the result to this file, as JSON")
+        sub.add_argument(protocol.RESULT, type=Path, metavar="FILE", help="write the result to this file, as JSON")
         return sub
 
     def add_on_config(name: str, text: str, command: _OnConfig) -> argparse.ArgumentParser:
@@ -106,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     def add_stage(name: str, text: str, stage: _OnConfig) -> argparse.ArgumentParser:
         sub = add_on_config(name, text, stage)
         sub.add_argument(
-            "--run-id", default="", type=_run_id, metavar="ID", help="MLflow run to log into (default: log nothing)"
+            protocol.RUN_ID,
+            default="",
+            type=_run_id,
+            metavar="ID",
+            help="MLflow run to log into (default: log nothing)",
         )
         return sub
 
@@ -116,42 +121,53 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--by", metavar="NAME", help="name of the decider (default: the user of this process)")
         return sub
 
-    add_stage("fetch-files", "get the event tables and check them", _fetch_files)
+    add_stage(protocol.FETCH_FILES, "get the event tables and check them", _fetch_files)
     add_stage(
-        "compute-statistics-and-embeddings",
+        protocol.COMPUTE_STATISTICS_AND_EMBEDDINGS,
         "compute statistics and embeddings of the training dates",
         _compute_statistics,
     )
-    train = add_stage("train-model", "train the transformer", _train_model)
+    train = add_stage(protocol.TRAIN_MODEL, "train the transformer", _train_model)
     train.add_argument(
-        "--warm-start-run-id", type=_run_id, metavar="ID", help="begin with the best weights of this MLflow run"
+        protocol.WARM_START_RUN_ID, type=_run_id, metavar="ID", help="begin with the best weights of this MLflow run"
     )
-    train.add_argument("--resume", action="store_true", help="continue the run --run-id from its last checkpoint")
-    evaluate = add_stage("evaluate-model", "evaluate the best checkpoint on the test dates", _evaluate_model)
-    evaluate.add_argument("--from", dest="first", metavar="DATE", help="first date of a window, instead of test dates")
-    evaluate.add_argument("--to", dest="last", metavar="DATE", help="last date of that window")
-    evaluate.add_argument("--last", dest="count", type=int, metavar="N", help="window of the last N dates with data")
-    evaluate.add_argument("--again", action="store_true", help="evaluate even if the run has results on these dates")
+    train.add_argument(protocol.RESUME, action="store_true", help="continue the run --run-id from its last checkpoint")
+    evaluate = add_stage(protocol.EVALUATE_MODEL, "evaluate the best checkpoint on the test dates", _evaluate_model)
     evaluate.add_argument(
-        "--allow-training-dates", action="store_true", help="evaluate even if dates trained or validated the model"
+        protocol.FROM, dest="first", metavar="DATE", help="first date of a window, instead of test dates"
     )
-    evaluate.add_argument("--if-new", action="store_true", help="keep the results that the run has on these dates")
+    evaluate.add_argument(protocol.TO, dest="last", metavar="DATE", help="last date of that window")
     evaluate.add_argument(
-        "--request", default="", metavar="ID", help="write the outcome to the run's tag request/ID, as JSON"
+        protocol.LAST, dest="count", type=int, metavar="N", help="window of the last N dates with data"
     )
-    add_stage("register-model", "register the run's model as a new version, the challenger", _register_model)
-    tune = add_stage("tune", "run trials of the hyperparameter study search.study_name", _tune)
+    evaluate.add_argument(
+        protocol.AGAIN, action="store_true", help="evaluate even if the run has results on these dates"
+    )
+    evaluate.add_argument(
+        protocol.ALLOW_TRAINING_DATES, action="store_true", help="evaluate even if dates trained or validated the model"
+    )
+    evaluate.add_argument(protocol.IF_NEW, action="store_true", help="keep the results that the run has on these dates")
+    evaluate.add_argument(
+        protocol.REQUEST, default="", metavar="ID", help="write the outcome to the run's tag request/ID, as JSON"
+    )
+    add_stage(protocol.REGISTER_MODEL, "register the run's model as a new version, the challenger", _register_model)
+    tune = add_stage(protocol.TUNE, "run trials of the hyperparameter study search.study_name", _tune)
     tune.add_argument(
-        "--warm-start-run-id", type=_run_id, metavar="ID", help="begin every trial with the best weights of this run"
+        protocol.WARM_START_RUN_ID,
+        type=_run_id,
+        metavar="ID",
+        help="begin every trial with the best weights of this run",
     )
     tune.add_argument(
-        "--worker",
+        protocol.WORKER,
         type=int,
         default=0,
         metavar="K",
         help="number of this worker, different for each worker and kept by its restarts (default: 0)",
     )
-    add_stage("report-study", "report table, figures and best values of the study search.study_name", _report_study)
+    add_stage(
+        protocol.REPORT_STUDY, "report table, figures and best values of the study search.study_name", _report_study
+    )
 
     promote = add_decision("promote", "make a version of the registered model the champion", _promote)
     promote.add_argument(
@@ -167,12 +183,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--env",
-        default=os.environ.get("TRANSFORMER_ENV") or DEFAULT_ENV,
-        help=f"environment, one of: {', '.join(environments())} (default: TRANSFORMER_ENV or {DEFAULT_ENV})",
+        protocol.ENV,
+        default=os.environ.get(protocol.ENV_VARIABLE) or DEFAULT_ENV,
+        help=f"environment, one of: {', '.join(environments())} (default: {protocol.ENV_VARIABLE} or {DEFAULT_ENV})",
     )
     parser.add_argument(
-        "--set",
+        protocol.SET,
         action="append",
         default=[],
         metavar="KEY=VALUE",
@@ -184,7 +200,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
 def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
     _add_config_options(parser)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run-id", type=_run_id, metavar="ID", help="MLflow run whose model predicts")
+    model.add_argument(protocol.RUN_ID, type=_run_id, metavar="ID", help="MLflow run whose model predicts")
     model.add_argument("--run-folder", type=Path, metavar="FOLDER", help="local folder of a run, without MLflow")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--at", metavar="TIME", help="instant, as 2024-12-21T08:00+01:00; no offset: in data.timezone")

@@ -15,13 +15,22 @@ from zoneinfo import ZoneInfo
 
 from transformer.config import Config
 from transformer.data.dates import Split
-from transformer.data.events import ReadingReport, data_fingerprint, read_days
+from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
+from transformer.data.survey import Survey
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
-from transformer.features.cache import embeddings_folder, obtain_embeddings, obtain_statistics, statistics_folder
+from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
 from transformer.files import content_hash, write_parquet
 from transformer.text import duration
-from transformer.tracking.names import AIRFLOW_RUN
+from transformer.tracking.names import (
+    AIRFLOW_RUN,
+    BEST_OVERRIDES,
+    BEST_TRIAL,
+    DATA_FINGERPRINT,
+    MODEL_VERSION,
+    SPLIT,
+)
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
 
@@ -32,29 +41,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
-MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 ModelSource = str | Path  # an MLflow run's id, or a run folder
-
-BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
 
 
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
     run = RunLog(config, run_id)
     run.begin()
-    split = _fetch_split(config, run)
+    survey = Survey(config.data, Path(config.paths.cache), validating=True)
+    split = _fetch_split(config, run, survey)
     folder = Path(config.data.local_folder)
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
-    report = ReadingReport()
-    for day in split.all:  # one date in memory at a time
-        report.add(read_days(config.data, [day], quiet=True)[1])
+    report = survey.report(split.all)
     for line in report.lines():
         log.info(line)
     fingerprint = content_hash(data_fingerprint(folder, split.all))
-    run.set_tags({"data_fingerprint": fingerprint})
+    run.set_tags({DATA_FINGERPRINT: fingerprint})
     return {
         "folder": str(folder),
         "split": split.as_dict(),
@@ -69,8 +73,9 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     run.begin()
     split = _fetch_split(config, run)
     reuse = config.training.use_precomputed
-    statistics = obtain_statistics(config, split, recompute=not reuse.statistics)
-    embeddings = obtain_embeddings(config, split, recompute=not reuse.embeddings)
+    statistics, embeddings = obtain_inputs(
+        config, split, recompute_statistics=not reuse.statistics, recompute_embeddings=not reuse.embeddings
+    )
     summary = statistics.summary()
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
@@ -112,8 +117,7 @@ def train_model(
     elif warm_start_run_id:
         source = RunLog(config, warm_start_run_id)
         warm_start = source.download(f"{CHECKPOINTS}/{BEST}", folder / "warm_start")
-    statistics = obtain_statistics(config, split)
-    embeddings = obtain_embeddings(config, split)
+    statistics, embeddings = obtain_inputs(config, split)
     result = train(config, split, statistics, embeddings, run, folder, warm_start=warm_start, resume=last)
     log.info(
         "training: %d epochs in %s; best validation MAE %.1f s, translation %.1f s, skill %.3f",
@@ -158,7 +162,7 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     config = trained.located(config)
     day = trained.split.all[-1]  # for the example of the input
     fetch_dates(config, [day])
-    events, _ = read_days(config.data, [day], quiet=True)
+    events, _ = read_days(config.data, [day])
     registered = register(run, source, events)
     run.set_tags({MODEL_VERSION: str(registered.version)})
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
@@ -214,7 +218,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
         if predictions.is_empty():
             raise UserError(outside)
         log.warning("%s; predicting the trains of other dates that run then", outside)
-    trains = predictions.select("train_id", "service_date").n_unique()
+    trains = predictions.select(JOURNEY).n_unique()
     write(out, predictions)
     log.info("predictions: %d trains, %s events, in %s", trains, f"{predictions.height:,}", out)
     return {"file": str(out), "at": local.isoformat(), "trains": trains, "events": predictions.height}
@@ -289,7 +293,7 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
         close_ended_runs(study, run)
         report = write_study_report(study, target, env=env, overrides=overrides)
     run.log_metrics(report.metrics)
-    run.set_tags({"best_trial": str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
+    run.set_tags({BEST_TRIAL: str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
     run.log_artifacts(target, "study")
     log.info("study %s\n%s", config.search.study_name, report.text)
     return {
@@ -301,9 +305,10 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     }
 
 
-def _fetch_split(config: Config, run: RunLog) -> Split:
+def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> Split:
     """The service dates of each split, their tables fetched. A run keeps the split that it began with, in a tag."""
-    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"))
+    survey = survey or Survey(config.data, Path(config.paths.cache))
+    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
     return split
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from benchmarks.accuracy.experiment import KEY
 from transformer.config import GateConfig
+from transformer.data.tables import JOURNEY
 from transformer.evaluation import metrics
 from transformer.evaluation.bootstrap import interval, resampled_sums
 from transformer.evaluation.metrics import group_keys
@@ -27,7 +28,7 @@ TRANSFORMER, TREE, CONTEXT_TREE = "transformer", "tree", "tree with context"
 BLEND = "blend"  # the mean of transformer and tree, of the same seed
 UNROUNDED = ", not rounded"  # ends the name of a predictor
 BREAKDOWNS = ("horizon", "train_type", "departed")
-UNITS = {"journey": ("train_id", "service_date"), "service date": ("service_date",)}  # units of the bootstrap
+UNITS = {"journey": tuple(JOURNEY), "service date": ("service_date",)}  # units of the bootstrap
 SAME_S = 0.5  # largest difference (s) between the same delay computed in two ways, both in float32
 
 

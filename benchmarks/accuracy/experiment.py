@@ -20,14 +20,15 @@ from benchmarks.accuracy.tree import TreeRows, TreeSettings, fit, tree_rows
 from benchmarks.accuracy.tree import predict as predict_tree
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, available_dates, partial_dates, resolve_split
-from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
-from transformer.data.tables import TIMESTAMP
+from transformer.data.tables import JOURNEY, TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
-from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics, timetable_edges
+from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.features.embeddings import extend
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import grid_instants, random_instants
 from transformer.features.statistics import Statistics
 from transformer.prediction.rows import evaluation_rows
@@ -39,7 +40,7 @@ from transformer.training.trainer import TrainingResult, train
 log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEY = ("snapshot_ts", "train_id", "service_date", "rank")  # columns that identify a row
+KEY = ("snapshot_ts", *JOURNEY, "rank")  # columns that identify a row
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ class Experiment:
     def of(cls, config: Config, split: Split) -> Self:
         days = {f"data.split.{name}": dates for name, dates in split.as_ranges().items()}
         config = with_values(config, days, "the benchmark's split")
-        return cls(config, split, obtain_statistics(config, split), obtain_embeddings(config, split))
+        return cls(config, split, *obtain_inputs(config, split))
 
     @property
     def round_to_s(self) -> float:
@@ -172,7 +173,7 @@ class Experiment:
         log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
         booster = fit(training, validation, settings, seed)
         rows, loaded = self._tree_rows(days, self._grid(days), context)
-        names = loaded.journeys[rows.journey].select("train_id", "service_date")
+        names = loaded.journeys[rows.journey].select(JOURNEY)
         return names.with_columns(
             snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
             rank=pl.Series(rows.rank).cast(pl.Int8),
@@ -187,8 +188,9 @@ class Experiment:
 
     def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
         config, vocabulary = self.config, self.statistics.vocabulary
-        loaded = load_event_table(config.data, days, vocabulary, Path(config.paths.cache))
+        reading = obtain_reading(config.data, days, Path(config.paths.cache))
+        loaded = reading.table(vocabulary)
         builder = snapshot_builder(loaded, self.statistics, config.data)
-        vectors = extend(self.embeddings.points, timetable_edges(config, days)).matrix(vocabulary.op_ids)
+        vectors = extend(self.embeddings.points, reading.edges()).matrix(vocabulary.op_ids)
         n_types = len(vocabulary.train_types)
         return tree_rows(builder, instants, vectors, n_types, config.data.timezone, context=context), loaded

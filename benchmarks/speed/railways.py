@@ -13,12 +13,13 @@ import polars as pl
 
 from transformer.config import Config, load_config
 from transformer.data.dates import Split, resolve_split
-from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.data.events import read_days, read_journeys
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.features.batches import Batch, snapshot_builder, to_tensors
-from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
+from transformer.features.cache import Embeddings, obtain_inputs
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
 from transformer.features.statistics import Statistics
 from transformer.model.module import DelayModule
@@ -47,13 +48,13 @@ class Railway:
         """Return a builder of snapshots of the first date of a split."""
         days = getattr(self.split, split)[:1]
         return self._builder(
-            load_event_table(self.config.data, days, self.statistics.vocabulary, Path(self.config.paths.cache))
+            obtain_reading(self.config.data, days, Path(self.config.paths.cache)).table(self.statistics.vocabulary)
         )
 
     def side_by_side(self, copies: int) -> SnapshotBuilder:
         """Return a builder of snapshots of the first test date that hold `copies` copies of this railway's trains."""
         data, days = self.config.data, self.split.test[:1]
-        events, _ = read_days(data, days, quiet=True)
+        events, _ = read_days(data, days)
         journeys = read_journeys(Path(data.local_folder), days, data.timezone)
         many = [
             pl.concat([frame.with_columns(pl.col("train_id") + f"/{copy}") for copy in range(copies)])
@@ -98,7 +99,7 @@ def railway(
             "local", [f"data.local_folder={data}", f"paths.cache={scratch / 'cache'}", *TRAINABLE, *overrides]
         )
         split = resolve_split(config.data.split, data, skip_partial=True)
-        yield Railway(config, split, obtain_statistics(config, split), obtain_embeddings(config, split))
+        yield Railway(config, split, *obtain_inputs(config, split))
 
 
 def count_trains(builder: SnapshotBuilder, instants: Int64Array) -> Int64Array:

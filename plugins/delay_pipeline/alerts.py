@@ -23,11 +23,11 @@ from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from airflow.sdk import BaseNotifier, Context, Variable
 
-from delay_pipeline.failures import ERROR_KEY
-from delay_pipeline.params import ENV_VARIABLE, TRAINING_ENV
+from delay_pipeline.params import TRAINING_ENV
 from delay_pipeline.runs import failure_reason
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.protocol import ENV_VARIABLE, ERROR_XCOM
 from transformer.text import redact
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _reason(context: Context) -> str:
     """Return why the DAG run failed, as one line that begins with the task id."""
     ti = context.get("ti")
     if error := context.get("exception"):  # the failed task itself sends the alert
-        reason = ti.xcom_pull(task_ids=ti.task_id, key=ERROR_KEY, map_indexes=ti.map_index)
+        reason = ti.xcom_pull(task_ids=ti.task_id, key=ERROR_XCOM, map_indexes=ti.map_index)
         return f"{ti.task_id}: {reason or _line(error)}"
     reason = failure_reason(context) if ti else ""
     return str(redact(reason or context.get("reason") or "no task gave a reason"))

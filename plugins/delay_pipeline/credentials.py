@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from transformer.protocol import REPORT_STUDY, TUNE
+
 if TYPE_CHECKING:
     from transformer.config import Config
 
 S3_CONNECTION = "aws_default"
 POSTGRES_CONNECTION = "optuna_postgres"
-STUDY_STAGES = ("tune", "report-study")
+STUDY_STAGES = (TUNE, REPORT_STUDY)
 
 
 def stage_environment(stage: str, config: Config) -> dict[str, str]:

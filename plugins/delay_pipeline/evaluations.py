@@ -19,8 +19,10 @@ from delay_pipeline.failures import one_line_failures
 from delay_pipeline.outcomes import outcome_of
 from delay_pipeline.params import EvaluationParams, read_evaluation_params
 from delay_pipeline.schedules import REGISTERED_MODEL
+from transformer import protocol
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.evaluation.decision import PromotionDecision
 from transformer.tracking.names import artifact_page
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def open_evaluation(context: Context) -> dict[str, Any]:
                 "warm_start_run_id": None,
                 "resume_run": False,
                 "request": request_id,
-                "arguments": [*arguments, "--request", request_id],
+                "arguments": [*arguments, protocol.REQUEST, request_id],
             }
             for name, run_id, run_url in _models(config, request.warm_start_run_id)
         ]
@@ -79,11 +81,11 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
 
     Returns:
         `degraded`: run id, page, window, report and one line for each model that has become worse.
-        `promotion`: `version`, `instead_of` and `reason` if the gate promotes, else None.
+        `promotion`: the PromotionDecision as a dict if the gate promotes, else None.
         `ask`: whether a person must approve the promotion.
         `body`: Markdown text for this person.
     """
-    promotion = None
+    promotion: PromotionDecision | None = None
     degraded = []
     lines = []
     with one_line_failures(context["ti"]):
@@ -92,8 +94,8 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
             line = f"{run['model']} on {found.window}: {found.headline}"
             lines.append(f"- [{line}]({report})" if report else f"- {line}")
             log.info("%s\n%s", line, report)
-            if found.reason:
-                log.info("%s: %s", found.decision or "not judged", found.reason)
+            if found.decision.text:
+                log.info(found.decision.text)
             if found.degradation:
                 log.warning(found.degradation)
                 degraded.append(
@@ -105,19 +107,22 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
                         "text": found.degradation,
                     }
                 )
-            if found.decision == "promote":
-                promotion = {"version": found.version, "instead_of": found.instead_of, "reason": found.reason}
-            elif found.decision == "decline":
-                _decline(opened, found.version, found.reason, by=_dag_run(context))
-    reason = [f"**Why:** {promotion['reason']}", ""] if promotion else []
-    return {"degraded": degraded, "promotion": promotion, "ask": opened["ask"], "body": "\n".join([*reason, *lines])}
+            if found.decision.promotes:
+                promotion = found.decision
+            elif found.decision.declines:
+                _decline(opened, found.decision.version, found.decision.reason, by=_dag_run(context))
+    reason = [f"**Why:** {promotion.reason}", ""] if promotion else []
+    return {
+        "degraded": degraded,
+        "promotion": promotion.as_dict() if promotion else None,
+        "ask": opened["ask"],
+        "body": "\n".join([*reason, *lines]),
+    }
 
 
 def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) -> dict[str, Any]:
     """Make the challenger champion if the gate promotes it and, where `ask` is true, a person has approved."""
-    promotion = decision["promotion"]
-    if not promotion:
-        raise AirflowSkipException("the gate promotes no model")
+    promotion = _promotion(decision)
     response = context["ti"].xcom_pull(task_ids="approve") if decision["ask"] else None
     by = f"approved by {_who(response)}" if response else _dag_run(context)
     with one_line_failures(context["ti"]):
@@ -130,10 +135,10 @@ def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) 
         try:
             champion = versions.promote(
                 load_config(opened["env"], opened["overrides"]),
-                promotion["version"],
-                why=promotion["reason"],
+                promotion.version,
+                why=promotion.reason,
                 by=by,
-                instead_of=promotion["instead_of"],
+                instead_of=promotion.instead_of,
             )
         except versions.ChampionChangedError as error:  # a retry of this task would not compare the models again
             raise UserError(f"{error}: clear evaluate_model") from None
@@ -157,13 +162,11 @@ class ApprovePromotion(ApprovalOperator):
         self.decision = decision
 
     def execute(self, context: Context) -> None:
-        promotion = self.decision["promotion"]
-        if not promotion:
-            raise AirflowSkipException("the gate promotes no model")
+        promotion = _promotion(self.decision)
         if not self.decision["ask"]:
             raise AirflowSkipException("evaluation.gate.ask_for_approval=false: nobody is asked")
-        replaced = f"version {promotion['instead_of']}" if promotion["instead_of"] else "no champion so far"
-        self.subject = f"Promote version {promotion['version']} to champion, instead of {replaced}?"
+        replaced = f"version {promotion.instead_of}" if promotion.instead_of else "no champion so far"
+        self.subject = f"Promote version {promotion.version} to champion, instead of {replaced}?"
         self.body = self.decision["body"]
         super().execute(context)
 
@@ -172,10 +175,21 @@ class ApprovePromotion(ApprovalOperator):
             with one_line_failures(context["ti"]):
                 raise UserError("nobody answered in time, so no model is promoted; clear approve to ask again")
         if event.get("chosen_options") == [self.REJECT]:
-            version = self.decision["promotion"]["version"]
+            version = _promotion(self.decision).version
             with one_line_failures(context["ti"]):
                 _decline(self.opened, version, "a person rejected the promotion", by=f"rejected by {_who(event)}")
         return super().execute_complete(context, event)
+
+
+def _promotion(decided: Mapping[str, Any]) -> PromotionDecision:
+    """The promotion in what `decide` returned.
+
+    Raises:
+        AirflowSkipException: there is none.
+    """
+    if not decided["promotion"]:
+        raise AirflowSkipException("the gate promotes no model")
+    return PromotionDecision.read(decided["promotion"])
 
 
 def _announced(context: Context) -> dict[str, Any] | None:
@@ -192,15 +206,15 @@ def _announced(context: Context) -> dict[str, Any] | None:
 def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: bool) -> list[str]:
     if isinstance(request.window, tuple):
         first, last = request.window
-        arguments = ["--from", first, "--to", last]
+        arguments = [protocol.FROM, first, protocol.TO, last]
     else:
-        arguments = ["--last", str(request.window or config.evaluation.schedule.last_dates)]
+        arguments = [protocol.LAST, str(request.window or config.evaluation.schedule.last_dates)]
     if request.again:
-        arguments.append("--again")
+        arguments.append(protocol.AGAIN)
     elif not by_hand:  # reuse existing results; a person gets an error instead, which asks for `again`
-        arguments.append("--if-new")
+        arguments.append(protocol.IF_NEW)
     if request.allow_training_dates:
-        arguments.append("--allow-training-dates")
+        arguments.append(protocol.ALLOW_TRAINING_DATES)
     return arguments
 
 

@@ -13,6 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from transformer.errors import ServiceError, UserError
+from transformer.protocol import ERROR_XCOM
 from transformer.text import one_line
 
 RETRIES = {  # of every task; a fault that the user must correct is not retried
@@ -21,7 +22,6 @@ RETRIES = {  # of every task; a fault that the user must correct is not retried
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": pendulum.duration(minutes=10),
 }
-ERROR_KEY = "error"  # XCom key of the reason of a failed task
 USER_ERROR = 2  # exit status of a stage whose input or configuration is wrong
 ERROR_PREFIX = "error: "  # begins the line in which a stage gives its reason
 SIGNALS = {128 + number: -number for number in signal.Signals}  # a container's exit status after a signal
@@ -49,7 +49,7 @@ def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
         failure = AirflowException(f"Kubernetes does not answer: {' '.join(str(error).split())}")
     except (Exception, AirflowTaskTimeout) as error:
         failure = error
-    ti.xcom_push(key=ERROR_KEY, value=one_line((str(failure) or type(failure).__name__).splitlines()[0]))
+    ti.xcom_push(key=ERROR_XCOM, value=one_line((str(failure) or type(failure).__name__).splitlines()[0]))
     raise failure from None
 
 

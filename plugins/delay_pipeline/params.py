@@ -18,11 +18,9 @@ from airflow.sdk import Param
 
 from transformer.config import environments
 from transformer.errors import UserError
+from transformer.protocol import ENV_VARIABLE, RESUME_VARIABLE, WARM_START_VARIABLE
 from transformer.tracking.names import is_run_id
 
-ENV_VARIABLE = "TRANSFORMER_ENV"
-WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
-RESUME_VARIABLE = "TRANSFORMER_RESUME_RUN"
 TRAINING_ENV = "local"
 TUNING_ENV = "optuna"
 EVALUATION_ENV = TRAINING_ENV

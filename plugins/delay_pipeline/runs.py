@@ -14,11 +14,12 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from delay_pipeline.failures import ERROR_KEY, one_line_failures
+from delay_pipeline.failures import one_line_failures
 from delay_pipeline.params import TrainingParams, read_params, read_tuning_params
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.protocol import ERROR_XCOM
 from transformer.tuning.space import read_space
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def failure_reason(context: Context, but_for: str = "") -> str:
             continue
         for index, state in _instances(task.task_id, states):
             if state not in NO_FAILURE:
-                error = ti.xcom_pull(task_ids=task.task_id, key=ERROR_KEY, map_indexes=index)
+                error = ti.xcom_pull(task_ids=task.task_id, key=ERROR_XCOM, map_indexes=index)
                 name = task.task_id if index < 0 else f"{task.task_id}[{index}]"
                 return f"{name}: {error or state or 'did not run'}"
     return ""

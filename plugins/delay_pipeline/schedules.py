@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pendulum
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
-from delay_pipeline.params import ENV_VARIABLE, EVALUATION_ENV
+from delay_pipeline.params import EVALUATION_ENV
 from transformer.config import environments, load_config
+from transformer.protocol import ENV_VARIABLE
 
 REGISTERED_MODEL = Asset(
     name="registered_delay_model",

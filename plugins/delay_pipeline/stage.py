@@ -21,11 +21,11 @@ from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
 from delay_pipeline.process import ProcessGroup
+from transformer import protocol
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.text import redact
 
-RESULT_KEY = "result"  # XCom key of the JSON object that a stage on the worker writes; no task reads it
 MODULE = ["-m", "transformer"]
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -131,23 +131,23 @@ class StageOperator(KubernetesPodOperator):
     def stage_arguments(self) -> list[str]:
         """Return the arguments after `python -m transformer`. They are the same for every backend."""
         run = self.mlflow_run
-        arguments = [self.stage, "--env", run["env"]]
+        arguments = [self.stage, protocol.ENV, run["env"]]
         for override in run["overrides"]:
-            arguments += ["--set", override]
+            arguments += [protocol.SET, override]
         if run["run_id"]:
-            arguments += ["--run-id", run["run_id"]]
+            arguments += [protocol.RUN_ID, run["run_id"]]
         if self.worker is not None:
-            arguments += ["--worker", str(self.worker)]
+            arguments += [protocol.WORKER, str(self.worker)]
         return arguments + self._warm_start_arguments() + list(run.get("arguments", ()))
 
     def _warm_start_arguments(self) -> list[str]:
         run = self.mlflow_run
         if not run["warm_start_run_id"]:
             return []
-        warm_start = ["--warm-start-run-id", run["warm_start_run_id"]]
-        if self.stage == "train-model":
-            return [*warm_start, "--resume"] if run["resume_run"] else warm_start
-        if self.stage == "tune" and not run["resume_run"]:  # the run of a study holds no weights to begin with
+        warm_start = [protocol.WARM_START_RUN_ID, run["warm_start_run_id"]]
+        if self.stage == protocol.TRAIN_MODEL:
+            return [*warm_start, protocol.RESUME] if run["resume_run"] else warm_start
+        if self.stage == protocol.TUNE and not run["resume_run"]:  # the run of a study holds no weights to begin with
             return warm_start
         return []
 
@@ -184,7 +184,7 @@ class StageOperator(KubernetesPodOperator):
         # By default the libraries start a thread per core of the node, not per core of the pod.
         threads = str(max(profile.cpu // max(profile.gpus, 1), 1))
         self.env_vars = [
-            k8s.V1EnvVar(name="TRANSFORMER_IMAGE", value=kubernetes.image),
+            k8s.V1EnvVar(name=protocol.IMAGE_VARIABLE, value=kubernetes.image),
             k8s.V1EnvVar(name="OMP_NUM_THREADS", value=threads),
             k8s.V1EnvVar(name="POLARS_MAX_THREADS", value=threads),
         ]
@@ -223,7 +223,7 @@ class StageOperator(KubernetesPodOperator):
     def _run_here(self, config: Config, context: Context) -> None:
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:
             result_file = Path(folder) / "result.json"
-            argv = [sys.executable, *MODULE, *self.stage_arguments(), "--result", str(result_file)]
+            argv = [sys.executable, *MODULE, *self.stage_arguments(), protocol.RESULT, str(result_file)]
             self._group = ProcessGroup(argv, REPOSITORY, stage_environment(self.stage, config))
             said: deque[str] = deque(maxlen=80)  # as many lines as the status of a pod keeps
             try:
@@ -238,7 +238,7 @@ class StageOperator(KubernetesPodOperator):
                 raise AirflowException(f"{self.stage} was stopped before it ended")
             if status:
                 raise stage_failure(self.stage, status, last_word(said))
-            context["ti"].xcom_push(key=RESULT_KEY, value=self._read_result(result_file))
+            context["ti"].xcom_push(key=protocol.RESULT_XCOM, value=self._read_result(result_file))
 
     def _read_result(self, path: Path) -> dict[str, Any]:
         try:
@@ -246,7 +246,7 @@ class StageOperator(KubernetesPodOperator):
         except (FileNotFoundError, ValueError):
             result = None
         if not isinstance(result, dict):
-            raise AirflowException(f"{self.stage} exited with 0 but wrote no JSON object to --result")
+            raise AirflowException(f"{self.stage} exited with 0 but wrote no JSON object to {protocol.RESULT}")
         return result
 
 
@@ -259,7 +259,7 @@ class EvaluateModelOperator(StageOperator):
     operator_extra_links = (MlflowRunLink(), PodLink(), ReportLink())
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(stage="evaluate-model", **kwargs)
+        super().__init__(stage=protocol.EVALUATE_MODEL, **kwargs)
 
 
 def _toleration(taint: str) -> k8s.V1Toleration:

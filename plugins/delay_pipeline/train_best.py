@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from delay_pipeline.failures import one_line_failures
 from transformer.config import load_config
 from transformer.errors import UserError
+from transformer.tracking.names import BEST_OVERRIDES, BEST_TRIAL
 
 TRAINING_DAG = "model_training"
 
@@ -72,7 +73,7 @@ def _best(run: dict[str, Any]) -> tuple[str, list[str]]:
     from transformer.tracking.run_log import RunLog
 
     mlflow = RunLog(load_config(run["env"], run["overrides"]), run["run_id"])
-    trial, overrides = mlflow.get_tag("best_trial"), mlflow.get_tag("best_overrides")
+    trial, overrides = mlflow.get_tag(BEST_TRIAL), mlflow.get_tag(BEST_OVERRIDES)
     if not (trial and overrides):
         raise UserError(f"MLflow run {run['run_id']} names no best trial; clear report_study, which records it")
     return trial, json.loads(overrides)

@@ -7,6 +7,7 @@ import pytest
 
 from delay_pipeline import evaluations
 from tests.support.registry_double import FakeRegistry
+from transformer.evaluation.decision import PromotionDecision
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +37,17 @@ def registry(monkeypatch):
     return registry
 
 
+def judged(verdict, reason):
+    return {"decision": PromotionDecision(verdict, reason, version=2, instead_of=1).as_dict()}
+
+
 def arguments(run, index):
     pulled = run.get_task_instance("decide").xcom_pull(task_ids="evaluate_model", key="result", map_indexes=index)
     return pulled["argv"][:-2]  # without --result
 
 
 def test_the_better_challenger_becomes_champion(evaluate, registry, states):
-    registry.left["new-run"] = {"version": 2, "decision": "promote", "reason": "better", "instead_of": 1}
+    registry.left["new-run"] = judged("promote", "better")
     run = evaluate({"window_dates": 3})
     assert run.state == "success"
     assert states(run) == {
@@ -64,7 +69,7 @@ def test_the_better_challenger_becomes_champion(evaluate, registry, states):
 
 
 def test_a_declined_challenger_changes_nothing_and_fails_nothing(evaluate, registry, states):
-    registry.left["new-run"] = {"version": 2, "decision": "decline", "reason": "no better"}
+    registry.left["new-run"] = judged("decline", "no better")
     run = evaluate({})
     assert run.state == "success"
     assert (states(run)["approve"], states(run)["promote"]) == ("skipped", "skipped")
@@ -72,7 +77,7 @@ def test_a_declined_challenger_changes_nothing_and_fails_nothing(evaluate, regis
 
 
 def test_after_a_failed_evaluation_nothing_is_promoted_and_the_run_fails(evaluate, registry, states):
-    registry.left["new-run"] = {"version": 2, "decision": "promote", "reason": "better", "instead_of": 1}
+    registry.left["new-run"] = judged("promote", "better")
     run = evaluate({}, failing="evaluate-model old-run")
     assert run.state == "failed"
     found = states(run)

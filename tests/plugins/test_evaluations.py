@@ -137,7 +137,8 @@ def test_what_was_found_is_gathered(registry):
     run = opened()
     request = run["models"][0]["request"]
     registry.found("old-run", request, degradation="degraded: skill +1.0%")
-    registry.found("new-run", request, version=2, decision="promote", reason="MAE 80 s against 90 s", instead_of=1)
+    decision = {"verdict": "promote", "reason": "MAE 80 s against 90 s", "version": 2, "instead_of": 1}
+    registry.found("new-run", request, decision=decision)
     assert evaluations.decide(run, context()) == {
         "degraded": [
             {
@@ -148,7 +149,7 @@ def test_what_was_found_is_gathered(registry):
                 "text": "degraded: skill +1.0%",
             }
         ],
-        "promotion": {"version": 2, "instead_of": 1, "reason": "MAE 80 s against 90 s"},
+        "promotion": decision,
         "ask": False,
         "body": "**Why:** MAE 80 s against 90 s\n\n"
         f"- [champion on 2025-01-24..2025-01-25: MAE 90.0 s]({PAGE}old-run/artifacts/evaluation/w/report.html)\n"
@@ -159,7 +160,8 @@ def test_what_was_found_is_gathered(registry):
 
 def test_a_challenger_that_is_not_better_is_declined(registry):
     run = opened(conf={"warm_start_run_id": "new-run"})
-    registry.found("new-run", run["models"][0]["request"], version=2, decision="decline", reason="no better")
+    declined = {"verdict": "decline", "reason": "no better", "version": 2}
+    registry.found("new-run", run["models"][0]["request"], decision=declined)
     assert evaluations.decide(run, context())["promotion"] is None
     assert registry.decided == [("decline", 2, "no better", "model_evaluation manual__1")]
 

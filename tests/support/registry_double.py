@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -52,7 +51,7 @@ class FakeRegistry:
         from transformer.evaluation.outcome import Outcome
 
         values = {"window": "2025-01-24..2025-01-25", "headline": "MAE 90.0 s", "report": "evaluation/w/report.html"}
-        self.tags[run_id][f"request/{request}"] = json.dumps(dataclasses.asdict(Outcome(**values | outcome)))
+        self.tags[run_id][f"request/{request}"] = json.dumps(Outcome.read(values | outcome).as_dict())
 
     def install(self, monkeypatch) -> FakeRegistry:
         registry = self

@@ -19,6 +19,7 @@ from tests.support.messages import assert_names
 from transformer import stages
 from transformer.cli import main
 from transformer.config import valid_keys
+from transformer.data.survey import Survey
 from transformer.errors import ServiceError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -333,13 +334,13 @@ def test_mlflow_that_vanishes_midway_exits_1(
     from mlflow import MlflowClient
 
     run_id = MlflowClient(tracking_uri=mlflow_gate.url).create_run("0").info.run_id
-    read_days = stages.read_days
+    report = Survey.report
 
-    def read_while_the_server_stops(*arguments: Any, **options: Any) -> Any:
+    def report_while_the_server_stops(*arguments: Any) -> Any:
         mlflow_gate.stop()
-        return read_days(*arguments, **options)
+        return report(*arguments)
 
-    monkeypatch.setattr(stages, "read_days", read_while_the_server_stops)
+    monkeypatch.setattr(Survey, "report", report_while_the_server_stops)
     overrides = [f"training.mlflow.tracking_uri={mlflow_gate.url}", f"data.local_folder={sample_folder}"]
     options = [word for override in overrides for word in ("--set", override)]
     message = fails(["fetch-files", "--run-id", run_id, *options], status=1)

@@ -286,7 +286,7 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     outcome = Outcome.of_window(RunLog(elsewhere, run_id), TEST_DAY)
     assert outcome == Outcome.read(window["outcome"])
     assert outcome.headline.startswith(f"MAE {run.data.metrics['test/mae_s']:.1f} s, translation ")
-    assert not outcome.decision  # it is no registered model
+    assert not outcome.decision.verdict  # it is no registered model
     assert run.data.metrics[f"window/{TEST_DAY}/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
     assert {entry.path for entry in client.list_artifacts(run_id, "evaluation")} == {
         f"evaluation/{name}" for name in ("figures", "tables", "report.html", TEST_DAY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
@@ -13,15 +13,17 @@ from pathlib import Path
 import polars as pl
 
 from transformer.config import SplitConfig
-from transformer.data.events import scan_planned
+from transformer.data.events import REMEDY, planned_hours
 from transformer.data.tables import events_path
 from transformer.errors import UserError
+from transformer.files import read_parquet
 
 log = logging.getLogger(__name__)
 
 PARTIAL_HOUR_SHARE = 0.25  # an hour with less than this share of its usual events is missing
 PARTIAL_HOURS = 3  # a date with this many missing hours is partial
 MAX_RANGE_DAYS = 36_525  # of an entry of dates; a mistyped year must not fill the memory
+HoursOf = Callable[[Path, date], dict[int, int]]  # see `read_hours`
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,28 @@ def configured_split(split: SplitConfig) -> Split:
     )
 
 
+def read_hours(folder: Path, day: date) -> dict[int, int]:
+    """Planned events per hour of the clock of a service date.
+
+    Raises:
+        UserError: the file is missing, truncated or not Parquet, or its `planned_ts` is no timestamp.
+    """
+    path = events_path(folder, day)
+    return planned_hours(read_parquet(path, REMEDY), path)
+
+
 def resolve_split(
-    split: SplitConfig, folder: Path, skip_partial: bool, available: Sequence[date] | None = None
+    split: SplitConfig,
+    folder: Path,
+    skip_partial: bool,
+    available: Sequence[date] | None = None,
+    hours_of: HoursOf = read_hours,
 ) -> Split:
     """The dates of each split, by configuration or, when all three lists are empty, by order of the available dates.
 
     Args:
         available: dates to choose from when they are not all that `folder` holds, as with a bucket.
+        hours_of: see `partial_dates`.
 
     Raises:
         UserError: overlapping splits, a date without data, or too few dates.
@@ -127,7 +144,7 @@ def resolve_split(
     available = available_dates(folder) if available is None else list(available)
     chosen = configured_split(split)
     if not chosen.all:
-        return _split_by_order(available, folder, skip_partial)
+        return _split_by_order(available, folder, skip_partial, hours_of)
     for name in ("train", "validation", "test"):
         days = getattr(chosen, name)
         if not days:
@@ -143,8 +160,8 @@ def resolve_split(
     return chosen
 
 
-def _split_by_order(available: list[date], folder: Path, skip_partial: bool) -> Split:
-    if skip_partial and (partial := partial_dates(folder, available)):
+def _split_by_order(available: list[date], folder: Path, skip_partial: bool, hours_of: HoursOf) -> Split:
+    if skip_partial and (partial := partial_dates(folder, available, hours_of)):
         log.info("left out as partial (hours of events missing): %s", ", ".join(map(str, partial)))
         available = sorted(set(available) - set(partial))
     held_out = max(1, len(available) // 10)
@@ -159,20 +176,19 @@ def _split_by_order(available: list[date], folder: Path, skip_partial: bool) -> 
     )
 
 
-def partial_dates(folder: Path, days: Sequence[date]) -> list[date]:
+def partial_dates(folder: Path, days: Sequence[date], hours_of: HoursOf = read_hours) -> list[date]:
     """Dates on which PARTIAL_HOURS hours hold fewer planned events than PARTIAL_HOUR_SHARE of the median date's.
 
+    Args:
+        hours_of: gives the planned events per hour of a service date; by default it reads the file.
+
     Raises:
-        UserError: an events file is missing, truncated or not Parquet, or its `planned_ts` is no timestamp.
+        UserError: see `read_hours`.
     """
-    counts = pl.concat(
-        [
-            scan_planned(events_path(folder, day))
-            .group_by(pl.col("planned_ts").dt.hour().alias("hour"))
-            .agg(pl.len().alias("events"))
-            .with_columns(pl.lit(day).alias("day"))
-            for day in days
-        ]
+    counts = pl.DataFrame(
+        [(day, hour, events) for day in days for hour, events in hours_of(folder, day).items()],
+        schema={"day": pl.Date(), "hour": pl.Int64(), "events": pl.Int64()},
+        orient="row",
     )
     usual = counts.group_by("hour").agg(pl.col("events").median().alias("usual"), pl.len().alias("dates"))
     usual = usual.filter(pl.col("dates") > len(days) / 2)

@@ -5,27 +5,18 @@ Legend of dimensions: E events, J journeys. Times are whole seconds since the Un
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.config import DataConfig, to_dict
-from transformer.data.events import (
-    data_fingerprint,
-    read_days,
-    read_journeys,
-)
-from transformer.data.tables import EVENT_TYPES
+from transformer.data.tables import EVENT_TYPES, JOURNEY
 from transformer.errors import UserError
-from transformer.files import atomic_folder, content_hash, write_parquet
-
-log = logging.getLogger(__name__)
+from transformer.files import UNREADABLE, write_parquet
 
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
@@ -34,7 +25,8 @@ Int8Array = npt.NDArray[np.int8]
 MAX_TRAIN_TYPES = 127  # what a column of Int8 can tell apart beside the unknown one
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
-LAYOUT_VERSION = 1  # raise when the columns below change meaning, so that older caches are not reused
+LAYOUT_VERSION = 2  # raise when the files of `save_table` change meaning, so that older caches are not reused
+_BY_VOCABULARY = ("point", "train_type")  # columns that a saved table gets when it is opened
 
 
 @dataclass(frozen=True)
@@ -106,10 +98,9 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
     Args:
         train_types: `train_id, service_date, train_type` per journey; journeys it lacks are of the unknown type.
     """
-    key = ["train_id", "service_date"]
     ordered = in_table_order(
-        events.join(train_types.select(*key, "train_type"), on=key, how="left", maintain_order="left")
-    ).with_columns(pl.struct(key).rle_id().cast(pl.Int32).alias("journey"))
+        events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
+    ).with_columns(pl.struct(JOURNEY).rle_id().cast(pl.Int32).alias("journey"))
     planned = _seconds(ordered["planned_ts"])
     observed = _seconds(ordered["observed_ts"])
     journey = ordered["journey"].to_numpy().astype(np.int32)
@@ -150,9 +141,8 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
 
 def in_table_order(events: pl.DataFrame) -> pl.DataFrame:
     """Validated events in the order in which a table holds them: row e is event e."""
-    key = ["train_id", "service_date"]
-    first_planned = pl.col("planned_ts").first().over(key)
-    return events.sort(first_planned, *key, "seq")
+    first_planned = pl.col("planned_ts").first().over(JOURNEY)
+    return events.sort(first_planned, *JOURNEY, "seq")
 
 
 def _seconds(column: pl.Series) -> Int64Array:
@@ -172,53 +162,48 @@ class LoadedTable:
         return cls(build_event_table(events, journeys, vocabulary), _journey_names(events, journeys))
 
 
-def load_event_table(data: DataConfig, days: Sequence[date], vocabulary: Vocabulary, cache: Path) -> LoadedTable:
-    """The table of `days`, memory-mapped from the cache; built and cached first when the cache lacks it.
+def save_table(events: pl.DataFrame, journeys: pl.DataFrame, folder: Path) -> None:
+    """Write the table of validated `events` into a folder, for whatever vocabulary it is opened with."""
+    op_ids = events["op_id"].unique().sort().to_numpy()
+    loaded = LoadedTable.of(events, journeys, Vocabulary(op_ids, ()))
+    columns = {column.name: getattr(loaded.table, column.name) for column in fields(EventTable)}
+    columns["own_point"] = columns["point"]  # code in `op_ids`
+    for name, values in {**columns, "op_ids": op_ids}.items():
+        if name not in _BY_VOCABULARY:
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+    write_parquet(folder / "journeys.parquet", loaded.journeys)
+
+
+def open_table(folder: Path, vocabulary: Vocabulary) -> LoadedTable:
+    """The table that `save_table` wrote, memory-mapped but for what the vocabulary says of it.
 
     Raises:
-        UserError: unreadable or invalid data.
+        UserError: damaged files.
     """
-    folder = Path(data.local_folder)
-    identity = content_hash(
-        LAYOUT_VERSION,
-        data_fingerprint(folder, days),
-        to_dict(data.validation),
-        data.timezone,
-        vocabulary.op_ids.tolist(),
-        vocabulary.train_types,
-    )
-    target = cache / "tables" / identity
-    if not target.is_dir():
-        events, _ = read_days(data, days)
-        journeys = read_journeys(folder, days, data.timezone)
-        loaded = LoadedTable.of(events, journeys, vocabulary)
-        with atomic_folder(target) as temporary:
-            for column in fields(EventTable):
-                np.save(temporary / f"{column.name}.npy", getattr(loaded.table, column.name), allow_pickle=False)
-            write_parquet(temporary / "journeys.parquet", loaded.journeys)
-    return _open(target)
+
+    def column(name: str) -> npt.NDArray[Any]:
+        # As a plain array: the class of memory maps costs time at every look-up.
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+    names = [column.name for column in fields(EventTable) if column.name not in _BY_VOCABULARY]
+    try:
+        columns = {name: column(name) for name in names}
+        codes = np.append(np.int32(0), vocabulary.encode_points(column("op_ids")))
+        point = codes[column("own_point")]
+        journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)
+    except (OSError, ValueError, *UNREADABLE) as error:
+        raise UserError(f"{folder}: cached table is damaged ({error}); remove the folder and run again") from None
+    train_type = vocabulary.encode_types(journeys["train_type"].fill_null("").to_list())
+    return LoadedTable(EventTable(point=point, train_type=train_type, **columns), journeys)
 
 
 def _journey_names(events: pl.DataFrame, journeys: pl.DataFrame) -> pl.DataFrame:
-    key = ["train_id", "service_date"]
+    names = journeys.select(*JOURNEY, "train_number", "train_type")
     return (
-        events.group_by(key)
+        events.group_by(JOURNEY)
         .agg(pl.col("planned_ts").first().alias("first_planned"))
-        .sort("first_planned", *key)
-        .join(journeys.select(*key, "train_number", "train_type"), on=key, how="left", maintain_order="left")
+        .sort("first_planned", *JOURNEY)
+        .join(names, on=JOURNEY, how="left", maintain_order="left")
         .with_columns(pl.col("train_number").fill_null(pl.col("train_id")))
-        .select(*key, "train_number", "train_type")
+        .select(*JOURNEY, "train_number", "train_type")
     )
-
-
-def _open(folder: Path) -> LoadedTable:
-    try:
-        columns = {
-            # As plain arrays: the class of memory maps costs time at every look-up.
-            column.name: np.asarray(np.load(folder / f"{column.name}.npy", mmap_mode="r", allow_pickle=False))
-            for column in fields(EventTable)
-        }
-        journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cached table is damaged ({error}); remove the folder and run again") from None
-    return LoadedTable(EventTable(**columns), journeys)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 from polars.exceptions import InvalidOperationError
@@ -16,6 +18,7 @@ from transformer.config import DataConfig, ValidationConfig
 from transformer.data.tables import (
     EVENT_SCHEMA,
     EVENT_TYPES,
+    JOURNEY,
     JOURNEY_SCHEMA,
     OP_NODE_SCHEMA,
     TIMESTAMP,
@@ -29,10 +32,8 @@ from transformer.files import file_digest, read_parquet
 log = logging.getLogger(__name__)
 
 OPTIONAL_EVENT_COLUMNS = {"delay_sec"}  # recomputed from the timestamps anyway
-REQUIRED_JOURNEY_COLUMNS = {"train_id", "service_date"}
 UNKNOWN_TRAIN_TYPE = "unknown"
 REMEDY = "fetch the data again or name another data.local_folder"
-JOURNEY = ["train_id", "service_date"]  # key of a journey
 
 
 @dataclass
@@ -69,12 +70,39 @@ class ReadingReport:
         return found
 
 
+@dataclass(frozen=True)
+class DayEvents:
+    """The valid events of one service date, and what reading them kept and dropped."""
+
+    day: date
+    events: pl.DataFrame  # EVENT_SCHEMA, sorted by (train_id, seq)
+    report: ReadingReport
+
+
 def read_events(
     folder: Path, day: date, timezone: str, validation: ValidationConfig, known_points: pl.Series | None = None
 ) -> tuple[pl.DataFrame, ReadingReport]:
-    """Read and validate one service date's events.
+    """Read and validate one service date's events; arguments, result and errors of `validated_events`.
+
+    Raises:
+        UserError: file missing, truncated or not Parquet.
+    """
+    path = events_path(folder, day)
+    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, known_points)
+
+
+def validated_events(
+    found: pl.DataFrame,
+    path: Path,
+    day: date,
+    timezone: str,
+    validation: ValidationConfig,
+    known_points: pl.Series | None = None,
+) -> tuple[pl.DataFrame, ReadingReport]:
+    """Validate the content of one service date's events file.
 
     Args:
+        found: content of the file `path`.
         known_points: `op_id`s of the points table; events elsewhere are counted in the report and kept.
 
     Returns:
@@ -82,10 +110,8 @@ def read_events(
         An absurd delay costs the observation, not the event.
 
     Raises:
-        UserError: file missing, truncated or not Parquet; missing or ill-typed columns; no or too many unusable rows.
+        UserError: missing or ill-typed columns; no or too many unusable rows.
     """
-    path = events_path(folder, day)
-    found = read_parquet(path, REMEDY)
     raw = _conform(found, EVENT_SCHEMA, OPTIONAL_EVENT_COLUMNS, path, timezone)
     report = ReadingReport(events=raw.height)
     nonexistent = sum(raw[name].null_count() - found[name].null_count() for name in ("planned_ts", "observed_ts"))
@@ -135,7 +161,7 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
         UserError: file missing, truncated or not Parquet; a key column missing; ill-typed columns.
     """
     path = journeys_path(folder)
-    optional = set(JOURNEY_SCHEMA) - REQUIRED_JOURNEY_COLUMNS
+    optional = set(JOURNEY_SCHEMA) - set(JOURNEY)
     journeys = _conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
     for name, dtype in JOURNEY_SCHEMA.items():
         if name not in journeys.columns:
@@ -158,15 +184,36 @@ def data_fingerprint(folder: Path, days: Sequence[date]) -> dict[str, str]:
         UserError: a table is missing.
     """
     paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; {REMEDY}")
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): table_digest(path) for path in paths}
 
 
-def scan_planned(path: Path) -> pl.DataFrame:
-    """The planned times of an events file; naive ones as they stand."""
-    return _conform(read_parquet(path, REMEDY), {"planned_ts": TIMESTAMP}, set(), path, "UTC")
+def table_digest(path: Path) -> str:
+    """SHA-256 of a table's bytes, in hex. A process hashes a table once, unless the file changes meanwhile.
+
+    Raises:
+        UserError: the table is missing.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {REMEDY}") from None
+    return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=8192)  # tables; more than 20 years of dates
+def _digest(path: Path, _size: int, _modified_ns: int, _inode: int) -> str:
+    return file_digest(path)
+
+
+def planned_hours(found: pl.DataFrame, path: Path) -> dict[int, int]:
+    """Planned events per hour of the clock, of the content of an events file; naive times are taken as they stand.
+
+    Raises:
+        UserError: `planned_ts` is missing, or is no timestamp.
+    """
+    planned = _conform(found, {"planned_ts": TIMESTAMP}, set(), path, "UTC")
+    hours = planned["planned_ts"].drop_nulls().dt.hour().to_list()
+    return dict(sorted(Counter(hours).items()))
 
 
 def _conform(
@@ -262,19 +309,41 @@ def _discard_absurd_delays(events: pl.DataFrame, validation: ValidationConfig, r
     )
 
 
-def read_days(data: DataConfig, days: Sequence[date], quiet: bool = False) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validated events of several service dates in one frame, and the report over all, logged unless `quiet`."""
+def each_day(
+    data: DataConfig, days: Iterable[date], known: Mapping[date, DayEvents] = MappingProxyType({})
+) -> Iterator[DayEvents]:
+    """The validated events of each service date in turn. Whatever is wanted of a date is taken as it passes by.
+
+    Args:
+        known: dates that have been read already, with the same configuration.
+
+    Raises:
+        UserError: see `read_events`.
+    """
     folder = Path(data.local_folder)
     points = read_op_nodes(folder)["op_id"]
-    report = ReadingReport()
-    frames = []
     for day in days:
-        events, of_day = read_events(folder, day, data.timezone, data.validation, points)
-        report.add(of_day)
-        frames.append(events)
-    events = pl.concat(frames)
+        if day in known:
+            yield known[day]
+        else:
+            yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, points))
+
+
+def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, ReadingReport]:
+    """Validated events of several service dates in one frame, and the report over all.
+
+    Raises:
+        UserError: there is no event.
+    """
+    report = ReadingReport()
+    for of_day in read:
+        report.add(of_day.report)
+    events = pl.concat([of_day.events for of_day in read])
     if events.is_empty():
-        raise UserError(f"{folder}: no usable event on {days[0]}…{days[-1]}")
-    for line in [] if quiet else report.lines():
-        log.info(line)
+        raise UserError(f"{folder}: no usable event on {read[0].day}…{read[-1].day}")
     return events, report
+
+
+def read_days(data: DataConfig, days: Sequence[date]) -> tuple[pl.DataFrame, ReadingReport]:
+    """Validated events of several service dates in one frame, and the report over all."""
+    return joined(list(each_day(data, days)), Path(data.local_folder))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config, SplitConfig
 from transformer.data.dates import Split, available_dates, configured_split, resolve_split
+from transformer.data.survey import Survey
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
@@ -36,12 +37,13 @@ class SyncResult:
     bytes: int
 
 
-def fetch_split(config: Config, pinned: Mapping[str, list[str]]) -> Split:
+def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey) -> Split:
     """The service dates of each split, with their event tables in `data.local_folder`.
 
     Args:
         pinned: the split that the run began with, as `data.split` takes it; empty for a run that begins. Dates that
             arrive later do not move the run's test dates into its training.
+        survey: looks into the events files where partial dates are left out.
     """
     data, folder = config.data, Path(config.data.local_folder)
     chosen = SplitConfig(**pinned) if pinned and not configured_split(data.split).all else data.split
@@ -53,7 +55,7 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]]) -> Split:
         available = bucket_dates(bucket)
         wanted = configured_split(chosen).all or available  # telling partial dates apart needs them all
         sync_data(bucket, [day for day in available if day in set(wanted)], folder)
-    return resolve_split(chosen, folder, data.validation.skip_partial_dates, available)
+    return resolve_split(chosen, folder, data.validation.skip_partial_dates, available, survey.hours)
 
 
 def list_dates(config: Config) -> list[date]:

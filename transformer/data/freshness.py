@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -10,12 +11,21 @@ import polars as pl
 
 from transformer.config import DataConfig
 from transformer.data.dates import available_dates
-from transformer.data.events import read_events
+from transformer.data.events import DayEvents, each_day
 from transformer.errors import UserError
 
 # Reading keeps events planned up to two days from their service date, and they can be late: an events file may hold
 # observations of so long after midnight.
 REACH = timedelta(days=4)
+KEPT_DATES = 6  # of events in memory: those that REACH needs where the data are as they should be
+
+
+@dataclass(frozen=True)
+class NewestObservation:
+    """When the newest observation was made, and the last service dates, which were read to find it."""
+
+    at: datetime | None = None  # None = nothing was observed
+    read: dict[date, DayEvents] = field(default_factory=dict)  # KEPT_DATES at most
 
 
 def newest_observation(events: pl.DataFrame, now: datetime) -> datetime | None:
@@ -27,21 +37,23 @@ def newest_observation(events: pl.DataFrame, now: datetime) -> datetime | None:
     return newest if isinstance(newest, datetime) else None
 
 
-def newest_observation_in(data: DataConfig, now: datetime) -> datetime | None:
+def find_newest_observation(data: DataConfig, now: datetime) -> NewestObservation:
     """The newest observation of the valid events in `data.local_folder`, read from the last service date backwards.
 
     Raises:
         UserError: no events file, or an unreadable one.
     """
-    folder = Path(data.local_folder)
     newest: datetime | None = None
-    for day in reversed(available_dates(folder)):
+    kept: dict[date, DayEvents] = {}
+    for day in reversed(available_dates(Path(data.local_folder))):
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
         if newest is not None and midnight + REACH < newest:
             break
-        events, _ = read_events(folder, day, data.timezone, data.validation)
-        newest = max(filter(None, (newest, newest_observation(events, now))), default=None)
-    return newest
+        (read,) = each_day(data, [day])
+        newest = max(filter(None, (newest, newest_observation(read.events, now))), default=None)
+        if len(kept) < KEPT_DATES:
+            kept[day] = read
+    return NewestObservation(newest, kept)
 
 
 def check_freshness(newest: datetime | None, now: datetime, max_age: timedelta, timezone: str) -> timedelta:

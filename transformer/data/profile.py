@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,8 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from transformer.config import DataConfig
-from transformer.data.events import JOURNEY, read_events
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
 
@@ -72,19 +70,6 @@ def profile_of(events: pl.DataFrame, until: datetime | None = None) -> EventProf
         delay=_histogram(steps["delay_sec"], DELAY_RANGE_MIN),
         change=_histogram(steps["step"], CHANGE_RANGE_MIN),
     )
-
-
-def profile_dates(data: DataConfig, days: Sequence[date]) -> EventProfile:
-    """The profile of whole service dates, one in memory at a time.
-
-    Raises:
-        UserError: no dates, or unreadable or invalid data.
-    """
-    if not days:
-        raise UserError("no service dates to profile; name at least one")
-    folder = Path(data.local_folder)
-    first, *others = (profile_of(read_events(folder, day, data.timezone, data.validation)[0]) for day in days)
-    return sum(others, start=first)
 
 
 def save_profile(profile: EventProfile, path: Path) -> None:

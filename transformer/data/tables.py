@@ -17,6 +17,7 @@ from transformer.files import write_parquet
 ARRIVAL, DEPARTURE, PASS_THROUGH = "A", "D", "P"
 EVENT_TYPES = (ARRIVAL, DEPARTURE, PASS_THROUGH)
 
+JOURNEY = ["train_id", "service_date"]  # key of a journey, in every table
 TIMESTAMP = pl.Datetime("us", "UTC")
 
 
@@ -86,7 +87,7 @@ def write_op_nodes(folder: Path, op_nodes: pl.DataFrame) -> None:
 
 def write_journeys(folder: Path, journeys: pl.DataFrame) -> None:
     frame = journeys.select([pl.col(name).cast(dtype) for name, dtype in JOURNEY_SCHEMA.items()])
-    write_parquet(journeys_path(folder), frame.sort("service_date", "train_id"))
+    write_parquet(journeys_path(folder), frame.sort("service_date", "train_id"))  # dates together
 
 
 def journeys_from_events(events: pl.DataFrame, attributes: pl.DataFrame) -> pl.DataFrame:
@@ -95,8 +96,8 @@ def journeys_from_events(events: pl.DataFrame, attributes: pl.DataFrame) -> pl.D
     `attributes` holds `train_id, service_date, train_number, train_type, train_relation, operator` per journey.
     """
     spans = (
-        events.sort("train_id", "service_date", "seq")
-        .group_by("train_id", "service_date", maintain_order=True)
+        events.sort(*JOURNEY, "seq")
+        .group_by(JOURNEY, maintain_order=True)
         .agg(
             pl.col("op_id").first().alias("start_op_id"),
             pl.col("op_id").last().alias("end_op_id"),
@@ -105,4 +106,4 @@ def journeys_from_events(events: pl.DataFrame, attributes: pl.DataFrame) -> pl.D
             pl.len().cast(pl.Int64).alias("events_count"),
         )
     )
-    return spans.join(attributes, on=["train_id", "service_date"], how="left").select(list(JOURNEY_SCHEMA))
+    return spans.join(attributes, on=JOURNEY, how="left").select(list(JOURNEY_SCHEMA))

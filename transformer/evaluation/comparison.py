@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import polars as pl
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
 from transformer.errors import UserError
+from transformer.evaluation.decision import NO_DECISION, PromotionDecision
 from transformer.evaluation.gate import CHAMPION, GateResult, compare
-from transformer.evaluation.outcome import DECLINE, PROMOTE
-from transformer.evaluation.report.html import Champion
+from transformer.evaluation.report.page_tables import Champion
 from transformer.prediction.rows import evaluation_rows
 from transformer.registry import versions
 from transformer.registry.package import content_of
@@ -28,40 +28,28 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Contest:
+class ChampionComparison:
     """How a model did against the champion, and whether it becomes one itself."""
 
-    version: int = 0  # registered version of the model; 0 = it is none
-    instead_of: int = 0  # the champion's; 0 = there is none
+    decision: PromotionDecision = NO_DECISION
     champion: Champion | None = None  # for the report
     gate: GateResult | None = None  # None = they were not compared
-    remark: str = ""  # why they were not, one line
 
     @property
-    def decision(self) -> str:
-        """Of the gate; "" where the model is not registered or was not compared."""
-        if not (self.version and self.gate):
-            return ""
-        return PROMOTE if self.gate.promote else DECLINE
-
-    @property
-    def reason(self) -> str:
-        return self.gate.reason if self.gate else self.remark
-
-    @property
-    def verdict(self) -> str:
-        """One line for people; "" where there is nothing to say."""
-        if self.decision:
-            return f"Version {self.version}: {self.decision}. {self.reason}"
-        return f"Not compared with the champion: {self.remark}" if self.remark else ""
+    def line(self) -> str:
+        """One line for the report; "" where there is nothing to say."""
+        decision = self.decision
+        if decision.verdict:
+            return f"Version {decision.version}: {decision.verdict}. {decision.reason}"
+        return f"Not compared with the champion: {decision.reason}" if decision.reason and not self.gate else ""
 
     def metrics(self, prefix: str) -> dict[str, float]:
         return self.gate.metrics(f"{prefix}/gate") if self.gate else {}
 
 
-def hold_contest(
+def compare_with_champion(
     run: RunLog, source: Path, trained: TrainedModel, rows: pl.DataFrame, days: Sequence[date], config: Config
-) -> Contest:
+) -> ChampionComparison:
     """Compare a run's model with the champion; with translation alone where there is no champion yet.
 
     Args:
@@ -70,22 +58,22 @@ def hold_contest(
         config: today's, as far as it does not make the model.
     """
     if not run.run_id:
-        return Contest()
+        return ChampionComparison()
     own = versions.version_of(run.config, run.run_id, content_of(source))
     best = versions.champion(run.config)
-    version = own.version if own else 0
+    considered = PromotionDecision(version=own.version if own else 0)
     if best is None:
-        return _judged(Contest(version), rows, None, config) if own else Contest()
-    if best.version == version or (own is None and best.run_id == run.run_id):
-        return Contest(version)
-    contest = Contest(version, best.version)
+        return _judged(considered, rows, None, config) if own else ChampionComparison()
+    if best.version == considered.version or (own is None and best.run_id == run.run_id):
+        return ChampionComparison(considered)
+    considered = replace(considered, instead_of=best.version)
     if seen := _seen(trained.split, days):
-        return _not_compared(contest, f"{seen} trained or validated this model")
+        return _not_compared(considered, f"{seen} trained or validated this model")
     try:
         theirs = _champion_rows(run.config, best, days)
     except UserError as error:
-        return _not_compared(contest, str(error))
-    return _judged(contest, rows, theirs, config)
+        return _not_compared(considered, str(error))
+    return _judged(considered, rows, theirs, config)
 
 
 def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl.DataFrame:
@@ -102,22 +90,27 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl
     return evaluation_rows(champion, champion.located(config), days)
 
 
-def _judged(contest: Contest, rows: pl.DataFrame, theirs: pl.DataFrame | None, config: Config) -> Contest:
+def _judged(
+    considered: PromotionDecision, rows: pl.DataFrame, theirs: pl.DataFrame | None, config: Config
+) -> ChampionComparison:
     try:
-        gate = compare(rows, theirs, config.evaluation.gate)
+        gate = compare(rows, theirs, config.evaluation.gate, considered)
     except UserError as error:
-        return _not_compared(contest, str(error))
+        return _not_compared(considered, str(error))
     champion = None
     if theirs is not None:
         difference = gate.difference_s[CHAMPION]
         interval = {"low_s": difference.low, "high_s": difference.high, "confidence": gate.confidence}
-        champion = Champion(f"the champion, version {contest.instead_of}", theirs, interval)
-    return Contest(contest.version, contest.instead_of, champion, gate)
+        champion = Champion(f"the champion, version {considered.instead_of}", theirs, interval)
+    decision = gate.decision
+    if not decision.version:  # compared all the same; a model that is not registered cannot be promoted
+        decision = decision.withheld(decision.reason)
+    return ChampionComparison(decision, champion, gate)
 
 
-def _not_compared(contest: Contest, remark: str) -> Contest:
-    log.warning("not compared with the champion: %s", remark)
-    return Contest(contest.version, contest.instead_of, remark=remark)
+def _not_compared(considered: PromotionDecision, reason: str) -> ChampionComparison:
+    log.warning("not compared with the champion: %s", reason)
+    return ChampionComparison(considered.withheld(reason))
 
 
 def _seen(split: Split, days: Sequence[date]) -> str:

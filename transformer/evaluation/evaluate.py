@@ -20,11 +20,12 @@ from transformer.config import Config
 from transformer.data.dates import Split, format_dates
 from transformer.data.events import data_fingerprint, read_op_nodes
 from transformer.data.fetch import fetch_dates, list_dates
-from transformer.data.freshness import check_freshness, newest_observation_in
+from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.errors import UserError
-from transformer.evaluation.comparison import hold_contest
+from transformer.evaluation.comparison import compare_with_champion
+from transformer.evaluation.measures import Measures
 from transformer.evaluation.outcome import Outcome
-from transformer.evaluation.quality import DataQuality, examine
+from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
@@ -33,7 +34,7 @@ from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
-from transformer.tracking.names import artifact_page
+from transformer.tracking.names import GIT_COMMIT, artifact_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
 from transformer.training import callbacks, checkpoints
@@ -77,52 +78,50 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     given, config = config, trained.located(config)
     now = datetime.now(UTC)
     scope = _scope(request, trained.split, config, now)
-    newest = _newest_observation(config, now) if request.window and request.window.count is not None else None
+    of_last_dates = request.window is not None and request.window.count is not None
+    newest = _newest_observation(config, now) if of_last_dates else NewestObservation()
     if request.window is None and status != FINISHED:
         run.begin()
     if request.window is not None and (found := _earlier(run, folder, scope)) and not _asked_again(run, scope, request):
         return _told_once_more(run, scope, request, found)
-    quality = examine(config, scope.days, trained.reference, now, newest)
+    examination = Examination(now)
     began = time.monotonic()
-    rows = evaluation_rows(trained, config, scope.days)
+    rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
-    contest = hold_contest(run, source, trained, rows, scope.days, config)
+    quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
+    comparison = compare_with_champion(run, source, trained, rows, scope.days, config)
     target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
+    measures = Measures.of(rows, config.data.timezone)
     result = write_evaluation(
-        rows,
+        measures,
         op_nodes,
         trained.embeddings.edges,
         target,
         prefix=scope.prefix,
-        timezone=config.data.timezone,
         history=_training_history(run, source) if request.window is None else None,
     )
     degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
     provenance = _provenance(run, given, scope, request, trained.split)
     report = write_html_report(
         target / REPORT,
-        rows,
+        measures,
         op_nodes,
         result.figures,
         window=scope.days,
-        timezone=config.data.timezone,
         provenance=provenance,
-        champion=contest.champion,
-        verdict=contest.verdict,
+        champion=comparison.champion,
+        verdict=comparison.line,
         remarks=[degradation] if degradation else [],
         quality=quality,
     )
-    metrics = result.metrics | quality.metrics(scope.prefix) | contest.metrics(scope.prefix)
+    metrics = result.metrics | quality.metrics(scope.prefix) | comparison.metrics(scope.prefix)
     outcome = Outcome(
         window=scope.name,
         dates=format_dates(scope.days),
         report=f"{scope.artifacts}/{REPORT}",
         headline=headline(result.metrics, scope.prefix),
         degradation=degradation,
-        version=contest.version,
-        decision=contest.decision,
-        reason=contest.reason,
-        instead_of=contest.instead_of,
+        decision=comparison.decision,
     )
     run.log_metrics(metrics)
     run.log_artifacts(target, scope.artifacts)
@@ -135,8 +134,8 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         "report": str(report),
     }
     log.info("results on %s\n%s", dates_text(scope.days), result.text)
-    if contest.gate:
-        log.info("gate: %s", contest.gate.text())
+    if comparison.gate:
+        log.info("gate: %s", comparison.gate.text())
     if degradation:
         log.warning(degradation)
     log.info("report: %s", output["report_url"] or report)
@@ -172,11 +171,11 @@ def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date,
     return left
 
 
-def _newest_observation(config: Config, now: datetime) -> datetime | None:
+def _newest_observation(config: Config, now: datetime) -> NewestObservation:
     """When the newest observation of all was made; refused where it is older than the configuration allows."""
-    newest = newest_observation_in(config.data, now)
+    newest = find_newest_observation(config.data, now)
     if limit := config.evaluation.freshness.max_age_s:
-        age = check_freshness(newest, now, timedelta(seconds=limit), config.data.timezone)
+        age = check_freshness(newest.at, now, timedelta(seconds=limit), config.data.timezone)
         log.info("freshness: the newest observation is %s old", duration(age.total_seconds()))
     return newest
 
@@ -245,7 +244,7 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
         ),
         run_url=run_url(given, run.run_id),
         more={
-            "trained with commit": run.get_tag("git_commit"),
+            "trained with commit": run.get_tag(GIT_COMMIT),
             "trained on": dates_text(split.train),
             "validated on": dates_text(split.validation),
         },
@@ -254,11 +253,10 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
 
 def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
     """Say what was found; that a window was evaluated comes last, when all of it is there."""
-    verdict = f"{outcome.decision or 'not judged'}: {outcome.reason}" if outcome.reason else ""
     tags = {
         DRIFT + scope.name: quality.drift.verdict if quality.drift else "",
         DEGRADED + scope.name: outcome.degradation,
-        GATE + scope.name: verdict,
+        GATE + scope.name: outcome.decision.text,
     }
     run.set_tags({name: value for name, value in tags.items() if value})
     if request.id:

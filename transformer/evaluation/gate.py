@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from transformer.config import GateConfig
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.evaluation.bootstrap import Estimate, FloatArray, interval, resampled_sums
+from transformer.evaluation.decision import DECLINE, NO_DECISION, PROMOTE, PromotionDecision
 from transformer.evaluation.metrics import MODEL_ERROR_S, TRANSLATION_ERROR_S, check_rows, group_keys
+from transformer.prediction.columns import ROW_KEY
 
 CHALLENGER, CHAMPION, TRANSLATION = "challenger", "champion", "translation"
-JOURNEY = ("train_id", "service_date")
-ROW_KEY = ("snapshot_ts", *JOURNEY, "rank", "op_id", "event_type")
 TRUTH = ("observed_delay_s", "translation_delay_s")  # of the data, whatever the model
 SAME_S = 0.5  # how far they may differ: a model's delays are float32
 GROUP_SCHEMA: dict[str, pl.DataType] = {
@@ -42,10 +43,9 @@ GROUP_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate decides, why, and the figures it did so on."""
+    """What the gate decides, and the figures it did so on."""
 
-    promote: bool
-    reason: str  # one line that names the figures
+    decision: PromotionDecision
     confidence: float  # of every interval
     n: int  # rows compared
     unmatched: int  # rows of one model only
@@ -61,7 +61,7 @@ class GateResult:
     def metrics(self, prefix: str = "gate") -> dict[str, float]:
         """Figures under MLflow-legal names: `gate/mae_s/challenger`, `gate/difference_s/champion/low`, …"""
         values: dict[str, float] = {
-            "promote": self.promote,
+            "promote": self.decision.promotes,
             "n": self.n,
             "unmatched": self.unmatched,
             "beyond": self.beyond,
@@ -74,13 +74,10 @@ class GateResult:
                 values |= {f"{kind}/{name}": estimate.value, **ends}
         return {f"{prefix}/{name}": float(value) for name, value in values.items() if math.isfinite(value)}
 
-    def tags(self) -> dict[str, str]:
-        return {"gate_decision": "promote" if self.promote else "decline", "gate_reason": self.reason}
-
     def text(self) -> str:
         """The comparison as a table for a log."""
         lines = [
-            f"{'promote' if self.promote else 'decline'}: {self.reason}",
+            self.decision.text,
             f"{self.journeys:,} journeys; {self.unmatched:,} rows of one model only, {self.beyond:,} too far ahead",
             f"{'':<28}{'MAE s':>26}{'skill':>26}",
         ]
@@ -123,7 +120,12 @@ class _Errors:
         return Estimate(float(value), float(low), float(high))
 
 
-def compare(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateConfig) -> GateResult:
+def compare(
+    challenger: pl.DataFrame,
+    champion: pl.DataFrame | None,
+    gate: GateConfig,
+    considered: PromotionDecision = NO_DECISION,
+) -> GateResult:
     """Decide whether the challenger becomes champion.
 
     It does when the interval of its difference to the champion lies beyond `min_improvement_s`, that of its difference
@@ -132,6 +134,7 @@ def compare(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateC
     Args:
         challenger: evaluation rows (ROW_SCHEMA) of the challenger.
         champion: those of the champion, of the same window; None = there is none yet.
+        considered: the versions in question, without a verdict so far.
 
     Raises:
         UserError: too few journeys, or rows of the two that do not belong together.
@@ -166,9 +169,9 @@ def compare(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateC
     complaints = list(_complaints(mae_s, difference_s, table, gate))
     verdict = "; ".join(complaints or [_difference(mae_s, difference_s, name) for name in others])
     unit_name = "service date" if whole_dates else "journey"
+    reason = f"{verdict} ({rows.height:,} rows, {gate.confidence:.0%} intervals over {errors.units:,} {unit_name}s)"
     return GateResult(
-        promote=not complaints,
-        reason=f"{verdict} ({rows.height:,} rows, {gate.confidence:.0%} intervals over {errors.units:,} {unit_name}s)",
+        decision=replace(considered, verdict=DECLINE if complaints else PROMOTE, reason=reason),
         confidence=gate.confidence,
         n=rows.height,
         unmatched=paired.unmatched,

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from transformer.config import GATE_BREAKDOWNS
 from transformer.errors import UserError
 from transformer.prediction.columns import ROW_SCHEMA
 
@@ -75,8 +76,8 @@ def group_keys(timezone: str) -> dict[str, pl.Expr]:
     }
 
 
-BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != "train_number")  # those have few rows each
-COARSE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each: these go to MLflow
+TRAIN_NUMBER = "train_number"  # a breakdown of its own: its groups have few rows each
+BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != TRAIN_NUMBER)
 
 
 def check_rows(rows: pl.DataFrame) -> None:
@@ -115,7 +116,7 @@ def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFram
     """`SUMMARY` per group, one line each, in the natural order of the groups; groups without rows are left out.
 
     Args:
-        by: one of `BREAKDOWNS` or `train_number`, and the name of the group column in the result.
+        by: one of `BREAKDOWNS` or TRAIN_NUMBER, and the name of the group column in the result.
         timezone: IANA name, for `hour`.
 
     Raises:
@@ -152,10 +153,10 @@ def to_mlflow_metrics(
 ) -> dict[str, float]:
     """Flat metrics under MLflow-legal names: `test/mae_s`, `test/horizon/10-20min/skill`, …
 
-    Of the breakdowns only `COARSE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
+    Of the breakdowns only `GATE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
     """
     metrics: dict[str, float | None] = {f"{prefix}/{name}": value for name, value in summary.items()}
-    for by in COARSE_BREAKDOWNS:
+    for by in GATE_BREAKDOWNS:
         for group in breakdowns[by].iter_rows(named=True) if by in breakdowns else ():
             for name in ("n", "mae_s", TRANSLATION + "mae_s", "skill"):
                 metrics[f"{prefix}/{by}/{legal_name(group[by])}/{name}"] = group[name]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from transformer.errors import UserError
+from transformer.evaluation.decision import NO_DECISION, PromotionDecision
 from transformer.tracking.run_log import RunLog
 
 REQUEST = "request/"  # and the request's id: tag of the run that was evaluated
 EVALUATED = "evaluated/"  # and a window's name: tag of each window that was evaluated
-PROMOTE, DECLINE = "promote", "decline"
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,25 @@ class Outcome:
     report: str = ""  # artifact path of the report
     headline: str = ""  # one line: MAE, that of translation, skill
     degradation: str = ""  # one line: what has become worse since the training; "" = nothing beyond the limit
-    version: int = 0  # of the registered model, when the gate judged it; 0 = it did not
-    decision: str = ""  # PROMOTE or DECLINE, when the gate judged it
-    reason: str = ""  # one line: why, or why it was not judged
-    instead_of: int = 0  # the champion's version that it was compared with; 0 = there was none
+    decision: PromotionDecision = NO_DECISION
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave."""
-        return cls(**values)
+        """What `as_dict` gave, or a release that kept the fields of the decision among the others."""
+        given = dict(values)
+        decision = given.pop("decision", {})
+        if isinstance(decision, str):
+            kept = {name: given.pop(name) for name in ("reason", "version", "instead_of") if name in given}
+            decision = {"verdict": decision, **kept}
+        return cls(**given, decision=PromotionDecision.read(decision))
 
     def without_decision(self) -> Self:
         """The same results, told again: nothing is decided on them a second time."""
-        reason = f"judged before: {self.reason}" if self.decision else self.reason
-        return dataclasses.replace(self, decision="", reason=reason)
+        reason = f"judged before: {self.decision.reason}" if self.decision.verdict else self.decision.reason
+        return dataclasses.replace(self, decision=self.decision.withheld(reason))
 
     def leave_to_request(self, run: RunLog, request: str) -> None:
         """Keep it for whoever asked for it with `evaluate-model --request ID`."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
-from transformer.config import Config
-from transformer.data.events import ReadingReport, read_days
+from transformer.config import DriftConfig
+from transformer.data.events import DayEvents, ReadingReport
 from transformer.data.profile import EventProfile, profile_of
 from transformer.evaluation.drift import Drift, measure_drift
 
@@ -26,32 +25,35 @@ class DataQuality:
         return self.drift.metrics(f"{prefix}/drift") if self.drift else {}
 
 
-def examine(
-    config: Config,
-    days: Sequence[date],
-    reference: EventProfile | None,
-    now: datetime,
-    newest_observation: datetime | None = None,
-) -> DataQuality:
-    """Read the events of `days`, one date in memory at a time, and measure how far they are from the training dates'.
+class Examination:
+    """Looks at the events of service dates, which come a date at a time, and measures how they have drifted."""
 
-    Args:
-        reference: profile of the training dates; None = drift is not measured.
-        now: events planned later count for nothing in the drift.
-        newest_observation: of all the data, where that was looked for.
+    def __init__(self, now: datetime) -> None:
+        """
+        Args:
+            now: events planned later count for nothing in the drift.
+        """
+        self._now = now
+        self._reading = ReadingReport()
+        self._profiles: list[EventProfile] = []
 
-    Raises:
-        UserError: unreadable or invalid data.
-    """
-    reading = ReadingReport()
-    profiles = []
-    for day in days:
-        events, of_day = read_days(config.data, [day], quiet=True)
-        reading.add(of_day)
-        profiles.append(profile_of(events, until=now))
-    drift = None
-    if reference is None:
-        log.info("drift: not measured, the run is of an older training and keeps no profile of its dates")
-    else:
-        drift = measure_drift(sum(profiles[1:], start=profiles[0]), reference, config.evaluation.drift)
-    return DataQuality(reading, drift, newest_observation)
+    def add(self, read: DayEvents) -> None:
+        """Look at another date."""
+        self._reading.add(read.report)
+        self._profiles.append(profile_of(read.events, until=self._now))
+
+    def quality(
+        self, reference: EventProfile | None, limits: DriftConfig, newest_observation: datetime | None = None
+    ) -> DataQuality:
+        """What was found on the dates so far, which are one at least.
+
+        Args:
+            reference: profile of the training dates; None = drift is not measured.
+            newest_observation: of all the data, where that was looked for.
+        """
+        drift = None
+        if reference is None:
+            log.info("drift: not measured, the run is of an older training and keeps no profile of its dates")
+        else:
+            drift = measure_drift(sum(self._profiles[1:], start=self._profiles[0]), reference, limits)
+        return DataQuality(self._reading, drift, newest_observation)

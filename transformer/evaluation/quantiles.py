@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.evaluation.metrics import (
     TRANSLATION,
@@ -44,7 +45,7 @@ OBSERVED_S = pl.col("observed_delay_s").cast(pl.Float64)
 # Operational points with events in the rows, ordered by how many, in four groups of as many points each.
 POINT_GROUPS = ("busiest-quarter", "second-quarter", "third-quarter", "quietest-quarter")
 BREAKDOWNS = ("horizon", "train_type", "departed", "point_group")
-EVENT = ("op_id", "train_id", "service_date", "event_type", "planned_ts")
+EVENT = ("op_id", *JOURNEY, "event_type", "planned_ts")
 
 
 # --- measures --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from transformer.errors import UserError
+from transformer.protocol import FROM, TO
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Window:
             return cls(count=count)
         if first is None or last is None:
             raise UserError("--from and --to go together; give both, or --last N")
-        window = cls(_date("--from", first), _date("--to", last))
+        window = cls(_date(FROM, first), _date(TO, last))
         if window.first > window.last:  # type: ignore[operator]
             raise UserError(f"--from {first} is after --to {last}; exchange them")
         return window

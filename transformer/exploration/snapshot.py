@@ -16,12 +16,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from transformer.config import Config
-from transformer.data.event_table import in_table_order, load_event_table
+from transformer.data.event_table import in_table_order
 from transformer.data.events import read_days, read_op_nodes
 from transformer.data.fetch import fetch_dates, list_dates
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights
 from transformer.features.batches import to_tensors
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
 from transformer.prediction.columns import Interval, intervals_of
 from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant
@@ -118,7 +120,7 @@ def busiest_instant(trained: TrainedModel, config: Config) -> datetime:
     """
     data, day = config.data, trained.split.test[-1]
     _require([day], config)
-    loaded = load_event_table(data, [day], trained.statistics.vocabulary, Path(config.paths.cache))
+    loaded = obtain_reading(data, [day], Path(config.paths.cache)).table(trained.statistics.vocabulary)
     builder = SnapshotBuilder(loaded.table, data.snapshot, EventFeatures.none(loaded.table))
     instants = grid_instants((day,), data.grid, data.timezone)
     count = np.bincount(builder.active_trains(instants).snapshot, minlength=len(instants))
@@ -183,7 +185,7 @@ def _running(known: InstantSnapshot) -> pl.DataFrame:
 
 def _predictions(known: InstantSnapshot, days: Sequence[date]) -> pl.DataFrame:
     """Return the predictions, with the line of their train and the delay that was observed later."""
-    happened, _ = read_days(known.config.data, days, quiet=True)
+    happened, _ = read_days(known.config.data, days)
     predictions = known.predictions()
     observed = in_table_order(happened)["delay_sec"].gather(predictions["event"])
     return (
@@ -211,11 +213,11 @@ def _past(known: InstantSnapshot, names: pl.DataFrame) -> pl.DataFrame:
     """Return the last `n_prev` observed events of each train."""
     running = _running(known)
     journeys = pl.concat(
-        [running.select("train"), known.loaded.journeys[running["journey"]].select("train_id", "service_date")],
+        [running.select("train"), known.loaded.journeys[running["journey"]].select(JOURNEY)],
         how="horizontal",
     )
     return (
-        known.events.join(journeys, on=["train_id", "service_date"], maintain_order="left")
+        known.events.join(journeys, on=JOURNEY, maintain_order="left")
         .filter(pl.col("observed_ts").is_not_null())
         .group_by("train", maintain_order=True)
         .tail(known.config.data.snapshot.n_prev)

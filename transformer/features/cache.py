@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import polars as pl
 
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint, read_days, read_op_nodes
+from transformer.data.events import data_fingerprint, each_day, read_op_nodes
 from transformer.features.embeddings import PointEmbeddings, compute_embeddings
 from transformer.features.graph import count_components, edge_counts, graph_from_edge_counts, merge_edge_counts
+from transformer.features.reading import find_reading
 from transformer.features.statistics import (
     Statistics,
-    compute_statistics,
+    StatisticsOfDates,
     load_statistics,
     save_statistics,
     statistics_hash,
@@ -26,6 +27,7 @@ from transformer.features.statistics import (
 from transformer.files import atomic_folder, content_hash, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 VERSION = 1  # of the embeddings; raise when their meaning changes
 
@@ -71,49 +73,67 @@ def embeddings_folder(config: Config, split: Split) -> Path:
     return Path(config.paths.cache) / "embeddings" / identity
 
 
-def obtain_statistics(config: Config, split: Split, recompute: bool = False) -> Statistics:
-    """Statistics of the training dates, from the cache when it has them and `recompute` is off.
+def obtain_inputs(
+    config: Config, split: Split, recompute_statistics: bool = False, recompute_embeddings: bool = False
+) -> tuple[Statistics, Embeddings]:
+    """Statistics and embeddings of the training dates, from the cache when it has them and is to be used.
+
+    What the cache lacks is computed from one reading of the training dates, one date in memory at a time.
 
     Raises:
         UserError: unreadable data, or a damaged cache.
     """
-    folder = statistics_folder(config, split)
-    if not recompute and (folder.is_dir() or _fetched(config, folder)):
-        log.info("statistics: reused from %s", folder)
-        statistics = load_statistics(folder)
-        _share(config, folder, replace=False)  # the run that computed them may not have got that far
-        return statistics
-    log.info("statistics: computing over %d service dates", len(split.train))
-    statistics = compute_statistics(config.data, split.train)
-    save_statistics(statistics, folder, replace=recompute)
-    log.info("statistics: written to %s", folder)
-    _share(config, folder, replace=recompute)
-    return statistics
+    statistics = None if recompute_statistics else _reused(config, statistics_folder(config, split), load_statistics)
+    embeddings = None if recompute_embeddings else _reused(config, embeddings_folder(config, split), Embeddings.load)
+    if statistics is None:
+        log.info("statistics: computing over %d service dates", len(split.train))
+        computing = StatisticsOfDates(config.data, split.train)
+        tables = []
+        for read in each_day(config.data, split.train):
+            computing.add(read)
+            if embeddings is None:
+                tables.append(edge_counts(read.events))
+        statistics = computing.result()
+        folder = statistics_folder(config, split)
+        save_statistics(statistics, folder, replace=recompute_statistics)
+        log.info("statistics: written to %s", folder)
+        _share(config, folder, replace=recompute_statistics)
+        edges = merge_edge_counts(tables)
+    elif embeddings is None:
+        edges = _timetable_edges(config, split.train)
+    if embeddings is None:
+        log.info("embeddings: computing over %d service dates", len(split.train))
+        embeddings = _compute_embeddings(config, edges)
+        folder = embeddings_folder(config, split)
+        embeddings.save(folder, replace=recompute_embeddings)
+        points = embeddings.points
+        log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
+        _share(config, folder, replace=recompute_embeddings)
+    return statistics, embeddings
 
 
-def obtain_embeddings(config: Config, split: Split, recompute: bool = False) -> Embeddings:
-    """Embeddings of the operational points, from the cache when it has them and `recompute` is off.
+def _reused(config: Config, folder: Path, load: Callable[[Path], T]) -> T | None:
+    """What a folder of the cache holds; None = it is not there."""
+    if not (folder.is_dir() or _fetched(config, folder)):
+        return None
+    log.info("%s: reused from %s", folder.parent.name, folder)
+    found = load(folder)
+    _share(config, folder, replace=False)  # the run that computed it may not have got that far
+    return found
 
-    Raises:
-        UserError: unreadable data, or a damaged cache.
-    """
-    folder = embeddings_folder(config, split)
-    if not recompute and (folder.is_dir() or _fetched(config, folder)):
-        log.info("embeddings: reused from %s", folder)
-        embeddings = Embeddings.load(folder)
-        _share(config, folder, replace=False)
-        return embeddings
-    log.info("embeddings: computing over %d service dates", len(split.train))
-    edges = timetable_edges(config, split.train)
+
+def _compute_embeddings(config: Config, edges: pl.DataFrame) -> Embeddings:
     op_nodes = read_op_nodes(Path(config.data.local_folder))
     graph = graph_from_edge_counts(edges)
     log.info("railway: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
-    points = compute_embeddings(graph, op_nodes, config.embeddings)
-    embeddings = Embeddings(points, edges)
-    embeddings.save(folder, replace=recompute)
-    log.info("embeddings: %d points × %d numbers, written to %s", len(points.op_ids), points.dim, folder)
-    _share(config, folder, replace=recompute)
-    return embeddings
+    return Embeddings(compute_embeddings(graph, op_nodes, config.embeddings), edges)
+
+
+def _timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
+    """How many journeys are planned over each link of the railway on `days`; one date in memory at a time."""
+    if found := find_reading(config.data, days, Path(config.paths.cache)):
+        return found.edges()
+    return merge_edge_counts(edge_counts(read.events) for read in each_day(config.data, days))
 
 
 def _fetched(config: Config, folder: Path) -> bool:
@@ -134,8 +154,3 @@ def _share(config: Config, folder: Path, replace: bool) -> None:
 
         bucket = Bucket.from_config(config.data)
         upload_folder(bucket, folder, f"{folder.parent.name}/{folder.name}", replace=replace)
-
-
-def timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """How many journeys are planned over each link of the railway on `days`; one date in memory at a time."""
-    return merge_edge_counts([edge_counts(read_days(config.data, [day], quiet=True)[0]) for day in days])

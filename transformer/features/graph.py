@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # half a second of imports, which most stages do without
 
+from transformer.data.tables import JOURNEY
+
 EDGE_COUNT_SCHEMA: dict[str, pl.DataType] = {
     "op_a": pl.Int32(),  # the smaller op_id of the two: edges have no direction
     "op_b": pl.Int32(),
@@ -24,7 +26,6 @@ EDGE_COUNT_SCHEMA: dict[str, pl.DataType] = {
     "journeys": pl.Int64(),  # journeys that run the edge in this time
 }
 _EDGE = ["op_a", "op_b"]
-_JOURNEY = ["train_id", "service_date"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +52,21 @@ def edge_counts(events: pl.DataFrame) -> pl.DataFrame:
     once, with its shortest time. `events` has EVENT_SCHEMA columns in any row order and holds whole journeys; give it
     one service date at a time and use `merge_edge_counts` when the period does not fit in memory.
     """
-    same_journey = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in _JOURNEY)
+    same_journey = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in JOURNEY)
     previous_op_id = pl.col("op_id").shift()
     return (
         events.lazy()
-        .select(*_JOURNEY, "seq", "op_id", "planned_ts")
-        .sort(*_JOURNEY, "seq")
+        .select(*JOURNEY, "seq", "op_id", "planned_ts")
+        .sort(*JOURNEY, "seq")
         .select(
-            *_JOURNEY,
+            *JOURNEY,
             pl.min_horizontal("op_id", previous_op_id).alias("op_a"),
             pl.max_horizontal("op_id", previous_op_id).alias("op_b"),
             pl.col("planned_ts").diff().dt.total_seconds().cast(pl.Int32).alias("running_time_s"),
             same_journey.alias("same_journey"),
         )
         .filter(pl.col("same_journey") & (pl.col("op_a") != pl.col("op_b")))
-        .group_by(*_JOURNEY, *_EDGE)
+        .group_by(*JOURNEY, *_EDGE)
         .agg(pl.col("running_time_s").min())
         .group_by(*_EDGE, "running_time_s")
         .agg(pl.len().cast(pl.Int64).alias("journeys"))

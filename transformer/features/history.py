@@ -11,7 +11,7 @@ import polars as pl
 from transformer.config import StatisticsConfig
 from transformer.data.event_table import LoadedTable
 from transformer.data.events import UNKNOWN_TRAIN_TYPE
-from transformer.data.tables import EVENT_TYPES
+from transformer.data.tables import EVENT_TYPES, JOURNEY
 from transformer.features.snapshots import EventFeatures
 from transformer.features.statistics import (
     HISTORY,
@@ -56,7 +56,7 @@ def event_features(
     Args:
         also_without: per fold what its dates leave out beside it.
     """
-    table, key = loaded.table, ["train_id", "service_date"]
+    table = loaded.table
     decode = np.concatenate([[0], statistics.vocabulary.op_ids]).astype(np.int32)
     names = loaded.journeys.with_row_index("journey").with_columns(pl.col("journey").cast(pl.Int32))
     events = pl.DataFrame(
@@ -77,7 +77,7 @@ def event_features(
         (pl.col("planned_s") - pl.col("planned_s").shift(1).over("journey")).fill_null(0).alias("planned"),
         pl.col("to_op").alias("op_id"),
         pl.col("to_type").alias("event_type"),
-    ).drop(key)
+    ).drop(JOURNEY)
     parts = []
     for fold in sorted(events["fold"].unique().to_list()):
         left_out = {fold, *also_without.get(fold, ())} if fold >= 0 else set()

@@ -23,7 +23,15 @@ import polars as pl
 
 from transformer.config import DataConfig, StatisticsConfig, to_dict
 from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, Vocabulary, build_event_table
-from transformer.data.events import UNKNOWN_TRAIN_TYPE, data_fingerprint, read_events, read_journeys, read_op_nodes
+from transformer.data.events import (
+    UNKNOWN_TRAIN_TYPE,
+    DayEvents,
+    data_fingerprint,
+    each_day,
+    read_journeys,
+    read_op_nodes,
+)
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
 from transformer.files import UNREADABLE, atomic_folder, content_hash, read_json, write_json, write_parquet
@@ -80,18 +88,19 @@ class Statistics:
     resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Statistics of the dates of both. The vocabularies must be the same."""
+        """Statistics of the dates of both. The train types of the vocabularies must be the same."""
         return Statistics.merged([self, other])
 
     @classmethod
     def merged(cls, parts: Sequence[Statistics]) -> Statistics:
-        """Statistics of the dates of all parts. The vocabularies must be the same."""
+        """Statistics of the dates of all parts. The train types of the vocabularies must be the same."""
         first = parts[0]
+        op_ids = np.unique(np.concatenate([part.vocabulary.op_ids for part in parts]))
         fold_of = {day: fold for part in parts for day, fold in part.fold_of.items()}
         if len(fold_of) < sum(len(part.fold_of) for part in parts):
             raise ValueError("the same service date is in both statistics")
         return cls(
-            vocabulary=first.vocabulary,
+            vocabulary=Vocabulary(op_ids, first.vocabulary.train_types),
             fold_of=fold_of,
             inputs={name: sum((part.inputs[name] for part in parts), Moments()) for name in first.inputs},
             sections=_merge([part.sections for part in parts], ["fold", *SECTION]),
@@ -135,43 +144,60 @@ class Statistics:
         return table.join(middle.rename({"middle_mean": "change_middle_mean"}), on=SECTION, how="left")
 
 
+class StatisticsOfDates:
+    """Computes the statistics of the training dates from their events, which come a date at a time, in order."""
+
+    def __init__(self, data: DataConfig, days: Sequence[date]) -> None:
+        """
+        Raises:
+            UserError: no dates, too many train types, or unreadable points or journeys.
+        """
+        if not days:
+            raise UserError("data.split.train is empty; statistics need at least one training date")
+        folder = Path(data.local_folder)
+        journeys = read_journeys(folder, days, data.timezone)
+        self._data = data
+        self._points = read_op_nodes(folder)["op_id"].to_numpy()
+        self._train_types = _train_types(journeys)
+        self._journeys_of = journeys.partition_by("service_date", as_dict=True)
+        self._no_journeys = journeys.clear()
+        self._fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
+        self._parts: list[Statistics] = []
+
+    def add(self, read: DayEvents) -> None:
+        """Take in the events of one of the dates."""
+        points = np.union1d(self._points, read.events["op_id"].to_numpy()).astype(np.int32)
+        vocabulary = Vocabulary(points, self._train_types)
+        journeys = self._journeys_of.get((read.day,), self._no_journeys)
+        fold = self._fold_of[read.day]
+        self._parts.append(day_statistics(read.events, journeys, read.day, fold, vocabulary, self._data))
+        # Merging sorts whole tables: not every day, but once the days since weigh as much as all before them.
+        if sum(part._rows for part in self._parts[1:]) >= self._parts[0]._rows:
+            self._parts = [Statistics.merged(self._parts)]
+        log.info("statistics: %s done (%s events)", read.day, f"{read.events.height:,}")
+
+    def result(self) -> Statistics:
+        """The statistics; the vocabulary holds every point of the points table and of the timetable of the dates."""
+        return Statistics.merged(self._parts)
+
+
 def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
     """Statistics of the training dates `days`, the events of one date in memory at a time."""
-    folder = Path(data.local_folder)
-    journeys = read_journeys(folder, days, data.timezone)
-    journeys_of = journeys.partition_by("service_date", as_dict=True)
-    op_nodes = read_op_nodes(folder)
-    vocabulary = build_vocabulary(data, days)
-    fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
-    parts: list[Statistics] = []
-    for day in sorted(days):
-        events, _ = read_events(folder, day, data.timezone, data.validation, op_nodes["op_id"])
-        of_day = journeys_of.get((day,), journeys.clear())
-        parts.append(day_statistics(events, of_day, day, fold_of[day], vocabulary, data))
-        # Merging sorts whole tables: not every day, but once the days since weigh as much as all before them.
-        if sum(part._rows for part in parts[1:]) >= parts[0]._rows:
-            parts = [Statistics.merged(parts)]
-        log.info("statistics: %s done (%s events)", day, f"{events.height:,}")
-    if not parts:
-        raise UserError("data.split.train is empty; statistics need at least one training date")
-    return Statistics.merged(parts)
+    statistics = StatisticsOfDates(data, days)
+    for read in each_day(data, sorted(days)):
+        statistics.add(read)
+    return statistics.result()
 
 
-def build_vocabulary(data: DataConfig, days: Sequence[date]) -> Vocabulary:
-    """Every point of the points table and of the timetable of `days`, and the train types of `days`."""
-    folder = Path(data.local_folder)
-    op_nodes = read_op_nodes(folder)
-    points = set(op_nodes["op_id"].to_list())
-    for day in days:
-        points.update(read_events(folder, day, data.timezone, data.validation)[0]["op_id"].unique().to_list())
-    types = read_journeys(folder, days, data.timezone)["train_type"].unique().to_list()
-    named = sorted(name for name in types if name != UNKNOWN_TRAIN_TYPE)
+def _train_types(journeys: pl.DataFrame) -> tuple[str, ...]:
+    """The train types of the training dates, sorted."""
+    named = sorted(name for name in journeys["train_type"].unique().to_list() if name != UNKNOWN_TRAIN_TYPE)
     if len(named) > MAX_TRAIN_TYPES:
         raise UserError(
             f"{len(named)} train types on the training dates, at most {MAX_TRAIN_TYPES} can be told apart; "
             "write broader ones into journeys.parquet, such as regional and long_distance"
         )
-    return Vocabulary(np.array(sorted(points), np.int32), tuple(named))
+    return tuple(named)
 
 
 def day_statistics(
@@ -181,8 +207,8 @@ def day_statistics(
     config = data.statistics
     steps = section_steps(
         events.join(
-            journeys.select("train_id", "service_date", "train_number", "train_type"),
-            on=["train_id", "service_date"],
+            journeys.select(*JOURNEY, "train_number", "train_type"),
+            on=JOURNEY,
             how="left",
         ).with_columns(
             pl.col("train_number").fill_null(pl.col("train_id")), pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE)
@@ -219,10 +245,9 @@ def section_steps(events: pl.DataFrame) -> pl.DataFrame:
 
     `events` holds EVENT_SCHEMA columns, `train_number` and `train_type`; the result keeps its order.
     """
-    journey = ["train_id", "service_date"]
 
     def before(column: str) -> pl.Expr:
-        return pl.col(column).shift(1).over(journey)
+        return pl.col(column).shift(1).over(JOURNEY)
 
     delay = pl.col("delay_sec").cast(pl.Float64)
     first = before("planned_ts").is_null()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from transformer.data.tables import TIMESTAMP
+from transformer.data.tables import JOURNEY, TIMESTAMP
 
 PREDICTION_COLUMNS = (
     "train_id",
@@ -42,6 +42,8 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "translation_delay_s": pl.Float64(),
     "predicted_delay_s": pl.Float64(),
 }  # a model with a distribution adds its quantiles, see `evaluation.quantiles`
+
+ROW_KEY = ["snapshot_ts", *JOURNEY, "rank", "op_id", "event_type"]  # what an evaluation row is known by
 
 
 def prediction_columns(levels: Sequence[float]) -> tuple[str, ...]:

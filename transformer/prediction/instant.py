@@ -74,7 +74,7 @@ class InstantSnapshot:
         """Read the data. Arguments and errors are those of `predictions_at`."""
         data, second = config.data, int(instant.timestamp())
         now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
-        events, _ = read_days(data, days, quiet=True)
+        events, _ = read_days(data, days)
         # Later observations are removed before anything is computed.
         events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
         journeys = read_journeys(Path(data.local_folder), days, data.timezone)

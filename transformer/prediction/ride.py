@@ -24,7 +24,8 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.event_table import LoadedTable
-from transformer.data.events import read_days, read_journeys
+from transformer.data.events import DayEvents, each_day, joined, read_journeys
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
@@ -36,7 +37,7 @@ from transformer.training.run_folder import TrainedModel
 log = logging.getLogger(__name__)
 
 TABLE = "test_eval_table.parquet"
-KEY = ("ts", "train_id", "service_date")
+KEY = ("ts", *JOURNEY)
 TARGET = "future_delay_"
 LAST_KNOWN = "last_known_delay"  # optional; the prediction for trains that the event tables lack
 
@@ -95,8 +96,10 @@ def predict_ride(trained: TrainedModel, config: Config, keys: RideKeys, availabl
     """
     delays = np.full((keys.rows.height, keys.n), np.nan)
     known = keys.rows[LAST_KNOWN].fill_null(np.nan).to_numpy().copy()
+    read: dict[date, DayEvents] = {}  # of the local date before: most of its service dates count for the next one too
     for days, rows in _by_day(keys.rows, config, available):
-        _predict_day(trained, config, days, rows, delays, known)
+        read = {of_day.day: of_day for of_day in each_day(config.data, days, read)}
+        _predict_day(trained, config, list(read.values()), rows, delays, known)
     unpredicted = np.isnan(delays[:, 0])
     unknown = unpredicted & np.isnan(known)
     before = np.nan_to_num(known)
@@ -116,7 +119,8 @@ def predict_ride(trained: TrainedModel, config: Config, keys: RideKeys, availabl
 def _by_day(rows: pl.DataFrame, config: Config, available: Sequence[date]) -> Iterator[tuple[list[date], pl.DataFrame]]:
     """Yield keys and the service dates whose trains may run then, one local date at a time."""
     local = pl.from_epoch("instant").dt.replace_time_zone("UTC").dt.convert_time_zone(config.data.timezone).dt.date()
-    of_days = rows.with_columns(local.alias("day")).partition_by("day", maintain_order=True, include_key=False)
+    dated = rows.with_columns(local.alias("day")).sort("day", maintain_order=True)  # neighbours share service dates
+    of_days = dated.partition_by("day", maintain_order=True, include_key=False)
     for of_day in of_days:
         latest = datetime.fromtimestamp(int(of_day.select(pl.col("instant").max()).item()), UTC)
         if days := sorted(set(dates_around(latest, config)) & set(available)):
@@ -126,18 +130,19 @@ def _by_day(rows: pl.DataFrame, config: Config, available: Sequence[date]) -> It
 def _predict_day(
     trained: TrainedModel,
     config: Config,
-    days: Sequence[date],
+    read: Sequence[DayEvents],
     rows: pl.DataFrame,
     delays: npt.NDArray[np.float64],
     known: npt.NDArray[np.float64],
 ) -> None:
     """For some `rows` of the K keys, fill in the predicted `delays` [K, n] and the `known` delays [K], in seconds."""
-    events, _ = read_days(config.data, days, quiet=True)
-    journeys = read_journeys(Path(config.data.local_folder), days, config.data.timezone)
+    folder = Path(config.data.local_folder)
+    events, _ = joined(read, folder)
+    journeys = read_journeys(folder, [of_day.day for of_day in read], config.data.timezone)
     loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
-    found = rows.join(
-        loaded.journeys.select("train_id", "service_date").with_row_index("journey"), on=["train_id", "service_date"]
-    ).with_columns(pl.col("journey").cast(pl.Int64))
+    found = rows.join(loaded.journeys.select(JOURNEY).with_row_index("journey"), on=JOURNEY).with_columns(
+        pl.col("journey").cast(pl.Int64)
+    )
     builder = snapshot_builder(loaded, trained.statistics, config.data)
     journey, instant = (found[name].to_numpy() for name in ("journey", "instant"))
     _, _, translation = builder.known_delays(journey, instant)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 import torch
 
 from transformer.config import Config
-from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary, load_event_table
+from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
+from transformer.data.events import DayEvents
 from transformer.data.tables import EVENT_TYPES, TIMESTAMP
 from transformer.features.batches import SnapshotBatches, snapshot_builder
-from transformer.features.cache import timetable_edges
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import SnapshotBuilder, grid_instants
 from transformer.model.module import DelayModule
 from transformer.prediction.columns import quantile_column
@@ -24,22 +26,31 @@ BATCH_SIZE = 16  # snapshots; predictions do not depend on it
 
 
 # --- whole dates -----------------------------------------------------------------------------------------------------
-def evaluation_rows(trained: TrainedModel, config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """Predictions for the grid instants of `days`, with the observed delays.
+def evaluation_rows(
+    trained: TrainedModel,
+    config: Config,
+    days: Sequence[date],
+    on_day: Callable[[DayEvents], None] | None = None,
+    known: Mapping[date, DayEvents] = MappingProxyType({}),
+) -> pl.DataFrame:
+    """Predictions for the grid instants of `days` with the observed delays.
 
     Columns: see `labelled_rows`.
 
     Args:
         config: `trained.located(…)`.
         days: service dates whose event tables are in `data.local_folder`; training dates are not needed there.
+        on_day: gets the events of each date before anything is predicted.
+        known: dates that have been read already, with the same configuration.
 
     Raises:
         UserError: unreadable or invalid data.
     """
     data, vocabulary = config.data, trained.statistics.vocabulary
-    loaded = load_event_table(data, days, vocabulary, Path(config.paths.cache))
+    reading = obtain_reading(data, days, Path(config.paths.cache), on_day, known)
+    loaded = reading.table(vocabulary)
     builder = snapshot_builder(loaded, trained.statistics, config.data)
-    module = trained.module_for(timetable_edges(config, days))
+    module = trained.module_for(reading.edges())
     instants = grid_instants(tuple(days), data.grid, data.timezone)
     return labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
 

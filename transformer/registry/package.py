@@ -11,6 +11,7 @@ import mlflow
 import polars as pl
 from mlflow.models import ModelSignature
 
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.files import content_hash, file_digest
 from transformer.registry import pyfunc
@@ -75,7 +76,6 @@ def trained_files(folder: Path) -> list[str]:
 
 def _few_journeys(events: pl.DataFrame) -> pl.DataFrame:
     """The events of the journeys observed last, with the columns that must be there."""
-    journey = ["train_id", "service_date"]
-    last = events.group_by(journey).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *journey)
-    chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=journey, how="semi").sort(*journey, "seq")
+    last = events.group_by(JOURNEY).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *JOURNEY)
+    chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=JOURNEY, how="semi").sort(*JOURNEY, "seq")
     return chosen.select(INPUT.required_input_names())

@@ -26,6 +26,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from transformer.config import with_values
 from transformer.data.tables import (
+    JOURNEY,
     journeys_from_events,
     write_events,
     write_journeys,
@@ -117,7 +118,7 @@ def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) 
             raise UserError(f"no event is of a service date near {instant.isoformat()}; give those that run then")
         for day in days:
             write_events(folder, day, events.filter(service_date=day))
-        attributes = events.group_by("train_id", "service_date").agg(
+        attributes = events.group_by(JOURNEY).agg(
             pl.col("train_number", "train_type").first(),
             pl.lit(None, pl.String).alias("train_relation"),
             pl.lit(None, pl.String).alias("operator"),

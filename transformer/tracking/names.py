@@ -1,8 +1,14 @@
 """Names in MLflow: tags, artifact paths, run ids, addresses of pages. Imports nothing, to keep DAG parsing fast."""
 
 AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
+GIT_COMMIT = "git_commit"  # tag: commit of the code
+DATA_FINGERPRINT = "data_fingerprint"  # tag: content hash of the event tables
+SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
+MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
+BEST_TRIAL = "best_trial"  # tag: number of a study's best trial
+BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
 # Tags with the origin of a run; nested runs inherit them.
-ORIGIN = ("env", "git_commit", "image", "dag_id", AIRFLOW_RUN, "data_fingerprint", "split", "warm_start_run_id")
+ORIGIN = ("env", GIT_COMMIT, "image", "dag_id", AIRFLOW_RUN, DATA_FINGERPRINT, SPLIT, "warm_start_run_id")
 CONFIG_ARTIFACT = "config/config.yaml"
 FAILURE_REASON = "failure_reason"  # tag of a failed run
 

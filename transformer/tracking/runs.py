@@ -16,6 +16,7 @@ from pathlib import Path
 from transformer.config import Config, flatten, to_dict, to_yaml
 from transformer.errors import UserError
 from transformer.files import content_hash
+from transformer.protocol import COMMIT_VARIABLE, IMAGE_VARIABLE
 from transformer.text import redact
 from transformer.tracking.client import (
     FAILED,
@@ -33,7 +34,7 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
-from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, run_page
+from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, GIT_COMMIT, run_page
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def open_run(
             "env": env,
             "overrides": json.dumps(redact(list(overrides))),
             "configuration_hash": configuration_hash(config),
-            "git_commit": git_commit(),
+            GIT_COMMIT: git_commit(),
             "image": _training_image(config),
             **({"warm_start_run_id": warm_start_run_id} if warm_start_run_id and not resume else {}),
             **(tags or {}),
@@ -139,12 +140,12 @@ def _training_image(config: Config) -> str:
     """The image that trains: that of the pods on Kubernetes, else that of this process."""
     if config.compute.backend == "kubernetes":
         return config.compute.kubernetes.image
-    return os.environ.get("TRANSFORMER_IMAGE", "none")
+    return os.environ.get(IMAGE_VARIABLE, "none")
 
 
 def git_commit() -> str:
     """Commit of the code: TRANSFORMER_GIT_COMMIT in an image, else the commit of the working tree."""
-    if commit := os.environ.get("TRANSFORMER_GIT_COMMIT"):
+    if commit := os.environ.get(COMMIT_VARIABLE):
         return commit
     argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

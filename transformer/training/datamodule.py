@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from transformer.config import Config
 from transformer.data.dates import Split
-from transformer.data.event_table import Int64Array, LoadedTable, load_event_table
+from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.features.batches import Batch, SnapshotBatches, snapshot_builder
 from transformer.features.history import varied_folds
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
 from transformer.features.statistics import Statistics
 
@@ -60,8 +61,8 @@ class SnapshotDataModule(LightningDataModule):
     def _load(self, name: str) -> None:
         if name not in self.builders:
             data = self.config.data
-            cache = Path(self.config.paths.cache)
-            loaded = load_event_table(data, getattr(self.split, name), self.statistics.vocabulary, cache)
+            reading = obtain_reading(data, getattr(self.split, name), Path(self.config.paths.cache))
+            loaded = reading.table(self.statistics.vocabulary)
             self.loaded[name] = loaded
             self.builders[name] = snapshot_builder(loaded, self.statistics, data)
 

@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 
 from transformer.config import Config, TrainingConfig
 from transformer.data.dates import Split
-from transformer.data.profile import profile_dates
 from transformer.errors import Terminated, UserError
-from transformer.features.cache import Embeddings, timetable_edges
+from transformer.features.cache import Embeddings
 from transformer.features.embeddings import extend
+from transformer.features.reading import obtain_reading
 from transformer.features.statistics import Statistics
 from transformer.files import writing
 from transformer.model.module import DelayModule, input_scales
@@ -104,7 +104,7 @@ def train(
     upload = CheckpointUpload(run, target, resumable)
     trainer = _trainer(config, run, [history, *callbacks], upload)
     if trainer.is_global_zero:
-        reference = profile_dates(config.data, split.train)
+        reference = obtain_reading(config.data, split.train, Path(config.paths.cache)).profile()
         TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
         run.log_artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
         run.log_artifacts(folder / INPUTS, INPUTS)
@@ -141,7 +141,8 @@ def train(
 def create_module(config: Config, split: Split, statistics: Statistics, embeddings: Embeddings) -> DelayModule:
     """An untrained module for these inputs."""
     vocabulary = statistics.vocabulary
-    points = extend(embeddings.points, timetable_edges(config, split.validation))
+    timetable = obtain_reading(config.data, split.validation, Path(config.paths.cache)).edges()
+    points = extend(embeddings.points, timetable)
     shape = NetworkShape(
         n_prev=config.data.snapshot.n_prev,
         n_foll=config.data.snapshot.n_foll,

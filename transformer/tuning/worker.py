@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from transformer.config import Config, with_values
 from transformer.data.dates import Split
 from transformer.errors import ServiceError, UserError
-from transformer.features.cache import obtain_embeddings, obtain_statistics
+from transformer.features.cache import obtain_inputs
 from transformer.text import duration, first_line
 from transformer.tracking.run_log import RunLog
 from transformer.training.callbacks import MONITORED
@@ -211,8 +211,7 @@ class _Worker:
         return train(
             config,
             self.split,
-            obtain_statistics(config, self.split),
-            obtain_embeddings(config, self.split),
+            *obtain_inputs(config, self.split),
             child,
             folder,
             warm_start=self.warm_start.checkpoint if self.warm_start else None,

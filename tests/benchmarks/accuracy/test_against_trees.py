@@ -33,7 +33,7 @@ def experiment(small_config: Config) -> Experiment:
 
 @pytest.fixture(scope="module")
 def test_events(experiment: Experiment) -> pl.DataFrame:
-    return read_days(experiment.config.data, experiment.split.test, quiet=True)[0]
+    return read_days(experiment.config.data, experiment.split.test)[0]
 
 
 def loaded_and_builder(experiment: Experiment, events: pl.DataFrame) -> tuple[LoadedTable, SnapshotBuilder]:

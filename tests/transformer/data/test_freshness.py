@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from transformer.config import DataConfig
-from transformer.data.freshness import check_freshness, newest_observation, newest_observation_in
-from transformer.data.tables import EVENT_SCHEMA, write_events
+from transformer.data.freshness import check_freshness, find_newest_observation, newest_observation
+from transformer.data.tables import EVENT_SCHEMA, OP_NODE_SCHEMA, write_events, write_op_nodes
 from transformer.errors import UserError
 
 BUDAPEST = ZoneInfo("Europe/Budapest")
@@ -52,13 +52,15 @@ def test_a_folder_is_read_back_until_no_older_file_can_hold_a_newer_observation(
     write_events(tmp_path, date(2024, 12, 21), events(date(2024, 12, 21), (utc(2024, 12, 21, 0), utc(2024, 12, 21, 0))))
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
     (tmp_path / "events" / "events_2024-12-01.parquet").write_bytes(b"not read")
+    write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
     data = DataConfig(local_folder=str(tmp_path))
-    assert newest_observation_in(data, utc(2024, 12, 23)) == utc(2024, 12, 21, 1)
+    assert find_newest_observation(data, utc(2024, 12, 23)).at == utc(2024, 12, 21, 1)
 
 
 def test_without_any_observation_there_is_no_newest_one(tmp_path: Path):
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
-    newest = newest_observation_in(DataConfig(local_folder=str(tmp_path)), utc(2024, 12, 23))
+    write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
+    newest = find_newest_observation(DataConfig(local_folder=str(tmp_path)), utc(2024, 12, 23)).at
     with pytest.raises(UserError, match=r"^no observation up to 2024-12-23 01:00 CET; fetch newer data or raise"):
         check_freshness(newest, utc(2024, 12, 23), DAY, "Europe/Budapest")
 

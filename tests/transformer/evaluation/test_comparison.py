@@ -11,9 +11,10 @@ from mlflow import MlflowClient
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
-from transformer.evaluation.comparison import Contest
+from transformer.evaluation.comparison import ChampionComparison
+from transformer.evaluation.decision import DECLINE, PROMOTE, PromotionDecision
 from transformer.evaluation.evaluate import EvaluationRequest
-from transformer.evaluation.outcome import DECLINE, PROMOTE, Outcome
+from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.window import Window
 from transformer.registry import versions
 from transformer.tracking.run_log import RunLog
@@ -24,10 +25,11 @@ LAST = Window(count=1)
 
 
 def test_a_model_that_was_not_compared_has_no_decision():
-    assert (Contest().decision, Contest().reason, Contest().verdict) == ("", "", "")
-    refused = Contest(version=3, remark="2025-01-13 trained it")
-    assert (refused.decision, refused.reason) == ("", "2025-01-13 trained it")
-    assert refused.verdict == "Not compared with the champion: 2025-01-13 trained it"
+    nothing = ChampionComparison()
+    assert (nothing.decision, nothing.line, nothing.metrics("test")) == (PromotionDecision(), "", {})
+    refused = ChampionComparison(PromotionDecision(version=3).withheld("2025-01-13 trained it"))
+    assert refused.decision.text == "not judged: 2025-01-13 trained it"
+    assert refused.line == "Not compared with the champion: 2025-01-13 trained it"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def models(
     small_overrides: list[str], mlflow_server: str, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Config, list[str]]:
     """Runs of a model that was trained for four epochs, and of one that was for ten; not registered."""
-    folder = tmp_path_factory.mktemp("contest")
+    folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(sample_folder, folder / "data")
     given = [
         *small_overrides,
@@ -65,16 +67,17 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     found = stages.evaluate_model(config, first, EvaluationRequest(LAST, id="a"))
     outcome = Outcome.find(RunLog(config, first), "a")
     assert outcome == Outcome.read(found["outcome"])
-    assert (outcome.version, outcome.decision, outcome.instead_of) == (1, PROMOTE, 0)
-    assert "of translation, difference −" in outcome.reason
+    decision = outcome.decision
+    assert (decision.version, decision.verdict, decision.instead_of) == (1, PROMOTE, 0)
+    assert "of translation, difference −" in decision.reason
     stages.promote_model(config, "challenger", "better than translation", "anna")
 
     judged_itself = stages.evaluate_model(config, first, EvaluationRequest(LAST, again=True))
-    assert judged_itself["outcome"]["decision"] == ""
-    assert not judged_itself["outcome"]["reason"]
+    assert judged_itself["outcome"]["decision"]["verdict"] == ""
+    assert not judged_itself["outcome"]["decision"]["reason"]
 
     unregistered = stages.evaluate_model(config, second)  # on the test dates, as training does: compared, not judged
-    assert unregistered["outcome"]["decision"] == ""
+    assert unregistered["outcome"]["decision"]["verdict"] == ""
     assert "gate/difference_s/champion" in " ".join(unregistered["metrics"])
     assert "against the champion" in Path(unregistered["report"]).read_text(encoding="utf-8")
 
@@ -85,13 +88,14 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     }
     found = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="b"))
     outcome = Outcome.read(found["outcome"])
-    assert (outcome.version, outcome.instead_of) == (2, 1)
+    decision = outcome.decision
+    assert (decision.version, decision.instead_of) == (2, 1)
     better = found["metrics"][f"window/{DAY}/gate/difference_s/champion/high"] < 0
-    assert outcome.decision == (PROMOTE if better else DECLINE)
+    assert decision.verdict == (PROMOTE if better else DECLINE)
     report = Path(found["report"]).read_text(encoding="utf-8")
-    assert f"Version 2: {outcome.decision}." in report
+    assert f"Version 2: {decision.verdict}." in report
     run = MlflowClient(config.training.mlflow.tracking_uri).get_run(second)
-    assert run.data.tags[f"gate/{DAY}"] == f"{outcome.decision}: {outcome.reason}"
+    assert run.data.tags[f"gate/{DAY}"] == f"{decision.verdict}: {decision.reason}"
     assert run.data.tags["model_version"] == "2"
     assert run.info.status == "FINISHED"
 
@@ -100,8 +104,8 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     with caplog.at_level("INFO"):
         told = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c", if_new=True))
     assert "has been evaluated before and there are no newer dates; kept: MAE" in caplog.text
-    assert told["outcome"]["decision"] == ""
-    assert told["outcome"]["reason"] == f"judged before: {outcome.reason}"
+    assert told["outcome"]["decision"]["verdict"] == ""
+    assert told["outcome"]["decision"]["reason"] == f"judged before: {decision.reason}"
     assert Outcome.find(RunLog(config, second), "c").headline == outcome.headline
     retried = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="b", if_new=True))
     assert retried["outcome"] == found["outcome"]  # a next try of the request that made the results makes them again
@@ -115,10 +119,8 @@ def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list
     stages.promote_model(config, str(_version(config, first)), "for the test", "anna")
     both = EvaluationRequest(Window.parse("2025-01-12", "2025-01-13", None), again=True, allow_training_dates=True)
     found = stages.evaluate_model(config, second, both)
-    assert (found["outcome"]["decision"], found["outcome"]["reason"]) == (
-        "",
-        "2025-01-12 trained or validated this model",
-    )
+    decision = PromotionDecision.read(found["outcome"]["decision"])
+    assert decision.text == "not judged: 2025-01-12 trained or validated this model"
     assert "Not compared with the champion: 2025-01-12 trained" in Path(found["report"]).read_text(encoding="utf-8")
 
 

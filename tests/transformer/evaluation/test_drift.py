@@ -11,13 +11,12 @@ import pytest
 
 from transformer.config import DataConfig, DriftConfig
 from transformer.data.dates import available_dates
-from transformer.data.events import read_events
+from transformer.data.events import each_day, read_events
 from transformer.data.profile import (
     CHANGE_RANGE_MIN,
     DELAY_RANGE_MIN,
     EventProfile,
     load_profile,
-    profile_dates,
     profile_of,
     save_profile,
 )
@@ -74,13 +73,12 @@ def test_profiles_of_dates_add_up(sample_folder):
     data = DataConfig(local_folder=str(sample_folder))
     days = available_dates(sample_folder)[:3]
     together = profile_of(pl.concat(read_events(sample_folder, day, data.timezone, data.validation)[0] for day in days))
-    added = profile_dates(data, days)
+    first, *others = (profile_of(read.events) for read in each_day(data, days))
+    added = sum(others, start=first)
     assert added.dates == together.dates == tuple(days)
     assert (added.planned, added.observed) == (together.planned, together.observed)
     assert added.points.equals(together.points)
     assert np.array_equal(added.delay, together.delay) and np.array_equal(added.change, together.change)
-    with pytest.raises(UserError, match="no service dates"):
-        profile_dates(data, [])
 
 
 def test_a_profile_reads_back(tmp_path):

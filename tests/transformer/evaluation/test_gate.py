@@ -11,8 +11,9 @@ import pytest
 
 from transformer.config import GATE_BREAKDOWNS, GateConfig
 from transformer.errors import UserError
+from transformer.evaluation.decision import DECLINE, PromotionDecision
 from transformer.evaluation.gate import GROUP_SCHEMA, compare
-from transformer.evaluation.metrics import COARSE_BREAKDOWNS, summary
+from transformer.evaluation.metrics import BREAKDOWNS, summary
 from transformer.prediction.columns import ROW_SCHEMA
 
 FAST = GateConfig(resamples=500)
@@ -60,7 +61,7 @@ def refusal(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateC
 def test_a_better_model_is_promoted_and_the_reason_names_the_figures() -> None:
     challenger, champion = evaluation(60, seed=1), evaluation(70, seed=2)
     result = compare(challenger, champion, FAST)
-    assert result.promote
+    assert result.decision.promotes
     assert (result.n, result.journeys, result.unit, result.units) == (3_000, 600, "service date", 10)
     own, theirs = summary(challenger), summary(champion)
     assert result.mae_s["challenger"].value == pytest.approx(own["mae_s"])
@@ -73,22 +74,22 @@ def test_a_better_model_is_promoted_and_the_reason_names_the_figures() -> None:
         r"MAE 5\d\.\d\d s against 6\d\.\d\d s of the champion, difference −\d+\.\d\d \[−\d+\.\d\d, −\d+\.\d\d\] s; "
         r"MAE 5\d\.\d\d s against \d+\.\d\d s of translation, difference −4\d\.\d\d \[−\d+\.\d\d, −\d+\.\d\d\] s "
         r"\(3,000 rows, 95% intervals over 10 service dates\)",
-        result.reason,
+        result.decision.reason,
     )
 
 
 def test_the_same_model_is_not_promoted() -> None:
     rows = evaluation(60)
     result = compare(rows, rows, FAST)
-    assert not result.promote
+    assert not result.decision.promotes
     assert vars(result.difference_s["champion"]) == {"value": 0, "low": 0, "high": 0}
-    assert "difference +0.00 [+0.00, +0.00] s, not all below 0 s" in result.reason
+    assert "difference +0.00 [+0.00, +0.00] s, not all below 0 s" in result.decision.reason
 
 
 def test_chance_promotes_no_more_often_than_the_confidence_says() -> None:
     gate = GateConfig(resamples=300, breakdowns=[])
     promoted = [
-        compare(evaluation(60, seed=2 * k, ranks=1), evaluation(60, seed=2 * k + 1, ranks=1), gate).promote
+        compare(evaluation(60, seed=2 * k, ranks=1), evaluation(60, seed=2 * k + 1, ranks=1), gate).decision.promotes
         for k in range(60)
     ]
     assert sum(promoted) <= 5  # 2.5 % of 60 are 1.5; more than five of them have a probability of 0.4 %
@@ -96,35 +97,35 @@ def test_chance_promotes_no_more_often_than_the_confidence_says() -> None:
 
 def test_a_worse_model_is_not_promoted_unless_the_rule_allows_so_much() -> None:
     challenger, champion = evaluation(61, seed=1), evaluation(60, seed=2)
-    assert not compare(challenger, champion, FAST).promote
-    assert compare(challenger, champion, GateConfig(resamples=500, min_improvement_s=-2)).promote
+    assert not compare(challenger, champion, FAST).decision.promotes
+    assert compare(challenger, champion, GateConfig(resamples=500, min_improvement_s=-2)).decision.promotes
 
 
 def test_an_improvement_must_be_as_large_as_the_rule_asks() -> None:
     challenger, champion = evaluation(60, seed=1), evaluation(70, seed=2)
     result = compare(challenger, champion, GateConfig(resamples=500, min_improvement_s=12))
-    assert not result.promote
-    assert "not all below −12 s" in result.reason
+    assert not result.decision.promotes
+    assert "not all below −12 s" in result.decision.reason
 
 
 def test_translation_must_be_beaten_too() -> None:
     challenger, champion = evaluation(110, seed=1), evaluation(120, seed=2)
     result = compare(challenger, champion, FAST)
-    assert not result.promote
-    assert "of translation" in result.reason
-    assert "of the champion" not in result.reason
-    assert compare(challenger, champion, GateConfig(resamples=500, must_beat_translation=False)).promote
+    assert not result.decision.promotes
+    assert "of translation" in result.decision.reason
+    assert "of the champion" not in result.decision.reason
+    assert compare(challenger, champion, GateConfig(resamples=500, must_beat_translation=False)).decision.promotes
 
 
 def test_the_first_model_must_beat_translation_whatever_the_rule_says() -> None:
     gate = GateConfig(resamples=500, must_beat_translation=False)
     result = compare(evaluation(60), None, gate)
-    assert result.promote
+    assert result.decision.promotes
     assert list(result.mae_s) == ["challenger", "translation"]
     assert list(result.difference_s) == ["translation"]
     assert result.groups.is_empty()
     assert dict(result.groups.schema) == GROUP_SCHEMA
-    assert not compare(evaluation(101, spread_s=1), None, gate).promote
+    assert not compare(evaluation(101, spread_s=1), None, gate).decision.promotes
 
 
 def worse_freight(extra_s: float, trains: int) -> pl.DataFrame:
@@ -139,18 +140,18 @@ def worse_freight(extra_s: float, trains: int) -> pl.DataFrame:
 def test_no_group_may_become_worse() -> None:
     champion = evaluation(70, seed=2)
     result = compare(worse_freight(60, trains=20), champion, FAST)
-    assert not result.promote
-    assert result.reason.startswith("train_type freight +4")
-    assert "more than 10%" in result.reason
+    assert not result.decision.promotes
+    assert result.decision.reason.startswith("train_type freight +4")
+    assert "more than 10%" in result.decision.reason
     assert result.groups.filter("degraded").select("breakdown", "group").rows() == [("train_type", "freight")]
-    assert compare(worse_freight(60, trains=20), champion, GateConfig(resamples=500, max_degradation=0.6)).promote
-    assert compare(worse_freight(60, trains=20), champion, GateConfig(resamples=500, breakdowns=["horizon"])).promote
+    for lenient in (GateConfig(resamples=500, max_degradation=0.6), GateConfig(resamples=500, breakdowns=["horizon"])):
+        assert compare(worse_freight(60, trains=20), champion, lenient).decision.promotes
 
 
 def test_a_group_that_may_be_worse_by_chance_or_is_small_is_no_obstacle() -> None:
     champion, challenger = evaluation(70, seed=2), worse_freight(60, trains=20)
     gate = GateConfig(resamples=500, min_group_journeys=201)
-    assert compare(challenger, champion, gate).promote
+    assert compare(challenger, champion, gate).decision.promotes
     # One freight train in twenty is so bad on a single date that the mean of the group is.
     once = (pl.col("train_id") == "t1") & (pl.col("service_date") == date(2024, 12, 1))
     by_chance = evaluation(40).with_columns(predicted_delay_s=pl.col("predicted_delay_s") + once * 20_000)
@@ -178,7 +179,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     first = compare(challenger, champion, FAST)
     second = compare(challenger.sample(fraction=1, shuffle=True, seed=5), champion.reverse(), FAST)
     assert second.metrics() == pytest.approx(first.metrics())
-    assert second.reason == first.reason
+    assert second.decision.reason == first.decision.reason
 
 
 # --- what is resampled -----------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def test_rows_of_one_model_only_are_left_out_and_counted() -> None:
     )
     result = compare(spoilt.drop("index"), champion.slice(10), FAST)
     assert (result.n, result.unmatched) == (2_990, 10)
-    assert result.promote
+    assert result.decision.promotes
 
 
 def test_too_many_rows_of_one_model_only_refuse_the_comparison() -> None:
@@ -229,7 +230,7 @@ def test_a_model_that_looks_further_ahead_is_compared_as_far_as_the_other_looks(
     for challenger, champion, promoted in ((far, near, True), (near, far, False)):
         result = compare(challenger, champion, FAST)
         assert (result.n, result.unmatched, result.beyond) == (3_000, 0, 1_800)
-        assert result.promote is promoted
+        assert result.decision.promotes is promoted
 
 
 def test_models_evaluated_on_other_data_are_not_compared() -> None:
@@ -260,23 +261,24 @@ def test_metrics_are_finite_and_legal() -> None:
 def test_without_an_error_of_translation_there_is_no_skill_and_no_promotion() -> None:
     perfect = evaluation(60).with_columns(translation_delay_s=pl.col("observed_delay_s"))
     result = compare(perfect, None, FAST)
-    assert not result.promote
+    assert not result.decision.promotes
     assert "gate/skill/challenger" not in result.metrics()
     assert "nan" in result.text()
 
 
-def test_tags_and_text() -> None:
-    result = compare(worse_freight(60, trains=20), evaluation(70, seed=2), FAST)
-    assert result.tags() == {"gate_decision": "decline", "gate_reason": result.reason}
+def test_the_decision_is_of_the_versions_in_question_and_heads_the_text() -> None:
+    considered = PromotionDecision(version=3, instead_of=2)
+    result = compare(worse_freight(60, trains=20), evaluation(70, seed=2), FAST, considered)
+    assert result.decision == PromotionDecision(DECLINE, result.decision.reason, version=3, instead_of=2)
     lines = result.text().splitlines()
-    assert lines[0] == f"decline: {result.reason}"
+    assert lines[0] == f"decline: {result.decision.reason}"
     assert lines[1] == "600 journeys; 0 rows of one model only, 0 too far ahead"
     assert [line.split()[0] for line in lines[3:6]] == ["challenger", "champion", "translation"]
     assert [line for line in lines if line.endswith("degraded")] == [line for line in lines if "freight" in line][1:]
 
 
 def test_the_breakdowns_that_configuration_allows_are_the_coarse_ones() -> None:
-    assert GATE_BREAKDOWNS == COARSE_BREAKDOWNS
+    assert set(GATE_BREAKDOWNS) < set(BREAKDOWNS)
     assert compare(
         evaluation(60, seed=1), evaluation(70, seed=2), GateConfig(resamples=50, breakdowns=list(GATE_BREAKDOWNS))
-    ).promote
+    ).decision.promotes

@@ -183,7 +183,7 @@ def test_mlflow_names_and_values(day_rows):
     assert flat["test/horizon/10-20min/mae_s"] == 60
     assert flat["test/departed/yes/n"] == 384
     assert flat["test/train_type/long_distance/skill"] == 0.5
-    assert {name.split("/")[1] for name in flat if name.count("/") == 3} == set(metrics.COARSE_BREAKDOWNS)
+    assert {name.split("/")[1] for name in flat if name.count("/") == 3} == set(metrics.GATE_BREAKDOWNS)
     assert all(re.fullmatch(r"[A-Za-z0-9_./ -]+", name) for name in flat)
     assert all(type(value) is float for value in flat.values())
 

@@ -37,7 +37,7 @@ def test_predictions_are_those_of_predict(trained: TrainedModel, located: Config
 
 
 def test_what_came_true_is_what_the_event_tables_say(located: Config, snapshot: ExploredSnapshot):
-    events, _ = read_days(located.data, [DAY - timedelta(days=1), DAY], quiet=True)
+    events, _ = read_days(located.data, [DAY - timedelta(days=1), DAY])
     key = [*KEY, "op_id", "event_type"]
     events = events.unique(key, keep="none").select(*key, "delay_sec", "observed_ts")
     both = snapshot.predictions.join(events, on=key)
@@ -72,7 +72,7 @@ def test_a_line_per_train_with_where_and_how_late_it_is(located: Config, snapsho
     assert snapshot.trains.columns == list(TRAIN_COLUMNS)
     assert snapshot.trains.height == snapshot.predictions.n_unique(KEY) > 5
     assert snapshot.trains["departed"].any()
-    events, _ = read_days(located.data, [DAY - timedelta(days=1), DAY], quiet=True)
+    events, _ = read_days(located.data, [DAY - timedelta(days=1), DAY])
     for line, row in enumerate(snapshot.trains.iter_rows(named=True)):
         ahead = snapshot.predictions.filter(pl.col("train") == line)
         assert ahead.select(KEY).unique().row(0) == (row["train_id"], row["service_date"])

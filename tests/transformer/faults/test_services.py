@@ -81,7 +81,7 @@ def test_mlflow_that_vanishes_in_each_stage(
     run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     told = f"MLflow at {mlflow_gate.url}: "
     for stage, state, owner, name, call in (
-        (COMPUTE, compute, stages, "obtain_embeddings", 1),
+        (COMPUTE, compute, stages, "obtain_inputs", 1),
         (TRAIN, train, callbacks.History, "on_train_epoch_end", 2),
         (EVALUATE, evaluated, evaluate, "write_evaluation", 1),
     ):

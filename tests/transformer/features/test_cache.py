@@ -16,17 +16,16 @@ from polars.testing import assert_frame_equal
 
 from transformer.config import Config
 from transformer.data.dates import Split, available_dates
-from transformer.data.events import read_op_nodes
+from transformer.data.events import read_days, read_op_nodes
 from transformer.data.tables import events_path, op_nodes_path
 from transformer.errors import UserError
 from transformer.features.cache import (
     embeddings_folder,
-    obtain_embeddings,
-    obtain_statistics,
+    obtain_inputs,
     statistics_folder,
-    timetable_edges,
 )
 from transformer.features.embeddings import extend
+from transformer.features.graph import edge_counts
 
 Change = Callable[[Config], None]
 
@@ -59,10 +58,10 @@ def folders(config: Config, kind: str) -> list[str]:
 # --- reuse -----------------------------------------------------------------------------------------------------------
 def test_statistics_are_computed_once(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    first = obtain_statistics(config, split)
-    again = obtain_statistics(config, split)
+    first, _ = obtain_inputs(config, split)
+    again, _ = obtain_inputs(config, split)
     assert of_kind(caplog, "statistics") == ["computing", "written", "reused"]
-    assert str(statistics_folder(config, split)) in caplog.records[-1].getMessage()
+    assert any(str(statistics_folder(config, split)) in line for line in caplog.messages if "reused" in line)
     assert folders(config, "statistics") == [statistics_folder(config, split).name]
     assert again.summary() == first.summary()
     assert_frame_equal(again.sections, first.sections)
@@ -70,8 +69,8 @@ def test_statistics_are_computed_once(config: Config, split: Split, caplog: pyte
 
 def test_embeddings_are_computed_once(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    first = obtain_embeddings(config, split)
-    again = obtain_embeddings(config, split)
+    _, first = obtain_inputs(config, split)
+    _, again = obtain_inputs(config, split)
     assert of_kind(caplog, "embeddings") == ["computing", "written", "reused"]
     assert folders(config, "embeddings") == [embeddings_folder(config, split).name]
     assert first.points.dim == 16 + 3
@@ -82,14 +81,12 @@ def test_embeddings_are_computed_once(config: Config, split: Split, caplog: pyte
 
 
 def test_they_are_made_again_when_asked(config: Config, split: Split, caplog: pytest.LogCaptureFixture) -> None:
-    obtain_statistics(config, split)
-    obtain_embeddings(config, split)
+    obtain_inputs(config, split)
     (statistics_folder(config, split) / "left over").touch()
     (embeddings_folder(config, split) / "left over").touch()
     caplog.set_level(logging.INFO)
     caplog.clear()
-    obtain_statistics(config, split, recompute=True)
-    obtain_embeddings(config, split, recompute=True)
+    obtain_inputs(config, split, recompute_statistics=True, recompute_embeddings=True)
     assert of_kind(caplog, "statistics") == ["computing", "written"]
     assert of_kind(caplog, "embeddings") == ["computing", "written"]
     assert not (statistics_folder(config, split) / "left over").exists()
@@ -98,14 +95,14 @@ def test_they_are_made_again_when_asked(config: Config, split: Split, caplog: py
 
 @pytest.mark.parametrize("damage", ["points.parquet", "edges.parquet"])
 def test_damaged_embeddings_are_one_line(config: Config, split: Split, damage: str) -> None:
-    obtain_embeddings(config, split)
+    obtain_inputs(config, split)
     path = embeddings_folder(config, split) / damage
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=rf"{damage}.* not Parquet.*remove") as caught:
-        obtain_embeddings(config, split)
+        obtain_inputs(config, split)
     assert len(str(caught.value).splitlines()) == 1
-    obtain_embeddings(config, split, recompute=True)
-    obtain_embeddings(config, split)
+    obtain_inputs(config, split, recompute_embeddings=True)
+    obtain_inputs(config, split)
 
 
 # --- what names them -------------------------------------------------------------------------------------------------
@@ -180,19 +177,10 @@ def test_the_training_dates_name_them(config: Config, split: Split) -> None:
 
 # --- points and edges ------------------------------------------------------------------------------------------------
 def test_every_point_of_the_table_has_a_vector(config: Config, split: Split) -> None:
-    embeddings = obtain_embeddings(config, split)
+    _, embeddings = obtain_inputs(config, split)
     points = read_op_nodes(Path(config.data.local_folder))["op_id"]
     assert set(points.to_list()) <= set(embeddings.points.op_ids.tolist())
     assert np.isfinite(embeddings.points.matrix(points.to_numpy())).all()
-
-
-def test_edges_add_up_over_dates(config: Config, split: Split) -> None:
-    together = timetable_edges(config, split.train)
-    alone = pl.concat([timetable_edges(config, [day]) for day in split.train])
-    key = ["op_a", "op_b", "running_time_s"]
-    summed = alone.group_by(key).agg(pl.col("journeys").sum())
-    assert_frame_equal(together, summed, check_row_order=False)
-    assert (together["op_a"] < together["op_b"]).all()
 
 
 def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split, tmp_path: Path) -> None:
@@ -207,8 +195,8 @@ def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split,
     events.with_columns(op_id=pl.when(pl.col("op_id") == busiest).then(new).otherwise("op_id")).write_parquet(path)
     assert new not in pl.read_parquet(op_nodes_path(folder))["op_id"]
 
-    embeddings = obtain_embeddings(config, split)
-    extended = extend(embeddings.points, timetable_edges(config, split.test))
+    _, embeddings = obtain_inputs(config, split)
+    extended = extend(embeddings.points, edge_counts(read_days(config.data, split.test)[0]))
     known = embeddings.points.op_ids
     np.testing.assert_array_equal(extended.matrix(known), embeddings.points.matrix(known))
     assert not embeddings.points.matrix([new])[1].any()

@@ -11,7 +11,7 @@ import pytest
 from tests.oracles.snapshot_loop import journeys_of, live_index, snapshots_by_loop
 from transformer.config import Config, GridConfig, SnapshotConfig
 from transformer.data.dates import available_dates
-from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table, load_event_table
+from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
 from transformer.data.events import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.features.live_state import (
@@ -28,6 +28,7 @@ from transformer.features.live_state import (
     Observations,
     _ascending,
 )
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, random_instants
 
 DAY = date(2025, 1, 6)
@@ -238,7 +239,7 @@ def simulated(config: Config, days: slice = slice(0, 3)) -> tuple[EventTable, np
     chosen = available_dates(folder)[days]
     points = read_op_nodes(folder)["op_id"].sort().to_numpy().astype(np.int32)
     vocabulary = Vocabulary(points, ("long_distance", "regional"))
-    table = load_event_table(config.data, chosen, vocabulary, Path(config.paths.cache)).table
+    table = obtain_reading(config.data, chosen, Path(config.paths.cache)).table(vocabulary).table
     kind = table.point * 4.0 + table.event_type
     return table, (30 * np.sin(kind)).astype(np.float32), (90 * np.cos(kind)).astype(np.float32)
 

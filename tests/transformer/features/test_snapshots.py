@@ -11,9 +11,10 @@ import pytest
 from tests.oracles.snapshot_loop import journeys_of, snapshots_by_loop
 from transformer.config import Config, GridConfig, SnapshotConfig, load_config
 from transformer.data.dates import available_dates
-from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table, load_event_table
+from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
 from transformer.data.events import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import (
     EventFeatures,
     SnapshotBatch,
@@ -128,7 +129,7 @@ def simulated(config: Config) -> tuple[EventTable, EventFeatures]:
     days = available_dates_of(config)[:3]
     points = read_op_nodes(Path(config.data.local_folder))["op_id"].sort().to_numpy().astype(np.int32)
     vocabulary = Vocabulary(points, ("long_distance", "regional"))
-    table = load_event_table(config.data, days, vocabulary, Path(config.paths.cache)).table
+    table = obtain_reading(config.data, days, Path(config.paths.cache)).table(vocabulary).table
     noise = np.random.default_rng(0).normal(size=(table.n_events, 4)).astype(np.float32)
     return table, EventFeatures(noise, 2)
 
@@ -157,7 +158,7 @@ def test_same_as_a_loop_over_the_trains_on_real_data(real_data, tmp_path):
     config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
     day = date(2024, 12, 18)
     vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
-    table = load_event_table(config.data, [day], vocabulary, tmp_path).table
+    table = obtain_reading(config.data, [day], tmp_path).table(vocabulary).table
     features = EventFeatures.none(table)
     instants = grid_instants((day,), config.data.grid, config.data.timezone)[::24]
     batch = SnapshotBuilder(table, config.data.snapshot, features).build(instants)
@@ -172,7 +173,7 @@ def test_translation_error_on_the_real_test_date(real_data, tmp_path):
     config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
     day = date(2024, 12, 21)
     vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
-    table = load_event_table(config.data, [day], vocabulary, tmp_path).table
+    table = obtain_reading(config.data, [day], tmp_path).table(vocabulary).table
     builder = SnapshotBuilder(table, config.data.snapshot, EventFeatures.none(table))
     batch = builder.build(grid_instants((day,), config.data.grid, config.data.timezone))
     error = np.abs(batch.label - batch.translation[..., None])[batch.label_mask]

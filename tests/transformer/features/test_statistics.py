@@ -11,12 +11,13 @@ from numpy.testing import assert_array_equal
 
 from transformer.config import Config, DataConfig, SnapshotConfig, StatisticsConfig
 from transformer.data.dates import available_dates
-from transformer.data.event_table import LoadedTable, Vocabulary, load_event_table
+from transformer.data.event_table import LoadedTable, Vocabulary
 from transformer.data.events import read_events, read_journeys
 from transformer.data.tables import EVENT_SCHEMA, events_path, write_events
 from transformer.errors import UserError
 from transformer.features import statistics as st
 from transformer.features.history import FEATURES, event_features, varied_folds
+from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.features.statistics import (
     Moments,
@@ -114,7 +115,7 @@ def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
 
 
 def features_of(config: Config, statistics: Statistics, day: date) -> np.ndarray:
-    loaded = load_event_table(config.data, [day], statistics.vocabulary, Path(config.paths.cache))
+    loaded = obtain_reading(config.data, [day], Path(config.paths.cache)).table(statistics.vocabulary)
     return event_features(loaded, statistics, config.data.statistics).values
 
 
@@ -293,7 +294,7 @@ def test_varied_history_leaves_up_to_half_of_the_other_dates_out():
 def test_features_leave_out_what_is_varied_beside_their_own_fold(small_config: Config):
     days = available_dates(Path(small_config.data.local_folder))[:3]
     of_three, of_two = (compute_statistics(small_config.data, chosen) for chosen in (days, days[:2]))
-    loaded = load_event_table(small_config.data, days[:1], of_three.vocabulary, Path(small_config.paths.cache))
+    loaded = obtain_reading(small_config.data, days[:1], Path(small_config.paths.cache)).table(of_three.vocabulary)
     third = of_three.fold_of[days[2]]
     varied = event_features(loaded, of_three, small_config.data.statistics, {of_three.fold_of[days[0]]: [third]})
     assert_array_equal(varied.values, event_features(loaded, of_two, small_config.data.statistics).values)
@@ -306,4 +307,4 @@ def test_more_train_types_than_a_code_can_hold_are_refused(
     folder = Path(small_config.data.local_folder)
     monkeypatch.setattr(st, "MAX_TRAIN_TYPES", 1)
     with pytest.raises(UserError, match="train types on the training dates, at most 1 can be told apart"):
-        st.build_vocabulary(small_config.data, available_dates(folder)[:2])
+        compute_statistics(small_config.data, available_dates(folder)[:2])

@@ -22,7 +22,7 @@ from transformer.data.dates import resolve_split
 from transformer.data.events import read_journeys
 from transformer.data.tables import events_path
 from transformer.errors import UserError
-from transformer.features.cache import obtain_embeddings, obtain_statistics
+from transformer.features.cache import obtain_inputs
 from transformer.registry import register, versions
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import open_run
@@ -55,7 +55,7 @@ def run_folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("run")
     config = with_values(small_config, {"training.max_epochs": 1}, "test")
     split = resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
-    statistics, embeddings = obtain_statistics(config, split), obtain_embeddings(config, split)
+    statistics, embeddings = obtain_inputs(config, split)
     inputs = TrainingInputs(config, split, statistics, embeddings, reference=None)
     train(config, split, inputs.statistics, inputs.embeddings, RunLog(config, ""), folder)
     inputs.save(folder)

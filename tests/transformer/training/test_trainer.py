@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
-from transformer.features.cache import Embeddings, obtain_embeddings, obtain_statistics
+from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.module import DelayModule
 from transformer.tracking.run_log import RunLog
@@ -32,8 +32,7 @@ def run(config: Config, folder: Path, **start: Path) -> trainer.TrainingResult:
     return trainer.train(
         config,
         split,
-        obtain_statistics(config, split),
-        obtain_embeddings(config, split),
+        *obtain_inputs(config, split),
         RunLog(config, ""),
         folder,
         **start,
@@ -75,7 +74,7 @@ def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Con
         tmp_path,
     )
     module, split = load_module(tmp_path / CHECKPOINTS / BEST), split_of(small_config)
-    data = SnapshotDataModule(small_config, split, obtain_statistics(small_config, split))
+    data = SnapshotDataModule(small_config, split, obtain_inputs(small_config, split)[0])
     data.setup("validate")
     calibration = QuantileCalibration(module.network.levels)
     for batch in data.val_dataloader():
@@ -169,8 +168,8 @@ def test_warm_start_with_another_network_is_refused_with_the_difference(
 
 def fresh_module(config: Config) -> tuple[DelayModule, Embeddings]:
     split = split_of(config)
-    embeddings = obtain_embeddings(config, split)
-    return trainer.create_module(config, split, obtain_statistics(config, split), embeddings), embeddings
+    statistics, embeddings = obtain_inputs(config, split)
+    return trainer.create_module(config, split, statistics, embeddings), embeddings
 
 
 def test_warm_start_keeps_the_vectors_its_weights_have_learned_to_read(small_config: Config, trained: Path):
@@ -303,7 +302,7 @@ def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
 
 def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
     split = split_of(small_config)
-    statistics = obtain_statistics(small_config, split)
+    statistics = obtain_inputs(small_config, split)[0]
 
     def first_batch(epoch: int) -> torch.Tensor:
         data = SnapshotDataModule(small_config, split, statistics)
@@ -319,9 +318,7 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
 def test_history_varies_unless_a_batch_is_to_be_overfitted(small_config: Config, overfit_batches: int):
     split = split_of(small_config)
     settings = {"training.overfit_batches": overfit_batches, "training.vary_history": True}
-    data = SnapshotDataModule(
-        with_values(small_config, settings, "test"), split, obtain_statistics(small_config, split)
-    )
+    data = SnapshotDataModule(with_values(small_config, settings, "test"), split, obtain_inputs(small_config, split)[0])
     data.setup("fit")
     before = data.builders["train"]
     data.train_dataloader()

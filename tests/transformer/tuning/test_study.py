@@ -60,8 +60,7 @@ class Trainings:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     stand_in = Trainings()
     monkeypatch.setattr(worker, "train", stand_in)
-    for name in ("obtain_statistics", "obtain_embeddings"):
-        monkeypatch.setattr(worker, name, lambda config, split: None)
+    monkeypatch.setattr(worker, "obtain_inputs", lambda config, split: (None, None))
     return stand_in
 
 

@@ -40,6 +40,7 @@ from transformer.data.sources.download import ATTEMPTS, RETRY_WAIT, _fetch, _val
 from transformer.data.tables import (
     ARRIVAL,
     DEPARTURE,
+    JOURNEY,
     JOURNEY_SCHEMA,
     OP_NODE_SCHEMA,
     PASS_THROUGH,
@@ -378,7 +379,7 @@ def _events(visits: pl.DataFrame) -> pl.DataFrame:
 def _journey_attributes(visits: pl.DataFrame) -> pl.DataFrame:
     prefix = pl.col("train_relation").str.to_uppercase().str.extract(r"^([A-Z]+)")
     return (
-        visits.group_by("train_id", "service_date", maintain_order=True)
+        visits.group_by(JOURNEY, maintain_order=True)
         .agg(
             pl.col("relation").drop_nulls().first().alias("train_relation"),
             pl.col("operator").drop_nulls().first(),

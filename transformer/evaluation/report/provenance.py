@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from transformer import protocol
 from transformer.data.dates import format_dates
 from transformer.text import redact
 
@@ -42,13 +43,13 @@ def reproducing_commands(
         run_id: MLflow run that holds the model; "" = it lies in a local folder, so it is trained first.
         window: service dates; None = the test dates of the run's split.
     """
-    settings = ["--env", env]
+    settings = [protocol.ENV, env]
     for override in overrides:
-        settings += ["--set", redact(override)]
-    evaluate = ["evaluate-model", *settings, *(["--run-id", run_id] if run_id else [])]
+        settings += [protocol.SET, redact(override)]
+    evaluate = [protocol.EVALUATE_MODEL, *settings, *([protocol.RUN_ID, run_id] if run_id else [])]
     if window is not None:
-        evaluate += ["--from", str(window[0]), "--to", str(window[-1]), "--again"]
-        evaluate += ["--allow-training-dates"] if allow_training_dates else []
-    stages = [evaluate] if run_id else [["train-model", *settings], evaluate]
+        evaluate += [protocol.FROM, str(window[0]), protocol.TO, str(window[-1]), protocol.AGAIN]
+        evaluate += [protocol.ALLOW_TRAINING_DATES] if allow_training_dates else []
+    stages = [evaluate] if run_id else [[protocol.TRAIN_MODEL, *settings], evaluate]
     checkout = [] if git_commit == "unknown" else [f"git checkout {git_commit}"]
     return [*checkout, *(shlex.join(["python", "-m", "transformer", *stage]) for stage in stages)]

@@ -13,7 +13,8 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from transformer.evaluation import metrics
-from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.measures import Measures
+from transformer.evaluation.quantiles import Uncertainty
 from transformer.evaluation.report import figures
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json
@@ -34,35 +35,27 @@ class EvaluationResult:
 
 
 def write_evaluation(
-    rows: pl.DataFrame,
+    measures: Measures,
     op_nodes: pl.DataFrame,
     edges: pl.DataFrame,
     folder: Path,
     *,
     prefix: str,
-    timezone: str,
     history: pl.DataFrame | None = None,
 ) -> EvaluationResult:
-    """Evaluate `rows` and write figures to `folder/figures` and JSON tables to `folder/tables`, each file atomically.
+    """Write figures to `folder/figures` and JSON tables to `folder/tables`, each file atomically.
 
     Args:
-        rows: predictions, see `metrics.ROW_SCHEMA`, with or without quantiles.
         op_nodes: `op_id`, `op_name`, `lat`, `lon`.
         edges: `op_a`, `op_b`, the links of the railway graph.
         prefix: of the metric names, such as `test`.
-        timezone: IANA name of the railway's clock.
         history: one line per epoch, see `figures.training_curves`.
-
-    Raises:
-        UserError: `rows` is empty or holds a value that is not a number.
     """
-    summary = metrics.summary(rows)
-    groups = metrics.breakdowns(rows, timezone)
-    judged = uncertainty(rows)
+    groups, judged = measures.breakdowns, measures.uncertainty
     names = op_nodes.select("op_id", "op_name")
     tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
-    tables["summary"] = _summary_json(summary)
+    tables["summary"] = _summary_json(measures.summary)
     if judged:
         tables["uncertainty"] = _summary_json(judged.summary)
         tables["quantiles"] = metrics.to_json(judged.levels)
@@ -72,13 +65,12 @@ def write_evaluation(
         written.append(folder / "tables" / f"{name}.json")
         write_json(written[-1], table)
     figures = []
-    for name, figure in _figures(rows, groups, judged, op_nodes, edges, timezone=timezone, history=history):
+    for name, figure in _figures(measures, op_nodes, edges, history):
         figures.append(folder / "figures" / f"{name}.png")
         with atomic_path(figures[-1]) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
     logger.info("Wrote %d figures and %d tables under %s", len(figures), len(written), folder)
-    values = metrics.to_mlflow_metrics(summary, groups, prefix) | (judged.metrics(prefix) if judged else {})
-    return EvaluationResult(values, figures, written, results_table(summary, groups, judged))
+    return EvaluationResult(measures.metrics(prefix), figures, written, results_table(measures))
 
 
 def headline(values: Mapping[str, float], prefix: str) -> str:
@@ -88,10 +80,9 @@ def headline(values: Mapping[str, float], prefix: str) -> str:
     return f"MAE {mae}, translation {translation}, skill {skill}, {values[f'{prefix}/n']:,.0f} predictions"
 
 
-def results_table(
-    summary: Mapping[str, float], breakdowns: Mapping[str, pl.DataFrame], judged: Uncertainty | None = None
-) -> str:
+def results_table(measures: Measures) -> str:
     """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
+    summary, breakdowns, judged = measures.summary, measures.breakdowns, measures.uncertainty
     values = {**summary, **(judged.summary if judged else {})}
     lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
@@ -161,20 +152,14 @@ def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _figures(
-    rows: pl.DataFrame,
-    breakdowns: Mapping[str, pl.DataFrame],
-    judged: Uncertainty | None,
-    op_nodes: pl.DataFrame,
-    edges: pl.DataFrame,
-    *,
-    timezone: str,
-    history: pl.DataFrame | None,
+    measures: Measures, op_nodes: pl.DataFrame, edges: pl.DataFrame, history: pl.DataFrame | None
 ) -> Iterator[tuple[str, Figure]]:
     """File name and figure, one at a time: a figure is large in memory."""
+    rows, breakdowns, judged = measures.rows, measures.breakdowns, measures.uncertainty
     yield "error_map", figures.error_map(breakdowns["op_id"], op_nodes, edges)
     yield "skill_map", figures.error_map(breakdowns["op_id"], op_nodes, edges, value="skill")
     for day in breakdowns["service_date"]["service_date"].to_list()[-MAX_TIMELINES:]:
-        yield f"error_timeline_{day.isoformat()}", figures.error_timeline(rows, day, timezone)
+        yield f"error_timeline_{day.isoformat()}", figures.error_timeline(rows, day, measures.timezone)
     yield "error_by_horizon", figures.error_by_horizon(breakdowns["horizon"])
     yield "error_by_delay_change", figures.error_by_delay_change(breakdowns["delay_change"])
     yield "error_by_type", figures.error_by_type(breakdowns["train_type"])

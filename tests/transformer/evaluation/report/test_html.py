@@ -13,8 +13,10 @@ import pytest
 from transformer.data.events import ReadingReport
 from transformer.errors import UserError
 from transformer.evaluation.drift import Drift, Measure
+from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
-from transformer.evaluation.report.html import Champion, write_html_report
+from transformer.evaluation.report.html import write_html_report
+from transformer.evaluation.report.page_tables import Champion
 from transformer.evaluation.report.provenance import Provenance
 from transformer.evaluation.report.tables import write_evaluation
 
@@ -86,9 +88,10 @@ def figures(tmp_path: Path) -> list[Path]:
 
 
 def written(tmp_path: Path, rows, op_nodes, figures=(), **more) -> Page:
-    arguments = {"window": [DAY], "timezone": "Europe/Budapest", "provenance": PROVENANCE} | more
+    arguments = {"window": [DAY], "provenance": PROVENANCE} | more
+    measures = Measures.of(rows, arguments.pop("timezone", "Europe/Budapest"))
     target = tmp_path / "out" / "report.html"
-    assert write_html_report(target, rows, op_nodes, figures, **arguments) == target
+    assert write_html_report(target, measures, op_nodes, figures, **arguments) == target
     assert list(target.parent.iterdir()) == [target]
     page = Page(target)
     assert page.open == []
@@ -322,7 +325,9 @@ def test_the_figures_of_an_evaluation_all_have_their_place(day_quantiles, networ
             "learning_rate": [1e-3, 1e-4],
         }
     )
-    result = write_evaluation(day_quantiles, *network, tmp_path / "e", prefix="test", timezone="UTC", history=history)
+    result = write_evaluation(
+        Measures.of(day_quantiles, "UTC"), *network, tmp_path / "e", prefix="test", history=history
+    )
     page = written(tmp_path, day_quantiles, network[0], result.figures)
     assert len(page.all("img")) == len(result.figures)
     assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000

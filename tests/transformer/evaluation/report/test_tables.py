@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from transformer.errors import UserError
 from transformer.evaluation import metrics
+from transformer.evaluation.measures import Measures
 from transformer.evaluation.quantiles import BREAKDOWNS, uncertainty
 from transformer.evaluation.report.tables import results_table, write_evaluation
 
@@ -21,7 +23,9 @@ def test_evaluation_is_written_and_returned(day_rows, network, tmp_path):
             "learning_rate": [1e-3, 1e-4],
         }
     )
-    result = write_evaluation(day_rows, *network, tmp_path, prefix="test", timezone="Europe/Budapest", history=history)
+    result = write_evaluation(
+        Measures.of(day_rows, "Europe/Budapest"), *network, tmp_path, prefix="test", history=history
+    )
     assert result.metrics["test/skill"] == 0.5
     assert {path.name for path in result.figures} == {
         "error_map.png",
@@ -39,11 +43,11 @@ def test_evaluation_is_written_and_returned(day_rows, network, tmp_path):
     on_disk = {path for path in tmp_path.rglob("*") if path.is_file()}  # hidden temporary files would show here
     assert on_disk == {*result.figures, *result.tables}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.figures)
-    assert result.text == results_table(metrics.summary(day_rows), metrics.breakdowns(day_rows, "Europe/Budapest"))
+    assert result.text == results_table(Measures.of(day_rows, "Europe/Budapest"))
 
 
 def test_a_distribution_is_judged_beside_the_point_prediction(day_quantiles, network, tmp_path):
-    result = write_evaluation(day_quantiles, *network, tmp_path, prefix="test", timezone="UTC")
+    result = write_evaluation(Measures.of(day_quantiles, "UTC"), *network, tmp_path, prefix="test")
     judged = uncertainty(day_quantiles)
     assert judged is not None
     assert judged.metrics("test").items() <= result.metrics.items()
@@ -59,7 +63,7 @@ def test_a_distribution_is_judged_beside_the_point_prediction(day_quantiles, net
 
 def test_a_median_alone_makes_no_interval(day_rows, network, tmp_path):
     rows = day_rows.with_columns(q50_delay_s="predicted_delay_s")
-    result = write_evaluation(rows, *network, tmp_path, prefix="test", timezone="UTC")
+    result = write_evaluation(Measures.of(rows, "UTC"), *network, tmp_path, prefix="test")
     assert result.metrics["test/crps_s"] == pytest.approx(result.metrics["test/mae_s"])
     assert "quantile_reliability.png" in {path.name for path in result.figures}
     assert "coverage_by_horizon.png" not in {path.name for path in result.figures}
@@ -69,12 +73,12 @@ def test_a_median_alone_makes_no_interval(day_rows, network, tmp_path):
 def test_nothing_is_written_for_quantiles_that_are_refused(day_quantiles, network, tmp_path):
     rows = day_quantiles.with_columns(q90_delay_s=pl.lit(None, pl.Float64))
     with pytest.raises(UserError, match="q90_delay_s is null, NaN or infinite in 480 of 480"):
-        write_evaluation(rows, *network, tmp_path / "out", prefix="test", timezone="UTC")
+        write_evaluation(Measures.of(rows, "UTC"), *network, tmp_path / "out", prefix="test")
     assert not (tmp_path / "out").exists()
 
 
 def test_tables_read_back(day_rows, network, tmp_path):
-    result = write_evaluation(day_rows, *network, tmp_path, prefix="test", timezone="Europe/Budapest")
+    result = write_evaluation(Measures.of(day_rows, "Europe/Budapest"), *network, tmp_path, prefix="test")
     tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
     assert tables["summary"] == metrics.summary(day_rows)
     assert tables["horizon"] == metrics.to_json(metrics.breakdown(day_rows, "horizon"))
@@ -86,14 +90,14 @@ def test_tables_read_back(day_rows, network, tmp_path):
 def test_a_point_unknown_to_the_network_keeps_its_line(day_rows, network, tmp_path):
     op_nodes, edges = network
     known = op_nodes.filter(pl.col("op_id") != 3)
-    write_evaluation(day_rows, known, edges, tmp_path, prefix="test", timezone="UTC")
+    write_evaluation(Measures.of(day_rows, "UTC"), known, edges, tmp_path, prefix="test")
     points = json.loads((tmp_path / "tables" / "op_id.json").read_text())
     assert [(point["op_id"], point["op_name"]) for point in points][2] == (3, None)
 
 
 def test_nothing_is_written_for_rows_that_are_refused(day_rows, network, tmp_path):
     with pytest.raises(UserError):
-        write_evaluation(day_rows.clear(), *network, tmp_path / "out", prefix="test", timezone="UTC")
+        write_evaluation(Measures.of(day_rows.clear(), "UTC"), *network, tmp_path / "out", prefix="test")
     assert not (tmp_path / "out").exists()
 
 
@@ -125,13 +129,12 @@ train type  n     MAE  translation   skill    RMSE  within 2 min
 ----------------------------------------------------------------
 regional    3  50.0 s       60.0 s  +16.7%  57.4 s        100.0%
 IC          1  90.0 s       60.0 s  -50.0%  90.0 s        100.0%"""
-    assert results_table(metrics.summary(rows), metrics.breakdowns(rows, "UTC")) == expected
+    assert results_table(Measures.of(rows, "UTC")) == expected
 
 
 def test_results_table_tells_of_the_distribution(make_rows):
     rows = make_rows([0, 0, 60, 120], [0] * 4, [60] * 4, quantiles={0.1: 0.0, 0.5: 0.0, 0.9: 60.0})
-    judged = uncertainty(rows)
-    lines = results_table(metrics.summary(rows), metrics.breakdowns(rows, "UTC"), judged).splitlines()
+    lines = results_table(Measures.of(rows, "UTC")).splitlines()
     # F is 0.5 at 0 and 0.9 at 60 s: ∫F² = 30.2 s between them, ∫(1 − F)² = 6.2 s
     assert lines[7:12] == [
         "within 5 min            100.0%       100.0%",
@@ -146,14 +149,14 @@ def test_results_table_stays_within_100_columns(make_rows):
     types = [f"a train type with a very long name, number {k}" for k in range(30)]
     zeros = [0.0] * 30
     rows = make_rows(zeros, [43_000.0] * 30, [86_000.0] * 30, train_type=types)
-    groups = metrics.breakdowns(rows, "UTC")
-    large = {by: frame.with_columns(n=pl.lit(123_456_789)) for by, frame in groups.items()}
-    text = results_table(metrics.summary(rows) | {"n": 123_456_789}, large)
+    measures = Measures.of(rows, "UTC")
+    large = {by: frame.with_columns(n=pl.lit(123_456_789)) for by, frame in measures.breakdowns.items()}
+    text = results_table(replace(measures, summary=measures.summary | {"n": 123_456_789}, breakdowns=large))
     assert max(map(len, text.splitlines())) <= 100
     assert text.endswith("… and 10 rarer types")
 
 
 def test_results_table_dashes_an_undefined_skill(make_rows):
     rows = make_rows([0, 0], [5, 5], [0, 0])
-    line = results_table(metrics.summary(rows), metrics.breakdowns(rows, "UTC")).splitlines()[2]
+    line = results_table(Measures.of(rows, "UTC")).splitlines()[2]
     assert line.split() == ["MAE", "5.0", "s", "0.0", "s", "-"]

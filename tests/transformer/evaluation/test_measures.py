@@ -1,0 +1,81 @@
+"""What is measured on the rows of an evaluation is computed once, however many things are written from it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from transformer.evaluation import metrics, quantiles
+from transformer.evaluation.measures import Measures
+from transformer.evaluation.report.html import write_html_report
+from transformer.evaluation.report.page_tables import Champion
+from transformer.evaluation.report.provenance import Provenance
+from transformer.evaluation.report.tables import write_evaluation
+
+PROVENANCE = Provenance("r", "local", "abc", "f", "c", ["python -m transformer"])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Any]]:
+    """How often a breakdown was computed, by its name; a summary or a distribution, by its number of rows."""
+    counts: Counter[tuple[str, Any]] = Counter()
+
+    def counting(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(rows: pl.DataFrame, *arguments: Any) -> Any:
+            counts[name, arguments[0] if name == "breakdown" else rows.height] += 1
+            return function(rows, *arguments)
+
+        return call
+
+    monkeypatch.setattr(metrics, "_breakdown", counting(metrics._breakdown, "breakdown"))
+    monkeypatch.setattr(metrics, "summary", counting(metrics.summary, "summary"))
+    judge = counting(quantiles.uncertainty, "uncertainty")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformer.evaluation") and callable(getattr(module, "uncertainty", None)):
+            monkeypatch.setattr(module, "uncertainty", judge)
+    return counts
+
+
+@pytest.mark.parametrize("with_champion", [False, True], ids=["alone", "beside the champion"])
+def test_each_breakdown_is_computed_once_an_evaluation(
+    calls: Counter[tuple[str, Any]],
+    day_quantiles: pl.DataFrame,
+    network: tuple[pl.DataFrame, pl.DataFrame],
+    tmp_path: Path,
+    with_champion: bool,
+) -> None:
+    rows = day_quantiles.with_row_index().with_columns(pl.format("t{}", "index").alias("train_id")).drop("index")
+    measures = Measures.of(rows, "Europe/Budapest")
+    result = write_evaluation(measures, *network, tmp_path / "evaluation", prefix="test")
+    write_html_report(
+        tmp_path / "report.html",
+        measures,
+        network[0],
+        result.figures,
+        window=[date(2024, 12, 20)],
+        provenance=PROVENANCE,
+        champion=Champion("the champion", rows.head(100)) if with_champion else None,
+    )
+    expected = Counter({("breakdown", by): 1 for by in (*metrics.BREAKDOWNS, "train_number")})
+    expected.update([("summary", rows.height), ("uncertainty", rows.height)])
+    if with_champion:  # the model and the champion on these, and the distribution of the champion
+        expected.update({("summary", 100): 2, ("uncertainty", 100): 1})
+    assert calls == expected
+
+
+def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
+    measures = Measures.of(day_quantiles, "Europe/Budapest")
+    assert measures.summary == metrics.summary(day_quantiles)
+    for by in (*metrics.BREAKDOWNS, "train_number"):
+        assert measures.groups(by).equals(metrics.breakdown(day_quantiles, by, "Europe/Budapest")), by
+    judged = quantiles.uncertainty(day_quantiles)
+    assert judged is not None
+    flat = measures.metrics("test")
+    assert flat == metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test") | judged.metrics("test")

@@ -1,0 +1,75 @@
+"""Outcomes are kept in tags of runs, which outlive the release that wrote them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from transformer.evaluation.decision import DECLINE, PROMOTE, PromotionDecision
+from transformer.evaluation.outcome import Outcome
+
+WINDOW = "2025-01-24..2025-01-25"
+
+
+@pytest.mark.parametrize("verdict", [PROMOTE, DECLINE, ""])
+def test_an_outcome_reads_back(verdict: str) -> None:
+    decision = PromotionDecision(verdict, "MAE 80 s against 90 s", version=2, instead_of=1)
+    outcome = Outcome(WINDOW, ["2025-01-24..2025-01-25"], "evaluation/report.html", "MAE 80 s", decision=decision)
+    text = json.dumps(outcome.as_dict())
+    assert Outcome.read(json.loads(text)) == outcome
+    assert json.loads(text)["decision"] == {
+        "verdict": verdict, "reason": "MAE 80 s against 90 s", "version": 2, "instead_of": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("older", "decision"),
+    [
+        (
+            {"version": 2, "decision": "promote", "reason": "better", "instead_of": 1},
+            PromotionDecision(PROMOTE, "better", version=2, instead_of=1),
+        ),
+        (
+            {"version": 0, "decision": "", "reason": "2025-01-24 trained it", "instead_of": 3},
+            PromotionDecision("", "2025-01-24 trained it", instead_of=3),
+        ),
+        ({}, PromotionDecision()),
+    ],
+)
+def test_a_tag_of_an_older_release_is_read(older: dict[str, object], decision: PromotionDecision) -> None:
+    found = Outcome.read({"window": WINDOW, "dates": [WINDOW], "headline": "MAE 80 s", "degradation": "", **older})
+    assert found == Outcome(WINDOW, [WINDOW], headline="MAE 80 s", decision=decision)
+
+
+def test_what_is_told_again_decides_nothing() -> None:
+    judged = Outcome(WINDOW, decision=PromotionDecision(PROMOTE, "better", version=2, instead_of=1))
+    told = judged.without_decision()
+    assert told.decision == PromotionDecision("", "judged before: better", version=2, instead_of=1)
+    assert told.without_decision() == told
+    assert (told.decision.promotes, told.decision.declines) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        (PromotionDecision(PROMOTE, "better"), "promote: better"),
+        (PromotionDecision(DECLINE, "worse"), "decline: worse"),
+        (PromotionDecision("", "too few journeys"), "not judged: too few journeys"),
+        (PromotionDecision(version=2), ""),
+    ],
+)
+def test_a_decision_is_one_line(decision: PromotionDecision, text: str) -> None:
+    assert decision.text == text
+    assert PromotionDecision.read(decision.as_dict()) == decision
+
+
+def test_processes_of_the_scheduler_read_decisions_without_heavy_packages() -> None:
+    code = (
+        "import sys; import transformer.evaluation.decision; "
+        "print(sorted({'torch', 'polars', 'mlflow', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,138 @@
+"""A stage reads each events file once, and hashes it once: files are large, and a year has hundreds of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from transformer import stages
+from transformer.config import Config, load_config
+from transformer.data import events
+from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.window import Window
+from transformer.prediction import ride
+
+FIRST = date(2025, 1, 6)
+TRAIN, VALIDATION, TEST = range(6), range(6, 7), range(7, 8)  # of the eight dates of the sample
+
+
+@dataclass
+class FileUse:
+    """How often events files were read and hashed, by name."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    hashed: Counter[str] = field(default_factory=Counter)
+
+
+def names(*days: range) -> list[str]:
+    return [f"events_{FIRST + timedelta(days=day)}.parquet" for chosen in days for day in chosen]
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch, sample_folder: Path) -> Callable[[], Any]:
+    """What happens to the events files while it lasts, as in a process of its own: nothing is known of any file."""
+    use = FileUse()
+
+    def counting(function: Callable[..., Any], counts: str) -> Callable[..., Any]:
+        def call(source: Any, *arguments: Any, **options: Any) -> Any:
+            path = Path(source.name if hasattr(source, "read") else source)
+            if path.parent == sample_folder / "events":
+                getattr(use, counts)[path.name] += 1
+            return function(source, *arguments, **options)
+
+        return call
+
+    for reader in ("read_parquet", "scan_parquet"):
+        monkeypatch.setattr(pl, reader, counting(getattr(pl, reader), "read"))
+    monkeypatch.setattr(hashlib, "file_digest", counting(hashlib.file_digest, "hashed"))
+
+    @contextmanager
+    def begin() -> Iterator[FileUse]:
+        events._digest.cache_clear()
+        use.read, use.hashed = Counter(), Counter()
+        yield use
+
+    return begin
+
+
+@pytest.fixture
+def config(small_overrides: list[str], tmp_path: Path) -> Config:
+    own = [f"paths.cache={tmp_path}/cache", f"paths.runs={tmp_path}/runs", "training.max_epochs=1"]
+    return load_config("local", [*small_overrides, *own])
+
+
+def test_every_stage_of_a_training_reads_and_hashes_once(config: Config, process: Callable[[], Any]) -> None:
+    everything = names(TRAIN, VALIDATION, TEST)
+    with process() as use:
+        stages.fetch_files(config, "")
+    assert use.read == Counter(everything) and use.hashed == Counter(everything)
+    with process() as use:
+        stages.compute_statistics_and_embeddings(config, "")
+    assert use.read == Counter(names(TRAIN)) and use.hashed == Counter(everything)
+    with process() as use:
+        stages.train_model(config, "")
+    assert use.read == Counter(names(TRAIN, VALIDATION)) and use.hashed == Counter(everything)
+    with process() as use:
+        stages.evaluate_model(config, "")
+    assert use.read == Counter(names(TEST)) and use.hashed == Counter(names(TEST))
+
+
+def test_a_training_that_is_tried_again_reads_nothing(config: Config, process: Callable[[], Any]) -> None:
+    stages.train_model(config, "")
+    with process() as use:
+        stages.train_model(config, "")
+    assert not use.read and set(use.hashed.values()) == {1}
+
+
+def test_a_fetch_reads_what_its_hours_were_known_of(config: Config, process: Callable[[], Any]) -> None:
+    first = stages.fetch_files(config, "")
+    with process() as use:
+        again = stages.fetch_files(config, "")
+    assert again == first
+    assert use.read == Counter(names(TRAIN, VALIDATION, TEST))
+
+
+@pytest.mark.parametrize("window", [Window(count=2), Window(FIRST + timedelta(days=6), FIRST + timedelta(days=7))])
+def test_a_window_is_read_once_though_the_newest_observation_is_looked_for(
+    trained_folder: Path, small_config: Config, process: Callable[[], Any], tmp_path: Path, window: Window
+) -> None:
+    config = copy.deepcopy(small_config)
+    config.paths.cache, config.paths.runs = str(tmp_path / "cache"), str(tmp_path / "runs")
+    config.evaluation.freshness.max_age_s = 10**9
+    shutil.copytree(trained_folder, stages.run_folder(config, ""))
+    with process() as use:
+        stages.evaluate_model(config, "", EvaluationRequest(window=window, again=True, allow_training_dates=True))
+    assert set(names(VALIDATION, TEST)) <= set(use.read)
+    assert set(use.read.values()) == set(use.hashed.values()) == {1}
+
+
+def test_predictions_read_once(
+    trained_folder: Path, small_config: Config, process: Callable[[], Any], tmp_path: Path
+) -> None:
+    with process() as use:
+        stages.predict(small_config, trained_folder, "2025-01-13T08:00+01:00", tmp_path / "predictions.parquet")
+    assert use.read == Counter(names(range(6, 8))) and not use.hashed
+
+
+def test_keys_of_neighbouring_dates_are_predicted_from_one_reading(
+    trained_folder: Path, small_config: Config, process: Callable[[], Any], tmp_path: Path
+) -> None:
+    days = [FIRST + timedelta(days=day) for day in (5, 6, 7)]
+    trains = pl.read_parquet(Path(small_config.data.local_folder) / "journeys.parquet").unique("service_date")
+    trains = trains.filter(pl.col("service_date").is_in(days)).rename({"start_planned_ts": "ts"})
+    keys = trains.select("ts", "service_date", "train_id", pl.lit(0.0).alias(f"{ride.TARGET}1"))
+    keys.write_parquet(tmp_path / ride.TABLE)
+    with process() as use:
+        stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "keys.parquet")
+    assert use.read == Counter(names(range(4, 8))) and not use.hashed

@@ -1,0 +1,82 @@
+"""The first look into events files: planned events per hour and what reading drops, from one reading of each file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.config import DataConfig
+from transformer.data.events import (
+    REMEDY,
+    ReadingReport,
+    planned_hours,
+    read_op_nodes,
+    table_digest,
+    validated_events,
+)
+from transformer.data.tables import events_path
+from transformer.errors import UserError
+from transformer.files import content_hash, read_json, read_parquet, write_json
+
+VERSION = 1  # of the hours; raise when their meaning changes
+
+
+class Survey:
+    """Looks into events files of `data.local_folder`.
+
+    The hours of a file are kept in the cache under its content hash: a stage that splits the dates again without
+    MLflow, which remembers the split of a run, does not read every file for them.
+    """
+
+    def __init__(self, data: DataConfig, cache: Path, validating: bool = False) -> None:
+        """
+        Args:
+            validating: the events of a file that is read for its hours are validated too, since `report` wants them.
+        """
+        self._data = data
+        self._cache = cache
+        self._validating = validating
+        self._found: dict[date, ReadingReport | UserError] = {}
+
+    def hours(self, folder: Path, day: date) -> dict[int, int]:
+        """Planned events per hour of the clock, as `dates.read_hours` has them."""
+        path = events_path(folder, day)
+        kept = self._cache / "hours" / f"{content_hash(VERSION, table_digest(path))}.json"
+        if kept.is_file():
+            return {int(hour): events for hour, events in read_json(kept).items()}
+        content = read_parquet(path, REMEDY)
+        hours = planned_hours(content, path)
+        write_json(kept, hours)
+        if self._validating:
+            self._validate(content, day)
+        return hours
+
+    def report(self, days: Sequence[date]) -> ReadingReport:
+        """What reading these service dates keeps and drops; one date in memory at a time.
+
+        Raises:
+            UserError: see `events.read_events`.
+        """
+        report = ReadingReport()
+        for day in days:
+            if day not in self._found:
+                self._validate(read_parquet(events_path(Path(self._data.local_folder), day), REMEDY), day)
+            found = self._found[day]
+            if isinstance(found, UserError):  # only now: a date that is in no split may be unusable
+                raise found
+            report.add(found)
+        return report
+
+    def _validate(self, content: pl.DataFrame, day: date) -> None:
+        folder = Path(self._data.local_folder)
+        points = read_op_nodes(folder)["op_id"]
+        path = events_path(folder, day)
+        try:
+            _, report = validated_events(content, path, day, self._data.timezone, self._data.validation, points)
+        except UserError as error:
+            self._found[day] = error
+        else:
+            self._found[day] = report

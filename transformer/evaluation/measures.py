@@ -1,0 +1,47 @@
+"""All that is measured on the rows of one evaluation. It is computed once, and everything is written from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import polars as pl
+
+from transformer.evaluation import metrics
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What the log's table, figures, JSON tables, MLflow metrics and the page say of the same rows."""
+
+    rows: pl.DataFrame  # `metrics.ROW_SCHEMA`, with or without quantiles
+    timezone: str  # IANA name of the railway's clock
+    summary: dict[str, float]  # `metrics.SUMMARY` over all rows
+    breakdowns: dict[str, pl.DataFrame]  # by `metrics.BREAKDOWNS`
+    trains: pl.DataFrame  # the breakdown by train number
+    uncertainty: Uncertainty | None  # None = the rows hold no quantiles
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, timezone: str) -> Self:
+        """
+        Raises:
+            UserError: `rows` is empty or holds a value that is not a number, or its quantiles cross.
+        """
+        return cls(
+            rows,
+            timezone,
+            metrics.summary(rows),
+            metrics.breakdowns(rows, timezone),
+            metrics.breakdown(rows, metrics.TRAIN_NUMBER, timezone),
+            uncertainty(rows),
+        )
+
+    def groups(self, by: str) -> pl.DataFrame:
+        """A breakdown, that by train number too."""
+        return self.trains if by == metrics.TRAIN_NUMBER else self.breakdowns[by]
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Flat metrics under MLflow-legal names, `{prefix}/mae_s`, …"""
+        judged = self.uncertainty.metrics(prefix) if self.uncertainty else {}
+        return metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix) | judged

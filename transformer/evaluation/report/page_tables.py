@@ -1,0 +1,339 @@
+"""The tables of the page of an evaluation: what stands in them, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from transformer.errors import UserError
+from transformer.evaluation import metrics
+from transformer.evaluation.measures import Measures
+from transformer.evaluation.quality import DataQuality
+from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.report.figures import minute_ranges
+from transformer.evaluation.report.provenance import Provenance, dates_text
+from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
+from transformer.prediction.columns import ROW_KEY
+from transformer.text import minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
+
+WORST = 15  # points and trains listed
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model to beat, compared on the predictions that both made."""
+
+    name: str
+    rows: pl.DataFrame  # of the same window, see `metrics.ROW_SCHEMA`
+    interval: Mapping[str, float] | None = None  # of MAE − the champion's: `low_s`, `high_s` and its `confidence`
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    worse: bool = False  # than the baseline or a limit
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[Cell]]  # the first cell names its line
+    numbers: bool = True  # whether the other cells are numbers
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The model and the champion on the predictions that both made."""
+
+    champion: Champion
+    n: int
+    mae_s: float  # of the model
+    theirs: dict[str, float]  # of the champion: `metrics.SUMMARY`, and of its distribution where it has one
+    skills: dict[str, pl.DataFrame]  # by breakdown: its groups and `champion_skill`
+
+    @classmethod
+    def of(cls, measures: Measures, champion: Champion) -> _Comparison:
+        own = measures.rows.join(champion.rows, on=ROW_KEY, how="semi")
+        if own.is_empty():
+            raise UserError(f"{champion.name} predicted none of the rows to evaluate; evaluate it on the same window")
+        others = champion.rows.join(own, on=ROW_KEY, how="semi")
+        judged = uncertainty(others)
+        paired = own.join(others.select(*ROW_KEY, metrics.MODEL_ERROR_S.abs().alias("other")), on=ROW_KEY).with_columns(
+            metrics.MODEL_ERROR_S.abs().alias("own")
+        )
+        return cls(
+            champion,
+            own.height,
+            metrics.summary(own)["mae_s"],
+            metrics.summary(others) | (judged.summary if judged else {}),
+            {by: _skills(paired, by, key) for by, key in metrics.group_keys(measures.timezone).items()},
+        )
+
+
+def _skills(paired: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
+    """`champion_skill` of each group: 1 − MAE / MAE of the champion; null where the champion makes no error."""
+    skill = pl.when(pl.col("other") > 0).then(1 - pl.col("own") / pl.col("other"))
+    means = paired.group_by(key.alias(by)).agg(pl.col("own", "other").mean())
+    return means.select(by, champion_skill=skill)
+
+
+class EvaluationTables:
+    """The tables of one evaluation, beside translation and, where there is one, the champion."""
+
+    def __init__(self, measures: Measures, champion: Champion | None) -> None:
+        self.measures = measures
+        self.comparison = _Comparison.of(measures, champion) if champion else None
+
+    def headline(self) -> list[tuple[str, str, str]]:
+        """Label, value and what it means, for each of the few numbers that count."""
+        summary = self.measures.summary
+        facts = [
+            ("model", _number(seconds_text(summary["mae_s"])), f"MAE of {summary['n']:,.0f} predictions"),
+            ("translation", _number(seconds_text(summary["translation_mae_s"])), "MAE when the last known delay stays"),
+            ("skill", _number(skill_text(summary["skill"])), "of translation's MAE that the model saves"),
+        ]
+        if (judged := self.measures.uncertainty) and judged.intervals:
+            name = judged.intervals[-1].name
+            width = _number(minutes_text(judged.summary[f"width_{name}_s"]))
+            meaning = f"of the observed delays lie in it; {width} wide on average"
+            facts.append((f"{name}% interval", _number(share_text(judged.summary[f"coverage_{name}"])), meaning))
+        if comparison := self.comparison:
+            own, other = comparison.mae_s, comparison.theirs["mae_s"]
+            meaning = f"MAE against {comparison.champion.name}, {_number(seconds_text(other))}"
+            if interval := comparison.champion.interval:
+                low, high = (_number(signed_seconds_text(interval[end])) for end in ("low_s", "high_s"))
+                meaning += f"; {interval['confidence']:.0%} interval {low} to {high}"
+            difference = own - other
+            facts.append(("against the champion", _number(signed_seconds_text(difference)), meaning))
+        return facts
+
+    def overall(self) -> Table:
+        header = ["measure", "model", "translation", "skill"]
+        note = "Skill: 1 − MAE / MAE of translation, below 0 where the model is worse."
+        values, measures = self.measures.summary, [*OVERALL]
+        if judged := self.measures.uncertainty:
+            values = values | judged.summary
+            measures.append(CRPS)
+            note += " CRPS: the error of the whole predicted distribution; of a point prediction it is the MAE."
+        lines = [
+            [
+                Cell(label),
+                _number_cell(text(values[name])),
+                _number_cell(text(values[metrics.TRANSLATION + name])),
+                _skill_cell(values[skill]) if skill else Cell(""),
+            ]
+            for label, name, text, skill in measures
+        ]
+        if self.comparison:
+            champion = self.comparison.theirs
+            header.append("champion")
+            for line, (_, name, text, _) in zip(lines, measures, strict=True):
+                line.append(_number_cell(text(champion[name]) if name in champion else "-"))
+            note += (
+                " In the tables below, vs champion is the same against the champion, on the "
+                f"{self.comparison.n:,} predictions that both made."
+            )
+        return Table(f"All {values['n']:,.0f} predictions", header, lines, note=note)
+
+    def table(self, by: str, caption: str, heading: str) -> Table:
+        groups = self._groups(by)
+        return self._table(groups, [str(name) for name in groups[by]], caption, heading)
+
+    def horizon(self) -> Table:
+        groups = self._groups("horizon")
+        names = minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
+        return self._table(groups, names, "By horizon", "planned in (min)")
+
+    def delay_change(self) -> Table:
+        groups = self._groups("delay_change")
+        names = minute_ranges(groups["delay_change"], metrics.DELAY_CHANGE)
+        return self._table(groups, names, "By change of delay after the snapshot", "change (min)")
+
+    def rank(self) -> Table:
+        return self.table("rank", "By rank: 1 is the train's very next event", "rank")
+
+    def departed(self) -> Table:
+        return self.table("departed", "By whether anything of the train was known", "known")
+
+    def train_type(self) -> Table:
+        groups = self._groups("train_type").sort("n", descending=True, maintain_order=True)
+        hidden = groups.height - MAX_TYPES
+        note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
+        shown = groups.head(MAX_TYPES)
+        return self._table(shown, shown["train_type"].to_list(), "By train type", "type", note)
+
+    def worst_points(self, op_nodes: pl.DataFrame) -> Table:
+        groups = self._groups("op_id")
+        worst = metrics.worst_groups(groups, WORST).join(
+            op_nodes.select("op_id", "op_name"), on="op_id", how="left", maintain_order="left"
+        )
+        names = [name or f"point {op_id}" for op_id, name in worst.select("op_id", "op_name").iter_rows()]
+        return self._table(worst, names, "Worst operational points", "point", _half_of(groups, "points"))
+
+    def worst_trains(self) -> Table:
+        groups = self._groups("train_number")
+        number = pl.col("train_number").fill_null(pl.col("train_id"))
+        types = self.measures.rows.group_by(number).agg(pl.col("train_type").drop_nulls().first())
+        worst = metrics.worst_groups(groups, WORST).join(types, on="train_number", how="left", maintain_order="left")
+        names = [
+            f"{name} ({train_type})" if train_type else name
+            for name, train_type in worst.select("train_number", "train_type").iter_rows()
+        ]
+        return self._table(worst, names, "Worst trains, by train number", "train", _half_of(groups, "train numbers"))
+
+    def _groups(self, by: str) -> pl.DataFrame:
+        """A breakdown, with the skill against the champion as `champion_skill`."""
+        groups = self.measures.groups(by)
+        if self.comparison:
+            groups = groups.join(self.comparison.skills[by], on=by, how="left", maintain_order="left")
+        return groups
+
+    def _table(self, groups: pl.DataFrame, names: Sequence[str], caption: str, heading: str, note: str = "") -> Table:
+        columns: dict[str, Callable[[dict[str, Any]], Cell]] = {
+            "n": lambda group: _number_cell(f"{group['n']:,}"),
+            "MAE": lambda group: _number_cell(seconds_text(group["mae_s"])),
+            "translation": lambda group: _number_cell(seconds_text(group["translation_mae_s"])),
+            "skill": lambda group: _skill_cell(group["skill"]),
+        }
+        if self.comparison:
+            columns["vs champion"] = lambda group: _skill_cell(group["champion_skill"])
+        columns |= {
+            "RMSE": lambda group: _number_cell(seconds_text(group["rmse_s"])),
+            "within 2 min": lambda group: _number_cell(share_text(group["within_2_min"])),
+            "bias": lambda group: _number_cell(signed_seconds_text(group["bias_s"])),
+        }
+        lines = [
+            [Cell(name), *(cell(group) for cell in columns.values())]
+            for name, group in zip(names, groups.iter_rows(named=True), strict=True)
+        ]
+        return Table(caption, [heading, *columns], lines, note=note)
+
+
+def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
+    if judged.intervals:
+        lines = [
+            [
+                Cell(f"{interval.name}%"),
+                _number_cell(share_text(judged.summary[f"coverage_{interval.name}"])),
+                _number_cell(minutes_text(judged.summary[f"width_{interval.name}_s"])),
+            ]
+            for interval in judged.intervals
+        ]
+        note = "A delay that equals an end of the interval lies in it."
+        yield Table("Intervals", ["interval", "covers", "mean width"], lines, note=note)
+    horizon, train_type, departed, point_group = (
+        judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
+    )
+    names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
+    yield _interval_table(judged, horizon, names, "Intervals by horizon", "planned in (min)")
+    types = train_type.sort("n", descending=True, maintain_order=True).head(MAX_TYPES)
+    hidden = train_type.height - types.height
+    note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
+    yield _interval_table(judged, types, types["train_type"].to_list(), "Intervals by train type", "type", note)
+    names = departed["departed"].to_list()
+    yield _interval_table(judged, departed, names, "Intervals by whether anything of the train was known", "known")
+    names = [name.replace("-", " ") for name in point_group["point_group"]]
+    note = "Operational points in quarters of as many points each, by how many of the evaluated events they have."
+    yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
+    lines = [
+        [
+            Cell(share_text(level["level"])),
+            *(_number_cell(share_text(level[name])) for name in ("below", "at_or_below")),
+            _number_cell(seconds_text(level["pinball_s"])),
+        ]
+        for level in judged.levels.iter_rows(named=True)
+    ]
+    yield Table("Quantiles by level", ["level", "observed below", "at or below", "pinball loss"], lines)
+
+
+def _interval_table(
+    judged: Uncertainty, groups: pl.DataFrame, names: Sequence[str], caption: str, heading: str, note: str = ""
+) -> Table:
+    header = [heading, "n", "CRPS", "translation", "skill"]
+    for interval in judged.intervals:
+        header += [f"{interval.name}% covers", f"{interval.name}% width"]
+    lines = []
+    for name, group in zip(names, groups.iter_rows(named=True), strict=True):
+        line = [
+            Cell(name),
+            _number_cell(f"{group['n']:,}"),
+            _number_cell(seconds_text(group["crps_s"])),
+            _number_cell(seconds_text(group["translation_crps_s"])),
+            _skill_cell(group["crps_skill"]),
+        ]
+        for interval in judged.intervals:
+            line.append(_number_cell(share_text(group[f"coverage_{interval.name}"])))
+            line.append(_number_cell(minutes_text(group[f"width_{interval.name}_s"])))
+        lines.append(line)
+    return Table(caption, header, lines, note=note)
+
+
+def quality_tables(quality: DataQuality, timezone: str) -> Iterator[Table]:
+    if quality.newest_observation:
+        newest = quality.newest_observation.astimezone(ZoneInfo(timezone))
+        yield _text_table("Freshness", {"newest observation": f"{newest:%Y-%m-%d %H:%M %Z}"})
+    if quality.drift:
+        lines = [
+            [Cell(measure.label), Cell(measure.level, worse=measure.level != "ok"), Cell(measure.text)]
+            for measure in quality.drift.measures
+        ]
+        yield Table("Against the training dates", ["measure", "state", "found"], lines, numbers=False)
+    if report := quality.reading:
+        counts = {f"events kept, of {report.events:,}": report.kept}
+        for verb, reasons in (
+            ("dropped", report.dropped),
+            ("taken as not observed", report.discarded),
+            ("noted", report.notes),
+        ):
+            counts |= {f"{verb}: {reason}": count for reason, count in reasons.most_common()}
+        yield Table("Reading", ["events", "count"], [[Cell(name), Cell(f"{n:,}")] for name, n in counts.items()])
+
+
+def run_table(provenance: Provenance, window: Sequence[date]) -> Table:
+    return _text_table(
+        "What was evaluated",
+        {
+            "run": provenance.run_id,
+            "window": dates_text(window),
+            "environment": provenance.env,
+            "commit": provenance.git_commit,
+            "data fingerprint": provenance.data_fingerprint,
+            "configuration hash": provenance.configuration_hash,
+            **provenance.more,
+        },
+    )
+
+
+def _text_table(caption: str, lines: Mapping[str, str]) -> Table:
+    return Table(
+        caption, ["what", "value"], [[Cell(name), Cell(text)] for name, text in lines.items() if text], numbers=False
+    )
+
+
+def _number_cell(text: str) -> Cell:
+    return Cell(_number(text))
+
+
+def _skill_cell(skill: float | None) -> Cell:
+    return Cell(_number(skill_text(skill)), worse=skill is not None and not math.isnan(skill) and skill < 0)
+
+
+def _number(text: str) -> str:
+    """With a true minus sign, since screen readers pass over a hyphen, and its unit on the same line."""
+    return text.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _half_of(groups: pl.DataFrame, what: str) -> str:
+    least = groups.select(pl.col("n").median()).item()
+    return (
+        f"Greatest MAE among the half of the {groups.height:,} {what} with the most predictions "
+        f"(n at least {least:,.0f}): a handful says little."
+    )
