@@ -1,6 +1,7 @@
 """Atomic writes and content fingerprints of local files.
 
 A file appears under its final name only when it is complete: it is written under a temporary name, then renamed.
+This module imports no Polars, which the Airflow image does not hold.
 """
 
 from __future__ import annotations
@@ -14,18 +15,12 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from transformer.errors import DiskError, UserError
 
 _NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's error on a full disk, which has no errno
-
-UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; the latter is no Exception
 
 
 @contextmanager
@@ -71,13 +66,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    content = BytesIO()  # Polars raises many kinds of errors on a full disk, and most do not name the disk
-    frame.write_parquet(content, compression="zstd")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file that this package wrote.
 
@@ -90,21 +78,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON ({error}); remove it and run the stage again") from None
-
-
-def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
-    """Read one Parquet file; `remedy` says how to get a sound one.
-
-    Raises:
-        UserError: the file is missing, truncated or not Parquet.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; {remedy}")
-    try:
-        return pl.read_parquet(path, glob=False)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None
 
 
 def file_digest(path: Path) -> str:

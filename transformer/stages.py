@@ -21,7 +21,8 @@ from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
-from transformer.files import content_hash, write_parquet
+from transformer.files import content_hash
+from transformer.parquet import write_parquet
 from transformer.text import duration
 from transformer.tracking.names import (
     AIRFLOW_RUN,

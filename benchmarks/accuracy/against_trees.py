@@ -54,7 +54,8 @@ from benchmarks.accuracy.tree import TreeSettings
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split, format_dates
 from transformer.figures import DPI
-from transformer.files import atomic_path, content_hash, read_parquet, write_json, write_parquet, write_text
+from transformer.files import atomic_path, content_hash, write_json, write_text
+from transformer.parquet import read_parquet, write_parquet
 from transformer.text import duration, seconds_text, signed_seconds_text, skill_text
 from transformer.tracking.runs import git_commit
 

@@ -12,17 +12,8 @@ import polars as pl
 import pytest
 
 from transformer.errors import UserError
-from transformer.files import (
-    atomic_folder,
-    atomic_path,
-    content_hash,
-    file_digest,
-    read_json,
-    read_parquet,
-    write_json,
-    write_parquet,
-    write_text,
-)
+from transformer.files import atomic_folder, atomic_path, content_hash, file_digest, read_json, write_json, write_text
+from transformer.parquet import write_parquet
 
 
 class InterruptionError(Exception):
@@ -108,48 +99,6 @@ def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_missing_json_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.json does not exist"):
         read_json(tmp_path / "a.json")
-
-
-def test_parquet_round_trip(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
-    write_parquet(tmp_path / "a[1].parquet", frame)  # brackets are no pattern
-    assert read_parquet(tmp_path / "a[1].parquet", "make it").equals(frame)
-
-
-@pytest.mark.parametrize("damage", ["empty", "truncated", "not Parquet", "middle lost"])
-def test_damaged_parquet_is_one_line(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "a.parquet"
-    write_parquet(path, pl.DataFrame({"a": range(10_000)}))
-    whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "empty": b"",
-            "truncated": whole[: len(whole) // 2],
-            "not Parquet": b"train_id,seq\n1,2\n",
-            "middle lost": whole[:100] + bytes(len(whole) - 600) + whole[-500:],
-        }[damage]
-    )
-    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(.*\).*make it again$") as caught:
-        read_parquet(path, "make it again")
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flipped bits can make Polars panic; a panic is no Exception."""
-
-    def panic(*_: object, **__: object) -> None:
-        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
-
-    write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": [1]}))
-    monkeypatch.setattr(pl, "read_parquet", panic)
-    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(called .*\).*make it again$"):
-        read_parquet(tmp_path / "a.parquet", "make it again")
-
-
-def test_missing_parquet_is_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.parquet", tmp_path):
-        with pytest.raises(UserError, match="does not exist; make it"):
-            read_parquet(path, "make it")
 
 
 def test_digest_is_sha_256(tmp_path: Path) -> None:

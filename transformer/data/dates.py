@@ -16,7 +16,7 @@ from transformer.config import SplitConfig
 from transformer.data.events import REMEDY, planned_hours
 from transformer.data.tables import events_path
 from transformer.errors import UserError
-from transformer.files import read_parquet
+from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from transformer.data.tables import EVENT_TYPES, JOURNEY
 from transformer.errors import UserError
-from transformer.files import UNREADABLE, write_parquet
+from transformer.parquet import UNREADABLE, write_parquet
 
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]

@@ -27,7 +27,8 @@ from transformer.data.tables import (
     op_nodes_path,
 )
 from transformer.errors import UserError
-from transformer.files import file_digest, read_parquet
+from transformer.files import file_digest
+from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from transformer.data.events import (
 )
 from transformer.data.tables import events_path
 from transformer.errors import UserError
-from transformer.files import content_hash, read_json, read_parquet, write_json
+from transformer.files import content_hash, read_json, write_json
+from transformer.parquet import read_parquet
 
 VERSION = 1  # of the hours; raise when their meaning changes
 

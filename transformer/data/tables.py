@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from transformer.files import write_parquet
+from transformer.parquet import write_parquet
 
 ARRIVAL, DEPARTURE, PASS_THROUGH = "A", "D", "P"
 EVENT_TYPES = (ARRIVAL, DEPARTURE, PASS_THROUGH)

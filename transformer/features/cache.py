@@ -24,7 +24,8 @@ from transformer.features.statistics import (
     save_statistics,
     statistics_hash,
 )
-from transformer.files import atomic_folder, content_hash, read_parquet, write_parquet
+from transformer.files import atomic_folder, content_hash
+from transformer.parquet import read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

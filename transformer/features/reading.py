@@ -20,7 +20,8 @@ from transformer.data.event_table import LAYOUT_VERSION, LoadedTable, Vocabulary
 from transformer.data.events import DayEvents, data_fingerprint, each_day, joined, read_journeys
 from transformer.data.profile import EventProfile, load_profile, profile_of, save_profile
 from transformer.features.graph import edge_counts, merge_edge_counts
-from transformer.files import atomic_folder, content_hash, read_parquet, write_parquet
+from transformer.files import atomic_folder, content_hash
+from transformer.parquet import read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 

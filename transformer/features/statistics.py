@@ -34,7 +34,8 @@ from transformer.data.events import (
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
-from transformer.files import UNREADABLE, atomic_folder, content_hash, read_json, write_json, write_parquet
+from transformer.files import atomic_folder, content_hash, read_json, write_json
+from transformer.parquet import UNREADABLE, write_parquet
 
 log = logging.getLogger(__name__)
 

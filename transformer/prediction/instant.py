@@ -20,8 +20,9 @@ from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
 from transformer.features.snapshots import SnapshotBuilder
-from transformer.files import write_json, write_parquet, write_text
+from transformer.files import write_json, write_text
 from transformer.model.module import DelayModule
+from transformer.parquet import write_parquet
 from transformer.prediction.columns import intervals_of, prediction_columns
 from transformer.prediction.rows import next_event_rows
 from transformer.training.run_folder import TrainedModel

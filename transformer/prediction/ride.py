@@ -29,7 +29,7 @@ from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
-from transformer.files import read_parquet
+from transformer.parquet import read_parquet
 from transformer.prediction.instant import dates_around
 from transformer.prediction.rows import next_event_rows
 from transformer.training.run_folder import TrainedModel

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformer.config import Config, to_yaml
 from transformer.errors import UserError
+from transformer.files import atomic_folder
 from transformer.tracking.client import (
     RUNNING,
     check_server,
@@ -175,8 +176,6 @@ class RunLog:
         Raises:
             UserError: no such run or artifact, or no MLflow server at the address.
         """
-        from transformer.files import atomic_folder  # it imports polars, which the Airflow image lacks
-
         path = target / artifact
         with self._fetched(artifact, target) as fetched, atomic_folder(path, replace=True) as temporary:
             fetched.rename(temporary)

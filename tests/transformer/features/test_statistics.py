@@ -27,7 +27,8 @@ from transformer.features.statistics import (
     load_statistics,
     save_statistics,
 )
-from transformer.files import read_json, write_json, write_parquet
+from transformer.files import read_json, write_json
+from transformer.parquet import write_parquet
 
 DAY = date(2025, 1, 6)
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)

@@ -53,7 +53,7 @@ from transformer.data.tables import (
     write_op_nodes,
 )
 from transformer.errors import ServiceError, UserError
-from transformer.files import read_parquet
+from transformer.parquet import read_parquet
 
 LOGGER = logging.getLogger(__name__)
 

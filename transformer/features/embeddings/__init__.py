@@ -27,7 +27,7 @@ from transformer.features.embeddings.interpolation import interpolate
 from transformer.features.embeddings.laplacian import eigenmap
 from transformer.features.embeddings.random import normal_vectors
 from transformer.features.graph import RailwayGraph, graph_from_edge_counts
-from transformer.files import UNREADABLE, write_parquet
+from transformer.parquet import UNREADABLE, write_parquet
 
 KINDS = ("laplacian", "geographic", "random")
 # Kinds of earlier programs. None is computed any more; the models that learned to read their vectors keep them.

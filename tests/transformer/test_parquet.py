@@ -1,0 +1,53 @@
+"""Parquet files are written whole, and a damaged one is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from transformer.errors import UserError
+from transformer.parquet import read_parquet, write_parquet
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
+    write_parquet(tmp_path / "a[1].parquet", frame)  # brackets are no pattern
+    assert read_parquet(tmp_path / "a[1].parquet", "make it").equals(frame)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "not Parquet", "middle lost"])
+def test_damaged_parquet_is_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, pl.DataFrame({"a": range(10_000)}))
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "truncated": whole[: len(whole) // 2],
+            "not Parquet": b"train_id,seq\n1,2\n",
+            "middle lost": whole[:100] + bytes(len(whole) - 600) + whole[-500:],
+        }[damage]
+    )
+    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(.*\).*make it again$") as caught:
+        read_parquet(path, "make it again")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flipped bits can make Polars panic; a panic is no Exception."""
+
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
+
+    write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": [1]}))
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(called .*\).*make it again$"):
+        read_parquet(tmp_path / "a.parquet", "make it again")
+
+
+def test_missing_parquet_is_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.parquet", tmp_path):
+        with pytest.raises(UserError, match="does not exist; make it"):
+            read_parquet(path, "make it")

@@ -1,0 +1,36 @@
+"""Parquet files: written whole or not at all, and refused in one line if they are damaged."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from transformer.errors import UserError
+from transformer.files import atomic_path
+
+UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; the latter is no Exception
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    content = BytesIO()  # Polars raises many kinds of errors on a full disk, and most do not name the disk
+    frame.write_parquet(content, compression="zstd")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
+    """Read one Parquet file; `remedy` says how to get a sound one.
+
+    Raises:
+        UserError: the file is missing, truncated or not Parquet.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {remedy}")
+    try:
+        return pl.read_parquet(path, glob=False)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None
