@@ -112,7 +112,7 @@ def test_the_model_holds_its_files_its_code_and_no_pickle(model: Path, run_folde
     assert trained_files(kept) == trained_files(run_folder)
     for name in trained_files(kept):
         assert (kept / name).read_bytes() == (run_folder / name).read_bytes()
-    assert (model / "code" / "transformer" / "served.py").is_file()
+    assert (model / "code" / "transformer" / "registry" / "pyfunc.py").is_file()
     assert not [path for path in model.rglob("*") if path.suffix in (".pkl", ".pickle", ".pyc")]
     lines = (model / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in lines)
