@@ -46,6 +46,7 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 	$(PYTEST)
 
 test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs: make test-all [TEST_GRID=10]
+	@$(BIN)/python -m tests.support.programs
 	TEST_GRID='$(or $(TEST_GRID),10)' $(PYTEST)
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
