@@ -1,4 +1,4 @@
-"""Importing this repository speaks to no other machine, and no library reports home of what it is used for."""
+"""Importing this repository contacts no other machine, and no library sends usage data to its makers."""
 
 import json
 import os
@@ -12,14 +12,15 @@ from tests.deploy.dockerfile import TARGETS, ancestry, read_stages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SWITCH = "MLFLOW_DISABLE_TELEMETRY"
-# What makes MLflow take itself for tested, and keep silent whatever its settings say.
+# Variables that tell MLflow that it is under test. MLflow is then silent, regardless of its settings.
 TESTING = (
     *("PYTEST", "CI", "GITHUB_", "GITLAB_", "CIRCLECI", "JENKINS_", "TRAVIS", "TF_BUILD", "BITBUCKET_", "CODEBUILD_"),
     *("BUILDKITE", "TEAMCITY_", "CLOUD_RUN_", "RUNBOT_", "DO_NOT_TRACK", "MLFLOW_"),
 )
 
-# Refuses and notes every attempt of Python code to reach another process; what a native library does by itself is not
-# seen. Threads get time to try.
+# Refuses and records every attempt of Python code to reach another process. Attempts of native code are not seen.
+# Threads get time to try.
+# prose: allow length – a program
 PROBE = """
 import sys, threading
 attempts = []
@@ -59,7 +60,7 @@ print(json.dumps({"attempts": attempts, "failed": failed, "imported": imported})
 
 
 def imports(*names, folder=REPOSITORY, **environment):
-    """What importing `names`, with every module below them, tried and made: attempts, failed and imported."""
+    """Import `names` with every module below, and return what was attempted, what failed and what was imported."""
     paths = [str(folder), str(REPOSITORY / "plugins")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(TESTING)}
     done = subprocess.run(
@@ -100,7 +101,7 @@ def test_no_import_speaks_to_another_machine(names, one_of_them):
     ],
 )
 def test_a_module_that_does_is_found_out(tmp_path, call, event):
-    """Even one that swallows the refusal, in a thread."""
+    """The module is found even if it swallows the refusal, in a thread."""
     package = tmp_path / "talkative"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -113,6 +114,7 @@ def test_a_module_that_does_is_found_out(tmp_path, call, event):
     assert any(attempt.startswith(event) for attempt in seen["attempts"])
 
 
+# prose: allow lexical_illusions – a program
 USE_OF_MLFLOW = """
 import transformer.tracking.runs
 from mlflow import MlflowClient
@@ -123,7 +125,7 @@ MlflowClient("sqlite:///mlflow.db").create_experiment("delays")
 @pytest.mark.slow
 @pytest.mark.parametrize("switched", [{}, {SWITCH: "false"}], ids=["as it is", "switched on"])
 def test_mlflow_reports_home_only_where_somebody_wants_it(tmp_path, switched):
-    """The second case shows that the first can fail."""
+    """The second case shows that the first case can fail."""
     (tmp_path / "use_of_mlflow.py").write_text(USE_OF_MLFLOW)
     paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     seen = imports("use_of_mlflow", folder=tmp_path, PYTHONPATH=paths, HOME=str(tmp_path), **switched)
@@ -136,7 +138,7 @@ def test_the_local_servers_and_stages_are_told_to_be_silent(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     import services
 
-    given = {SWITCH: "false", "PATH": "/bin"}  # settings of other installations have no say
+    given = {SWITCH: "false", "PATH": "/bin"}  # settings of other installations do not count
     assert services.mlflow_service(given).environment[SWITCH] == "true"
     assert services.airflow_service(given).environment[SWITCH] == "true"
     assert services.airflow_environment(given, "training")[SWITCH] == "true"
@@ -149,7 +151,7 @@ def test_the_images_are_told_to_be_silent(target):
 
 
 def test_airflow_has_nothing_to_switch_off():
-    """Airflow 2.10 to 3.0 counted its users under this section; a release that does so again needs a switch."""
+    """Airflow 2.10 to 3.0 counted its users with this section. A release that counts them again needs a switch."""
     from airflow.configuration import conf
 
     assert not conf.has_section("usage_data_collection")

@@ -1,9 +1,10 @@
 """Network-wide train-delay prediction with a set transformer: data, statistics, model, training, evaluation.
 
-This package never imports Airflow. `python -m transformer <stage>` is what every backend runs.
+This package never imports Airflow. Every backend runs `python -m transformer STAGE`.
 """
 
 import os
 
-# MLflow reports its use to its makers otherwise. Read when MLflow is loaded, after this; who wants it says `false`.
+# By default MLflow sends usage data to its makers; the value `false` allows that. MLflow reads the variable when it is
+# loaded, which is after this line.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,4 +1,4 @@
-"""`python -m transformer <stage>`; see `python -m transformer --help`."""
+"""The command `python -m transformer STAGE`. `python -m transformer --help` lists the stages."""
 
 import os
 import signal
@@ -13,13 +13,16 @@ STATUS = 128 + signal.SIGTERM
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """While the command line is imported: nothing is begun, so nothing is to be tidied up."""
+    """Handle SIGTERM while the command line is imported. No work has begun, so there is nothing to clean up."""
     os.write(2, TERMINATED)
     os._exit(STATUS)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """While a command runs: a pod is evicted or a task is stopped. Unfinished files go, finished epochs stay."""
+    """Handle SIGTERM while a command runs: a pod is evicted, or a task is stopped.
+
+    Unfinished files are deleted. Finished epochs stay.
+    """
     raise Terminated
 
 
@@ -30,16 +33,17 @@ def _run() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main()
-        # The command has ended and said how. While Python takes itself apart, SIGTERM would get its own way again.
+        # The command has ended and has its status. SIGTERM must not change the status while Python shuts down.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    except Terminated:  # just before or just after the command
+    except Terminated:  # the signal came just before or just after the command
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.write(2, TERMINATED)
         status = STATUS
     return status
 
 
-# Threads that wait for each other sleep instead of spinning: on cores that others use too, spinning costs a training
-# nine tenths of its speed, on free ones it gains little (docs/benchmarks.md). Read when torch is loaded, after this.
+# Threads that wait for each other sleep instead of spinning. If other processes use the same cores, spinning costs a
+# training nine tenths of its speed. On free cores spinning gains little (docs/benchmarks.md). Torch reads the variable
+# when it is loaded, which is after this line.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.exit(_run())

@@ -1,4 +1,4 @@
-"""Parquet files: written whole or not at all, and refused in one line if they are damaged."""
+"""Parquet files. A file is written whole or not at all. A damaged file is refused in one line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from polars.exceptions import PanicException, PolarsError
 from transformer.errors import UserError
 from transformer.files import atomic_path
 
-UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; the latter is no Exception
+UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; PanicException is no Exception
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    content = BytesIO()  # Polars raises many kinds of errors on a full disk, and most do not name the disk
+    # In memory first: on a full disk Polars raises many kinds of errors, and most of them do not name the disk.
+    content = BytesIO()
     frame.write_parquet(content, compression="zstd")
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
 def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
-    """Read one Parquet file; `remedy` says how to get a sound one.
+    """Read one Parquet file.
+
+    Args:
+        remedy: how to get a sound file. The error message ends with it.
 
     Raises:
         UserError: the file is missing, truncated or not Parquet.

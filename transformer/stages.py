@@ -1,6 +1,7 @@
-"""The stages as functions: what `python -m transformer <stage>` runs, here or in a pod.
+"""The stages as functions. `python -m transformer STAGE` runs them, in a process of the worker or in a pod.
 
-Each takes the merged configuration and the MLflow run's id ("" = no tracking) and returns a JSON-able result.
+Each stage takes the merged configuration and the id of the MLflow run ("" = no tracking). It returns a result that can
+be written as JSON.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
 
 if TYPE_CHECKING:
-    from transformer.evaluation.evaluate import EvaluationRequest  # imports torch, as the next does
+    from transformer.evaluation.evaluate import EvaluationRequest  # these modules import torch or MLflow
     from transformer.registry.versions import Registered
     from transformer.training.run_folder import TrainedModel
 
 log = logging.getLogger(__name__)
 
-ModelSource = str | Path  # an MLflow run's id, or a run folder
+ModelSource = str | Path  # the id of an MLflow run, or a run folder
 
 
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
-    """Make sure the event tables of every split are in `data.local_folder`, whole and readable."""
+    """Make sure that the event tables of every split are in `data.local_folder`, complete and readable."""
     run = RunLog(config, run_id)
     run.begin()
     survey = Survey(config.data, Path(config.paths.cache), validating=True)
@@ -69,7 +70,7 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
 
 
 def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, Any]:
-    """Compute, or reuse under their content hash, the statistics and embeddings of the training dates."""
+    """Compute the statistics and embeddings of the training dates, or reuse those with the same content hash."""
     run = RunLog(config, run_id)
     run.begin()
     split = _fetch_split(config, run)
@@ -81,7 +82,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
     run.log_metrics({f"statistics/{name}": value for name, value in summary.items()})
-    with tempfile.TemporaryDirectory() as temporary:  # for people; the cache holds the sums behind it
+    with tempfile.TemporaryDirectory() as temporary:  # a table for people; the cache holds the sums behind the table
         table = Path(temporary) / "sections.parquet"
         write_parquet(table, statistics.section_table())
         run.log_artifact(table, "statistics")
@@ -96,11 +97,19 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
 def train_model(
     config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
-    """Train; with `warm_start_run_id` from that run's best weights, with `resume` that run itself goes on."""
+    """Train a model, and log into the run.
+
+    Args:
+        warm_start_run_id: the training begins with the best weights of this run.
+        resume: the training of `run_id` itself continues from its last checkpoint.
+
+    Raises:
+        UserError: `resume` together with another run as `warm_start_run_id`.
+    """
     run = RunLog(config, run_id)
     run.begin()
     split = _fetch_split(config, run)
-    # After what refuses wrong input, which need not wait for torch.
+    # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
     from transformer.training.trainer import train
 
@@ -109,7 +118,8 @@ def train_model(
     if resume:
         if warm_start_run_id and warm_start_run_id != run_id:
             raise UserError(
-                f"--resume continues --run-id {run_id!r} itself; --warm-start-run-id must be the same or absent"
+                f"--warm-start-run-id {warm_start_run_id!r} is not the run that --resume continues, {run_id!r}; "
+                "leave out --warm-start-run-id"
             )
         last = run.download(f"{CHECKPOINTS}/{LAST}", folder / "from_mlflow")
     elif (owner := run.get_tag(CHECKPOINTS_OF)) and owner == run.get_tag(AIRFLOW_RUN):
@@ -139,10 +149,12 @@ def train_model(
 
 
 def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | None = None) -> dict[str, Any]:
-    """Evaluate the run's best checkpoint, beside translation and the champion on the same rows, and log into that run.
+    """Evaluate the run's best checkpoint, and log into that run.
+
+    Translation and the champion are evaluated on the same rows.
 
     Args:
-        request: which window, and more; None = the test dates of the run's split.
+        request: the window and other options; None = the test dates of the run's split.
     """
     from transformer.evaluation.evaluate import EvaluationRequest, evaluate
 
@@ -155,13 +167,13 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     from transformer.training.run_folder import download_trained
 
     if not run_id:
-        raise UserError("register-model needs --run-id, the MLflow run whose model becomes a version")
+        raise UserError("register-model needs --run-id, the MLflow run whose model is registered")
     run = RunLog(config, run_id)
     run.check()
     source = run_folder(config, run_id) / "from_mlflow"
     trained = download_trained(run, source)
     config = trained.located(config)
-    day = trained.split.all[-1]  # for the example of the input
+    day = trained.split.all[-1]  # its events become the input example of the version
     fetch_dates(config, [day])
     events, _ = read_days(config.data, [day])
     registered = register(run, source, events)
@@ -170,14 +182,20 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
 
 
 def promote_model(config: Config, version: str, why: str, by: str) -> dict[str, Any]:
-    """Make a version champion, by number or alias, whatever the gate says."""
+    """Make a version champion, even if the gate declined it.
+
+    Args:
+        version: number or alias of the version.
+        why: the reason, one line.
+        by: the person or Airflow run that decided.
+    """
     from transformer.registry.versions import promote
 
     return _champion_result(config, promote(config, version, why=why, by=by))
 
 
 def rollback_model(config: Config, why: str, by: str) -> dict[str, Any]:
-    """Make the previous champion champion again."""
+    """Swap the champion and the previous champion."""
     from transformer.registry.versions import rollback
 
     return _champion_result(config, rollback(config, why=why, by=by))
@@ -185,21 +203,21 @@ def rollback_model(config: Config, why: str, by: str) -> dict[str, Any]:
 
 def _champion_result(config: Config, champion: Registered) -> dict[str, Any]:
     name = config.evaluation.registry.model_name
-    log.info("models:/%s@champion is version %d now, of run %s", name, champion.version, champion.run_id)
+    log.info("models:/%s@champion is now version %d, of run %s", name, champion.version, champion.run_id)
     return {"model": name, "champion": champion.version, "run_id": champion.run_id}
 
 
 def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str, Any]:
-    """Write the predictions for every train that runs at an instant, from what was known then, to a file.
+    """Write a file of predictions for every train that runs at an instant, from the events observed by then.
 
     Args:
-        at: ISO 8601 time; without an offset it is one of `data.timezone`.
-        out: .parquet, .csv or .json file; columns: `prediction.prediction_columns`.
+        at: ISO 8601 time; a time without an offset is in `data.timezone`.
+        out: .parquet, .csv or .json file; its columns are `prediction.columns.prediction_columns`.
     """
     from transformer.prediction.instant import dates_around, parse_instant, predictions_at, writer
 
     write = writer(out)
-    parse_instant(at, "UTC")  # a mistyped one costs no download; the zone is the model's
+    parse_instant(at, "UTC")  # refuses a mistyped time before any download; the model's time zone comes later
     trained = _obtain_trained(config, model)
     config = trained.located(config)
     instant = parse_instant(at, config.data.timezone)
@@ -218,7 +236,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     if own not in days:
         if predictions.is_empty():
             raise UserError(outside)
-        log.warning("%s; predicting the trains of other dates that run then", outside)
+        log.warning("%s; predicting the trains of other dates that run at that time", outside)
     trains = predictions.select(JOURNEY).n_unique()
     write(out, predictions)
     log.info("predictions: %d trains, %s events, in %s", trains, f"{predictions.height:,}", out)
@@ -226,7 +244,7 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
 
 
 def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> dict[str, Any]:
-    """Write the predictions that RIDE's evaluator compares with `gold/test_eval_table.parquet`, to a Parquet file."""
+    """Write a Parquet file of the predictions that RIDE's evaluator compares with `gold/test_eval_table.parquet`."""
     from transformer.prediction import ride
 
     if out.suffix != ".parquet":
@@ -242,16 +260,18 @@ def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> d
 
 
 def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:
-    """Run trials of the study `search.study_name` until it has `search.n_trials`, each in a nested MLflow run.
+    """Run trials of the study `search.study_name` until the study has `search.n_trials`.
+
+    Each trial has a nested MLflow run.
 
     Args:
-        worker: number of this worker; several run at a time, each with its own, on a database that all reach.
+        worker: number of this worker. Workers that run at the same time have different numbers and share one database.
         warm_start_run_id: every trial begins with the best weights of this run.
     """
     run = RunLog(config, run_id)
     run.begin()
     split = _fetch_split(config, run)
-    # After what refuses wrong input, which need not wait for torch.
+    # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS
     from transformer.tuning.study import WarmStart
     from transformer.tuning.worker import run_trials
@@ -275,11 +295,11 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
 
 
 def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Say what the study `search.study_name` found: table, figures, best values and the conf that trains them.
+    """Report the study `search.study_name`: table, figures, best values, and the conf that trains with them.
 
     Args:
-        env: environment and
-        overrides: overrides that `config` was made of, for that conf.
+        env: environment of `config`; the conf repeats it.
+        overrides: overrides of `config`; the conf repeats them.
     """
     from transformer.tuning.database import database_errors, read_database
     from transformer.tuning.report import write_study_report
@@ -307,7 +327,7 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
 
 
 def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> Split:
-    """The service dates of each split, their tables fetched. A run keeps the split that it began with, in a tag."""
+    """Fetch the event tables of each split, and return the service dates. A tag of the run keeps its first split."""
     survey = survey or Survey(config.data, Path(config.paths.cache))
     split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
@@ -315,7 +335,7 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
 
 
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:
-    """A trained model, from a folder or from MLflow; its run is left as it is."""
+    """Load a trained model from a folder or from MLflow, and leave its run unchanged."""
     from transformer.training.run_folder import TrainedModel, download_trained
 
     if isinstance(model, Path):

@@ -1,6 +1,6 @@
-"""The plain way to build snapshots: a loop over the trains. The yardstick of the vectorised builder, and its test.
+"""The plain way to build snapshots: a loop over the trains, with Python lists per journey.
 
-Written as one would without columns in mind: plain Python lists per journey, one train after the other.
+The vectorised builder is tested against this loop, and its speed is compared with the loop's.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Journey:
     features: list[list[float]]
     sections: list[tuple[int, ...]]  # service date, and point and event type before and at each event
     places: list[tuple[int, int]]  # service date and point
-    tracks: list[tuple[int, int] | None]  # unordered pair of points, None where the train does not move
+    tracks: list[tuple[int, int] | None]  # unordered pair of points; None = the train does not move
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was observed at one place: times in order, and two values of each observation."""
+    """The observations at one place: times in order, and two values of each observation."""
 
     times: list[int]
     values: list[tuple[float, float]]
-    sums: list[tuple[float, float]]  # of the first 0, 1, 2 … values
+    sums: list[tuple[float, float]]  # sums of the first 0, 1, 2 … values
 
 
 @dataclass(frozen=True)
 class LiveIndex:
-    """What was observed on every section and at every point, prepared once."""
+    """The observations on every section and at every point, prepared once."""
 
     sections: dict[tuple[int, ...], Heard]
     points: dict[tuple[int, int], Heard]
@@ -84,7 +84,7 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
 
 
 def live_index(journeys: Sequence[Journey], usual_change: Sequence[float], usual_delay: Sequence[float]) -> LiveIndex:
-    """What all journeys show, place by place; the usual values as `LiveState.of` takes them."""
+    """The observations of all journeys, place by place. `LiveState.of` explains the usual values."""
     sections, points = defaultdict(list), defaultdict(list)
     for journey in journeys:
         before = None  # observed time and delay of the event before
@@ -112,14 +112,14 @@ def _clipped(first: float, second: float, low: float, high: float) -> tuple[floa
 
 
 def _heard(observations: list[tuple[int, float, float]]) -> Heard:
-    observations.sort(key=lambda observation: observation[0])  # at the same time: in the order of the table
+    observations.sort(key=lambda observation: observation[0])  # ties keep the order of the table
     values = [(first, second) for _, first, second in observations]
     sums = accumulate(values, lambda total, value: (total[0] + value[0], total[1] + value[1]), initial=(0.0, 0.0))
     return Heard([time for time, _, _ in observations], values, list(sums))
 
 
 def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int) -> dict[str, Any] | None:
-    """What a snapshot at `t` holds of a journey, or None when its train is not running."""
+    """The content of a snapshot at `t` for one journey; None = its train is not running."""
     planned, observed = journey.planned, journey.observed
     if planned[0] - config.lead_s > t:
         return None
@@ -137,7 +137,7 @@ def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int
 
     past = []
     earliest_later = None
-    for i in range(len(planned) - 1, -1, -1):  # observed in order: nothing later in the journey was observed before
+    for i in range(len(planned) - 1, -1, -1):  # in order: no later event was observed before it
         seen = observed[i]
         if seen is not None and (earliest_later is None or seen <= earliest_later):
             earliest_later = seen
@@ -168,7 +168,7 @@ def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int
 
 
 def heard_at(heard: Heard, t: int) -> tuple[tuple[float, float], int, tuple[float, float], int, tuple[float, float]]:
-    """Last values and their age, means of the last RECENT_S and their number, and means so far, known at `t`."""
+    """Values known at `t`: the last values and their age, means and number over RECENT_S, and means so far."""
     until, since = bisect_right(heard.times, t), bisect_right(heard.times, t - RECENT_S)
     last, age = (0.0, 0.0), OLD_S
     if until and t - heard.times[until - 1] < OLD_S:
@@ -192,7 +192,7 @@ def live_ahead(journey: Journey, events: Iterable[int], t: int, index: LiveIndex
 
 
 def add_neighbours(journeys: Sequence[Journey], trains: Sequence[dict[str, Any]], t: int) -> None:
-    """Append to the live features of each next event what is expected on its track just before and after it."""
+    """Append to the live features of each next event the trains expected on its track just before and after it."""
     on_track = defaultdict(list)
     for number, train in enumerate(trains):
         journey, late = journeys[train["journey"]], train["translation"]
@@ -205,7 +205,7 @@ def add_neighbours(journeys: Sequence[Journey], trains: Sequence[dict[str, Any]]
     for cells in on_track.values():
         cells.sort(key=lambda cell: cell[0])
         for earlier, later in pairwise(cells):
-            if earlier[1] == later[1]:  # a train that comes back meets nobody
+            if earlier[1] == later[1]:  # a train that comes back does not meet itself
                 continue
             gap = min(later[0] - earlier[0], FAR_S)
             planned_gap = min(max(later[2] - earlier[2], -FAR_S), FAR_S)
@@ -221,7 +221,7 @@ def snapshots_by_loop(
     features: EventFeatures,
     index: LiveIndex | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Padded arrays of snapshots at `instants`, by the same names and in the same shapes as a SnapshotBatch."""
+    """Padded arrays of snapshots at `instants`, with the names and shapes of a SnapshotBatch."""
     snapshots = []
     for t in instants:
         running = (train_at(journey, t, config, features.n_cumulative) for journey in journeys)

@@ -1,4 +1,4 @@
-"""A stage reads each events file once, and hashes it once: files are large, and a year has hundreds of them."""
+"""A stage reads and hashes each events file once. The files are large, and a year has hundreds of files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(*days: range) -> list[str]:
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch, sample_folder: Path) -> Callable[[], Any]:
-    """What happens to the events files while it lasts, as in a process of its own: nothing is known of any file."""
+    """A context that counts the use of events files. It begins as a new process does: no file is known."""
     use = FileUse()
 
     def counting(function: Callable[..., Any], counts: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Parquet files are written whole, and a damaged one is refused in one line."""
+"""Parquet files are written whole, and a damaged file is refused in one line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.parquet import read_parquet, write_parquet
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
-    write_parquet(tmp_path / "a[1].parquet", frame)  # brackets are no pattern
+    write_parquet(tmp_path / "a[1].parquet", frame)  # the brackets are part of the name
     assert read_parquet(tmp_path / "a[1].parquet", "make it").equals(frame)
 
 
@@ -36,7 +37,7 @@ def test_damaged_parquet_is_one_line(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flipped bits can make Polars panic; a panic is no Exception."""
+    """Flipped bits can make Polars panic. A panic is no Exception."""
 
     def panic(*_: object, **__: object) -> None:
         raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
@@ -49,5 +50,6 @@ def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: p
 
 def test_missing_parquet_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "none.parquet", tmp_path):
-        with pytest.raises(UserError, match="does not exist; make it"):
+        with pytest.raises(UserError) as caught:
             read_parquet(path, "make it")
+        assert_names(caught.value, str(path), "does not exist", "make it")
