@@ -1,4 +1,4 @@
-"""What a registered version holds: the files of a trained model, packed as an MLflow model."""
+"""The content of a registered version: the files of a trained model, packed as an MLflow model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformer.training.run_folder import INPUTS, TrainedModel
 
 PARTS = (CONFIG_ARTIFACT, f"{CHECKPOINTS}/{BEST}", INPUTS)  # of a run folder
 EXAMPLE_JOURNEYS = 3
-REQUIREMENTS = (  # what importing this module imports
+REQUIREMENTS = (  # packages that the import of this module loads
     "boto3", "lightning", "numpy", "pandas", "polars", "pyarrow", "pydantic", "pyyaml", "scipy", "tenacity", "torch",
 )  # fmt: skip
 
@@ -31,10 +31,10 @@ REQUIREMENTS = (  # what importing this module imports
 def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
     """Write the trained model of a run folder as an MLflow model into the new folder `target`.
 
-    It predicts its own example first, so that what cannot predict is not registered.
+    The model first predicts its own example, so that a model that cannot predict is not registered.
 
     Args:
-        example: valid events; a few journeys of them go along as example of the input.
+        example: valid events; a few of their journeys become the input example.
     """
     trained = TrainedModel.load(folder)
     events = to_pandas(_few_journeys(example))
@@ -62,10 +62,10 @@ def content_of(folder: Path) -> str:
 
 
 def trained_files(folder: Path) -> list[str]:
-    """The files of a run folder that make its trained model, relative to it.
+    """The files of a run folder that make up its trained model. Their paths are relative to the folder.
 
     Raises:
-        UserError: one is missing.
+        UserError: a file is missing.
     """
     for part in PARTS:
         if not (folder / part).exists():
@@ -75,7 +75,7 @@ def trained_files(folder: Path) -> list[str]:
 
 
 def _few_journeys(events: pl.DataFrame) -> pl.DataFrame:
-    """The events of the journeys observed last, with the columns that must be there."""
+    """The events of the journeys that were observed last, with the required columns."""
     last = events.group_by(JOURNEY).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *JOURNEY)
     chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=JOURNEY, how="semi").sort(*JOURNEY, "seq")
     return chosen.select(INPUT.required_input_names())

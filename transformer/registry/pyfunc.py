@@ -3,13 +3,14 @@
     model = mlflow.pyfunc.load_model("models:/train-delays@champion")
     predictions = model.predict(events, params={"at": "2024-12-21T08:00+01:00"})
 
-`events` is a pandas DataFrame with a row for each event of each train, the whole timetable of those that run at that
-instant and what is known of it: the columns of INPUT, those of EVENT_SCHEMA in `transformer.data.tables`. Its times
-are UTC without a zone. What was observed after `at` is not used. The result has a row for every running train and next
-event: the columns of OUTPUT, and the delays in seconds between which a share of the events is to lie, 90 % between
-`low_90_delay_s` and `high_90_delay_s`.
+`events` is a pandas DataFrame with a row per event. It holds the whole timetable of every train that runs at that
+instant, and the times observed so far. Its columns are INPUT, which are those of EVENT_SCHEMA in
+`transformer.data.tables`. Its times are UTC without a zone. Times observed after `at` are not used.
 
-MLflow runs this file itself ("models from code"), beside the package as it was at registration: nothing is pickled.
+The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
+seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.
+
+MLflow runs this file itself ("models from code"), with a copy of the package made at registration. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ INPUT = Schema(
         ColSpec(DataType.long, "op_id"),
         ColSpec(DataType.string, "event_type"),
         ColSpec(DataType.datetime, "planned_ts"),
-        ColSpec(DataType.datetime, "observed_ts"),  # NaT where not observed
-        ColSpec(DataType.string, "train_number", required=False),  # a model may know the number's history
-        ColSpec(DataType.string, "train_type", required=False),  # unknown where left out
+        ColSpec(DataType.datetime, "observed_ts"),  # NaT = not observed
+        ColSpec(DataType.string, "train_number", required=False),  # a model may know the history of the number
+        ColSpec(DataType.string, "train_type", required=False),  # without this column, every type is unknown
     ]
 )
 OUTPUT = Schema(
@@ -56,7 +57,7 @@ OUTPUT = Schema(
         ColSpec(DataType.datetime, "service_date"),
         ColSpec(DataType.string, "train_number", required=False),
         ColSpec(DataType.string, "train_type", required=False),
-        ColSpec(DataType.integer, "rank"),  # 1 = the train's very next event
+        ColSpec(DataType.integer, "rank"),  # 1 = the first of the train's next events
         ColSpec(DataType.integer, "op_id"),
         ColSpec(DataType.string, "event_type"),
         ColSpec(DataType.datetime, "planned_ts"),
@@ -65,57 +66,60 @@ OUTPUT = Schema(
         ColSpec(DataType.integer, "translation_delay_s"),
         ColSpec(DataType.double, "last_delay_s", required=False),  # NaN when no event of the train is known
     ]
-)  # and the ends of the predicted intervals, see `output_schema`
-# An ISO 8601 time; "" = that of the newest observation.
+)  # the ends of the predicted intervals follow, see `output_schema`
+# An ISO 8601 time; "" = the time of the newest observation.
 PARAMS = ParamSchema([ParamSpec("at", DataType.string, "")])
 
 
 class ServedModel(PythonModel):
-    """Loads the trained model that lies beside it, once."""
+    """Predicts with the trained model of the registered version, which is loaded once."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self._trained = TrainedModel.load(Path(context.artifacts["trained"]))
 
-    def predict(  # type: ignore[override]  # MLflow passes the context to those that ask for it
+    def predict(  # type: ignore[override]  # MLflow passes the context only if asked
         self, model_input: pd.DataFrame, params: dict[str, str] | None = None
     ) -> pd.DataFrame:
         return predict(self._trained, model_input, (params or {}).get("at", ""))
 
 
 def predict(trained: TrainedModel, events: pd.DataFrame, at: str) -> pd.DataFrame:
-    """Predictions at an instant, from and as pandas tables.
+    """Predict at an instant, from a pandas table to a pandas table.
 
     Args:
+        events: one row per event, with the columns of INPUT.
         at: ISO 8601; "" = the time of the newest observation.
 
     Raises:
-        UserError: no such time, no train near it, or events that are not valid.
+        UserError: the time is not valid, no service date is near it, or the events are not valid.
     """
     frame = _from_pandas(events)
     if not at and frame["observed_ts"].null_count() == frame.height:
-        raise UserError("no event is observed; say of which instant the predictions are, params={'at': …}")
+        raise UserError("no event is observed; give the instant to predict at: params={'at': …}")
     newest = frame["observed_ts"].max()
     instant = parse_instant(at, trained.config.data.timezone) if at else newest
-    assert isinstance(instant, datetime)  # of a column of times
+    assert isinstance(instant, datetime)  # the column holds times
     columns = output_schema(trained).input_names()
     return to_pandas(_predict_at(trained, frame, instant).select(columns))
 
 
 def output_schema(trained: TrainedModel) -> Schema:
-    """OUTPUT and the ends of the model's intervals, whole seconds."""
+    """OUTPUT and the ends of the model's intervals in whole seconds."""
     ends = [name for interval in intervals_of(trained.module.network.levels) for name in interval.columns]
     return Schema([*OUTPUT.inputs, *(ColSpec(DataType.integer, name) for name in ends)])
 
 
 def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> pl.DataFrame:
-    """Predict from a data folder of these events: read, checked and cut off at the instant as any other."""
+    """Write a data folder of these events and predict from it, with the usual checks and the cut-off at the instant."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = with_values(trained.config, {"data.local_folder": str(folder)}, "served model")
         given = events["service_date"].unique()
         days = sorted(set(dates_around(instant, config)) & set(given))
         if not days:
-            raise UserError(f"no event is of a service date near {instant.isoformat()}; give those that run then")
+            raise UserError(
+                f"no event has a service date near {instant.isoformat()}; add the events of the trains that run then"
+            )
         for day in days:
             write_events(folder, day, events.filter(service_date=day))
         attributes = events.group_by(JOURNEY).agg(
@@ -147,7 +151,7 @@ def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
 
 
 def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
-    """Times in UTC without a zone, and dates as times: all that a signature can say."""
+    """Convert to pandas: times in UTC without a zone, and dates as times. An MLflow signature has no other types."""
     zoned = pl.col(pl.Datetime("us", "*")).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return frame.with_columns(zoned, pl.col(pl.Date).cast(pl.Datetime("us"))).to_pandas()
 

@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
-    """Make a run's trained model a version with the alias `challenger`; once, however often it is called.
+    """Make a run's trained model a version with the alias `challenger`. A second call registers nothing new.
 
     Args:
         folder: the trained model, in the layout of a run folder; see `training.run_folder`.
-        example: events (EVENT_SCHEMA) of which a few go along as example of the input.
+        example: events (EVENT_SCHEMA); a few of them become the input example.
 
     Raises:
-        UserError: no such trained model, or no MLflow server at the address.
-        ServiceError: the server stopped answering, or the lock on the registry was lost.
+        UserError: there is no such trained model, or no MLflow server answers at the address.
+        ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
-    # Packing a model needs torch. A process that only asks for the champion may have MLflow's client alone.
+    # Packing a model needs torch. A process that only looks up the champion may have MLflow's client and no torch.
     from transformer.registry.package import content_of, write_model
 
     content = content_of(folder)

@@ -1,8 +1,9 @@
-"""The model registry: which trained models there are, which is the champion, and how that changes.
+"""The model registry: the registered versions, the champion, and how the champion changes.
 
-A trained model is a version of the MLflow model `evaluation.registry.model_name`. Three aliases name what matters:
-`challenger` the newest version until it is promoted, `champion` the one to predict with, `previous_champion` the one
-to go back to. Tags of a version say what was decided on it last, why, when and by whom.
+A version of the MLflow model `evaluation.registry.model_name` is a trained model. Three aliases name versions:
+`challenger` is the newest version until it is promoted, `champion` is the version to predict with, and
+`previous_champion` is the version to go back to. Tags of a version record the last decision on the version, its reason,
+its time and who decided.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ log = logging.getLogger(__name__)
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
 CONTENT = "content"  # tag: hash of the trained model's files
 DECISION = (
-    "decision"  # tag: `promoted`, `declined`, `replaced` or `rolled back`; `decision_…` say why, when and by whom
+    "decision"  # tag: `promoted`, `declined`, `replaced` or `rolled back`; tags `decision_…` say why, when and by whom
 )
 PROMOTED = "promoted"
-MODELS = "model"  # artifact folder of a run, with a folder for each model registered from it
-TRAINED = "artifacts/trained"  # folder of a registered model with the trained model's own files
+MODELS = "model"  # artifact folder of a run; it has a folder for each model that was registered from the run
+TRAINED = "artifacts/trained"  # folder inside a registered model; it has the files of the trained model
 
 
 class ChampionChangedError(ServiceError):
-    """Another model became champion after this one was compared; a new comparison may still promote it."""
+    """The champion changed after a model was compared with it. A new comparison may still promote the model."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class Registered:
     """A version of the registered model."""
 
     version: int
-    run_id: str  # the training it came from
+    run_id: str  # MLflow run of its training
     tags: Mapping[str, str]
 
     @property
     def folder(self) -> str:
-        """Artifact folder of the run with this model's own files, in the layout of a run folder.
+        """Artifact folder of the run that holds the files of this version, in the layout of a run folder.
 
-        The run's own files may be newer, when its training was resumed after this version was registered.
+        The other files of the run are newer if its training was resumed after the registration.
         """
         return f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
 
@@ -67,28 +68,32 @@ def champion(config: Config) -> Registered | None:
 
 
 def version_of(config: Config, run_id: str, content: str) -> Registered | None:
-    """The version that a run's trained model became; see `served.content_of`."""
+    """The version of a run's trained model; None = it is not registered.
+
+    Args:
+        content: hash of the trained model's files, see `package.content_of`.
+    """
     with ModelVersions.open(config) as models:
         return models.of_content(run_id, content)
 
 
 def promote(config: Config, version: int | str, *, why: str, by: str, instead_of: int | None = None) -> Registered:
-    """Make a version champion; the champion so far becomes `previous_champion`.
+    """Make a version champion. The old champion becomes `previous_champion`.
 
     Args:
         version: number or alias of the version.
-        why: the reason in tags and messages, one line.
-        by: who decided, for example a person's name or an Airflow run.
-        instead_of: the version it was compared with, 0 = there was none; only if that is champion still is this one
-            promoted. None = promote it whatever the champion is.
+        why: the reason for tags and messages, one line.
+        by: the person or process that decided, for example a name or an Airflow run.
+        instead_of: the champion's version that the version was compared with, 0 = there was none. The version is
+            promoted only if `instead_of` is still champion. None = promote the version in any case.
 
     Returns:
-        The champion. One that is champion already stays as it is.
+        The champion. A version that is already champion stays unchanged.
 
     Raises:
-        UserError: no such version.
-        ChampionChangedError: the champion is another than `instead_of`.
-        ServiceError: the server stopped answering, or the lock on the registry was lost.
+        UserError: there is no such version.
+        ChampionChangedError: the champion is not `instead_of`.
+        ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
     with ModelVersions.open(config) as models, models.locked(f"promoting {version}") as lock:
         aliases = models.aliases()
@@ -98,8 +103,8 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
             return chosen
         if instead_of not in (None, current) and current != chosen.version:
             raise ChampionChangedError(
-                f"the champion changed meanwhile: {_called(current)} instead of {_called(instead_of)}, with which "
-                f"version {chosen.version} was compared; compare them again"
+                f"the champion is now {_called(current)}, but version {chosen.version} was compared with "
+                f"{_called(instead_of)}; compare them again"
             )
         lock.confirm()
         if current not in (0, chosen.version):
@@ -110,17 +115,17 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
             models.decide(current, "replaced", f"by version {chosen.version}: {why}", by)
         if aliases.get(CHALLENGER) == chosen.version:
             models.unname(CHALLENGER)
-        models.decide(chosen.version, PROMOTED, why, by)  # last: without it a retry does all of this again
+        models.decide(chosen.version, PROMOTED, why, by)  # last: without this tag, a retry repeats every step
         log.info("champion of %s: %s → version %d", models.model_name, _called(current), chosen.version)
         return models.version(chosen.version)
 
 
 def decline(config: Config, version: int | str, *, why: str, by: str) -> Registered:
-    """Say of a version that it does not become champion; it keeps its alias, and `promote` can still overrule this.
+    """Record that a version does not become champion. It keeps its alias, and `promote` can overrule the decision.
 
     Raises:
-        UserError: no such version.
-        ServiceError: the server stopped answering, or the lock on the registry was lost.
+        UserError: there is no such version.
+        ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
     with ModelVersions.open(config) as models, models.locked(f"declining {version}"):
         aliases = models.aliases()
@@ -134,11 +139,11 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
     """Swap champion and previous champion.
 
     Returns:
-        The champion, that is, the previous one.
+        The new champion, which was the previous champion.
 
     Raises:
         UserError: there is no previous champion.
-        ServiceError: the server stopped answering, or the lock on the registry was lost.
+        ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
     with ModelVersions.open(config) as models, models.locked("rolling back") as lock:
         aliases = models.aliases()
@@ -149,7 +154,7 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
                 "name a version with `promote --version N`"
             )
         lock.confirm()
-        models.name(CHAMPION, previous)  # first: it is what matters
+        models.name(CHAMPION, previous)  # first, because this alias chooses the model that predicts
         if current:
             models.name(PREVIOUS_CHAMPION, current)
         lock.confirm()
@@ -172,7 +177,7 @@ def _called(version: int | None) -> str:
 
 @dataclass(frozen=True)
 class ModelVersions:
-    """The registered model on the server."""
+    """The versions of the registered model on the server."""
 
     config: Config
     client: MlflowClient
@@ -181,7 +186,7 @@ class ModelVersions:
     @contextmanager
     def open(cls, config: Config) -> Iterator[ModelVersions]:
         if not config.training.mlflow.use_mlflow:
-            raise UserError("training.mlflow.use_mlflow=false knows no registered models; switch it on")
+            raise UserError("training.mlflow.use_mlflow=false has no model registry; set it to true")
         check_server(config)
         with mlflow_errors(config):
             yield cls(config, MlflowClient(config.training.mlflow.tracking_uri))
@@ -219,7 +224,7 @@ class ModelVersions:
         return next((_registered(entry) for entry in found if entry.tags.get(CONTENT) == content), None)
 
     def newest(self) -> int:
-        """The highest number there is; it stays the highest only while this process holds the lock."""
+        """The highest version number. It stays the highest only while this process holds the lock."""
         found = self.client.search_model_versions(
             f"name = '{self.model_name}'", max_results=1, order_by=["version_number DESC"]
         )

@@ -1,4 +1,4 @@
-"""Commands on the small railway, with a cache and runs of their own, and how they fail: in one line."""
+"""Commands on the small railway, with a cache and runs of their own. They fail in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPUTE, TRAIN, EVALUATE = "compute-statistics-and-embeddings", "train-model", "
 
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
-    """Nothing the commands set for libraries outlives a test."""
+    """Delete the variables that the commands set for libraries, after each test."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -47,5 +47,5 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What a write that was broken off would leave."""
+    """The files that an interrupted write would leave."""
     return [path for path in folder.rglob(".*") if path.name.endswith((".tmp", ".old"))]

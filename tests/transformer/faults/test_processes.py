@@ -1,4 +1,4 @@
-"""Stages as processes: ended by SIGTERM at any moment, and two at once on one cache and one runs folder."""
+"""Stages as processes: SIGTERM ends them at any moment, and two of them share a cache and a runs folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_sigterm_ends_a_stage_in_one_line_and_leaves_nothing_unfinished(
 
 @pytest.mark.parametrize("after_s", [0.05, 1.0])
 def test_sigterm_before_a_stage_has_begun(overrides: list[str], tmp_path: Path, after_s: float) -> None:
-    """Until Python has begun to load the command line, the signal's own end counts; the shell calls both 143."""
+    """Before Python loads the command line, the signal itself ends the process. The shell reports 143 in both cases."""
     process = start_anew(["-m", "transformer", *arguments(COMPUTE, overrides)])
     time.sleep(after_s)
     process.send_signal(signal.SIGTERM)
@@ -118,7 +118,7 @@ runpy.run_module("transformer", run_name="__main__", alter_sys=True)
     ],
 )
 def test_sigterm_just_before_or_after_a_command(tmp_path: Path, moment: str, status: int, says: list[str]) -> None:
-    """The status is the command's own: what has ended well is not done again, and no status is a signal's."""
+    """The status is that of the command, so a command that has succeeded is not repeated."""
     process = start_anew(["-c", SIGNALLED, moment, "config", "--result", str(tmp_path / "result.json")])
     assert process.communicate(timeout=PATIENCE_S)[1].splitlines() == says
     assert process.returncode == status
@@ -126,9 +126,9 @@ def test_sigterm_just_before_or_after_a_command(tmp_path: Path, moment: str, sta
 
 
 def test_two_trainings_at_once_on_one_cache_and_in_one_folder(overrides: list[str], tmp_path: Path) -> None:
-    """Neither finds statistics, embeddings or tables; both end with what one that is alone ends with, bit for bit.
+    """Neither finds statistics, embeddings or tables. Both end with the weights of a lone training, bit for bit.
 
-    The lone one is a process too: sums over another number of threads round differently.
+    The lone training is a process too, because sums over another number of threads round differently.
     """
     alone = [f"paths.cache={tmp_path}/alone/cache", f"paths.runs={tmp_path}/alone/runs"]
     lone = start_anew(["-m", "transformer", *arguments(TRAIN, [*overrides, *alone])])

@@ -1,4 +1,4 @@
-"""MLflow or S3 vanishing in the middle of each stage: one line that names it, and the next try loses nothing."""
+"""MLflow or S3 vanishes in the middle of each stage: one line names the service, and the next try loses nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECRET = "geheim"
 
 @pytest.fixture
 def vanish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets a service get into a state the moment a function is called for the n-th time; it stays so."""
+    """Sets a service to a state when a function is called for the n-th time. The state stays."""
 
     def install(gate: Gate, state: str, owner: Any, name: str, call: int = 1) -> None:
         original, calls = getattr(owner, name), itertools.count(1)
@@ -51,7 +51,7 @@ def vanish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client of MLflow gives up sooner, and is otherwise the same."""
+    """MLflow's client gives up sooner than usual."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
@@ -79,7 +79,7 @@ def test_mlflow_that_vanishes_in_each_stage(
     ]
     config = load_config("local", tracked)
     run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
-    told = f"MLflow at {mlflow_gate.url}: "
+    begins = f"MLflow at {mlflow_gate.url}: "
     for stage, state, owner, name, call in (
         (COMPUTE, compute, stages, "obtain_inputs", 1),
         (TRAIN, train, callbacks.History, "on_train_epoch_end", 2),
@@ -88,7 +88,7 @@ def test_mlflow_that_vanishes_in_each_stage(
         command = arguments(stage, tracked, "--run-id", run_id)
         vanish(mlflow_gate, state, owner, name, call)
         message = fails(command)
-        assert message.startswith(told) and SECRET not in message and len(message) > len(told), message
+        assert message.startswith(begins) and SECRET not in message and len(message) > len(begins), message
         assert not unfinished(tmp_path)
         mlflow_gate.state = OPEN
         caplog.clear()
@@ -107,7 +107,7 @@ def test_mlflow_that_vanishes_in_each_stage(
 
 @pytest.fixture
 def s3_gate(sample_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """In front of the S3 server that holds the sample data."""
+    """A gate in front of the S3 server that holds the sample data."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
     impatient = partial(bucket.TransferSettings, attempts=1, read_timeout_s=5.0)
@@ -118,7 +118,7 @@ def s3_gate(sample_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gat
 
 
 def shared(gate: Gate) -> set[str]:
-    """What the bucket holds under the prefix that is complete, by its kind."""
+    """The kinds of complete folders that the bucket holds under the prefix."""
     listed = boto3.client("s3", endpoint_url=gate.url).list_objects_v2(Bucket=BUCKET)["Contents"]
     return {entry["Key"].split("/")[1] for entry in listed if entry["Key"].endswith(COMPLETE)}
 

@@ -1,4 +1,4 @@
-"""The clock of the machine that runs a stage is nobody's business: data have a time zone of their own."""
+"""The time zone of the machine changes nothing: the data have a time zone of their own."""
 
 from __future__ import annotations
 
