@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling whole units, such as service dates: what happens within one hangs together.
+"""Confidence intervals by resampling whole units, such as service dates, since errors within a unit are correlated.
 
 Legend of dimensions: U units, K sums, R resamples.
 """
@@ -13,7 +13,7 @@ from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
 
-BLOCK = 4_000_000  # draws at a time: 32 MB
+BLOCK = 4_000_000  # units drawn at a time: 32 MB
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Estimate:
 
 
 def resampled_sums(sums_UK: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Totals [R, K] of each resample: U units drawn from the U there are, with replacement.
+    """Totals [R, K] of each resample. A resample draws U of the U units, with replacement.
 
-    Figures of the same units must stand in one array, so that all are taken on the same draws (paired).
+    Put all sums of the same units into one array, so that they are totalled over the same draws (paired).
     """
     n_units = len(sums_UK)
     generator = np.random.default_rng(seed)
@@ -44,11 +44,12 @@ def resampled_sums(sums_UK: FloatArray, resamples: int, seed: int) -> FloatArray
 
 
 def interval(replicates: FloatArray, n_units: int, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper end over the first axis of `replicates` [R, …]; NaN replicates are left out.
+    """Lower and upper end over the first axis of `replicates` [R, …]. NaN replicates are left out.
 
-    The percentile interval is too narrow for few units. Its percentiles are moved outwards as far as Student's t lies
-    beyond the normal: the expanded percentile interval (T. Hesterberg, "What Teachers Should Know About the
-    Bootstrap", The American Statistician 69, 2015, arXiv 1411.5279). One unit alone has none: both ends are NaN.
+    For few units, the percentile interval is too narrow. The percentiles are therefore moved outwards, as far as
+    Student's t lies beyond the normal distribution. This is the expanded percentile interval (T. Hesterberg, "What
+    Teachers Should Know About the Bootstrap", The American Statistician 69, 2015, arXiv 1411.5279). A single unit has
+    no interval: both ends are NaN.
     """
     if n_units < 2:
         nothing = np.full(replicates.shape[1:], np.nan)

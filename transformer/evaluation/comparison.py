@@ -1,4 +1,4 @@
-"""A model against the champion, on the rows of one evaluation: figures for its report, and the gate's judgement."""
+"""Compare a model with the champion on the rows of one evaluation, for the report and for the gate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChampionComparison:
-    """How a model did against the champion, and whether it becomes one itself."""
+    """The comparison of a model with the champion, and the gate's decision about the model."""
 
     decision: PromotionDecision = NO_DECISION
     champion: Champion | None = None  # for the report
@@ -37,7 +37,7 @@ class ChampionComparison:
 
     @property
     def line(self) -> str:
-        """One line for the report; "" where there is nothing to say."""
+        """One line for the report; "" = there is nothing to say."""
         decision = self.decision
         if decision.verdict:
             return f"Version {decision.version}: {decision.verdict}. {decision.reason}"
@@ -50,12 +50,12 @@ class ChampionComparison:
 def compare_with_champion(
     run: RunLog, source: Path, trained: TrainedModel, rows: pl.DataFrame, days: Sequence[date], config: Config
 ) -> ChampionComparison:
-    """Compare a run's model with the champion; with translation alone where there is no champion yet.
+    """Compare a run's model with the champion, or with translation alone if there is no champion yet.
 
     Args:
         source: folder with the model's files.
-        rows: its evaluation rows on `days`.
-        config: today's, as far as it does not make the model.
+        rows: evaluation rows of the model on `days`.
+        config: configuration of the evaluation, from `TrainedModel.located`.
     """
     if not run.run_id:
         return ChampionComparison()
@@ -68,7 +68,7 @@ def compare_with_champion(
         return ChampionComparison(considered)
     considered = replace(considered, instead_of=best.version)
     if seen := _seen(trained.split, days):
-        return _not_compared(considered, f"{seen} trained or validated this model")
+        return _not_compared(considered, f"this model was trained or validated on {seen}")
     try:
         theirs = _champion_rows(run.config, best, days)
     except UserError as error:
@@ -80,13 +80,13 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl
     """The champion's evaluation rows.
 
     Raises:
-        UserError: its files are damaged, or some of the dates trained it.
+        UserError: the champion's files are damaged, or it was trained or validated on some of the dates.
     """
-    log.info("evaluation: predicting with the champion too, version %d of run %s", best.version, best.run_id)
+    log.info("evaluation: predicting with the champion, version %d of run %s", best.version, best.run_id)
     with tempfile.TemporaryDirectory() as temporary:
         champion = TrainedModel.load(RunLog(config, best.run_id).download_folder(best.folder, Path(temporary)))
     if seen := _seen(champion.split, days):
-        raise UserError(f"{seen} trained or validated the champion, version {best.version}")
+        raise UserError(f"the champion, version {best.version}, was trained or validated on {seen}")
     return evaluation_rows(champion, champion.located(config), days)
 
 
@@ -103,7 +103,7 @@ def _judged(
         interval = {"low_s": difference.low, "high_s": difference.high, "confidence": gate.confidence}
         champion = Champion(f"the champion, version {considered.instead_of}", theirs, interval)
     decision = gate.decision
-    if not decision.version:  # compared all the same; a model that is not registered cannot be promoted
+    if not decision.version:  # the model is not registered: it is compared, but cannot be promoted
         decision = decision.withheld(decision.reason)
     return ChampionComparison(decision, champion, gate)
 
@@ -114,5 +114,5 @@ def _not_compared(considered: PromotionDecision, reason: str) -> ChampionCompari
 
 
 def _seen(split: Split, days: Sequence[date]) -> str:
-    """The dates among `days` that trained or validated a model."""
+    """Those of `days` on which a model was trained or validated."""
     return ", ".join(format_dates(sorted({*split.train, *split.validation} & set(days))))

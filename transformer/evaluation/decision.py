@@ -1,6 +1,6 @@
 """The decision about a promotion: one object from the gate to the tags of the run, the report and the DAG.
 
-Imports nothing but the standard library, since processes of the scheduler read it.
+This module imports only the standard library, since processes of the scheduler read decisions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class PromotionDecision:
 
     verdict: str = ""  # PROMOTE or DECLINE; "" = the gate did not judge
     reason: str = ""  # one line: why, or why the gate did not judge
-    version: int = 0  # of the registered model; 0 = the model is none
-    instead_of: int = 0  # the champion's version that it was compared with; 0 = there was none
+    version: int = 0  # of the registered model; 0 = the model is not registered
+    instead_of: int = 0  # version of the champion in the comparison; 0 = there was none
 
     @property
     def promotes(self) -> bool:
@@ -32,11 +32,11 @@ class PromotionDecision:
 
     @property
     def text(self) -> str:
-        """One line for tags and logs, `promote: MAE 61.20 s …`; "" where there is nothing to say."""
+        """One line for tags and logs, `promote: MAE 61.20 s …`; "" = there is nothing to say."""
         return f"{self.verdict or 'not judged'}: {self.reason}" if self.reason else ""
 
     def withheld(self, reason: str) -> Self:
-        """The same without a verdict: there is nothing to act on."""
+        """The same versions without a verdict, so that nothing is promoted or declined."""
         return dataclasses.replace(self, verdict="", reason=reason)
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,8 +44,8 @@ class PromotionDecision:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave."""
+        """Read the fields that `as_dict` returned."""
         return cls(**values)
 
 
-NO_DECISION = PromotionDecision()  # of no model, and the gate did not judge
+NO_DECISION = PromotionDecision()  # no registered model, and no verdict of the gate

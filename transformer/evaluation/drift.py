@@ -1,7 +1,7 @@
-"""How far the events of a window are from those a model was trained on.
+"""Drift: how far the events of a window differ from those of the training dates.
 
-A *profile* holds what little of a set of events it takes to tell: counts and two histograms. The profile of the
-training dates is kept with the model, so that no training data are needed to compare with them.
+A *profile* of events holds the counts and two histograms that measuring drift needs. The profile of the training dates
+is kept with the model. Measuring drift therefore needs no training data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformer.config import DriftConfig
 from transformer.data.profile import Counts, EventProfile
 
 log = logging.getLogger(__name__)
-BIN_SHARE = 0.02  # of the reference in every bin of a PSI, at least: a nearly empty bin would count for too much
+BIN_SHARE = 0.02  # least share of the reference in a bin of a PSI: a nearly empty bin would count too much
 Level = Literal["ok", "noticeable", "beyond limit"]
 
 
@@ -28,10 +28,10 @@ class Measure:
 
     name: str  # legal in an MLflow metric name
     label: str
-    value: float  # NaN where there is nothing to compare
-    limit: float  # beyond it: a warning
+    value: float  # NaN = there is nothing to compare
+    limit: float  # a value beyond the limit is a warning
     level: Level
-    text: str  # what was found, for people
+    text: str  # the finding, for people
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Drift:
 
     @property
     def warnings(self) -> list[str]:
-        """A line for each measure that is not as on the training dates."""
+        """A line for each measure that differs from the training dates."""
         return [f"{measure.label}: {measure.text}" for measure in self.measures if measure.level != "ok"]
 
     @property
     def verdict(self) -> str:
-        """The warnings in one line, or that there is none."""
+        """The warnings in one line; without a warning, a text that says so."""
         return "; ".join(self.warnings) or "as on the training dates"
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """Flat metrics under MLflow-legal names, `{prefix}/delay_psi`, …; undefined ones are left out."""
+        """Flat metrics under MLflow-legal names, `{prefix}/delay_psi`, … Undefined metrics are left out."""
         values = {"planned_events": float(self.planned), "observed_events": float(self.observed)}
         values |= {measure.name: measure.value for measure in self.measures if math.isfinite(measure.value)}
         return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def measure_drift(window: EventProfile, reference: EventProfile, limits: DriftConfig) -> Drift:
-    """Compare a window with the profile of the training dates, and log each measure, as a warning beyond its limit."""
+    """Compare a window with the profile of the training dates. A measure that differs is logged as a warning."""
     drift = Drift(tuple(_measures(window, reference, limits)), window.planned, window.observed)
     for measure in drift.measures:
         log.log(
@@ -68,10 +68,10 @@ def measure_drift(window: EventProfile, reference: EventProfile, limits: DriftCo
 
 
 def population_stability_index(window: Counts, reference: Counts) -> float:
-    """PSI = Σ (w − r) ln(w / r) over the shares w and r of each bin; NaN where either side is empty.
+    """PSI = Σ (w − r) ln(w / r) over the shares w and r of each bin; NaN = the window or the reference is empty.
 
-    Neighbouring bins are joined until each holds BIN_SHARE of the reference. Every bin counts half an event more than
-    it holds, so that an empty one stays finite. Two samples of one distribution, of n and m events in b bins, have a
+    Neighbouring bins are joined until each holds BIN_SHARE of the reference. Half an event is added to every bin, so
+    that the PSI stays finite if a bin is empty. Two samples of one distribution, of n and m events in b bins, have a
     PSI of about (b − 1) (1 / n + 1 / m).
 
     Source: N. Siddiqi, Credit Risk Scorecards (2006), also for the thresholds 0.1 and 0.25.
@@ -94,7 +94,7 @@ def _measures(window: EventProfile, reference: EventProfile, limits: DriftConfig
         "observed events",
         window.observed_share,
         reference.observed_share - limits.max_observed_drop,
-        "ok" if drop <= limits.max_observed_drop else "beyond limit",  # NaN is no agreement
+        "ok" if drop <= limits.max_observed_drop else "beyond limit",  # NaN is beyond the limit
         f"{window.observed:,} of {window.planned:,} planned events ({window.observed_share:.1%}), "
         f"{reference.observed_share:.1%} on the training dates; limit {100 * limits.max_observed_drop:g} points below",
     )
@@ -121,9 +121,9 @@ def _psi_measure(name: str, label: str, window: Counts, reference: Counts, limit
         return Measure(name, label, value, limits.psi_shifted, "beyond limit", f"no events to compare; {limit}")
     level: Level
     if value > limits.psi_shifted:
-        level, finding = "beyond limit", "distributed otherwise than"
+        level, finding = "beyond limit", "distributed differently than"
     elif value > limits.psi_noticeable:
-        level, finding = "noticeable", "distributed somewhat otherwise than"
+        level, finding = "noticeable", "distributed somewhat differently than"
     else:
         level, finding = "ok", "distributed as"
     text = f"PSI {value:.3f}, {finding} on the training dates; {limit}"
@@ -131,7 +131,7 @@ def _psi_measure(name: str, label: str, window: Counts, reference: Counts, limit
 
 
 def _bin_starts(reference: Counts) -> list[int]:
-    """Where joined bins begin, so that each holds BIN_SHARE of the reference; the last takes what remains."""
+    """The first bin of each joined bin. A joined bin holds BIN_SHARE of the reference; the last takes the rest."""
     needed = BIN_SHARE * reference.sum()
     starts, held = [0], 0
     left = int(reference.sum())

@@ -1,6 +1,6 @@
-"""Evaluating the model of a run on a window of service dates: what goes into that run, and what whoever asked is told.
+"""Evaluate the model of a run on a window of service dates. The results go into that run and to the caller.
 
-All that makes the model comes from the run: checkpoint, statistics, embeddings and its own configuration.
+The model is built from the run alone: checkpoint, statistics, embeddings and the run's configuration.
 """
 
 from __future__ import annotations
@@ -42,38 +42,43 @@ from transformer.training.run_folder import TrainedModel, download_trained
 
 log = logging.getLogger(__name__)
 
-REPORT = "report.html"  # beside figures and tables
-DRIFT = "drift/"  # and "test" or a window's name: tag that says what is not as on the training dates
-DEGRADED = "degraded/"  # and a window's name: tag that says what has become worse since the training
-GATE = "gate/"  # and "test" or a window's name: tag that says what the gate decided, and why
+REPORT = "report.html"  # next to figures and tables
+# Tags of the run. "test" or the name of a window follows.
+DRIFT = "drift/"  # differences from the training dates
+DEGRADED = "degraded/"  # the loss of skill since the training
+GATE = "gate/"  # the gate's decision and its reason
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is asked of an evaluation."""
+    """The options of an evaluation.
+
+    A window that already has results is refused, unless `again` or `if_new` is set.
+    """
 
     window: Window | None = None  # None = the test dates of the run's split
-    again: bool = False  # a window that has results is evaluated again
-    if_new: bool = False  # its results are kept, and told once more; without both it is refused
+    again: bool = False  # evaluate a window with results again
+    if_new: bool = False  # keep the results of a window with results, and return them
     allow_training_dates: bool = False  # the window may hold dates that trained the model or chose its best epoch
-    id: str = ""  # under which the outcome is left in the run, see `outcome`
-    env: str = "local"  # environment and
-    overrides: Sequence[str] = ()  # overrides that the configuration was made of, for the report
+    id: str = ""  # the run keeps the outcome under this id, see `outcome`
+    env: str = "local"  # environment of the configuration, for the report
+    overrides: Sequence[str] = ()  # overrides of the configuration, for the report
 
 
 def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[str, Any]:
-    """Evaluate the run's best checkpoint, beside translation and the champion on the same rows, and log into that run.
+    """Evaluate the run's best checkpoint, and log into that run.
 
-    The window of the last dates is refused where the data are older than `evaluation.freshness.max_age_s`.
+    Translation and the champion are evaluated on the same rows. A window of the last dates is refused if the data are
+    older than `evaluation.freshness.max_age_s`.
 
     Raises:
-        UserError: no such run or dates, dates that trained the model, data that are too old, or a window that has
-            results.
+        UserError: there is no such run or date, the dates trained the model, the data are too old, or the window
+            already has results.
     """
     run = RunLog(config, run_id)
     status = run.check()
     folder = run_folder(config, run_id)
-    source = folder / "from_mlflow" if run_id else folder  # a local copy may be older, or another machine's
+    source = folder / "from_mlflow" if run_id else folder  # a local copy may be old
     trained = download_trained(run, source) if run_id else TrainedModel.load(source)
     given, config = config, trained.located(config)
     now = datetime.now(UTC)
@@ -144,7 +149,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
 
 
 def _scope(request: EvaluationRequest, split: Split, config: Config, now: datetime) -> Scope:
-    """The dates to evaluate on, with their event tables in the local folder."""
+    """The dates to evaluate. Their event tables are fetched into the local folder."""
     window = request.window
     if window is None:
         scope = Scope.of_test(split.test)
@@ -158,21 +163,24 @@ def _scope(request: EvaluationRequest, split: Split, config: Config, now: dateti
 
 
 def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date, ...]:
-    """The dates that neither trained the model nor chose its best epoch: errors on those say little about others."""
+    """The dates that neither trained the model nor chose its best epoch.
+
+    Errors on dates that did say little about other dates.
+    """
     seen = sorted({*split.train, *split.validation} & set(days))
     left = tuple(day for day in days if day not in seen)
     if seen and (window.count is None or not left):
         raise UserError(
-            f"window {window_name(days)}: {', '.join(format_dates(seen))} trained or validated this model; "
-            "leave them out, or add --allow-training-dates"
+            f"window {window_name(days)}: this model was trained or validated on {', '.join(format_dates(seen))}; "
+            "leave these dates out, or add --allow-training-dates"
         )
     if seen:
-        log.info("window: %s left out, they trained or validated this model", ", ".join(format_dates(seen)))
+        log.info("window: %s left out: this model was trained or validated on them", ", ".join(format_dates(seen)))
     return left
 
 
 def _newest_observation(config: Config, now: datetime) -> NewestObservation:
-    """When the newest observation of all was made; refused where it is older than the configuration allows."""
+    """The time of the newest observation. It is refused if it is older than the configuration allows."""
     newest = find_newest_observation(config.data, now)
     if limit := config.evaluation.freshness.max_age_s:
         age = check_freshness(newest.at, now, timedelta(seconds=limit), config.data.timezone)
@@ -181,7 +189,7 @@ def _newest_observation(config: Config, now: datetime) -> NewestObservation:
 
 
 def _earlier(run: RunLog, folder: Path, scope: Scope) -> Outcome | None:
-    """What an evaluation on these very dates found before."""
+    """The outcome of an earlier evaluation on the same dates."""
     if run.run_id:
         found = Outcome.of_window(run, scope.name)
     else:
@@ -191,18 +199,21 @@ def _earlier(run: RunLog, folder: Path, scope: Scope) -> Outcome | None:
 
 
 def _asked_again(run: RunLog, scope: Scope, request: EvaluationRequest) -> bool:
-    """Whether to evaluate a window that has results: asked to, or as the next try of the request that made them."""
+    """Whether to evaluate a window that has results.
+
+    It is evaluated again if the request asks for that, or if the results are those of an earlier try of the request.
+    """
     mine = Outcome.of_request(run, request.id) if request.id else None
     if request.again or (mine is not None and mine.window == scope.name):
         return True
     if request.if_new:
         return False
-    raise UserError(f"window {scope.name} has been evaluated; add --again to do it again, or name other dates")
+    raise UserError(f"window {scope.name} has been evaluated; add --again to evaluate it again, or name other dates")
 
 
 def _told_once_more(run: RunLog, scope: Scope, request: EvaluationRequest, found: Outcome) -> dict[str, Any]:
-    """Leave what was found before to this request too; what the gate decided then is no decision of today."""
-    log.info("window %s has been evaluated before and there are no newer dates; kept: %s", scope.name, found.headline)
+    """Store the earlier outcome for this request too, without the gate's decision, which is not one of today."""
+    log.info("window %s: no newer dates, so the earlier results are kept: %s", scope.name, found.headline)
     outcome = found.without_decision()
     if request.id:
         outcome.leave_to_request(run, request.id)
@@ -212,21 +223,25 @@ def _told_once_more(run: RunLog, scope: Scope, request: EvaluationRequest, found
 
 
 def _training_history(run: RunLog, folder: Path) -> pl.DataFrame:
-    """A line per epoch of the training whose run folder, or copy of artifacts, this is."""
+    """A line per epoch of the training.
+
+    Args:
+        folder: run folder of the training, or a copy of its artifacts.
+    """
     if run.run_id:
         run.download(f"{checkpoints.CHECKPOINTS}/{checkpoints.HISTORY}", folder)
     return pl.DataFrame(callbacks.read_history(folder / checkpoints.CHECKPOINTS / checkpoints.HISTORY))
 
 
 def _degradation(run: RunLog, scope: Scope, result: EvaluationResult, max_drop: float) -> str:
-    """What has become worse since the training, in one line; "" = nothing beyond the limit, or nothing to compare."""
+    """The loss of skill since the training, in one line; "" = within the limit, or there is nothing to compare."""
     then = run.get_metric("test/skill")
     now = result.metrics.get(f"{scope.prefix}/skill")
     if then is None or now is None or then - now <= max_drop:
         return ""
     return (
-        f"degraded: skill {now:+.1%} on {scope.name}, {then:+.1%} on the test dates of its training, a drop beyond "
-        f"evaluation.max_skill_drop={max_drop:g}"
+        f"degraded: skill {now:+.1%} on {scope.name}, {then:+.1%} on the test dates of the training; the drop is "
+        f"beyond evaluation.max_skill_drop={max_drop:g}"
     )
 
 
@@ -252,7 +267,7 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
 
 
 def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
-    """Say what was found; that a window was evaluated comes last, when all of it is there."""
+    """Set the tags of the results. The tag of the evaluated window comes last, when all other results are there."""
     tags = {
         DRIFT + scope.name: quality.drift.verdict if quality.drift else "",
         DEGRADED + scope.name: outcome.degradation,

@@ -1,6 +1,6 @@
-"""The gate: whether a challenger becomes champion, judged against the champion and translation on the same rows.
+"""The gate decides whether a challenger becomes champion. All models and translation are compared on the same rows.
 
-A difference is that of mean absolute errors, challenger − other: negative means that the challenger is better.
+A difference is the MAE of the challenger − the MAE of the other: it is negative if the challenger is better.
 
 Legend of dimensions: R resamples, G groups of rows (the first is all rows), P predictors.
 """
@@ -24,8 +24,8 @@ from transformer.evaluation.metrics import MODEL_ERROR_S, TRANSLATION_ERROR_S, c
 from transformer.prediction.columns import ROW_KEY
 
 CHALLENGER, CHAMPION, TRANSLATION = "challenger", "champion", "translation"
-TRUTH = ("observed_delay_s", "translation_delay_s")  # of the data, whatever the model
-SAME_S = 0.5  # how far they may differ: a model's delays are float32
+TRUTH = ("observed_delay_s", "translation_delay_s")  # columns that depend on the data and not on the model
+SAME_S = 0.5  # two models may differ by this much in a column of TRUTH: their delays are float32
 GROUP_SCHEMA: dict[str, pl.DataType] = {
     "breakdown": pl.String(),
     "group": pl.String(),
@@ -37,26 +37,26 @@ GROUP_SCHEMA: dict[str, pl.DataType] = {
     "difference_s": pl.Float64(),
     "low_s": pl.Float64(),
     "high_s": pl.Float64(),
-    "degraded": pl.Boolean(),  # by more than `max_degradation`, and not by chance
+    "degraded": pl.Boolean(),  # by more than `max_degradation`, and beyond chance
 }
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate decides, and the figures it did so on."""
+    """The gate's decision, and the figures behind it."""
 
     decision: PromotionDecision
     confidence: float  # of every interval
-    n: int  # rows compared
-    unmatched: int  # rows of one model only
+    n: int  # compared rows
+    unmatched: int  # rows that only one model predicts
     beyond: int  # rows further ahead than one of the two models predicts at all
     journeys: int
-    unit: str  # what was resampled: `service date` or `journey`
+    unit: str  # the resampled unit: `service date` or `journey`
     units: int
-    mae_s: dict[str, Estimate]  # of challenger, champion where there is one, and translation
-    difference_s: dict[str, Estimate]  # from challenger to champion and translation
+    mae_s: dict[str, Estimate]  # of challenger, translation, and the champion if there is one
+    difference_s: dict[str, Estimate]  # challenger − champion, challenger − translation
     skill: dict[str, Estimate]  # of challenger and champion
-    groups: pl.DataFrame  # GROUP_SCHEMA, of the breakdowns that are judged; empty without a champion
+    groups: pl.DataFrame  # GROUP_SCHEMA: the groups of the judged breakdowns; empty without a champion
 
     def metrics(self, prefix: str = "gate") -> dict[str, float]:
         """Figures under MLflow-legal names: `gate/mae_s/challenger`, `gate/difference_s/champion/low`, …"""
@@ -98,7 +98,7 @@ class GateResult:
 
 @dataclass(frozen=True)
 class _Paired:
-    """Rows that both models predict, with the absolute error of every predictor in a column of its name."""
+    """Rows that both models predict. The column with a predictor's name holds the predictor's absolute error."""
 
     rows: pl.DataFrame
     predictors: tuple[str, ...]
@@ -108,7 +108,7 @@ class _Paired:
 
 @dataclass(frozen=True)
 class _Errors:
-    """Mean absolute errors, in all and in every resample."""
+    """Mean absolute errors of the rows and of every resample."""
 
     mae: FloatArray  # [G, P]
     replicates: FloatArray  # [R, G, P]
@@ -128,16 +128,17 @@ def compare(
 ) -> GateResult:
     """Decide whether the challenger becomes champion.
 
-    It does when the interval of its difference to the champion lies beyond `min_improvement_s`, that of its difference
-    to translation below 0, and no group of `breakdowns` has become worse. The first model has translation to beat.
+    The challenger must fulfil three conditions. The interval of its difference to the champion lies beyond
+    `min_improvement_s`. The interval of its difference to translation lies below 0. No group of `breakdowns` has become
+    worse. The first model must only beat translation.
 
     Args:
         challenger: evaluation rows (ROW_SCHEMA) of the challenger.
-        champion: those of the champion, of the same window; None = there is none yet.
-        considered: the versions in question, without a verdict so far.
+        champion: evaluation rows of the champion on the same window; None = there is no champion yet.
+        considered: the compared versions, still without a verdict.
 
     Raises:
-        UserError: too few journeys, or rows of the two that do not belong together.
+        UserError: there are too few journeys, or the rows of the two models do not belong together.
     """
     paired = _pair(challenger, champion, gate.max_unmatched_share)
     journeys = paired.rows.select(pl.struct(JOURNEY).n_unique()).item()
@@ -192,7 +193,7 @@ def _pair(challenger: pl.DataFrame, champion: pl.DataFrame | None, max_unmatched
     if champion is None:
         return _Paired(challenger.with_columns(own, translation), (CHALLENGER, TRANSLATION))
     _check(champion, CHAMPION)
-    # A model may look further ahead than the other; its additional events are no sign that the rows differ.
+    # One model may look further ahead than the other. Its additional events do not mean that the rows differ.
     ahead = pl.col("rank") <= min(challenger["rank"].max(), champion["rank"].max())  # type: ignore[type-var]
     first, second = challenger.filter(ahead), champion.filter(ahead)
     theirs = second.select(*ROW_KEY, *TRUTH, MODEL_ERROR_S.abs().alias(CHAMPION))
@@ -201,7 +202,7 @@ def _pair(challenger: pl.DataFrame, champion: pl.DataFrame | None, max_unmatched
     share = unmatched / (unmatched + rows.height)
     if share > max_unmatched_share:
         raise UserError(
-            f"{unmatched:,} rows ({share:.1%}) are of one model only, above evaluation.gate.max_unmatched_share="
+            f"only one model predicts {unmatched:,} rows ({share:.1%}), above evaluation.gate.max_unmatched_share="
             f"{max_unmatched_share}; evaluate both models on the same window, with the same data.grid and data.snapshot"
         )
     for name in TRUTH:
@@ -219,11 +220,11 @@ def _check(rows: pl.DataFrame, whose: str) -> None:
     check_rows(rows)
     twice = rows.height - rows.select(pl.struct(ROW_KEY).n_unique()).item()
     if twice:
-        raise UserError(f"{twice:,} rows of the {whose} are there twice; evaluate it on one window")
+        raise UserError(f"{twice:,} rows of the {whose} occur twice; evaluate it on one window")
 
 
 def _groups(rows: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
-    """The groups of one breakdown, in their natural order, with how many rows and journeys they have."""
+    """The groups of one breakdown in their natural order, with their number of rows and of journeys."""
     counts = pl.len().cast(pl.Int64).alias("n"), pl.struct(JOURNEY).n_unique().cast(pl.Int64).alias("journeys")
     found = rows.group_by(key.alias("group")).agg(counts).sort("group")
     return found.select(pl.lit(by).alias("breakdown"), pl.col("group").cast(pl.String), "n", "journeys")
@@ -238,7 +239,7 @@ def _errors(
 ) -> _Errors:
     numbered = groups.select("breakdown", "group").with_row_index("code")
     units = int(rows.select(pl.col("unit").max()).item()) + 1
-    sums = np.zeros((units, groups.height, 1 + len(predictors)))  # rows, and the sum of each predictor's errors
+    sums = np.zeros((units, groups.height, 1 + len(predictors)))  # number of rows, and sum of errors by predictor
     for by, key in keys.items():
         cells = (
             rows.group_by("unit", key.cast(pl.String).alias("group"))
@@ -278,7 +279,7 @@ def _table(groups: pl.DataFrame, errors: _Errors, of: dict[str, int], gate: Gate
 def _complaints(
     mae_s: dict[str, Estimate], difference_s: dict[str, Estimate], table: pl.DataFrame, gate: GateConfig
 ) -> Iterator[str]:
-    """Why the challenger does not become champion."""
+    """The reasons why the challenger does not become champion."""
     limits = {CHAMPION: 0.0 - gate.min_improvement_s}
     if gate.must_beat_translation or CHAMPION not in mae_s:
         limits[TRANSLATION] = 0.0

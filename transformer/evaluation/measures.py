@@ -1,4 +1,4 @@
-"""All that is measured on the rows of one evaluation. It is computed once, and everything is written from it."""
+"""The measures of one evaluation. They are computed once, and every output is written from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformer.evaluation.quantiles import Uncertainty, uncertainty
 
 @dataclass(frozen=True)
 class Measures:
-    """What the log's table, figures, JSON tables, MLflow metrics and the page say of the same rows."""
+    """The measures of some rows, for the table in the log, the figures, the JSON tables, the metrics and the page."""
 
-    rows: pl.DataFrame  # `metrics.ROW_SCHEMA`, with or without quantiles
+    rows: pl.DataFrame  # `columns.ROW_SCHEMA`, with or without quantiles
     timezone: str  # IANA name of the railway's clock
     summary: dict[str, float]  # `metrics.SUMMARY` over all rows
     breakdowns: dict[str, pl.DataFrame]  # by `metrics.BREAKDOWNS`
@@ -24,9 +24,10 @@ class Measures:
 
     @classmethod
     def of(cls, rows: pl.DataFrame, timezone: str) -> Self:
-        """
+        """Measure the rows.
+
         Raises:
-            UserError: `rows` is empty or holds a value that is not a number, or its quantiles cross.
+            UserError: `rows` is empty, a value is not a number, or the quantiles cross.
         """
         return cls(
             rows,
@@ -38,7 +39,7 @@ class Measures:
         )
 
     def groups(self, by: str) -> pl.DataFrame:
-        """A breakdown, that by train number too."""
+        """A breakdown: one of `breakdowns`, or the one by train number."""
         return self.trains if by == metrics.TRAIN_NUMBER else self.breakdowns[by]
 
     def metrics(self, prefix: str) -> dict[str, float]:

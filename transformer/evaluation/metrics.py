@@ -1,7 +1,8 @@
-"""Errors of the model and of the translation baseline, over all rows and per group.
+"""Errors of the model and of translation, the baseline, over all rows and per group.
 
-A row is one predicted event of one train in one snapshot (`ROW_SCHEMA`). An error is predicted − observed delay, in
-seconds: positive means predicted too late. Every metric is taken for the model and for translation on the same rows.
+A row is one predicted event of one train in one snapshot (`ROW_SCHEMA`). An error is predicted − observed delay in
+seconds; a positive error is a prediction that is too late. Every metric is computed for the model and for translation
+on the same rows.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ METRICS = (  # of one predictor
     "within_1_min",  # share of rows with an absolute error of at most 60 s
     "within_2_min",
     "within_5_min",
-    "bias_s",  # mean error: positive = predicted too late
+    "bias_s",  # mean error: positive = predictions are too late
 )
 TRANSLATION = "translation_"  # prefix of the baseline's metrics
-SKILLS = ("skill", "skill_rmse")  # 1 - MAE / MAE(translation), and the same of the RMSE
+SKILLS = ("skill", "skill_rmse")  # 1 - MAE / MAE(translation), and the same for the RMSE
 SUMMARY = ("n", *METRICS, *(TRANSLATION + name for name in METRICS), *SKILLS)
 
 MODEL_ERROR_S = pl.col("predicted_delay_s").cast(pl.Float64) - pl.col("observed_delay_s")
@@ -39,7 +40,7 @@ TRANSLATION_ERROR_S = pl.col("translation_delay_s").cast(pl.Float64) - pl.col("o
 
 @dataclass(frozen=True)
 class Bins:
-    """Half-open intervals [edge, next edge) in minutes, open at both ends: one label more than edges."""
+    """Half-open intervals [edge, next edge) in minutes. The outer bins have no limit, so labels = edges + 1."""
 
     edges_min: tuple[int, ...]
     labels: tuple[str, ...]  # legal in an MLflow metric name
@@ -62,7 +63,7 @@ DELAY_CHANGE = Bins(  # observed delay - last known delay
 
 
 def group_keys(timezone: str) -> dict[str, pl.Expr]:
-    """The group of each row, by name of the breakdown; `timezone` is an IANA name, for `hour`."""
+    """The group of each row, by name of the breakdown. `hour` needs `timezone`, an IANA name."""
     return {
         "horizon": HORIZON.of(pl.col("horizon_s")),
         "delay_change": DELAY_CHANGE.of(pl.col("observed_delay_s") - pl.col("last_delay_s")),
@@ -76,7 +77,7 @@ def group_keys(timezone: str) -> dict[str, pl.Expr]:
     }
 
 
-TRAIN_NUMBER = "train_number"  # a breakdown of its own: its groups have few rows each
+TRAIN_NUMBER = "train_number"  # not one of BREAKDOWNS, because its groups have few rows each
 BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != TRAIN_NUMBER)
 
 
@@ -84,7 +85,7 @@ def check_rows(rows: pl.DataFrame) -> None:
     """Refuse rows that would make a metric meaningless.
 
     Raises:
-        UserError: no row, a missing column, or a delay or horizon that is null, NaN or infinite.
+        UserError: there is no row, a column is missing, or a delay or horizon is null, NaN or infinite.
     """
     if missing := [name for name in ROW_SCHEMA if name not in rows.columns]:
         raise UserError(f"evaluation rows lack {', '.join(missing)}; build them with every column of ROW_SCHEMA")
@@ -102,7 +103,7 @@ def check_rows(rows: pl.DataFrame) -> None:
 def summary(rows: pl.DataFrame) -> dict[str, float]:
     """`SUMMARY` over all rows: times in seconds, shares and skills as fractions.
 
-    A skill is NaN where translation makes no error at all.
+    A skill is NaN if translation makes no error at all.
 
     Raises:
         UserError: see `check_rows`.
@@ -113,14 +114,14 @@ def summary(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFrame:
-    """`SUMMARY` per group, one line each, in the natural order of the groups; groups without rows are left out.
+    """`SUMMARY` per group, one line each, in the natural order of the groups. Groups without rows are left out.
 
     Args:
-        by: one of `BREAKDOWNS` or TRAIN_NUMBER, and the name of the group column in the result.
+        by: one of `BREAKDOWNS`, or TRAIN_NUMBER. The group column of the result has this name.
         timezone: IANA name, for `hour`.
 
     Raises:
-        UserError: unknown `by`, or see `check_rows`.
+        UserError: `by` is unknown, or `check_rows` refuses the rows.
     """
     check_rows(rows)
     return _breakdown(rows, by, timezone)
@@ -137,9 +138,9 @@ def breakdowns(rows: pl.DataFrame, timezone: str) -> dict[str, pl.DataFrame]:
 
 
 def worst_groups(groups: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The groups of a breakdown with the greatest MAE, worst first, of the half of them with the most rows.
+    """The groups of a breakdown with the greatest MAE, worst first.
 
-    A handful of rows says little about a group.
+    Only the half of the groups with the most rows counts, since a handful of rows says little about a group.
     """
     return (
         groups.filter(pl.col("n") >= pl.col("n").median())
@@ -153,7 +154,7 @@ def to_mlflow_metrics(
 ) -> dict[str, float]:
     """Flat metrics under MLflow-legal names: `test/mae_s`, `test/horizon/10-20min/skill`, …
 
-    Of the breakdowns only `GATE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
+    Only the breakdowns of `GATE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
     """
     metrics: dict[str, float | None] = {f"{prefix}/{name}": value for name, value in summary.items()}
     for by in GATE_BREAKDOWNS:
@@ -164,17 +165,17 @@ def to_mlflow_metrics(
 
 
 def finite_metrics(values: Mapping[str, float | None]) -> dict[str, float]:
-    """As MLflow takes them: without what is undefined."""
+    """The values that MLflow accepts: undefined ones are left out."""
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def legal_name(group: str) -> str:
-    """The group's name with what MLflow refuses, and what would split the name, written as its hex code."""
+    """The group's name. Characters that MLflow refuses or that would split the name are written as hex codes."""
     return re.sub(r"[^\w -]", lambda match: f"-{ord(match[0]):x}-", group) or "unnamed"
 
 
 def to_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """A breakdown as JSON-able records; dates in ISO 8601, undefined skills null."""
+    """A breakdown as records for JSON. Dates are in ISO 8601, and undefined skills are null."""
     return frame.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts()
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, left in the model's run for whoever asks. Imports neither torch nor polars."""
+"""The outcome of an evaluation, kept in tags of the model's run. This module imports neither torch nor polars."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from transformer.errors import UserError
 from transformer.evaluation.decision import NO_DECISION, PromotionDecision
 from transformer.tracking.run_log import RunLog
 
-REQUEST = "request/"  # and the request's id: tag of the run that was evaluated
-EVALUATED = "evaluated/"  # and a window's name: tag of each window that was evaluated
+REQUEST = "request/"  # tag of the evaluated run; the id of the request follows
+EVALUATED = "evaluated/"  # tag of the evaluated run; the name of the window follows
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of `evaluate-model`, as its run keeps it in tags."""
+    """The result of `evaluate-model`, as the run keeps it in tags."""
 
     window: str  # `test`, or the first and last service date: 2024-12-20..2024-12-21
-    dates: list[str] = field(default_factory=list)  # that were evaluated, as `data.split` takes them
+    dates: list[str] = field(default_factory=list)  # the evaluated dates, in the form of `data.split`
     report: str = ""  # artifact path of the report
-    headline: str = ""  # one line: MAE, that of translation, skill
-    degradation: str = ""  # one line: what has become worse since the training; "" = nothing beyond the limit
+    headline: str = ""  # one line: MAE of the model, MAE of translation, skill
+    degradation: str = ""  # one line: the loss of skill since the training; "" = within the limit
     decision: PromotionDecision = NO_DECISION
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Outcome:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave, or a release that kept the fields of the decision among the others."""
+        """Read the fields that `as_dict` returned. Older releases kept the fields of the decision among the others."""
         given = dict(values)
         decision = given.pop("decision", {})
         if isinstance(decision, str):
@@ -41,16 +41,16 @@ class Outcome:
         return cls(**given, decision=PromotionDecision.read(decision))
 
     def without_decision(self) -> Self:
-        """The same results, told again: nothing is decided on them a second time."""
+        """The same results without a decision, for a later request. Nothing is decided on them a second time."""
         reason = f"judged before: {self.decision.reason}" if self.decision.verdict else self.decision.reason
         return dataclasses.replace(self, decision=self.decision.withheld(reason))
 
     def leave_to_request(self, run: RunLog, request: str) -> None:
-        """Keep it for whoever asked for it with `evaluate-model --request ID`."""
+        """Keep the outcome for the request `evaluate-model --request ID`."""
         run.set_tags({REQUEST + request: json.dumps(self.as_dict())})
 
     def leave_to_window(self, run: RunLog) -> None:
-        """Keep it as the results on its window."""
+        """Keep the outcome as the results on its window."""
         run.set_tags({EVALUATED + self.window: json.dumps(self.as_dict())})
 
     @classmethod
@@ -63,7 +63,7 @@ class Outcome:
 
     @classmethod
     def find(cls, run: RunLog, request: str) -> Self:
-        """What the evaluation that was asked for under this id found.
+        """The outcome of the evaluation with this request id.
 
         Raises:
             UserError: the run has no such evaluation.

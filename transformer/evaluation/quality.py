@@ -1,4 +1,4 @@
-"""What is known of the events that a model is evaluated on: what reading found, how new they are, how they drifted."""
+"""Quality of the evaluated events: the report of reading them, the newest observation, and the drift."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ class DataQuality:
 
 
 class Examination:
-    """Looks at the events of service dates, which come a date at a time, and measures how they have drifted."""
+    """Examines the events of service dates, one date at a time, and measures their drift."""
 
     def __init__(self, now: datetime) -> None:
         """
         Args:
-            now: events planned later count for nothing in the drift.
+            now: the drift leaves out events that are planned later.
         """
         self._now = now
         self._reading = ReadingReport()
         self._profiles: list[EventProfile] = []
 
     def add(self, read: DayEvents) -> None:
-        """Look at another date."""
+        """Examine the events of another date."""
         self._reading.add(read.report)
         self._profiles.append(profile_of(read.events, until=self._now))
 
     def quality(
         self, reference: EventProfile | None, limits: DriftConfig, newest_observation: datetime | None = None
     ) -> DataQuality:
-        """What was found on the dates so far, which are one at least.
+        """The quality of the dates that were added, at least one.
 
         Args:
             reference: profile of the training dates; None = drift is not measured.
-            newest_observation: of all the data, where that was looked for.
+            newest_observation: time of the newest observation in all data; None = unknown.
         """
         drift = None
         if reference is None:
-            log.info("drift: not measured, the run is of an older training and keeps no profile of its dates")
+            log.info("drift: not measured, since the run has no profile of its training dates")
         else:
             drift = measure_drift(sum(self._profiles[1:], start=self._profiles[0]), reference, limits)
         return DataQuality(self._reading, drift, newest_observation)

@@ -1,23 +1,24 @@
-"""How good the predicted distribution is: its quantiles against what was observed.
+"""Measures of the predicted distribution: its quantiles are compared with the observed delays.
 
 Evaluation rows hold a quantile per level in seconds, in a column named by the level in percent: `q05_delay_s`,
-`q50_delay_s`, `q97.5_delay_s`. Rows without such columns have no distribution, and nothing is said of it.
+`q50_delay_s`, `q97.5_delay_s`. Rows without such columns have no distribution, and nothing is measured.
 
-Three measures, each over all rows and per group:
+There are three measures, over all rows and per group:
 
-- *Pinball loss* of a level, in seconds: `level × (y − q)` where the observed delay y is above the quantile q,
-  `(1 − level) × (q − y)` below it. The true quantile has the least. Source: Koenker & Bassett 1978, Econometrica 46.
-- *CRPS*, the continuous ranked probability score, in seconds: the pinball loss integrated over all levels, twice.
+- *Pinball loss* of a level, in seconds: `level × (y − q)` if the observed delay y is above the quantile q, and
+  `(1 − level) × (q − y)` if y is below q. The true quantile has the least loss. Source: Koenker & Bassett 1978,
+  Econometrica 46.
+- *CRPS*, the continuous ranked probability score, in seconds: twice the integral of the pinball loss over all levels.
   Source: Laio & Tamea 2007, doi 10.5194/hess-11-1267-2007; Gneiting & Ranjan 2011, doi 10.1198/jbes.2010.08110.
-  Quantiles between two levels are interpolated in a straight line, and beyond the outermost levels the quantile stays
-  what it is there, as if the rest of the probability sat on it. The integral over these is exact, in the form over
-  delays that Gneiting & Raftery 2007, doi 10.1198/016214506000001437, start from. So it is the score of a distribution
-  that can be, and flatters nobody: the CRPS of a point prediction is its absolute error, whatever the levels, and the
-  quantiles of a normal distribution at 0.05, 0.1, 0.25, 0.5, 0.75, 0.9 and 0.95 score 0.2 % worse than itself. The
-  trapezoidal rule on the losses would score them 3 % better. Translation, a point prediction, stands beside it with
-  its MAE.
-- *Coverage*: the share of observed delays inside a central interval, and the interval's mean width. The ends of an
-  interval belong to it: where delays are whole minutes, many fall exactly on an end.
+  Between two levels, the quantiles are interpolated in a straight line. Beyond the outermost levels, the quantile stays
+  constant, as if the rest of the probability sat there. The integral over this distribution is exact; it has the form
+  over delays that Gneiting & Raftery 2007, doi 10.1198/016214506000001437, start from. The score is therefore that of a
+  possible distribution, and favours no form of prediction. The CRPS of a point prediction is its absolute error, for
+  any levels, so the CRPS of translation is its MAE. The quantiles of a normal distribution at 0.05, 0.1, 0.25, 0.5,
+  0.75, 0.9 and 0.95 score 0.2 % worse than the normal distribution itself. The trapezoidal rule on the losses would
+  score them 3 % better.
+- *Coverage*: the share of observed delays inside a central interval, and the mean width of the interval. The ends
+  belong to the interval, because delays in whole minutes often fall exactly on an end.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from transformer.evaluation.metrics import (
 from transformer.prediction.columns import Interval, intervals_of, levels_in, quantile_column, quantile_name
 
 OBSERVED_S = pl.col("observed_delay_s").cast(pl.Float64)
-# Operational points with events in the rows, ordered by how many, in four groups of as many points each.
+# The operational points of the rows, ordered by their number of events, in four groups of equally many points.
 POINT_GROUPS = ("busiest-quarter", "second-quarter", "third-quarter", "quietest-quarter")
 BREAKDOWNS = ("horizon", "train_type", "departed", "point_group")
 EVENT = ("op_id", *JOURNEY, "event_type", "planned_ts")
@@ -51,10 +52,11 @@ EVENT = ("op_id", *JOURNEY, "event_type", "planned_ts")
 # --- measures --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Uncertainty:
-    """How good the distributions of some rows are. Times in seconds, shares as fractions.
+    """Measures of the distributions of some rows. Times are in seconds, shares are fractions.
 
-    `summary` and each line of a breakdown hold n, `crps_s`, `translation_crps_s`, `crps_skill` (1 − CRPS / that of
-    translation), `pinball_s` (mean over the levels), and of each interval `coverage_90` and `width_90_s`.
+    `summary` and each line of a breakdown hold n, `crps_s`, `translation_crps_s`, `crps_skill` (1 − CRPS / CRPS of
+    translation) and `pinball_s` (mean over the levels). For each interval they hold, for example, `coverage_90` and
+    `width_90_s`.
     """
 
     summary: dict[str, float]
@@ -80,18 +82,18 @@ class Uncertainty:
 
 
 def _of_groups(group: Mapping[str, object]) -> list[str]:
-    """What of a group goes to MLflow: the rest says little more, or stands there already."""
+    """The measures of a group that go to MLflow. The others say little more, or are in MLflow already."""
     return [name for name in group if name not in ("translation_crps_s", "pinball_s")]
 
 
 def uncertainty(rows: pl.DataFrame) -> Uncertainty | None:
-    """Judge the quantiles in `rows`; None where they hold none.
+    """Measure the distribution in `rows`; None = the rows hold no quantiles.
 
     Args:
-        rows: see `metrics.ROW_SCHEMA`, and the module's text for the columns of quantiles.
+        rows: columns of `columns.ROW_SCHEMA`, and the columns of quantiles that this module's text describes.
 
     Raises:
-        UserError: see `metrics.check_rows`; a quantile that is null, NaN or infinite; quantiles that cross.
+        UserError: `metrics.check_rows` refuses the rows, a quantile is null, NaN or infinite, or quantiles cross.
     """
     levels = levels_in(rows.columns)
     if not levels:
@@ -133,9 +135,10 @@ def uncertainty(rows: pl.DataFrame) -> Uncertainty | None:
 
 
 def point_groups(rows: pl.DataFrame) -> pl.DataFrame:
-    """`op_id` and `point_group`, an Enum of POINT_GROUPS: the points in `rows` by how many events they have there.
+    """`op_id` and `point_group`, an Enum of POINT_GROUPS: the points in `rows`, grouped by their number of events.
 
-    An event that several snapshots predict counts once. Of as many events the smaller `op_id` is the busier point.
+    An event that several snapshots predict counts once. If two points have equally many events, the point with the
+    smaller `op_id` counts as the busier one.
     """
     busiest_first = (
         rows.lazy().select(EVENT).unique().group_by("op_id").len().sort("len", "op_id", descending=[True, False])
@@ -158,8 +161,8 @@ def _check_quantiles(rows: pl.DataFrame, levels: Sequence[float]) -> None:
     crossed = rows.select(pl.any_horizontal(crossing or [pl.lit(False)]).sum()).item()
     if crossed:
         raise UserError(
-            f"quantiles cross in {crossed:,} of {rows.height:,} evaluation rows; the one of a higher level must not be "
-            "the smaller one, sort them before they are evaluated"
+            f"quantiles cross in {crossed:,} of {rows.height:,} evaluation rows; sort the quantiles of each row by "
+            "level before the evaluation"
         )
 
 
@@ -186,7 +189,7 @@ def _pinball(level: float, quantile_s: pl.Expr) -> pl.Expr:
 
 
 def _crps(levels: Sequence[float]) -> pl.Expr:
-    """∫ (F(x) − 1{x ≥ y})² dx for the F that the quantiles describe, see the module's text; y is the observed delay."""
+    """∫ (F(x) − 1{x ≥ y})² dx. The quantiles describe F, see the module's text; y is the observed delay."""
     first, last = _quantile(levels[0]), _quantile(levels[-1])
     parts = [(first - OBSERVED_S).clip(lower_bound=0), (OBSERVED_S - last).clip(lower_bound=0)]
     for p, r in itertools.pairwise(levels):
@@ -198,7 +201,7 @@ def _crps(levels: Sequence[float]) -> pl.Expr:
 
 
 def _mean_square(start: pl.Expr, end: pl.Expr) -> pl.Expr:
-    """Of a quantity that goes from `start` to `end` in a straight line."""
+    """The mean square of a quantity that goes from `start` to `end` in a straight line."""
     return (start * start + start * end + end * end) / 3
 
 

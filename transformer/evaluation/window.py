@@ -1,4 +1,4 @@
-"""Windows of service dates to evaluate a model on, beside the test dates of its training; how results are called."""
+"""Windows of service dates to evaluate a model on, in addition to its test dates, and the names of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformer.protocol import FROM, TO
 
 @dataclass(frozen=True)
 class Window:
-    """Either the dates from `first` to `last`, both included, or the last `count` of those that have data."""
+    """Either the dates from `first` to `last`, both included, or the last `count` dates that have data."""
 
     first: date | None = None
     last: date | None = None
@@ -22,10 +22,10 @@ class Window:
 
     @classmethod
     def parse(cls, first: str | None, last: str | None, count: int | None) -> Self | None:
-        """A window of command-line options; None when none is given.
+        """The window of the command-line options; None = no option is given.
 
         Raises:
-            UserError: naming the option and its value.
+            UserError: an option is wrong; the error names the option and its value.
         """
         if first is None and last is None and count is None:
             return None
@@ -43,18 +43,18 @@ class Window:
         return window
 
     def dates(self, available: Sequence[date], today: date) -> tuple[date, ...]:
-        """The dates of this window among those that have data, sorted; the last dates are those before today's.
+        """The dates of this window that have data, sorted. The last dates are dates before `today`.
 
         Args:
-            today: the date that is not over yet, of which the data say little.
+            today: the date that is not over yet, so its data are incomplete.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such date.
         """
         days = sorted(available)
         if self.count is not None:
             if not (over := [day for day in days if day < today]):
-                raise UserError(f"--last {self.count}: no date with events is over; the first of them is {days[0]}")
+                raise UserError(f"--last {self.count}: no date with events is over; the first date is {days[0]}")
             return tuple(over[-self.count :])
         assert self.first is not None and self.last is not None
         if not (found := tuple(day for day in days if self.first <= day <= self.last)):
@@ -67,32 +67,32 @@ class Window:
 
 @dataclass(frozen=True)
 class Scope:
-    """The service dates of an evaluation, and how MLflow and the run folder call it."""
+    """The service dates of an evaluation, and its names in MLflow and in the run folder."""
 
     days: tuple[date, ...]
     name: str
-    prefix: str  # of its metrics
-    artifacts: str  # folder of its artifacts
+    prefix: str  # of the names of its metrics
+    artifacts: str  # artifact folder of its files
     local: str  # folder of the same files in the run folder
 
     @classmethod
     def of_test(cls, days: tuple[date, ...]) -> Self:
-        """Of the test dates of a training."""
+        """The scope of the test dates of a training."""
         return cls(days, "test", prefix="test", artifacts="evaluation", local="evaluation")
 
     @classmethod
     def of_dates(cls, days: tuple[date, ...]) -> Self:
-        """Of a window's dates, sorted."""
+        """The scope of a window's sorted dates."""
         name = window_name(days)
         return cls(days, name, prefix=f"window/{name}", artifacts=f"evaluation/{name}", local=f"windows/{name}")
 
     def result_file(self, run_folder: Path) -> Path:
-        """The stage's result, beside the folder whose files become artifacts."""
+        """The file of the stage's result, next to the folder whose files become artifacts."""
         return run_folder / f"{self.local}.json"
 
 
 def window_name(days: Sequence[date]) -> str:
-    """`2024-12-20..2024-12-21`: how metrics, tags and artifacts call an evaluation on these sorted dates."""
+    """`2024-12-20..2024-12-21`: the name of an evaluation on these sorted dates in metrics, tags and artifacts."""
     return f"{days[0]}..{days[-1]}"
 
 

@@ -1,4 +1,4 @@
-"""Intervals by resampling units, against cases that can be worked out."""
+"""Intervals by resampling units, compared with cases whose intervals are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_units: int, confidence:
     runs, held = 1_500, 0
     for run in range(runs):
         rows = generator.integers(500, 1_500, n_units).astype(float)
-        mean = generator.normal(-2.0, 1.0, n_units)  # of a date: what happens on one hangs together
+        mean = generator.normal(-2.0, 1.0, n_units)  # of a date: its errors are correlated
         low, high = ratio_interval(np.column_stack([rows * mean, rows]), 600, seed=run, confidence=confidence)
         held += low <= -2.0 <= high
     assert held / runs == pytest.approx(confidence, abs=0.025)  # 3 standard errors of 1,500 runs: 0.017

@@ -1,4 +1,4 @@
-"""Models of one registry against each other: what the gate says, what their runs and reports keep of it."""
+"""Models of one registry are compared: the gate's decisions, and their traces in runs and reports."""
 
 import shutil
 import uuid
@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.messages import assert_names
 from transformer import stages
 from transformer.config import Config, load_config
 from transformer.errors import UserError
@@ -36,7 +37,7 @@ def test_a_model_that_was_not_compared_has_no_decision():
 def models(
     small_overrides: list[str], mlflow_server: str, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Config, list[str]]:
-    """Runs of a model that was trained for four epochs, and of one that was for ten; not registered."""
+    """The runs of a model trained for four epochs and of a model trained for ten epochs. Neither is registered."""
     folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(sample_folder, folder / "data")
     given = [
@@ -60,7 +61,7 @@ def models(
 
 @pytest.mark.slow
 def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]], caplog: pytest.LogCaptureFixture):
-    """Register and judge the first, promote it, register and judge the second; then what is told again, and to whom."""
+    """Register, judge and promote the first model. Register and judge the second. Then repeat some requests."""
     config, (first, second) = models
     assert stages.register_model(config, first)["version"] == 1
     assert stages.register_model(config, first)["version"] == 1  # once, however often
@@ -99,16 +100,18 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     assert run.data.tags["model_version"] == "2"
     assert run.info.status == "FINISHED"
 
-    with pytest.raises(UserError, match="has been evaluated; add --again"):
+    with pytest.raises(UserError) as caught:
         stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c"))
+    assert_names(caught.value, DAY, "--again")
     with caplog.at_level("INFO"):
-        told = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c", if_new=True))
-    assert "has been evaluated before and there are no newer dates; kept: MAE" in caplog.text
-    assert told["outcome"]["decision"]["verdict"] == ""
-    assert told["outcome"]["decision"]["reason"] == f"judged before: {decision.reason}"
+        kept = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="c", if_new=True))
+    [message] = [record.getMessage() for record in caplog.records if "no newer dates" in record.getMessage()]
+    assert_names(message, DAY, "kept", outcome.headline)
+    assert kept["outcome"]["decision"]["verdict"] == ""
+    assert kept["outcome"]["decision"]["reason"] == f"judged before: {decision.reason}"
     assert Outcome.find(RunLog(config, second), "c").headline == outcome.headline
     retried = stages.evaluate_model(config, second, EvaluationRequest(LAST, id="b", if_new=True))
-    assert retried["outcome"] == found["outcome"]  # a next try of the request that made the results makes them again
+    assert retried["outcome"] == found["outcome"]  # a retry of the request that made the results
 
 
 @pytest.mark.slow
@@ -120,8 +123,10 @@ def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list
     both = EvaluationRequest(Window.parse("2025-01-12", "2025-01-13", None), again=True, allow_training_dates=True)
     found = stages.evaluate_model(config, second, both)
     decision = PromotionDecision.read(found["outcome"]["decision"])
-    assert decision.text == "not judged: 2025-01-12 trained or validated this model"
-    assert "Not compared with the champion: 2025-01-12 trained" in Path(found["report"]).read_text(encoding="utf-8")
+    assert decision.text.startswith("not judged: ")
+    assert_names(decision.text, "this model", "trained or validated", "2025-01-12")
+    report = Path(found["report"]).read_text(encoding="utf-8")
+    assert f"Not compared with the champion: {decision.reason}" in report
 
 
 def _version(config: Config, run_id: str) -> int:
@@ -130,7 +135,7 @@ def _version(config: Config, run_id: str) -> int:
 
 @pytest.mark.slow
 def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]):
-    """A date on which every train keeps its delay: what the model learned misleads."""
+    """On this date every train keeps its delay, so the knowledge of the model misleads."""
     config, (first, _) = models
     path = Path(config.data.local_folder) / "events" / "events_2025-01-13.parquet"
     kept = path.read_bytes()
@@ -145,8 +150,7 @@ def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]
         path.write_bytes(kept)
     line = found["outcome"]["degradation"]
     assert line.startswith("degraded: skill ")
-    assert f"% on {DAY}, +" in line
-    assert "on the test dates of its training, a drop beyond evaluation.max_skill_drop=0.1" in line
+    assert_names(line, f"% on {DAY}, +", "test dates", "evaluation.max_skill_drop=0.1")
     assert line in Path(found["report"]).read_text(encoding="utf-8")
     assert RunLog(config, first).get_tag(f"degraded/{DAY}") == line
 
@@ -154,9 +158,11 @@ def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]
 @pytest.mark.slow
 def test_a_model_is_registered_from_its_run(models: tuple[Config, list[str]]):
     config, (first, _) = models
-    with pytest.raises(UserError, match="register-model needs --run-id"):
+    with pytest.raises(UserError) as caught:
         stages.register_model(config, "")
+    assert_names(caught.value, "register-model", "--run-id")
     stages.register_model(config, first)
-    with pytest.raises(UserError, match="has no version 'nobody'"):
+    with pytest.raises(UserError) as caught:
         stages.promote_model(config, "nobody", "why", "anna")
+    assert_names(caught.value, "no version", "'nobody'")
     assert versions.champion(config) is None or versions.champion(config).run_id

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.support.messages import assert_names
 from transformer.config import DataConfig, DriftConfig
 from transformer.data.dates import available_dates
 from transformer.data.events import each_day, read_events
@@ -55,9 +56,9 @@ def test_a_profile_counts_what_was_planned_observed_and_how_late():
     profile = profile_of(events({"a": [0, 60, None, 200], "b": [-40, 29, 30, 90_000]}))
     assert (profile.dates, profile.planned, profile.observed) == ((date(2024, 12, 20),), 8, 7)
     assert dict(profile.points.iter_rows()) == {1: 2, 2: 2, 3: 2, 4: 2}
-    # To the nearest minute; what is beyond the range counts in its last minute.
+    # Delays are rounded to the nearest minute. A delay beyond the range counts in the last minute of the range.
     assert as_dict(profile.delay, DELAY_RANGE_MIN) == {-1: 1, 0: 2, 1: 2, 3: 1, 180: 1}
-    # A change is between two observed events of one journey: none to or from the unobserved one, none from a to b.
+    # A change is between two observed events of one journey. The unobserved event has none, and none goes from a to b.
     assert as_dict(profile.change, CHANGE_RANGE_MIN) == {1: 2, 0: 1, 30: 1}
 
 
@@ -95,20 +96,22 @@ def test_a_profile_of_another_version_is_refused(tmp_path):
     path = tmp_path / "reference.json"
     save_profile(many(delays(180, seed=1, n=100)), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
-    with pytest.raises(UserError, match="version 0, this code reads 1"):
+    with pytest.raises(UserError) as caught:
         load_profile(path)
+    assert_names(caught.value, str(path), "version 0", "reads 1")
 
 
 def test_a_damaged_profile_is_refused_in_one_line(tmp_path):
     path = tmp_path / "reference.json"
     path.write_text('{"version": 1, "dates": []}')
-    with pytest.raises(UserError, match=r"damaged profile.*observed.*train again"):
+    with pytest.raises(UserError) as caught:
         load_profile(path)
+    assert_names(caught.value, str(path), "damaged", "observed", "train again")
 
 
 def test_a_date_counts_once():
     profile = profile_of(events({"a": [0, 0]}))
-    with pytest.raises(ValueError, match="2024-12-20 is in both"):
+    with pytest.raises(ValueError, match="2024-12-20"):
         profile + profile
 
 
@@ -123,7 +126,7 @@ def test_psi_by_hand():
 def test_psi_is_finite_where_a_bin_is_empty_and_joins_rare_bins():
     # An empty bin counts as half an event: w = (0.0005, 0.9995), r = (0.5, 0.5), so PSI = 3.450 + 0.346.
     assert population_stability_index(np.array([0, 1_000]), np.array([500, 500])) == pytest.approx(3.80, abs=0.01)
-    # The last two bins hold 1 % of the reference each and count as one: which of them is full does not matter.
+    # The last two bins hold 1 % of the reference each and count as one. It does not matter which of the two is full.
     reference = np.array([490, 490, 10, 10])
     assert population_stability_index(np.array([490, 490, 20, 0]), reference) == pytest.approx(0, abs=1e-9)
     assert population_stability_index(np.array([490, 490, 0, 20]), reference) == pytest.approx(0, abs=1e-9)
@@ -151,13 +154,19 @@ def test_the_same_distribution_is_no_drift(caplog):
     assert 0 <= metrics["drift/delay_psi"] < 0.01 and 0 <= metrics["drift/change_psi"] < 0.01
 
 
-def test_a_shifted_delay_is_told_from_a_shifted_change(caplog):
+def test_a_shifted_delay_differs_from_a_shifted_change(caplog):
     reference, later = many(delays(180, seed=1)), many(delays(180, seed=2) + 180)
     with caplog.at_level(logging.WARNING):
         drift = measure_drift(later, reference, DriftConfig())
     assert [line.split(":")[0] for line in drift.warnings] == ["delays"]
     assert [record.getMessage() for record in caplog.records] == [f"drift: {line}" for line in drift.warnings]
-    assert "distributed otherwise than on the training dates" in drift.warnings[0]
+    limits = DriftConfig()
+    assert_names(
+        drift.warnings[0],
+        f"PSI {drift.metrics('d')['d/delay_psi']:.3f}",
+        "on the training dates",
+        f"limits {limits.psi_noticeable:g} and {limits.psi_shifted:g}",
+    )
     assert levels(many(delays(360, seed=3)), reference)["change_psi"] == "beyond limit"
 
 
@@ -172,9 +181,8 @@ def test_fewer_observed_events_are_a_warning():
     some, few = profile_of(events({"a": [0] * 8 + [None] * 2})), profile_of(events({"a": [0] * 7 + [None] * 3}))
     assert levels(some, reference, DriftConfig(max_observed_drop=0.11))["observed_share"] == "ok"
     drift = measure_drift(few, reference, DriftConfig(max_observed_drop=0.11))
-    assert drift.warnings[0] == (
-        "observed events: 7 of 10 planned events (70.0%), 90.0% on the training dates; limit 11 points below"
-    )
+    assert drift.warnings[0].startswith("observed events: ")
+    assert_names(drift.warnings[0], "7 of 10 planned events", "70.0%", "90.0% on the training dates", "limit 11 points")
 
 
 def test_events_at_points_that_training_never_saw_are_a_warning():
@@ -182,7 +190,7 @@ def test_events_at_points_that_training_never_saw_are_a_warning():
     window = many(delays(180, seed=2, n=1_000), first_op=10)  # one of ten points, op 10, is known
     drift = measure_drift(window, reference, DriftConfig())
     assert drift.metrics("d")["d/unknown_share"] == 0.9
-    assert "900 events (90.0%) at 9 points without events on the training dates; limit 1.0%" in drift.warnings[0]
+    assert_names(drift.warnings[0], "900 events", "90.0%", "9 points", "on the training dates", "limit 1.0%")
 
 
 def test_a_window_without_observations_warns_and_logs_no_undefined_metric():

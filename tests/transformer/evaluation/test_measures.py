@@ -1,4 +1,4 @@
-"""What is measured on the rows of an evaluation is computed once, however many things are written from it."""
+"""The measures of an evaluation are computed once, for any number of outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROVENANCE = Provenance("r", "local", "abc", "f", "c", ["python -m transformer"]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Any]]:
-    """How often a breakdown was computed, by its name; a summary or a distribution, by its number of rows."""
+    """How often a breakdown was computed, by name, and a summary or a distribution, by number of rows."""
     counts: Counter[tuple[str, Any]] = Counter()
 
     def counting(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, Any]]:
     return counts
 
 
-@pytest.mark.parametrize("with_champion", [False, True], ids=["alone", "beside the champion"])
+@pytest.mark.parametrize("with_champion", [False, True], ids=["alone", "with the champion"])
 def test_each_breakdown_is_computed_once_an_evaluation(
     calls: Counter[tuple[str, Any]],
     day_quantiles: pl.DataFrame,
@@ -65,7 +65,7 @@ def test_each_breakdown_is_computed_once_an_evaluation(
     )
     expected = Counter({("breakdown", by): 1 for by in (*metrics.BREAKDOWNS, "train_number")})
     expected.update([("summary", rows.height), ("uncertainty", rows.height)])
-    if with_champion:  # the model and the champion on these, and the distribution of the champion
+    if with_champion:  # model and champion on these rows, and the champion's distribution
         expected.update({("summary", 100): 2, ("uncertainty", 100): 1})
     assert calls == expected
 

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 import pytest
 
+from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.evaluation import metrics
 
@@ -135,11 +136,12 @@ def test_values_that_are_not_numbers_are_refused(make_rows, column, value):
         pl.when(pl.int_range(pl.len()) == 1).then(pl.lit(value, pl.Float64)).otherwise(column).alias(column)
     )
     for compute in (metrics.summary, lambda frame: metrics.breakdown(frame, "rank")):
-        with pytest.raises(UserError, match=rf"^{column} is null, NaN or infinite in 1 of 3 evaluation rows"):
+        with pytest.raises(UserError, match=f"^{column} ") as caught:
             compute(rows)
+        assert_names(caught.value, "null, NaN or infinite", "1 of 3 evaluation rows")
 
 
-def test_trains_are_told_apart_by_number_and_without_one_by_id(make_rows):
+def test_trains_are_distinguished_by_number_and_without_one_by_id(make_rows):
     rows = make_rows([0] * 4, [0] * 4, [0] * 4, train_number=["7", "7", None, "8"], train_id=["a", "b", "c", "d"])
     assert dict(metrics.breakdown(rows, "train_number").select("train_number", "n").iter_rows()) == {
         "7": 2,
@@ -165,12 +167,12 @@ def test_no_rows_no_evaluation(make_rows):
 
 
 def test_a_missing_column_is_named(make_rows):
-    with pytest.raises(UserError, match="lack translation_delay_s"):
+    with pytest.raises(UserError, match=r"translation_delay_s.*ROW_SCHEMA"):
         metrics.breakdowns(make_rows([0], [0], [0]).drop("translation_delay_s"), "UTC")
 
 
 def test_an_unknown_breakdown_is_refused_with_the_known_ones(make_rows):
-    with pytest.raises(UserError, match="unknown breakdown 'weather'; known: horizon, delay_change"):
+    with pytest.raises(UserError, match=r"'weather'.*horizon, delay_change"):
         metrics.breakdown(make_rows([0], [0], [0]), "weather")
 
 

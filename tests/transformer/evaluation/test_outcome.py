@@ -1,4 +1,4 @@
-"""Outcomes are kept in tags of runs, which outlive the release that wrote them."""
+"""Outcomes are kept in tags of runs. The tags outlive the release that wrote them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_a_tag_of_an_older_release_is_read(older: dict[str, object], decision: P
     assert found == Outcome(WINDOW, [WINDOW], headline="MAE 80 s", decision=decision)
 
 
-def test_what_is_told_again_decides_nothing() -> None:
+def test_results_that_are_kept_decide_nothing() -> None:
     judged = Outcome(WINDOW, decision=PromotionDecision(PROMOTE, "better", version=2, instead_of=1))
-    told = judged.without_decision()
-    assert told.decision == PromotionDecision("", "judged before: better", version=2, instead_of=1)
-    assert told.without_decision() == told
-    assert (told.decision.promotes, told.decision.declines) == (False, False)
+    kept = judged.without_decision()
+    assert kept.decision == PromotionDecision("", "judged before: better", version=2, instead_of=1)
+    assert kept.without_decision() == kept
+    assert (kept.decision.promotes, kept.decision.declines) == (False, False)
 
 
 @pytest.mark.parametrize(

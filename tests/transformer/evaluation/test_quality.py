@@ -1,4 +1,4 @@
-"""What is found out about the events of an evaluation."""
+"""The quality of the events of an evaluation."""
 
 from __future__ import annotations
 

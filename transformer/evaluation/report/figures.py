@@ -1,7 +1,7 @@
-"""Figures of an evaluation, for people: errors in minutes, the model always beside translation.
+"""Figures of an evaluation, for people. Errors are in minutes, and the model is always compared with translation.
 
-Every function returns a `matplotlib.figure.Figure` made through the object API, so that no display and no global
-state is needed; `figure.savefig(path)` draws it with Agg. Colours are from Okabe and Ito, safe for colour-blind eyes.
+Every function returns a `matplotlib.figure.Figure` made through the object API, which needs no display and no global
+state. `figure.savefig(path)` draws it with Agg. Colours are from Okabe and Ito, safe for colour-blind eyes.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _COUNT_COLOURS = LinearSegmentedColormap.from_list("counts", ["#D0E3F2", "#4292C
 _DELAY_COLUMNS = {"model": "predicted_delay_s", "translation": "translation_delay_s"}
 _HORIZON_LABEL = "horizon: planned time of the event − time of the snapshot (min)"
 _WORST_PLACES = 8  # named on the map
-_TYPES_SHOWN = 15  # bars that still read well
+_TYPES_SHOWN = 15  # more bars are hard to read
 _CALIBRATION_EDGES_MIN = (-5, -2, -1, 0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 40, 50, 60, 90, 120)
-_CALIBRATION_SHARE = 5e-4  # of the rows at least in a group: the quartiles of fewer are noise
-_MAX_HISTOGRAM_BINS = 120  # a side; more are thinner than a pixel or two
+_CALIBRATION_SHARE = 5e-4  # least share of the rows in a group: the quartiles of fewer rows are noise
+_MAX_HISTOGRAM_BINS = 120  # per side; more bins are thinner than a pixel or two
 
 
 def error_map(
@@ -53,10 +53,10 @@ def error_map(
     edges: pl.DataFrame,
     value: Literal["mae_s", "skill"] = "mae_s",
 ) -> Figure:
-    """The railway with each operational point coloured by the model's MAE, or by its skill, and sized by its rows.
+    """The railway. A point's colour shows the model's MAE or skill; its size shows the number of rows.
 
-    The worst places are numbered and named: the worst points, none close to a worse one, among the half of the points
-    with the most rows, since a handful of rows says little. Points without coordinates are counted, not drawn.
+    The worst places are numbered and named. A point close to a worse one is not named. Only the half of the points with
+    the most rows counts, since a handful of rows says little. Points without coordinates are counted, not drawn.
 
     Args:
         point_breakdown: `breakdown(rows, "op_id")`.
@@ -96,7 +96,7 @@ def error_map(
         axes,
         "Model error per operational point" if minutes else "Skill per operational point",
         f"{points.height:,} points, {_total(points)} predictions, dot size = predictions"
-        + (f"; not drawn for want of coordinates: {unlocated:,}" if unlocated else ""),
+        + (f"; points without coordinates, not drawn: {unlocated:,}" if unlocated else ""),
     )
     axes.set_xlabel("longitude (°)")
     axes.set_ylabel("latitude (°)")
@@ -107,11 +107,11 @@ def error_map(
 
 
 def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
-    """MAE of each snapshot over one service date, and how many predictions stand behind it.
+    """MAE and number of predictions of each snapshot, over one service date.
 
     Args:
-        rows: see `metrics.ROW_SCHEMA`.
-        day: the service date of the rows shown.
+        rows: see `columns.ROW_SCHEMA`.
+        day: the service date to show.
         timezone: IANA name of the clock on the time axis.
     """
     snapshots = (
@@ -132,7 +132,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
     volume.fill_between(times, snapshots["n"].to_numpy(), color=FAINT_COLOUR, linewidth=0, label="predictions")
     volume.set_ylabel("predictions per snapshot", color=NEUTRAL_COLOUR)
     volume.tick_params(axis="y", colors=NEUTRAL_COLOUR)
-    volume.set_ylim(0, 2.5 * max(int(snapshots["n"].to_numpy().max(initial=1)), 1))  # keep it below the curves
+    volume.set_ylim(0, 2.5 * max(int(snapshots["n"].to_numpy().max(initial=1)), 1))  # keeps the area below the curves
     volume.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     volume.spines[["top", "left"]].set_visible(False)
     axes.set_zorder(volume.get_zorder() + 1)
@@ -163,7 +163,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
 
 
 def error_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
-    """MAE of both per horizon bin, with the skill and the number of predictions of each.
+    """MAE of model and translation per horizon bin, with the skill and the number of predictions of each bin.
 
     Args:
         horizon_breakdown: `breakdown(rows, "horizon")`.
@@ -177,7 +177,7 @@ def error_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
 
 
 def error_by_delay_change(change_breakdown: pl.DataFrame) -> Figure:
-    """MAE of both by how much the delay changes after the snapshot.
+    """MAE of model and translation, by change of delay after the snapshot.
 
     Args:
         change_breakdown: `breakdown(rows, "delay_change")`.
@@ -191,7 +191,7 @@ def error_by_delay_change(change_breakdown: pl.DataFrame) -> Figure:
 
 
 def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
-    """MAE of both per train type, the types with the most predictions first.
+    """MAE of model and translation per train type. The types with the most predictions are first.
 
     Args:
         type_breakdown: `breakdown(rows, "train_type")`.
@@ -214,7 +214,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
     set_title(
         axes,
         "Error by train type",
-        f"{_total(types)} predictions, skill beside each pair"
+        f"{_total(types)} predictions, skill next to each pair"
         + (f"; rarer types not drawn: {hidden:,}" if hidden else ""),
     )
     _legend_above(axes)
@@ -222,7 +222,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
 
 
 def error_distribution(rows: pl.DataFrame) -> Figure:
-    """Cumulative distribution of the absolute error of both: how many predictions are off by at most x minutes."""
+    """Cumulative distribution of the absolute error: the share of predictions that are off by at most x minutes."""
     figure, axes = new_figure((8, 5.5))
     errors = {"model": MODEL_ERROR_S, "translation": TRANSLATION_ERROR_S}
     sizes = rows.select(**{name: error.abs() / 60 for name, error in errors.items()})
@@ -252,10 +252,10 @@ def error_distribution(rows: pl.DataFrame) -> Figure:
 
 
 def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
-    """How often each pair of predicted and observed delay occurs, for the model and for translation side by side.
+    """Number of predictions by predicted and observed delay. The model and translation have a panel each.
 
-    Both panels share axes and the logarithmic colour scale; cells are whole minutes wide, so that data in whole minutes
-    leaves no pattern of its own. What lies outside the central 99 % of the observed delays is counted, not drawn.
+    Both panels share the axes and the logarithmic colour scale. Cells are whole minutes wide, so that data in whole
+    minutes leave no pattern of their own. Pairs outside the central 99 % of the observed delays are counted, not drawn.
     """
     delays = rows.select(
         pl.col("observed_delay_s") / 60, *((pl.col(column) / 60).alias(name) for name, column in _DELAY_COLUMNS.items())
@@ -290,10 +290,10 @@ def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
 
 
 def calibration(rows: pl.DataFrame) -> Figure:
-    """What was observed where a certain delay was predicted: the median, for the model and for translation.
+    """Median of the observed delays by predicted delay, for the model and for translation.
 
-    The median is what a model trained on the absolute error aims at: a calibrated one follows the diagonal. The band
-    spans the quartiles of what was observed for the model's predictions. Groups with few rows are left out.
+    A model that is trained on the absolute error predicts the median. A calibrated model follows the diagonal. The band
+    spans the quartiles of the observed delays for the model's predictions. Groups with few rows are left out.
     """
     figure, axes = new_figure((8, 6))
     least, reach = _CALIBRATION_SHARE * rows.height, [0.0, 1.0]
@@ -315,14 +315,14 @@ def calibration(rows: pl.DataFrame) -> Figure:
 
 
 def quantile_reliability(levels: pl.DataFrame, n: int) -> Figure:
-    """How often the observed delay stayed below each quantile, against the level: a calibrated one is on the diagonal.
+    """Share of observed delays below each quantile, by level. A calibrated model is on the diagonal.
 
-    Bars span from the share below the quantile to that at or below it: in between are delays that equal it, as many in
-    whole minutes do. A level is met where its bar reaches the diagonal.
+    A bar spans from the share below the quantile to the share at or below the quantile. Between the two are delays that
+    equal the quantile, which is common for delays in whole minutes. A level is met if its bar reaches the diagonal.
 
     Args:
         levels: see `quantiles.Uncertainty`.
-        n: predictions behind it.
+        n: number of predictions.
     """
     figure, axes = new_figure((7, 6.5))
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":", label="calibrated")
@@ -342,11 +342,11 @@ def quantile_reliability(levels: pl.DataFrame, n: int) -> Figure:
 
 
 def coverage_by_horizon(horizon_breakdown: pl.DataFrame, intervals: Sequence[Interval]) -> Figure:
-    """Share of the observed delays inside each central interval, per horizon bin, with a line at what is to be inside.
+    """Share of the observed delays inside each central interval, per horizon bin. Lines mark the intended shares.
 
     Args:
-        horizon_breakdown: of `quantiles.Uncertainty`.
-        intervals: those of it.
+        horizon_breakdown: the breakdown by horizon of `quantiles.Uncertainty`.
+        intervals: the intervals of the same `Uncertainty`.
     """
     figure, axes = new_figure((9, 5))
     for offset, width, interval, colour in _side_by_side(intervals):
@@ -359,7 +359,7 @@ def coverage_by_horizon(horizon_breakdown: pl.DataFrame, intervals: Sequence[Int
     axes.yaxis.set_ticks([0, *(interval.share for interval in intervals), 1])
     axes.set_ylabel("observed delays inside the interval")
     _horizon_axis(axes, horizon_breakdown)
-    set_title(axes, "Coverage by horizon", f"{_total(horizon_breakdown)} predictions, dashed: what each is to cover")
+    set_title(axes, "Coverage by horizon", f"{_total(horizon_breakdown)} predictions, dashed: intended coverage")
     _legend_above(axes)
     return figure
 
@@ -368,8 +368,8 @@ def interval_width_by_horizon(horizon_breakdown: pl.DataFrame, intervals: Sequen
     """Mean width of each central interval per horizon bin, in minutes.
 
     Args:
-        horizon_breakdown: of `quantiles.Uncertainty`.
-        intervals: those of it.
+        horizon_breakdown: the breakdown by horizon of `quantiles.Uncertainty`.
+        intervals: the intervals of the same `Uncertainty`.
     """
     figure, axes = new_figure((9, 5))
     for offset, width, interval, colour in _side_by_side(intervals):
@@ -439,7 +439,7 @@ def minute_ranges(groups: pl.Series, bins: Bins, first: str | None = None) -> li
 
 
 def _legend_above(axes: Axes, more_handles: Sequence[Any] = (), more_labels: Sequence[Any] = ()) -> None:
-    """The legend outside, where it hides no data."""
+    """Draw the legend outside the axes, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
     handles, labels = [*handles, *more_handles], [*labels, *more_labels]
     axes.legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(labels), frameon=False)
@@ -454,7 +454,7 @@ def _count(n: float) -> str:
 
 
 def _mean(values: pl.Series) -> float:
-    """The mean, 0 of nothing."""
+    """The mean; 0 if there are no values."""
     return float(values.to_numpy().mean()) if len(values) else 0.0
 
 
@@ -492,7 +492,7 @@ def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: 
 
 
 def _side_by_side(intervals: Sequence[Interval]) -> Iterator[tuple[float, float, Interval, str]]:
-    """Of each interval, narrowest first: where its bar is in a group one wide, its width, and its colour."""
+    """Each interval, narrowest first, with its bar: offset in a group of width 1, width, and colour."""
     width = 0.85 / len(intervals)
     shades = _COUNT_COLOURS(np.linspace(1, 0, len(intervals)))
     for index, interval in enumerate(intervals):
@@ -508,7 +508,7 @@ def _horizon_axis(axes: Axes, horizon_breakdown: pl.DataFrame) -> None:
 
 
 def _calibration_groups(rows: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Per bin of predicted delay: n, `predicted` mean, and `low`, `median`, `high` of the observed ones, in minutes."""
+    """Per bin of predicted delay: n, `predicted` mean, and `low`, `median`, `high` of observed delays, in minutes."""
     predicted, observed = pl.col(column) / 60, pl.col("observed_delay_s") / 60
     edges = pl.lit(pl.Series(_CALIBRATION_EDGES_MIN, dtype=pl.Float64))
     return (
@@ -549,7 +549,7 @@ def _map_height(located: pl.DataFrame, stretch: float, width: float) -> float:
 
 
 def _worst_places(points: pl.DataFrame, value: str, stretch: float) -> list[dict[str, Any]]:
-    """Worst points first, without those nearer to a worse one than a twelfth of the map."""
+    """The worst points, worst first. A point nearer to a worse one than a twelfth of the map is left out."""
     remaining = points.filter(pl.col("n") >= pl.col("n").median()).sort(value, descending=value == "mae_s")
     apart = max(np.ptp(points["lon"].to_numpy()) / stretch, np.ptp(points["lat"].to_numpy())) / 12 if len(points) else 0
     worst: list[dict[str, Any]] = []

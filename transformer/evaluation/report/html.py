@@ -1,6 +1,6 @@
-"""The evaluation as one HTML file for people: it opens offline, in dark and light, on a phone and on a desktop.
+"""The evaluation as one HTML file for people. It opens offline, in dark and light mode, on a phone and on a desktop.
 
-Figures are inlined, styles are inside, there is no script. All text of the data is escaped.
+Figures and styles are inside the file, and there is no script. All text from the data is escaped.
 """
 
 from __future__ import annotations
@@ -33,56 +33,56 @@ MAX_TIMELINES = 7  # the latest service dates; a timeline is about 100 kB
 WIDE_PX = 1_100
 
 _TIMELINE = "error_timeline_"
-_CAPTIONS = {  # by file name of `report.write_evaluation`: caption and alternative text
+_CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternative text
     "error_map": (
-        "Where the model errs: its MAE at each operational point. The numbered places are the worst.",
-        "Map of the railway with each operational point coloured by the model's MAE; the worst are in the table below.",
+        "MAE of the model at each operational point. The numbers mark the worst places.",
+        "Map of the railway with each operational point coloured by the model's MAE; the table below lists the worst.",
     ),
     "skill_map": (
-        "Where the model beats translation (blue) and where it does not (red).",
+        "Skill at each operational point. Blue: the model beats translation. Red: the model is worse.",
         "Map of the railway with each operational point coloured by the model's skill against translation.",
     ),
     "error_by_horizon": (
-        "MAE by time to the planned event, with the skill above each pair of bars.",
+        "MAE by time to the planned event. The skill is above each pair of bars.",
         "Bars of the model's and translation's MAE by horizon; the same numbers are in the table by horizon.",
     ),
     "error_by_delay_change": (
-        "MAE by how much the delay changes after the snapshot: a steady delay is what translation predicts.",
+        "MAE by change of delay after the snapshot. Translation predicts a steady delay.",
         "Bars of the model's and translation's MAE by change of delay; the same numbers are in the table below.",
     ),
     "error_by_type": (
-        "MAE by type of train, the types with the most predictions first.",
+        "MAE by train type. The types with the most predictions are first.",
         "Bars of the model's and translation's MAE by train type; the same numbers are in the table by train type.",
     ),
     "error_distribution": (
-        "How many predictions are off by at most so many minutes.",
+        "Share of predictions with an absolute error of at most so many minutes.",
         "Cumulative distribution of the absolute error of the model and of translation.",
     ),
     "calibration": (
-        "What was observed where a certain delay was predicted. A calibrated model follows the diagonal; above it, "
-        "trains came later than predicted.",
+        "Observed delay by predicted delay. A calibrated model follows the diagonal. Above the diagonal, trains came "
+        "later than predicted.",
         "Median of the observed delay by predicted delay, for the model with quartiles and for translation.",
     ),
     "predicted_vs_observed": (
-        "Every pair of predicted and observed delay.",
+        "Number of predictions by predicted and observed delay.",
         "Two-dimensional histograms of predicted against observed delay, for the model and for translation.",
     ),
     "quantile_reliability": (
-        "How often the observed delay stayed below each predicted quantile. A calibrated model is on the diagonal; "
-        "bars are delays that equal the quantile.",
+        "Share of observed delays below each predicted quantile. A calibrated model is on the diagonal. Bars show the "
+        "delays that equal the quantile.",
         "Observed share below each quantile against its level; the same numbers are in the table by level.",
     ),
     "coverage_by_horizon": (
-        "How many of the observed delays each interval held, by time to the planned event.",
+        "Share of observed delays inside each interval, by time to the planned event.",
         "Bars of each interval's coverage by horizon; the same numbers are in the table of intervals by horizon.",
     ),
     "width_by_horizon": (
-        "How wide the intervals are on average, by time to the planned event.",
+        "Mean width of each interval, by time to the planned event.",
         "Bars of each interval's mean width by horizon; the same numbers are in the table of intervals by horizon.",
     ),
     "training_curves": (
-        "How the training went, by epoch.",
-        "Curves of training loss, validation MAE beside translation, and learning rate.",
+        "The training, epoch by epoch.",
+        "Curves of training loss, validation MAE of model and translation, and learning rate.",
     ),
 }
 
@@ -97,7 +97,7 @@ class _Figure:
 
     @property
     def wide(self) -> bool:
-        """Whether its text would be too small to read at half the width of the page."""
+        """Whether the figure's text would be too small to read at half the width of the page."""
         return self.width > WIDE_PX
 
 
@@ -129,10 +129,10 @@ def write_html_report(
 
     Args:
         op_nodes: `op_id`, `op_name`.
-        figures: PNG files of `report.write_evaluation` on the same rows; of the timelines the latest are shown.
-        window: the service dates that were to be evaluated.
+        figures: PNG files of `tables.write_evaluation` on the same rows. Only the latest timelines are shown.
+        window: the service dates of the window, even those without predictions.
         verdict: whether the model becomes champion, and why.
-        remarks: what to warn of beside the data.
+        remarks: warnings that do not concern the data.
 
     Raises:
         UserError: the champion predicted none of the rows.
@@ -184,7 +184,7 @@ def write_html_report(
 
 
 class _Figures:
-    """The figures at hand, inlined when asked for by name."""
+    """The available figures. A figure is inlined when it is requested by name."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = {path.stem: path for path in paths}
@@ -205,14 +205,14 @@ class _Figures:
 
     def _inlined(self, name: str, caption: str, alt: str) -> _Figure:
         content = self._paths[name].read_bytes()
-        width, height = struct.unpack(">II", content[16:24])  # PNG, RFC 2083: the header chunk begins with them
+        width, height = struct.unpack(">II", content[16:24])  # PNG, RFC 2083: both begin the header chunk
         source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
         return _Figure(caption, alt, source, width, height)
 
 
 def _warnings(rows: pl.DataFrame, window: Sequence[date], quality: DataQuality) -> Iterator[str]:
     if missing := sorted(set(window) - set(rows["service_date"].unique())):
-        yield f"No prediction on {dates_text(missing)}, though the window holds it"
+        yield f"No prediction on {dates_text(missing)}, although the window has these dates"
     if quality.drift:
         yield from quality.drift.warnings
 

@@ -1,4 +1,4 @@
-"""The tables of the page of an evaluation: what stands in them, as text."""
+"""The tables of an evaluation's page, as text."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
 from transformer.prediction.columns import ROW_KEY
 from transformer.text import minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
 
-WORST = 15  # points and trains listed
+WORST = 15  # listed points, and listed trains
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model to beat, compared on the predictions that both made."""
+    """The model to beat. The comparison uses the predictions that both models made."""
 
     name: str
-    rows: pl.DataFrame  # of the same window, see `metrics.ROW_SCHEMA`
-    interval: Mapping[str, float] | None = None  # of MAE − the champion's: `low_s`, `high_s` and its `confidence`
+    rows: pl.DataFrame  # of the same window, see `columns.ROW_SCHEMA`
+    interval: Mapping[str, float] | None = None  # of MAE − MAE of the champion: `low_s`, `high_s` and `confidence`
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class _Comparison:
     champion: Champion
     n: int
     mae_s: float  # of the model
-    theirs: dict[str, float]  # of the champion: `metrics.SUMMARY`, and of its distribution where it has one
-    skills: dict[str, pl.DataFrame]  # by breakdown: its groups and `champion_skill`
+    theirs: dict[str, float]  # of the champion: `metrics.SUMMARY`, and the summary of its distribution if it has one
+    skills: dict[str, pl.DataFrame]  # by breakdown: the groups and `champion_skill`
 
     @classmethod
     def of(cls, measures: Measures, champion: Champion) -> _Comparison:
@@ -79,31 +79,31 @@ class _Comparison:
 
 
 def _skills(paired: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
-    """`champion_skill` of each group: 1 − MAE / MAE of the champion; null where the champion makes no error."""
+    """`champion_skill` of each group: 1 − MAE / MAE of the champion; null = the champion makes no error."""
     skill = pl.when(pl.col("other") > 0).then(1 - pl.col("own") / pl.col("other"))
     means = paired.group_by(key.alias(by)).agg(pl.col("own", "other").mean())
     return means.select(by, champion_skill=skill)
 
 
 class EvaluationTables:
-    """The tables of one evaluation, beside translation and, where there is one, the champion."""
+    """The tables of one evaluation: the model, translation, and the champion if there is one."""
 
     def __init__(self, measures: Measures, champion: Champion | None) -> None:
         self.measures = measures
         self.comparison = _Comparison.of(measures, champion) if champion else None
 
     def headline(self) -> list[tuple[str, str, str]]:
-        """Label, value and what it means, for each of the few numbers that count."""
+        """Label, value and meaning of each of the few numbers that count."""
         summary = self.measures.summary
         facts = [
             ("model", _number(seconds_text(summary["mae_s"])), f"MAE of {summary['n']:,.0f} predictions"),
-            ("translation", _number(seconds_text(summary["translation_mae_s"])), "MAE when the last known delay stays"),
-            ("skill", _number(skill_text(summary["skill"])), "of translation's MAE that the model saves"),
+            ("translation", _number(seconds_text(summary["translation_mae_s"])), "MAE if the last known delay stays"),
+            ("skill", _number(skill_text(summary["skill"])), "of translation's MAE is removed by the model"),
         ]
         if (judged := self.measures.uncertainty) and judged.intervals:
             name = judged.intervals[-1].name
             width = _number(minutes_text(judged.summary[f"width_{name}_s"]))
-            meaning = f"of the observed delays lie in it; {width} wide on average"
+            meaning = f"of the observed delays lie in the interval; its mean width is {width}"
             facts.append((f"{name}% interval", _number(share_text(judged.summary[f"coverage_{name}"])), meaning))
         if comparison := self.comparison:
             own, other = comparison.mae_s, comparison.theirs["mae_s"]
@@ -117,12 +117,12 @@ class EvaluationTables:
 
     def overall(self) -> Table:
         header = ["measure", "model", "translation", "skill"]
-        note = "Skill: 1 − MAE / MAE of translation, below 0 where the model is worse."
+        note = "Skill is 1 − MAE / MAE of translation. It is below 0 if the model is worse."
         values, measures = self.measures.summary, [*OVERALL]
         if judged := self.measures.uncertainty:
             values = values | judged.summary
             measures.append(CRPS)
-            note += " CRPS: the error of the whole predicted distribution; of a point prediction it is the MAE."
+            note += " CRPS is the error of the whole predicted distribution. For a point prediction it is the MAE."
         lines = [
             [
                 Cell(label),
@@ -138,7 +138,7 @@ class EvaluationTables:
             for line, (_, name, text, _) in zip(lines, measures, strict=True):
                 line.append(_number_cell(text(champion[name]) if name in champion else "-"))
             note += (
-                " In the tables below, vs champion is the same against the champion, on the "
+                " In the tables below, vs champion is the skill against the champion, on the "
                 f"{self.comparison.n:,} predictions that both made."
             )
         return Table(f"All {values['n']:,.0f} predictions", header, lines, note=note)
@@ -158,10 +158,10 @@ class EvaluationTables:
         return self._table(groups, names, "By change of delay after the snapshot", "change (min)")
 
     def rank(self) -> Table:
-        return self.table("rank", "By rank: 1 is the train's very next event", "rank")
+        return self.table("rank", "By rank: 1 is the first of the train's next events", "rank")
 
     def departed(self) -> Table:
-        return self.table("departed", "By whether anything of the train was known", "known")
+        return self.table("departed", "By whether an event of the train was known", "known")
 
     def train_type(self) -> Table:
         groups = self._groups("train_type").sort("n", descending=True, maintain_order=True)
@@ -227,7 +227,7 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
             ]
             for interval in judged.intervals
         ]
-        note = "A delay that equals an end of the interval lies in it."
+        note = "A delay that equals an end of the interval lies in the interval."
         yield Table("Intervals", ["interval", "covers", "mean width"], lines, note=note)
     horizon, train_type, departed, point_group = (
         judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
@@ -239,9 +239,9 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
     yield _interval_table(judged, types, types["train_type"].to_list(), "Intervals by train type", "type", note)
     names = departed["departed"].to_list()
-    yield _interval_table(judged, departed, names, "Intervals by whether anything of the train was known", "known")
+    yield _interval_table(judged, departed, names, "Intervals by whether an event of the train was known", "known")
     names = [name.replace("-", " ") for name in point_group["point_group"]]
-    note = "Operational points in quarters of as many points each, by how many of the evaluated events they have."
+    note = "Each quarter has equally many operational points, ordered by their number of evaluated events."
     yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
     lines = [
         [
@@ -299,7 +299,7 @@ def quality_tables(quality: DataQuality, timezone: str) -> Iterator[Table]:
 
 def run_table(provenance: Provenance, window: Sequence[date]) -> Table:
     return _text_table(
-        "What was evaluated",
+        "Evaluated run",
         {
             "run": provenance.run_id,
             "window": dates_text(window),
@@ -314,7 +314,7 @@ def run_table(provenance: Provenance, window: Sequence[date]) -> Table:
 
 def _text_table(caption: str, lines: Mapping[str, str]) -> Table:
     return Table(
-        caption, ["what", "value"], [[Cell(name), Cell(text)] for name, text in lines.items() if text], numbers=False
+        caption, ["item", "value"], [[Cell(name), Cell(text)] for name, text in lines.items() if text], numbers=False
     )
 
 
@@ -327,7 +327,7 @@ def _skill_cell(skill: float | None) -> Cell:
 
 
 def _number(text: str) -> str:
-    """With a true minus sign, since screen readers pass over a hyphen, and its unit on the same line."""
+    """The text with a true minus sign, since screen readers skip a hyphen, and with its unit on the same line."""
     return text.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -335,5 +335,5 @@ def _half_of(groups: pl.DataFrame, what: str) -> str:
     least = groups.select(pl.col("n").median()).item()
     return (
         f"Greatest MAE among the half of the {groups.height:,} {what} with the most predictions "
-        f"(n at least {least:,.0f}): a handful says little."
+        f"(n at least {least:,.0f}). Fewer predictions say little."
     )

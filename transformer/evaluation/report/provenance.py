@@ -1,4 +1,4 @@
-"""Where an evaluated model comes from, and how to evaluate it once more."""
+"""The origin of an evaluated model, and the commands that evaluate the model again."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def reproducing_commands(
     window: Sequence[date] | None,
     allow_training_dates: bool = False,
 ) -> list[str]:
-    """The shell lines that evaluate a model once more. Passwords in `overrides` are left out.
+    """The shell lines that evaluate a model again. Passwords in `overrides` are left out.
 
     Args:
-        run_id: MLflow run that holds the model; "" = it lies in a local folder, so it is trained first.
+        run_id: MLflow run that holds the model; "" = the model is in a local folder, and the lines train it first.
         window: service dates; None = the test dates of the run's split.
     """
     settings = [protocol.ENV, env]

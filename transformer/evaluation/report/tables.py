@@ -20,8 +20,8 @@ from transformer.figures import DPI
 from transformer.files import atomic_path, write_json
 from transformer.text import aligned, minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
 
-MAX_TIMELINES = 31  # service dates with a figure of their own, the latest ones; the table holds all of them
-MAX_TYPES = 20  # lines of the text table, the types with the most predictions
+MAX_TIMELINES = 31  # only the latest service dates have a figure of their own; the table has all dates
+MAX_TYPES = 20  # lines of the text table: the types with the most predictions
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def write_evaluation(
     Args:
         op_nodes: `op_id`, `op_name`, `lat`, `lon`.
         edges: `op_a`, `op_b`, the links of the railway graph.
-        prefix: of the metric names, such as `test`.
+        prefix: first part of the metric names, such as `test`.
         history: one line per epoch, see `figures.training_curves`.
     """
     groups, judged = measures.breakdowns, measures.uncertainty
@@ -69,19 +69,19 @@ def write_evaluation(
         figures.append(folder / "figures" / f"{name}.png")
         with atomic_path(figures[-1]) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
-    logger.info("Wrote %d figures and %d tables under %s", len(figures), len(written), folder)
+    logger.info("evaluation: %d figures and %d tables written to %s", len(figures), len(written), folder)
     return EvaluationResult(measures.metrics(prefix), figures, written, results_table(measures))
 
 
 def headline(values: Mapping[str, float], prefix: str) -> str:
-    """One line of the metrics of an evaluation: `MAE 81.6 s, translation 120.5 s, skill +32.3%, 27,175 predictions`."""
+    """One line about an evaluation: `MAE 81.6 s, translation 120.5 s, skill +32.3%, 27,175 predictions`."""
     mae, translation = (seconds_text(values[f"{prefix}/{name}"]) for name in ("mae_s", "translation_mae_s"))
     skill = skill_text(values.get(f"{prefix}/skill"))
     return f"MAE {mae}, translation {translation}, skill {skill}, {values[f'{prefix}/n']:,.0f} predictions"
 
 
 def results_table(measures: Measures) -> str:
-    """Plain text, at most 100 columns: the model against translation in all, then by horizon and by train type."""
+    """Plain text of at most 100 columns: model and translation over all rows, by horizon and by train type."""
     summary, breakdowns, judged = measures.summary, measures.breakdowns, measures.uncertainty
     values = {**summary, **(judged.summary if judged else {})}
     lines = aligned(
@@ -135,7 +135,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
-OVERALL = (  # what is said over all predictions: label, metric, its text, and the skill beside it
+OVERALL = (  # measures over all predictions: label, metric, text of the metric, and its skill
     ("MAE", "mae_s", seconds_text, "skill"),
     ("RMSE", "rmse_s", seconds_text, "skill_rmse"),
     ("median absolute error", "median_s", seconds_text, ""),
@@ -144,7 +144,7 @@ OVERALL = (  # what is said over all predictions: label, metric, its text, and t
     ("within 5 min", "within_5_min", share_text, ""),
     ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
 )
-CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same of a distribution
+CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
 
 
 def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -154,7 +154,7 @@ def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
 def _figures(
     measures: Measures, op_nodes: pl.DataFrame, edges: pl.DataFrame, history: pl.DataFrame | None
 ) -> Iterator[tuple[str, Figure]]:
-    """File name and figure, one at a time: a figure is large in memory."""
+    """File name and figure, one at a time, since a figure takes much memory."""
     rows, breakdowns, judged = measures.rows, measures.breakdowns, measures.uncertainty
     yield "error_map", figures.error_map(breakdowns["op_id"], op_nodes, edges)
     yield "skill_map", figures.error_map(breakdowns["op_id"], op_nodes, edges, value="skill")

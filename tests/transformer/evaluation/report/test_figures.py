@@ -26,7 +26,7 @@ HISTORY = pl.DataFrame(
 
 
 def texts(figure: Figure) -> str:
-    """Every word a reader sees on the figure, axes and legends."""
+    """Every text on the figure, its axes and its legends."""
     figure.canvas.draw()
     return "\n".join(artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text")))
 
@@ -98,12 +98,12 @@ def test_map_places_colours_and_counts(day_rows, network):
     assert colour_bar.get_ylabel() == "model MAE (min)"
     seen = texts(figure)
     assert "3 points, 360 predictions" in seen
-    assert "not drawn for want of coordinates: 1" in seen
+    assert "without coordinates, not drawn: 1" in seen
     assert "Aachen: 1.0 min (n = 120)" in seen and "Dessau" not in seen
 
 
 def test_map_names_the_worst_place_first_and_no_point_with_few_rows(make_rows, network):
-    # Celle is worst, but a single row says little about it.
+    # Celle is worst, but a single row says little about a point.
     rows = make_rows([0.0] * 8, [60, 60, 60, 300, 300, 300, 900, 0], [60.0] * 8, op_id=[1, 1, 1, 2, 2, 2, 3, 4])
     legend = figures.error_map(breakdown(rows, "op_id"), *network).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["Bonn: 5.0 min (n = 3)", "Aachen: 1.0 min (n = 3)"]
@@ -121,9 +121,7 @@ def test_skill_map_is_centred_on_no_skill(day_rows, network):
 def test_map_without_any_coordinates(day_rows, network):
     op_nodes, edges = network
     nowhere = op_nodes.with_columns(lat=pl.lit(None, pl.Float64), lon=pl.lit(None, pl.Float64))
-    assert "not drawn for want of coordinates: 4" in texts(
-        figures.error_map(breakdown(day_rows, "op_id"), nowhere, edges)
-    )
+    assert "without coordinates, not drawn: 4" in texts(figures.error_map(breakdown(day_rows, "op_id"), nowhere, edges))
 
 
 def test_timeline_shows_both_errors_in_local_time(day_rows):
@@ -182,7 +180,7 @@ def test_histogram_cells_are_whole_minutes_and_hold_every_pair(make_rows):
     assert model.get_title(loc="left").strip() == "Predicted against observed delay: model"
     assert translation.get_title(loc="left").strip() == "Predicted against observed delay: translation"
     assert colour_bar.get_ylabel() == "predictions per 1 × 1 min"
-    # predicted up, observed to the right: the pair (observed 10, translation 9) sits in column 10, row 9
+    # predicted is up, observed is to the right: the pair (observed 10, translation 9) is in column 10, row 9
     counts = translation.collections[0].get_array()
     column, row = (int(np.searchsorted(edges, minutes)) - 1 for minutes in (10, 9))
     assert counts[row, column] == 1
@@ -216,7 +214,7 @@ def test_reliability_spans_what_is_below_and_what_equals_the_quantile(make_rows)
     assert "4 predictions" in texts(axes.figure)
 
 
-def test_coverage_bars_stand_beside_what_each_interval_is_to_cover(make_rows):
+def test_coverage_bars_have_lines_at_the_intended_coverage(make_rows):
     quantiles = {0.1: -60.0, 0.25: 0.0, 0.5: 0.0, 0.75: 0.0, 0.9: 60.0}
     rows = make_rows([0, 60, 0, 90], [0] * 4, [0] * 4, horizon_s=[-60, -60, 600, 900], quantiles=quantiles)
     figures = quantile_figures(rows)

@@ -1,4 +1,4 @@
-"""The commands that evaluate a model once more."""
+"""The commands that evaluate a model again."""
 
 import shlex
 from datetime import date
