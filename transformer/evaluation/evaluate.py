@@ -78,7 +78,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     run = RunLog(config, run_id)
     status = run.check()
     folder = run_folder(config, run_id)
-    source = folder / "from_mlflow" if run_id else folder  # a local copy may be old
+    source = folder / "from_mlflow" if run_id else folder  # a local copy may be old, or from elsewhere
     trained = download_trained(run, source) if run_id else TrainedModel.load(source)
     given, config = config, trained.located(config)
     now = datetime.now(UTC)
@@ -165,7 +165,7 @@ def _scope(request: EvaluationRequest, split: Split, config: Config, now: dateti
 def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date, ...]:
     """The dates that neither trained the model nor chose its best epoch.
 
-    Errors on dates that did say little about other dates.
+    Errors on the left-out dates say little about other dates.
     """
     seen = sorted({*split.train, *split.validation} & set(days))
     left = tuple(day for day in days if day not in seen)
@@ -180,7 +180,7 @@ def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date,
 
 
 def _newest_observation(config: Config, now: datetime) -> NewestObservation:
-    """The time of the newest observation. It is refused if it is older than the configuration allows."""
+    """The time of the newest observation. Data older than the configuration allows are refused."""
     newest = find_newest_observation(config.data, now)
     if limit := config.evaluation.freshness.max_age_s:
         age = check_freshness(newest.at, now, timedelta(seconds=limit), config.data.timezone)

@@ -55,7 +55,7 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
         "Bars of the model's and translation's MAE by train type; the same numbers are in the table by train type.",
     ),
     "error_distribution": (
-        "Share of predictions with an absolute error of at most so many minutes.",
+        "Share of predictions whose absolute error is at most the number of minutes on the axis.",
         "Cumulative distribution of the absolute error of the model and of translation.",
     ),
     "calibration": (
