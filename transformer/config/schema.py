@@ -435,7 +435,7 @@ class GateConfig(Group):
 
 
 class ScheduleConfig(Group):
-    """Times at which the DAG model_evaluation runs by itself, in the environment named by TRANSFORMER_ENV of Airflow."""
+    """Times at which DAG model_evaluation runs by itself, in the environment that TRANSFORMER_ENV of Airflow names."""
 
     cron: Cron = Field("", description='minute hour day month weekday, in data.timezone; "" = at no fixed time')
     on_new_model: bool = Field(True, description="true = it also runs when a training has registered a model")
