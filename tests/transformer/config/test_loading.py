@@ -217,7 +217,11 @@ def test_a_wrong_override_is_named(override: str, named: tuple[str, ...]) -> Non
             ("local/training.yaml", "unknown", "'training.max_epoch'", "'training.max_epochs'"),
         ),
         ("base/training.yaml", "mlflow: {uri: x}", ("base/training.yaml", "unknown", "'training.mlflow.uri'")),
-        ("local/training.yaml", "max_epochs: many", ("local/training.yaml", 'training.max_epochs="many"', "whole number")),
+        (
+            "local/training.yaml",
+            "max_epochs: many",
+            ("local/training.yaml", 'training.max_epochs="many"', "whole number"),
+        ),
         (
             "local/training.yaml",
             "mlflow: 3",
