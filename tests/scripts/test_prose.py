@@ -211,6 +211,6 @@ def test_lint_runs_it_on_every_page() -> None:
 
 
 def test_a_check_that_proselint_lacks_is_refused() -> None:
-    absent = prose.Rules(paths=[], longest_sentence=40, proselint=["absent"], openings={}, words={})
+    absent = prose.Rules(paths=[], planted=[], longest_sentence=40, proselint=["absent"], openings={}, words={})
     with pytest.raises(prose.ConfigurationError, match="absent"):
         prose.checks(absent)

@@ -311,4 +311,4 @@ def test_more_train_types_than_a_code_can_hold_are_refused(
     monkeypatch.setattr(st, "MAX_TRAIN_TYPES", 1)
     with pytest.raises(UserError) as caught:
         compute_statistics(small_config.data, available_dates(folder)[:2])
-    assert_names(caught.value, "2 train types", "more than 1;", "journeys.parquet")
+    assert_names(caught.value, "3 train types", "more than 1;", "journeys.parquet")
