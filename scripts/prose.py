@@ -59,6 +59,7 @@ class Rules:
 
     Attributes:
         paths: files and folders that `make lint` checks.
+        planted: files among them that are left out, because they hold faults on purpose.
         longest_sentence: in words.
         proselint: names of proselint's own checks; a name counts for those below it too.
         openings: words that begin no sentence, each with the remedy.
@@ -66,6 +67,7 @@ class Rules:
     """
 
     paths: list[str]
+    planted: list[str]
     longest_sentence: int
     proselint: list[str]
     openings: dict[str, str]
@@ -285,15 +287,15 @@ def _marks(path: Path) -> dict[int, tuple[str, str | None]]:
     return {at: (match[1], match[2]) for at, match in found if match}
 
 
-def files(paths: Sequence[str | Path]) -> list[Path]:
-    """The pages, notebooks and Python files among these files and below these folders."""
+def files(paths: Sequence[str | Path], without: Sequence[str] = ()) -> list[Path]:
+    """The pages, notebooks and Python files among these files and below these folders, except those of `without`."""
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
+    for path in map(Path, [*paths, *without]):
         if not (REPOSITORY / path).exists():
             raise ConfigurationError(f"{path} does not exist; correct the path, or tool.prose.paths")
         inside = sorted((REPOSITORY / path).rglob("*")) if (REPOSITORY / path).is_dir() else [REPOSITORY / path]
         found |= {file: None for file in inside if file.suffix in READERS}
-    return list(found)
+    return [file for file in found if file not in {REPOSITORY / path for path in without}]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -301,7 +303,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rules = read_rules()
         applied = checks(rules)
-        read = files(arguments or rules.paths)
+        read = files(arguments) if arguments else files(rules.paths, rules.planted)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Isolation: an Airflow home of its own, made before Airflow is imported, and none of the shell's settings."""
+"""Isolation: a separate Airflow home, made before Airflow is imported, and no settings of the shell."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from tests.support import run_folder
 from tests.support.programs import closing_line
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SWEEPER = run_folder.begin()  # in the one process that hands out the tests, or runs them all
+SWEEPER = run_folder.begin()  # only in the process that distributes the tests, or runs all of them
 HOME = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder.run_folder()))
 
 for name in list(os.environ):
@@ -26,7 +26,7 @@ os.environ |= {
 }
 
 
-# So that two processes which share the tests end together; the other files come as they stand.
+# Two processes that share the tests then end at about the same time. The other files follow in the usual order.
 SLOWEST_FIRST = (
     "tests/e2e/test_browser.py",
     "tests/deploy/test_install.py",
@@ -66,7 +66,7 @@ def airflow_database():
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session):
-    """Say after everything else what the skipped tests wanted."""
+    """Print at the very end which programs the skipped tests need."""
     finished = yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     reports = reporter.stats.get("skipped", []) if reporter else []

@@ -1,4 +1,4 @@
-"""The house as docs/extend.md and pyproject.toml describe it: which packages say something when they are imported."""
+"""The layout in docs/extend.md and pyproject.toml: only some packages have code in `__init__.py`."""
 
 from pathlib import Path
 

@@ -9,6 +9,7 @@ from delay_pipeline import stage
 from tests.support.tracking_double import FakeTracking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# prose: allow length – a program
 STAGE = """
 import json, pathlib, sys
 print("running", *sys.argv[1:], flush=True)

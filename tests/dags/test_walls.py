@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ML_STACK = ("torch", "lightning", "mlflow", "optuna", "polars", "pandas")
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
 
+# prose: allow lexical_illusions – a program
 PARSE_WITH_ML_STACK_BLOCKED = f"""
 import sys
 for name in {ML_STACK!r}:
@@ -46,7 +47,7 @@ def test_dag_files_hold_wiring_only(path):
 
 
 def test_dates_and_zones_are_those_of_pendulum():
-    """Airflow's own: with its time zones, and with durations that read as they are written."""
+    """Pendulum is the date library of Airflow: it has its time zones, and durations that are easy to read."""
     for path in [*DAG_FILES, *(REPOSITORY / "plugins").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -131,7 +131,7 @@ def test_mlflow_image_answers_to_its_names_only(mlflow_server):
     for host in ("mlflow.mlflow.svc.cluster.local:5000", "mlflow.mlflow:5000", "localhost:5000", "mlflow.example.org"):
         assert status(mlflow_server, search, Host=host) == 200, host
     assert status(mlflow_server, search, Host="elsewhere.example.org") == 403
-    assert status(mlflow_server, "/health", Host="10.0.0.7:5000") == 200  # how the kubelet calls it
+    assert status(mlflow_server, "/health", Host="10.0.0.7:5000") == 200  # the kubelet calls it by this name
 
 
 def test_trainer_image_trains(tmp_path):

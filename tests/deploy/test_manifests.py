@@ -104,7 +104,7 @@ def test_mlflow_answers_at_the_address_of_the_configuration(env):
 
 
 def test_airflow_may_do_what_the_pod_operator_does():
-    """One verb a call of KubernetesHook, PodManager and the trigger; no exec: nothing uses the XCom sidecar."""
+    """One verb per call of KubernetesHook, PodManager and the trigger. No exec, because no XCom sidecar is used."""
     rights = {
         resource: set(rule["verbs"])
         for rule in manifest("Role", "stage-launcher")["rules"]

@@ -27,8 +27,9 @@ LOCKS = {
 }
 BOUNDS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
 PYTHONS = [f"3.{minor}" for minor in range(*map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", BOUNDS).groups()))]
-# Each build of torch brings its own CUDA libraries, each environment its own pip.
+# Each build of torch has its own CUDA libraries, and each environment has its own pip.
 UNLOCKED = re.compile(r"nvidia-.*|cuda-.*|triton|pip")
+# prose: allow length – a program
 OPEN_RUN = """
 import sys
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ def requirements(path: Path) -> list[Requirement]:
 
 
 def machine(python: str, system: str = "linux") -> dict[str, str]:
-    """What markers see there."""
+    """Variables of dependency markers on such a machine."""
     names = {"linux": "Linux", "darwin": "Darwin"}
     return {"python_version": python, "python_full_version": f"{python}.2", "sys_platform": system} | {
         "platform_system": names[system]
@@ -66,7 +67,7 @@ def applies(requirement: Requirement, there: dict[str, str], extra: str = "") ->
 
 
 def locked_there(lock: str, there: dict[str, str]) -> dict[str, str]:
-    """Name → version of what the lock installs there; a name must not have two versions."""
+    """Version of each package that the lock installs on such a machine. A package must not have two versions."""
     pinned = [pin for pin in requirements(REPOSITORY / lock) if applies(pin, there)]
     versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pinned}
     assert len(versions) == len(pinned), f"{lock}: two versions of one package on Python {there['python_version']}"
@@ -74,7 +75,7 @@ def locked_there(lock: str, there: dict[str, str]) -> dict[str, str]:
 
 
 def needed_by(asked: list[Requirement], there: dict[str, str]) -> Iterator[tuple[str, Requirement]]:
-    """Everything that these packages need there by the metadata of what is installed here: who needs it, and what."""
+    """All packages needed on such a machine, each with the package that needs it, by the metadata installed here."""
     waiting = [("the .in file", requirement) for requirement in asked]
     seen = set()
     while waiting:

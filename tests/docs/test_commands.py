@@ -32,10 +32,10 @@ ELSEWHERE = {
     r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench": "tests/benchmarks/speed/test_training.py",
-    r"make (test|test-fast|lint)": ".ci/run",
+    r"make (test|test-all|test-fast|lint)": ".ci/run",
     r"make audit( SERVICE=osv)?": "tests/scripts/test_audit.py",
     r"make setup": ".ci/run",
-    r"make lock": "tests/docs/test_commands.py::test_make_knows_the_target",  # the rest depends on a package index
+    r"make lock": "tests/docs/test_commands.py::test_make_knows_the_target",  # the rest needs a package index
     r"python scripts/audit.py licences": "tests/scripts/test_audit.py",
     r"python -m pytest .*": "tests/docs/test_commands.py::test_pytest_finds_the_tests",
     r"make notebook": "tests/notebooks/test_explore_snapshot.py::executed",

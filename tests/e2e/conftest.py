@@ -62,7 +62,7 @@ def on_own_disks(mlflow, s3, name):
     """Overrides of environment dev for pods that reach these servers and share no disk.
 
     Args:
-        name: of the experiment and of the registered model: other tests use the MLflow server too.
+        name: name of the experiment and of the registered model, since other tests use the MLflow server too.
     """
     return [
         f"data.endpoint_url={s3}",
@@ -76,7 +76,7 @@ def on_own_disks(mlflow, s3, name):
 
 
 def run_in_pods(dag_id, conf, cluster, home):
-    """`airflow dags test` with an Airflow home of its own and the pods of `cluster`; returns its log."""
+    """Run `airflow dags test` with a separate Airflow home and the pods of `cluster`, and return its log."""
     if not (home / "airflow.db").exists():
         migrated_database(home)
     environment = os.environ | {

@@ -1,6 +1,6 @@
-"""`make up` as a person sees it: Airflow's and MLflow's pages in Chromium.
+"""`make up` as a person sees it: the pages of Airflow and MLflow in Chromium.
 
-Takes the screenshots of the documentation on the way: `make screenshots` keeps them.
+The tests also take the screenshots of the documentation, and `make screenshots` keeps them.
 """
 
 import json
@@ -203,7 +203,7 @@ def test_the_page_of_a_dag_tells_what_it_does_and_how_to_go_on(page, take, dag):
 
 
 def test_down_stops_both(up):
-    """The last of these tests: the others need what it stops."""
+    """This test is the last one, because the others need the servers that it stops."""
     clone, _ = up
     pids = [json.loads(path.read_text())["pid"] for path in clone.folder.glob(".run/*.json")]
     assert len(pids) == 2

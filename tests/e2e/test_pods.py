@@ -1,6 +1,6 @@
 """`model_training` in pods: the real operator and its trigger against a Kubernetes API, with scripted stages.
 
-MLflow is stood in for; `test_pods_training.py` runs the real stages.
+MLflow is replaced by a double; `test_pods_training.py` runs the real stages.
 """
 
 import asyncio

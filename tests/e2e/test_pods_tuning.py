@@ -1,7 +1,7 @@
 """`airflow dags test hyperparameter_tuning` in environment dev: workers in pods, their study in PostgreSQL.
 
-`dags test` runs a task at a time, so that the first worker leaves the second nothing to do;
-`tests/transformer/tuning/test_kills.py` has workers that run at once.
+`dags test` runs one task at a time, so the first worker leaves no trial for the second.
+`tests/transformer/tuning/test_kills.py` has workers that run at the same time.
 """
 
 import json

@@ -90,7 +90,7 @@ def test_a_stage_that_refuses_its_data_is_one_line(clone, tiny_data):
 
 @pytest.mark.slow
 def test_airflow_dags_test_without_mlflow(clone, tiny_data):
-    """The plain Airflow command, from another folder, with nothing but the folders configured."""
+    """The plain Airflow command, from another folder, with only the folders configured."""
     environment = clone.environment | {
         "AIRFLOW_HOME": str(clone.folder / "home"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

@@ -9,7 +9,7 @@ settings.register_profile(
     max_examples=grid(150),
     derandomize=FACTOR == 1,  # `make test` fails on changes only
     database=None,
-    phases=[Phase.generate],  # a failure is small enough to read; shrinking it would take an hour
+    phases=[Phase.generate],  # failures are small enough to read, and shrinking them would take an hour
     deadline=None,  # other load may slow the machine down
     suppress_health_check=list(HealthCheck),
 )

@@ -30,7 +30,7 @@ def test_it_is_stored_without_outputs() -> None:
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert len(code) > 5
     assert [cell.id for cell in code if cell.outputs or cell.execution_count is not None] == []
-    assert set(stored.metadata) == {"kernelspec", "language_info"}  # nothing of the machine it was edited on
+    assert set(stored.metadata) == {"kernelspec", "language_info"}  # no trace of the machine on which it was edited
 
 
 def test_its_parameters_come_first_and_its_cells_are_short() -> None:
@@ -108,7 +108,7 @@ def test_its_tables_are_the_predictions(executed: dict[str, nbformat.NotebookNod
     ]
     assert len(same) == 1 and len(numbers) > 1
     assert [row["point"] for row in shown] == of_trains[same[0]].sort("rank")["op_name"].to_list()
-    # It is the one that changes most of those with most events ahead.
+    # Among the trains with most events ahead, this train's delay changes most.
     rivals = [name for name in changes if of_trains[name].height == max(of_trains[other].height for other in changes)]
     assert abs(changes[str(same[0])]) == max(abs(changes[str(name)]) for name in rivals)
 
@@ -126,7 +126,7 @@ def test_its_figures_are_there_and_nothing_else_is_printed(executed: dict[str, n
 
 @pytest.mark.slow
 def test_it_runs_from_its_own_folder_too(trained_folder: Path, tmp_path: Path) -> None:
-    """As Jupyter and VS Code start it; the script starts it in the root."""
+    """Jupyter and VS Code start it like this; the script starts it in the root."""
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     try:
         import explore

@@ -1,4 +1,4 @@
-"""Every rule of the params, with the line a person reads when it is broken."""
+"""Every rule of the params, with the message about a breach."""
 
 import pytest
 

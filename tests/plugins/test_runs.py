@@ -16,7 +16,7 @@ STUDY = ["open_run", "fetch_files", "tune", "report_study", "train_best", "close
 
 
 class RecordedTracking:
-    """Stands in for `transformer.tracking`: remembers its calls, answers like a server would."""
+    """A double of `transformer.tracking` that records its calls and answers like a server."""
 
     def __init__(self):
         self.opened = None

@@ -233,6 +233,7 @@ def test_a_bad_configuration_is_refused_before_anything_starts(stage_is, lines):
     assert lines == []
 
 
+# prose: allow length – a program
 FAMILY = """
     import os, signal, subprocess, sys, time
     child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); "

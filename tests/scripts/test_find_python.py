@@ -1,4 +1,4 @@
-"""Which Python `make setup` takes, with interpreters on the PATH that only say what they are."""
+"""The Python that `make setup` takes, with interpreters on the PATH that only report a version."""
 
 import os
 import re
@@ -15,7 +15,7 @@ SUPPORTED = ("3.11", "3.12", "3.13")
 
 
 class Machine:
-    """A PATH with the shell's tools and the interpreters that a test adds."""
+    """A PATH with the tools of the shell, and with interpreters that a test adds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class Machine:
             (folder / tool).symlink_to(Path(str(shutil.which(tool))).resolve())
 
     def add(self, name: str, version: str, *, venv: bool = True) -> Path:
-        """An interpreter of that version: this one, which believes it."""
+        """Add an interpreter of that version. It is this interpreter, which reports another version."""
         path = self.folder / name
         believe = f"import sys; sys.version_info = tuple(map(int, {version!r}.split('.')));"
         believe += "" if venv else "sys.modules['ensurepip'] = None;"
@@ -32,7 +32,7 @@ class Machine:
         return path
 
     def add_shim(self, name: str) -> None:
-        """What pyenv leaves for a version that is not active."""
+        """Add the program that pyenv leaves for a version that is not active."""
         (self.folder / name).write_text(f'#!/bin/sh\necho "pyenv: {name}: command not found" >&2\nexit 127\n')
         (self.folder / name).chmod(0o755)
 

@@ -1,4 +1,4 @@
-"""`make setup` with a lock of one small wheel: uv, pip in its place, progress, and the environment it leaves."""
+"""`make setup` with a lock of one small wheel: uv, pip instead of uv, progress, and the resulting environment."""
 
 import os
 import shutil
@@ -32,13 +32,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, because pip takes its time to get into each one."""
+    """One environment for all tests, because installing pip into a new one takes long."""
     return tmp_path_factory.mktemp("shared") / "environment"
 
 
 @pytest.fixture
 def install(tmp_path: Path, wheels: Path, environment: Path):
-    """Runs scripts/install.py where pip is configured to take packages from the folder of wheels alone."""
+    """Run scripts/install.py. The settings of pip allow only packages of the folder of wheels."""
     for path in environment.glob(f"lib/*/site-packages/{NAME}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     tools = tmp_path / "tools"

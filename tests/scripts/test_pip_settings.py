@@ -1,4 +1,4 @@
-"""pip's settings reach uv: from its files and its environment, and nothing that uv would pass over in silence."""
+"""pip's settings reach uv, from pip's files and from the environment. Settings that uv would ignore are refused."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ import pip_settings  # noqa: E402 - lies in scripts/
 
 
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, **environment: str) -> dict[str, str]:
-    """What pip says of this file and environment alone."""
+    """The settings that pip reads from this file and environment only."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     (tmp_path / "pip.conf").write_text(file)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    files = ("index-url", "extra-index-url", "timeout")  # others may stand in a file of the machine
+    files = ("index-url", "extra-index-url", "timeout")  # a file of the machine may have other settings
     settings = pip_settings.read_settings(Path(sys.executable))
     return {name: value for name, value in settings.items() if name in files}
 

@@ -1,4 +1,4 @@
-"""The prose linter finds each thing that the house rules forbid, where it stands, and nothing in what is no prose."""
+"""The prose linter finds every fault and its line, and nothing in code."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import prose  # noqa: E402 - lies in scripts/
 RULES = prose.read_rules()
 CHECKS = prose.checks(RULES)
 LONG = "The trains " + " ".join(f"run{letter}" for letter in "abcdefghijklmnopqrstuvwxyzäöüßéèêàáâçñ") + " at last."
-# By rule, a sentence that breaks it; the first of several is enough for what is checked of the places.
+# Sentences that break each rule.
 PLANTED = {
     "opening": ["Of a run that fails nothing is kept.", "Whom to call is known.", "What a snapshot holds is known."],
     "length": [LONG],
@@ -53,7 +53,7 @@ def found(tmp_path: Path, name: str, source: str) -> list[tuple[int, str]]:
 
 
 def rules(tmp_path: Path, name: str, source: str) -> set[str]:
-    """The rules that are broken; a check of proselint goes by its first name."""
+    """The broken rules. A check of proselint is named by the first part of its name."""
     known = set(PLANTED) | {"mark"}
     return {rule if rule in known else rule.split(".")[0] for _, rule in found(tmp_path, name, source)}
 
@@ -187,6 +187,18 @@ def test_the_project_follows_its_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_planted_faults_are_left_out_unless_their_file_is_named() -> None:
+    (planted,) = RULES.planted
+    assert REPOSITORY / planted not in prose.files(["tests"], RULES.planted)
+    assert REPOSITORY / planted in prose.files(["tests"])
+    assert command(planted).returncode == 1
+
+
+def test_a_planted_file_that_is_not_there_is_refused() -> None:
+    with pytest.raises(prose.ConfigurationError, match="docs/absent"):
+        prose.files(["docs"], ["docs/absent.md"])
+
+
 def test_a_path_that_is_not_there_is_refused() -> None:
     done = command("docs/absent.md")
     assert (done.returncode, done.stdout) == (2, "")
@@ -199,6 +211,6 @@ def test_lint_runs_it_on_every_page() -> None:
 
 
 def test_a_check_that_proselint_lacks_is_refused() -> None:
-    absent = prose.Rules(paths=[], longest_sentence=40, proselint=["absent"], openings={}, words={})
+    absent = prose.Rules(paths=[], planted=[], longest_sentence=40, proselint=["absent"], openings={}, words={})
     with pytest.raises(prose.ConfigurationError, match="absent"):
         prose.checks(absent)

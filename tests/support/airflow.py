@@ -1,4 +1,4 @@
-"""Airflow homes whose database has its tables: they are made once a test run, and copied."""
+"""Airflow homes with a migrated database, which is made once per test run and then copied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.run_folder import once
 
 
 def migrated_database(folder: Path, name: str = "airflow.db") -> Path:
-    """Put a database with Airflow's tables into a folder, which is made."""
+    """Copy a database with Airflow's tables into a folder, which is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(once("airflow", _migrate)["database"], folder / name))
 

@@ -1,4 +1,4 @@
-"""Clones of the repository at other paths, with ports of their own, as a person has them."""
+"""Clones of the repository at other paths and with other ports, like a person's clone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("dags", "plugins", "scripts", "transformer", "include")
-# The databases of `make train`, `make tune` and `make up`. Each command migrates its own, which finds nothing to do.
+# The databases of `make train`, `make tune` and `make up`. Each command would migrate its own database first.
 DATABASES = ("train.db", "tune.db", "airflow.db")
 
 
@@ -28,7 +28,7 @@ class Clone:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What another MLflow and Airflow in the shell would set must not matter."""
+        """Variables of commands in the clone. Variables of another MLflow and Airflow must have no effect."""
         foreign = {
             "AIRFLOW_HOME": "/nowhere",
             "AIRFLOW__CORE__EXECUTOR": "Nonsense",
@@ -48,7 +48,7 @@ class Clone:
         )
 
     def with_databases(self) -> Clone:
-        """Give it what the first `make train` of a clone makes: Airflow's tables."""
+        """Add Airflow's tables, which the first `make train` of a clone creates."""
         for name in DATABASES:
             migrated_database(self.folder / ".airflow", name)
         return self
@@ -56,7 +56,7 @@ class Clone:
 
 @contextmanager
 def cloned(folder: Path) -> Iterator[Clone]:
-    """What a command needs of the repository, at another path; whatever it started is stopped in the end."""
+    """Copy the parts of the repository that commands need. At the end, stop all servers of the clone."""
     for part in PARTS:
         shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     clone = Clone(folder, free_port(), free_port())

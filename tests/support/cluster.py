@@ -75,7 +75,7 @@ class Pod:
 
 
 class Cluster:
-    """Used as a context manager; `connection` is then the value of `AIRFLOW_CONN_KUBERNETES_DEFAULT`."""
+    """A context manager; inside it, `connection` is the value of `AIRFLOW_CONN_KUBERNETES_DEFAULT`."""
 
     def __init__(self):
         self.pods = []  # every pod there ever was, in order of creation
@@ -292,7 +292,7 @@ def _start(pod, secrets):
     if not pod.fate.script:
         assert pod.args[:2] == ["python", "-m"]
         return commands.start(*pod.args[2:], environment=environment, stderr_to_stdout=True, **where)
-    # Scripts need nothing but Python, so they do without the packages of its environment.
+    # Scripts need only Python, so the packages of its environment are left out.
     return subprocess.Popen(
         [sys.executable, "-S", "-c", pod.fate.script],
         env=environment,

@@ -1,7 +1,7 @@
-"""Commands of this repository as processes, in a fork of one that has imported what they import.
+"""Commands of this repository as processes, forked from a process that has already imported the heavy libraries.
 
-For a test that wants a process of its own, yet is not about how one starts. `start` is like `subprocess.Popen`, `run`
-like `subprocess.run`; both take the words after `python -m`, or a program's path and its arguments.
+These are for tests that need a separate process and do not test its start. `start` is like `subprocess.Popen`, and
+`run` is like `subprocess.run`. Both take the words after `python -m`, or the path of a program and its arguments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def start(
 def run(
     *arguments: str, environment: Mapping[str, str] = os.environ, cwd: Path = REPOSITORY
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end, and return what was said; a status other than 0 raises nothing."""
+    """Run to the end, and return status and output. A status other than 0 raises no error."""
     process = start(*arguments, environment=environment, cwd=cwd)
     out, err = process.communicate(PATIENCE_S)
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
@@ -47,8 +47,8 @@ class Forked:
     """A process, with the methods of `subprocess.Popen` and text in UTF-8.
 
     Attributes:
-        stdin: what it is told; nothing unless the test writes there.
-        stderr: what it says to standard error; closed where that is `stdout`, too.
+        stdin: standard input; it stays empty unless the test writes to it.
+        stderr: standard error; it ends at once if `stdout` gets its lines, too.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Forked:
         return status
 
     def communicate(self, timeout: float = PATIENCE_S) -> tuple[str, str]:
-        """The rest of what it says, to standard output and to standard error, and its end; it is told nothing more."""
+        """Close standard input, wait for the end, and return the rest of standard output and standard error."""
         self.stdin.close()
         end = time.monotonic() + timeout
         said = ["", ""]
@@ -152,7 +152,7 @@ def _address() -> str:
 
 def _start_server(folder: Path) -> dict[str, str]:
     address, log = folder / "socket", folder / "log"
-    # Settings that libraries read when they are imported: what a command of its own says comes too late for them.
+    # Libraries read these settings when they are imported, so the settings of a single command come too late.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "tests.support.forkserver", str(address)]
     process = start_server(command, log, environment, cwd=REPOSITORY)

@@ -1,10 +1,10 @@
-"""Runs Python modules and programs in forks of one process that has imported the heavy libraries already.
+"""Runs Python modules and programs in forks of one process that has already imported the heavy libraries.
 
     python -m tests.support.forkserver SOCKET
 
 The imports of a training take nine seconds of CPU time, more than a small training itself. A fork has them at once.
-`tests.support.commands` asks for forks: a request is one message with three open files, the fork's standard input,
-output and error. The first answer is the fork's process id, the second its exit status.
+`tests.support.commands` asks for forks. A request is one message with three open files: standard input, output and
+error of the fork. The first answer is the process id of the fork, and the second is its exit status.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRELOADED = (
     "transformer.cli",
     "transformer.stages",
 )
-# Threads that these imports start. jemalloc's survive a fork, the one of Polars sleeps.
+# Threads that these imports start. Those of jemalloc survive a fork, and the one of Polars sleeps.
 HARMLESS_THREADS = {"jemalloc_bg_thd", "polars-ooc-clea"}
 REQUEST_BYTES = 1 << 20  # the environment and the arguments of one command
 
@@ -59,7 +59,7 @@ def main(address: Path) -> None:
 
 
 def _serve(address: Path) -> dict[str, Any]:
-    """Answer requests until SIGINT; returns in each fork, with what it is to run."""
+    """Answer requests until SIGINT. In each fork, return its request."""
     wake, awake = socket.socketpair()
     wake.setblocking(False)
     awake.setblocking(False)
@@ -124,7 +124,7 @@ def _kill_forks(clients: dict[int, socket.socket], gone: socket.socket) -> None:
 
 
 def _run(request: dict[str, Any]) -> None:
-    """What `python -m MODULE ARGUMENTS` or `python PROGRAM ARGUMENTS` does."""
+    """Do the same as `python -m MODULE ARGUMENTS` or `python PROGRAM ARGUMENTS`."""
     if request["new_session"]:
         os.setsid()
     os.chdir(request["cwd"])
@@ -143,7 +143,7 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """As Python ends, except that it does not take every object apart: half a second for those of the libraries."""
+    """End like Python, without its half second for the destruction of all objects of the libraries."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

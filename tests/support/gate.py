@@ -1,4 +1,4 @@
-"""Stands between a client and a service, and can make that vanish."""
+"""A proxy between a client and a service, which can make the service vanish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ANSWER = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnectio
 
 
 class Gate:
-    """Forwards connections while it is OPEN; CLOSED it ends them, FAILING it answers 500, SILENT it answers nothing."""
+    """OPEN forwards connections, CLOSED ends them, FAILING answers 500, and SILENT does not answer."""
 
     def __init__(self, port: int) -> None:
         self.state = OPEN

@@ -1,6 +1,6 @@
-"""How many of its cases a test tries: kill moments, fuzzed inputs.
+"""Number of cases of a test, such as kill moments and fuzzed inputs.
 
-`make test` tries a few, the same every time. `make test-all` sets TEST_GRID, which multiplies them.
+`make test` tries a few, the same every time. `make test-all` sets TEST_GRID, which multiplies their number.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Runs `python -m transformer` until its log would say something; there it waits for a signal.
+"""Runs `python -m transformer` until a log line matches a pattern, and waits there for a signal.
 
     python tests/support/held.py REGULAR_EXPRESSION ARGUMENTS…
 
-So a signal meets a stage at the same place on a machine of any speed. It says `held` when it is there.
+A signal therefore reaches a stage at the same place on a machine of any speed. The line `held` says that it waits.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Railways and trained models that tests share: each is made once a test run, under the hash of what it is made of."""
+"""Railways and trained models that tests share. Each is made once per test run, under the hash of its settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def simulated(simulation: SimulationConfig) -> Path:
-    """Folder of the event tables of a railway; to be read only."""
+    """Folder of the event tables of a railway. Tests must not write into it."""
     from transformer.data.simulator.dataset import simulate
     from transformer.files import content_hash
 
@@ -27,7 +27,7 @@ def simulated(simulation: SimulationConfig) -> Path:
 def trained(overrides: Sequence[str]) -> Path:
     """Run folder of a model that was trained with these overrides of environment local, without MLflow.
 
-    It is to be read only: copy it to write into it.
+    Tests must not write into it; they copy it instead.
     """
     from transformer import stages
     from transformer.config import load_config

@@ -1,6 +1,6 @@
-"""How long a test waits: for whatever it waits, one time that the slowest server needs on the busiest machine.
+"""Time limit of every wait in a test: long enough for the slowest server on the busiest machine.
 
-Nothing takes so long where it works: each wait looks again and again, and ends with what it waits for.
+A test that passes does not take this long, because each wait polls and ends as soon as its condition holds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE_S = 600.0  # Airflow's four components beside ten busy processes a core took 240 s
+PATIENCE_S = 600.0  # with ten busy processes per core, Airflow's four components took 240 s
 
 
 def wait_until(
@@ -20,7 +20,7 @@ def wait_until(
     log: Path | None = None,
     every_s: float = 0.05,
 ) -> None:
-    """Look until `holds`; fail after PATIENCE_S, and at once when the process it depends on has ended."""
+    """Poll until `holds` is true. Fail after PATIENCE_S, or as soon as `process` has ended."""
     end = time.monotonic() + PATIENCE_S
     while not holds():
         said = f"{what}\n{log.read_text(errors='replace') if log else ''}"

@@ -1,4 +1,4 @@
-"""One PostgreSQL server for the tests that need it, each in a database of its own."""
+"""One PostgreSQL server for all tests that need it. Each test has its own database."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ from tests.support.run_folder import once, start_server
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server on 127.0.0.1 that asks for passwords; `tuner` may log in and owns what `database` makes."""
+    """A server on 127.0.0.1 that asks for passwords. The user `tuner` owns the databases of `database`."""
 
     port: int
     password: str
@@ -44,13 +44,13 @@ class Postgres:
 
 
 def postgres_server() -> Postgres:
-    """The server of this test run; skips the test where PostgreSQL is not installed, and fails it where `CI` is set."""
+    """The server of this test run. Without PostgreSQL, the test is skipped, or fails if `CI` is set."""
     programs = require(POSTGRESQL)
     return Postgres(**once("postgres", lambda folder: _start(programs, folder)))
 
 
 def _start(programs: Path, made: Path) -> dict[str, object]:
-    # The server refuses to run as root, and the folders of a test run are closed to other users.
+    # The server refuses to run as root, and other users cannot read the folders of a test run.
     user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     password = secrets.token_hex(12)

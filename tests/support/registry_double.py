@@ -1,4 +1,4 @@
-"""Stands in for the model registry and for MLflow runs where models are evaluated without a server."""
+"""A double of the model registry and of MLflow runs, for evaluations without a server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ChampionChangedError(ServiceError):
 
 
 class FakeRegistry:
-    """Versions by alias, tags by run id, and what was decided."""
+    """Versions by alias, tags by run id, and the decisions."""
 
     ChampionChangedError = ChampionChangedError
 
     def __init__(self, **runs: str) -> None:
-        """`champion="run id"`, `challenger="run id"`."""
+        """Take `champion="run id"` and `challenger="run id"`."""
         self.versions = {
             alias: SimpleNamespace(version=number, run_id=run_id)
             for number, (alias, run_id) in enumerate(runs.items(), 1)
@@ -47,7 +47,7 @@ class FakeRegistry:
         self.decided.append(("decline", version, why, by))
 
     def found(self, run_id: str, request: str, **outcome: Any) -> None:
-        """What an evaluation leaves in its run."""
+        """Leave the outcome of an evaluation in its run."""
         from transformer.evaluation.outcome import Outcome
 
         values = {"window": "2025-01-24..2025-01-25", "headline": "MAE 90.0 s", "report": "evaluation/w/report.html"}
@@ -76,6 +76,6 @@ class FakeRegistry:
         ):
             monkeypatch.setitem(sys.modules, f"{package.__name__}.{name}", double)
             monkeypatch.setattr(package, name, double, raising=False)
-        # Imported anew by whoever asks, so that it meets the double of `tracking`, and forgotten with it.
+        # The module is imported again with the double of `tracking`, and removed again together with it.
         monkeypatch.delitem(sys.modules, "transformer.evaluation.outcome", raising=False)
         return self

@@ -1,7 +1,7 @@
-"""What the processes of one test run share: a folder, and in it what is dear to make and made once.
+"""A folder that the processes of one test run share. It holds everything that is expensive and made only once.
 
-The process that a person started makes the folder (with pytest-xdist the one that hands out the tests). However that
-process ends, this file as a program then stops the servers that were started in the folder and removes it.
+The process that a person started makes the folder. With pytest-xdist, this is the process that distributes the tests.
+After its end, also after a kill, this file runs as a program, stops the servers of the folder and removes it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ GRACE_S = 10.0  # for servers to end by themselves
 
 
 def begin() -> subprocess.Popen[bytes] | None:
-    """Make the folder, unless this process works for one that has; returns what `end` takes."""
+    """Make the folder and return the argument of `end`. Return None if another process has made the folder."""
     if os.environ.get(VARIABLE):
         return None
     folder = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="test-run-")
-    # -S: it needs no packages. It reads its standard input, which closes when this process ends, however that is.
+    # -S, because it needs no packages. It waits for the end of its standard input, which closes with this process.
     return subprocess.Popen([sys.executable, "-S", __file__, folder], stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -45,18 +45,18 @@ def run_folder() -> Path:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """One process of the test run at a time."""
+    """Let one process of the test run in at a time."""
     with (run_folder() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def once(name: str, make: Callable[[Path], Any]) -> Any:
-    """What `make` returned for an empty folder, as JSON gives it back: the first that asks makes it, for all."""
+    """The result of `make`, read back from JSON. It is called once per test run, with an empty folder."""
     folder, made = run_folder() / name, run_folder() / f"{name}.json"
     with locked(name):
         if not made.is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
             folder.mkdir()
             made.write_text(json.dumps(make(folder)))
         return json.loads(made.read_text())
@@ -65,7 +65,7 @@ def once(name: str, make: Callable[[Path], Any]) -> Any:
 def start_server(
     command: Sequence[str], log: Path, environment: Mapping[str, str], scratch: Path | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, which ends with the test run, and with it the folder `scratch`."""
+    """Start a process in a new group. When the test run ends, it is stopped and the folder `scratch` is removed."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True, **options
@@ -90,7 +90,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _signal(record: Path, number: int) -> bool:
-    """Whether the process group of a server was there to be signalled."""
+    """Send a signal to the process group of a server; False = the group has ended."""
     try:
         os.killpg(int(record.name), number)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Servers that tests need: MLflow as a process, S3 in this one. Each waits for its answer, however long that takes."""
+"""Servers that tests need: MLflow as a process, and S3 in this process. Each is returned once it answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.run_folder import once, start_server
 
 
 def answers(url: str) -> bytes | None:
-    """Body of a GET past any proxy; None where there is no good answer."""
+    """Body of the answer to a GET without a proxy; None = no good answer."""
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
             return bytes(answer.read())
@@ -47,7 +47,7 @@ def _start_mlflow(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Address of an S3 server in this process; all of them hold the same buckets."""
+    """Address of an S3 server in this process. All such servers share their buckets."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

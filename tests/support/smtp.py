@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class Mailbox:
-    """Messages in the order they came; `connection` is what Airflow reaches the server with."""
+    """Messages in the order of arrival, and the Airflow connection of the server."""
 
     def __init__(self) -> None:
         self.messages: list[Message | EmailMessage] = []

@@ -1,4 +1,4 @@
-"""Chromium and PostgreSQL are brought where that is possible; elsewhere their tests are skipped and counted."""
+"""Chromium and PostgreSQL are installed if possible; otherwise their tests are skipped and counted."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_nothing_wanted():
 
 
 class Tools:
-    """A PATH on which apt-get and the command of a program write down that they ran, and perhaps bring the program."""
+    """A PATH on which apt-get and the command of a program record their calls, and may install the program."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.calls, self.program = folder, folder / "calls", folder / "program"

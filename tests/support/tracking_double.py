@@ -1,4 +1,4 @@
-"""Stands in for `transformer.tracking` where a DAG runs without an MLflow server; remembers how its run was closed."""
+"""A double of `transformer.tracking` for a DAG without an MLflow server. It records how the run was closed."""
 
 import sys
 from typing import ClassVar
@@ -7,7 +7,7 @@ import transformer.tracking
 
 
 class FakeTracking:
-    opened = ""  # id of a run that is opened anew
+    opened = ""  # id of a new run
     closed = None  # (run id, status, reason)
     tags: ClassVar = {}  # of every run
 

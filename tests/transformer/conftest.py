@@ -1,4 +1,4 @@
-"""A small simulated railway, made once, the real data where it is, and the MLflow server."""
+"""A small simulated railway, which is made once, the real data if present, and the MLflow server."""
 
 import time
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def sample_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def small_overrides(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides that make training a matter of seconds, on the simulated railway, with a cache of its own."""
+    """Overrides for a training of seconds on the simulated railway, with a separate cache."""
     scratch = tmp_path_factory.mktemp("small")
     return [*SMALL, f"data.local_folder={sample_folder}", f"paths.cache={scratch}/cache", f"paths.runs={scratch}/runs"]
 
@@ -77,7 +77,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_server() -> str:
-    """Base URL of the MLflow server that every test may log to; mark the test slow."""
+    """Base URL of the MLflow server, to which every test may log. Mark such a test as slow."""
     return servers.mlflow_server()[0]
 
 
@@ -91,7 +91,7 @@ def mlflow_gate(mlflow_server: str) -> Iterator[Gate]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that clients of HTTP servers paused before they tried again; they do not really pause."""
+    """Seconds that clients of HTTP servers would have paused before each retry. They do not really pause."""
     from urllib3.util import retry
 
     paused: list[float] = []

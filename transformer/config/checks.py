@@ -13,17 +13,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidatorFunctionWr
 
 
 class MisfitError(ValueError):
-    """Values that are right one by one and do not fit each other; the line names their keys."""
+    """Each value is valid, but the values do not fit each other. The line names their keys."""
 
     def __init__(self, line: str, key: str = "") -> None:
-        """Take the key whose source the line is about; "" = it is about several."""
+        """`key` is the key whose source the line names; "" = the line is about several keys."""
         super().__init__(line)
         self.key = key
 
 
 def nearest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
-    """`; did you mean 'x'?` when something is near, else nothing, or all known names with `listed`."""
-    import difflib  # only where something is wrong
+    """`; did you mean 'x'?` if a known name is similar; else "", or all known names with `listed`."""
+    import difflib  # only needed after a mistake
 
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -36,7 +36,7 @@ def nearest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
 
 
 def is_address(uri: str) -> bool:
-    """Whether the address can be taken apart; `http://user:pass/word@host` cannot."""
+    """Whether the address can be parsed; `http://user:pass/word@host` cannot."""
     try:
         parts = urlsplit(uri)
         return bool(parts.scheme) and (
@@ -47,7 +47,7 @@ def is_address(uri: str) -> bool:
 
 
 def is_postgresql(url: str) -> bool:
-    """Whether it is the address of a PostgreSQL database, without a password."""
+    """Whether `url` is the address of a PostgreSQL database, without a password."""
     try:
         parts = urlsplit(url)
         secret = parts.password is not None or "password" in parts.query.lower()
@@ -57,38 +57,38 @@ def is_postgresql(url: str) -> bool:
 
 
 def is_whole(value: float) -> bool:
-    """Whether a number is whole but for what adding steps such as 0.1 loses."""
+    """Whether a number is whole, up to the rounding of sums of steps such as 0.1."""
     return abs(value - round(value)) < 1e-9 * max(1.0, abs(value))
 
 
 def single_value(value: Any) -> Any:
-    """Refuse lists and mappings, which a searched key cannot have."""
+    """Refuse lists and mappings, because a searched key takes none."""
     if value is not None and not isinstance(value, str | int | float):
         raise ValueError("is not a single value; give numbers, texts, true or false")
     return _as_text(value) if isinstance(value, str) else value
 
 
 def _as_written(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Keep a whole number whole where any number is wanted: 30 stays 30."""
+    """Keep a whole number whole for a key that takes any number: 30 stays 30."""
     number = handler(value)
     return value if isinstance(value, int) else number
 
 
 def _as_text(value: Any) -> Any:
-    """Take a number where text is wanted: `devices: 2` needs no quotes.
+    """Take a number for a key that takes text: `devices: 2` needs no quotes.
 
-    `${oc.env:…}` once stood for a variable of the environment and `???` for "no value". Nothing replaces them now, and
-    a secret must not enter logs and artifacts that way.
+    Earlier versions replaced `${oc.env:…}` by an environment variable, and read `???` as "no value". Both are refused
+    now, because nothing replaces them, and a secret must not enter logs and artifacts that way.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and ("${" in value or value == "???"):
-        raise ValueError("is not taken: write the value itself, interpolation is switched off")
+        raise ValueError("is refused, because values are not interpolated; write the value itself")
     return value
 
 
 def _holds(makes_sense: Callable[[str], bool], reason: str, *, optional: bool = False) -> AfterValidator:
-    """A rule for text; with `optional`, empty text is fine."""
+    """A rule for text. With `optional`, empty text is allowed."""
 
     def check(value: str) -> str:
         if not (optional and not value) and not makes_sense(value):
@@ -111,7 +111,10 @@ def _is_timezone(name: str) -> bool:
 
 
 def _is_pod_url(url: str) -> bool:
-    """Whether it is an address with `{pod}`, and no other braces than `{namespace}`; a password would be shown."""
+    """Whether `url` is an address with `{pod}`, and with no other braces than those of `{namespace}`.
+
+    A password is refused, because everyone would see it in the link.
+    """
     plain = url.replace("{pod}", "").replace("{namespace}", "")
     try:
         parts = urlsplit(plain)
@@ -126,13 +129,13 @@ def _quantile_levels(levels: list[float]) -> list[float]:
     if not all(0 < level < 1 for level in levels):
         reason = "must lie in (0, 1)"
     elif any(level != round(level, 3) for level in levels):
-        reason = "must not be finer than thousandths"  # names of columns and metrics hold them in percent
+        reason = "must not be finer than thousandths"  # names of columns and metrics hold the level in percent
     elif levels != sorted(set(levels)):
         reason = "must ascend"
     elif 0.5 not in levels:
         reason = "lacks 0.5, the median; add it"
     elif levels != [round(1 - level, 3) for level in reversed(levels)]:
-        reason = "is not symmetric; give 1 - level beside each level, for example [0.05, 0.5, 0.95]"
+        reason = "is not symmetric; add 1 - level for each level, for example [0.05, 0.5, 0.95]"
     if reason:
         raise ValueError(reason)
     return levels

@@ -1,7 +1,7 @@
-"""Loading a configuration: the layers, where each value comes from, and the first mistake as one line.
+"""Loading a configuration: its layers, the source of each value, and the first mistake as one line.
 
-`include/config/base/*.yaml` is overlaid by `include/config/<env>/*.yaml`, then by `--set key=value`. Each file is one
-group: `training.yaml` holds what the code reads as `config.training`. What the schema does not know is refused.
+The layers are `include/config/base/*.yaml`, `include/config/<env>/*.yaml` and `--set key=value`; later layers override
+earlier ones. Each file is one group: `training.yaml` holds `config.training`. Keys that the schema lacks are refused.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Part = TypeVar("Part", bound=Group)
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A merged configuration and, for each leaf key, the file or option its value came from."""
+    """A merged configuration, and the file or option that set each leaf key."""
 
     config: Config
     sources: Mapping[str, str]
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Safe YAML that reads `2024-12-13` and `05:00` as text, `1e-3` as a number, and refuses a key given twice."""
+    """Safe YAML that reads `2024-12-13` and `05:00` as text and `1e-3` as a number, and refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -62,7 +62,7 @@ _YamlLoader.add_implicit_resolver(
 
 
 def environments(folder: Path = CONFIG_FOLDER) -> list[str]:
-    """Names that `--env` and the DAG param `env` accept: the folders beside `base`, sorted."""
+    """Names that `--env` and the DAG param `env` accept: the folders next to `base`, sorted."""
     if not folder.is_dir():
         raise UserError(f"configuration folder {folder} does not exist")
     return sorted(
@@ -74,16 +74,16 @@ def load_config(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_F
     """Return the merged configuration of `env`, checked against the schema.
 
     Raises:
-        UserError: unknown environment, unreadable YAML, unknown key, or a value of the wrong type or range.
+        UserError: the environment or a key is unknown, YAML is unreadable, or a value has the wrong type or range.
     """
     return load_config_with_sources(env, overrides, folder).config
 
 
 def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_FOLDER) -> LoadedConfig:
-    """Like `load_config`, and say where each value came from: `schema default`, `<folder>/<file>` or `--set`."""
+    """Like `load_config`, with the source of each value: `schema default`, `<folder>/<file>` or `--set`."""
     try:
         return _load(env, overrides, folder)
-    except UserError as error:  # the wrong value it names may be an address with a password
+    except UserError as error:  # the wrong value in the message may be an address with a password
         raise UserError(redact(str(error))) from None
 
 
@@ -91,7 +91,7 @@ def with_values(config: Config, values: Mapping[str, Any], source: str) -> Confi
     """A copy of `config` with other values at some dotted keys, checked like any other configuration.
 
     Raises:
-        UserError: naming `source` and the key, for an unknown key or a value of the wrong type or range.
+        UserError: a key is unknown, or a value has the wrong type or range. The message names `source` and the key.
     """
     tree: dict[str, Any] = {}
     for key, value in values.items():
@@ -103,16 +103,20 @@ def with_values(config: Config, values: Mapping[str, Any], source: str) -> Confi
 
 
 def from_dict(part: type[Part], values: Mapping[str, Any], source: str) -> Part:
-    """A part of a configuration from what `to_dict` made of it.
+    """Build a part of a configuration from the output of `to_dict`.
 
     Raises:
-        UserError: naming `source` and the key, for an unknown key or a value of the wrong type or range.
+        UserError: a key is unknown, or a value has the wrong type or range. The message names `source` and the key.
     """
     return _validated(part, values, source)
 
 
 def read_value(text: str) -> Any:
-    """A value as configuration files and `--set` write it. Raises yaml.YAMLError or ValueError when it is not YAML."""
+    """Read a value in the notation of configuration files and `--set`.
+
+    Raises:
+        yaml.YAMLError, ValueError: the text is not YAML.
+    """
     return yaml.load(text, Loader=_YamlLoader)
 
 
@@ -144,7 +148,7 @@ def _load(env: str, overrides: Sequence[str], folder: Path) -> LoadedConfig:
 
 
 def _check_layer(values: Mapping[str, Any], source: str) -> None:
-    """Refuse a layer with a key or a value that is wrong, whatever the others say; how keys fit is seen in the end."""
+    """Refuse a layer with an unknown key or a wrong value. Rules that span keys are checked after merging."""
     try:
         Config.model_validate(values)
     except ValidationError as error:
@@ -161,7 +165,7 @@ def _validated(part: type[Part], values: Mapping[str, Any], source: str) -> Part
 
 
 def _overlay(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Lay nested `values` over `tree`, in place."""
+    """Merge nested `values` into `tree`, in place; they replace its values."""
     for name, value in values.items():
         if isinstance(value, dict) and isinstance(below := tree.setdefault(name, {}), dict):
             _overlay(below, value)
@@ -170,7 +174,7 @@ def _overlay(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Configuration layers from weakest to strongest, each with the name of its source."""
+    """The layers, each with the name of its source. Later layers override earlier ones."""
     for name in (BASE, env):
         for path in sorted((folder / name).glob("*.y*ml")):
             if values := _read_group(path):

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: what pydantic found, as one line each that names the key, the value and the remedy."""
+"""Mistakes in a configuration: each error of pydantic becomes one line that names the key, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformer.config.schema import ChoicesConfig, Entry, Group, ProfileConfig
 
 
 class Mistake(NamedTuple):
-    """One line, the key it is about ("" = several), and whether each value alone is right."""
+    """One line, its key ("" = several), and whether it is about several keys whose values are each valid."""
 
     line: str
     key: str
@@ -25,7 +25,7 @@ class Mistake(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """How an entry of a list is named in a line, the key that names it, and how one is written."""
+    """An entry of a list in a line: its label, the key that holds its name, and its form."""
 
     label: str
     named_by: str
@@ -51,7 +51,7 @@ _BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
 def mistakes(error: ValidationError, part: type[Group], values: Mapping[str, Any]) -> list[Mistake]:
-    """What pydantic found, unknown keys first and what is about several keys last."""
+    """The errors of pydantic. Unknown keys come first, and errors about several keys last."""
 
     def rank(detail: ErrorDetails) -> int:
         return 0 if detail["type"] == "extra_forbidden" else 2 if _misfit(detail) else 1
@@ -99,7 +99,7 @@ def _not_a_list(value: Any, default: list[Any]) -> str:
 
 
 def _line_of_entry(detail: ErrorDetails, key: str, entry: Any, inside: tuple[int | str, ...]) -> str:
-    """A mistake in an entry of a list of `_LISTED`; `inside` is where in it."""
+    """A mistake in an entry of a list of `_LISTED`; `inside` is its place in the entry."""
     listed = _LISTED[key]
     if not isinstance(entry, dict) or not isinstance(entry.get(listed.named_by), str):
         return f"{key}: {entry!r} is no {listed.form}"
@@ -119,7 +119,7 @@ def _line_of_entry(detail: ErrorDetails, key: str, entry: Any, inside: tuple[int
 
 
 def _complaint(detail: ErrorDetails, name: str, field: FieldInfo) -> str:
-    """What is wrong with the value of a key."""
+    """The complaint about the value of a key."""
     kind, value = detail["type"], detail["input"]
     if kind == "value_error":
         return f"{name}={value!r} {detail['ctx']['error']}"
@@ -135,7 +135,7 @@ def _complaint(detail: ErrorDetails, name: str, field: FieldInfo) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """Where a number must lie, as in `be above 0`."""
+    """The bounds of a number, as in `be above 0`."""
     found = {
         name: bound
         for rule in field.metadata
@@ -169,7 +169,7 @@ def _parents(key: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML would show it on one line."""
+    """A value in YAML, on one line."""
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
     except ValueError:  # a list that holds itself

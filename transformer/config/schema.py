@@ -1,7 +1,7 @@
-"""The schema of the configuration: a class a group, and at each key its type, default, bounds and meaning.
+"""The schema of the configuration: one class per group, and the type, default, bounds and meaning of each key.
 
-A file of `include/config` is one group: `training.yaml` holds what the code reads as `config.training`. The meanings
-are what the documentation site shows. Rules that span keys are the validators below them.
+A file of `include/config` is one group: `training.yaml` holds `config.training`. The documentation site shows the
+meanings. Rules that span keys are validators below the keys.
 """
 
 import functools
@@ -53,17 +53,17 @@ from transformer.config.checks import (
 
 
 class Group(BaseModel):
-    """Keys that belong together. A key is known, and its value is of its type: `"10"` and `true` are no numbers."""
+    """Keys that belong together. Unknown keys and values of another type are refused: `"10"` is not a number."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Entry(Group):
-    """One of a list of things with keys of their own. What it leaves out is not written out either."""
+    """An entry of a list, with keys of its own. Keys that were left out are also left out of the output."""
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Configurations are recorded and compared by what was written: an entry must not change with its defaults.
+        # Recorded configurations are compared as written, so a new default must not change an old entry.
         return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
 
 
@@ -174,7 +174,7 @@ class GeographicConfig(Group):
 
 
 class RandomEmbeddingConfig(Group):
-    """Control: vectors that say which point it is and nothing about where."""
+    """Control: vectors that identify a point and hold nothing about its place."""
 
     enabled: bool = Field(False, description="random vectors, a control for the other kinds")
     dim: int = Field(16, gt=0, description="numbers per point")
@@ -182,7 +182,7 @@ class RandomEmbeddingConfig(Group):
 
 
 class EmbeddingsConfig(Group):
-    """Vectors of operational points. Each kind can be switched off; several are concatenated."""
+    """Vectors of operational points. Each kind can be switched off; the others are concatenated."""
 
     laplacian: LaplacianConfig = Field(default_factory=LaplacianConfig)
     geographic: GeographicConfig = Field(default_factory=GeographicConfig)
@@ -248,7 +248,7 @@ class ModelConfig(Group):
     use_inputs: UseInputsConfig = Field(default_factory=UseInputsConfig)
 
     def misfits(self) -> Iterator[str]:
-        """A line for each combination of `COMBINED_KEYS` that makes no sense, though every value alone does."""
+        """A line for each combination of `COMBINED_KEYS` whose values are valid but do not fit each other."""
         if self.d_model % self.n_heads:
             yield f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}; change one of them"
         if not any(vars(self.use_inputs).values()):
@@ -349,7 +349,7 @@ class TrainingConfig(Group):
 
 # --- evaluation.yaml -------------------------------------------------------------------------------------------------
 class FreshnessConfig(Group):
-    """How old the data may be where the last dates are evaluated."""
+    """The largest age of the data in an evaluation of the last dates."""
 
     max_age_s: int = Field(0, ge=0, description="largest age of the newest observation; 0 = any age")
 
@@ -383,7 +383,7 @@ class DriftConfig(Group):
 
 
 class RegistryConfig(Group):
-    """Where trained models are registered, and how long one decision about them may take."""
+    """The registered model, and the time limit of one decision about its versions."""
 
     model_name: ModelName = Field(
         "train-delays", description="registered model whose versions the trained models become"
@@ -435,7 +435,7 @@ class GateConfig(Group):
 
 
 class ScheduleConfig(Group):
-    """When DAG model_evaluation runs by itself: in the environment that TRANSFORMER_ENV names, where Airflow runs."""
+    """Times at which DAG model_evaluation runs by itself, in the environment that TRANSFORMER_ENV of Airflow names."""
 
     cron: Cron = Field("", description='minute hour day month weekday, in data.timezone; "" = at no fixed time')
     on_new_model: bool = Field(True, description="true = it also runs when a training has registered a model")
@@ -492,7 +492,7 @@ class RangeConfig(Entry):
             raise ValueError("log needs low above 0 and takes no step")
         try:
             leads = self.step is None or (self.step > 0 and is_whole((self.high - self.low) / self.step))
-        except OverflowError:  # of whole numbers that no float holds
+        except OverflowError:  # whole numbers that no float holds
             leads = False
         if not leads:
             raise ValueError(f"step={self.step} does not lead from low={self.low} to high={self.high}")
@@ -500,7 +500,7 @@ class RangeConfig(Entry):
 
 
 def _kind_of_parameter(entry: Any) -> str | None:
-    """Which of the two an entry is; None where it is neither or both."""
+    """The kind of an entry; None = neither kind or both."""
     given = entry if isinstance(entry, Mapping) else vars(entry) if isinstance(entry, Entry) else {}
     choices, ends = bool(given.get("choices")), {"low", "high"} & given.keys()
     if choices and not ends:

@@ -1,4 +1,4 @@
-"""Service dates: which ones there are, how they are written, and how they split into training, validation and test."""
+"""Service dates: the available ones, their notation, and their split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
-PARTIAL_HOUR_SHARE = 0.25  # an hour with less than this share of its usual events is missing
+PARTIAL_HOUR_SHARE = 0.25  # an hour with a smaller share of its usual events counts as missing
 PARTIAL_HOURS = 3  # a date with this many missing hours is partial
-MAX_RANGE_DAYS = 36_525  # of an entry of dates; a mistyped year must not fill the memory
+MAX_RANGE_DAYS = 36_525  # longest range of one entry; a mistyped year must not fill the memory
 HoursOf = Callable[[Path, date], dict[int, int]]  # see `read_hours`
 
 
@@ -42,7 +42,7 @@ class Split:
         return {name: [day.isoformat() for day in getattr(self, name)] for name in ("train", "validation", "test")}
 
     def as_ranges(self) -> dict[str, list[str]]:
-        """Dates and ranges per split, as `data.split` takes them."""
+        """Dates and ranges per split, in the form of `data.split`."""
         return {name: format_dates(getattr(self, name)) for name in ("train", "validation", "test")}
 
 
@@ -50,7 +50,7 @@ def available_dates(folder: Path) -> list[date]:
     """Service dates that have an events file in `folder`, sorted.
 
     Raises:
-        UserError: when the folder holds none.
+        UserError: the folder has none, or a file with another name.
     """
     found = []
     for path in (folder / "events").glob("events_*.parquet"):
@@ -59,7 +59,7 @@ def available_dates(folder: Path) -> list[date]:
         except ValueError:
             day = None
         if day is None or path != events_path(folder, day):  # 20241213 is an ISO date too
-            raise UserError(f"{path}: not named events_YYYY-MM-DD.parquet; rename or remove it")
+            raise UserError(f"{path}: the name is not events_YYYY-MM-DD.parquet; rename or remove the file")
         found.append(day)
     if not found:
         raise UserError(
@@ -70,10 +70,10 @@ def available_dates(folder: Path) -> list[date]:
 
 
 def parse_dates(entries: Sequence[str], key: str) -> tuple[date, ...]:
-    """Dates of `2024-12-13` and `2024-12-16..2024-12-19` entries, sorted.
+    """Dates of entries such as `2024-12-13` and `2024-12-16..2024-12-19`, sorted.
 
     Raises:
-        UserError: naming `key` and the entry.
+        UserError: an entry is no date or range. The message names `key` and the entry.
     """
     days: set[date] = set()
     for entry in entries:
@@ -94,7 +94,7 @@ def parse_dates(entries: Sequence[str], key: str) -> tuple[date, ...]:
 
 
 def format_dates(days: Sequence[date]) -> list[str]:
-    """The fewest entries that `parse_dates` reads as `days`: runs of consecutive dates become ranges."""
+    """The shortest list of entries for `days`: consecutive dates become a range. `parse_dates` reads it back."""
     entries: list[str] = []
     for _, run in groupby(enumerate(sorted(days)), key=lambda item: item[1].toordinal() - item[0]):
         stretch = [day for _, day in run]
@@ -103,10 +103,10 @@ def format_dates(days: Sequence[date]) -> list[str]:
 
 
 def configured_split(split: SplitConfig) -> Split:
-    """The dates that the configuration names; all empty = the split is left to the order of the available dates.
+    """The dates that the configuration names. If all lists are empty, the split follows the order of the dates.
 
     Raises:
-        UserError: an entry that is no date or range.
+        UserError: an entry is no date or range.
     """
     return Split(
         parse_dates(split.train, "data.split.train"),
@@ -116,7 +116,7 @@ def configured_split(split: SplitConfig) -> Split:
 
 
 def read_hours(folder: Path, day: date) -> dict[int, int]:
-    """Planned events per hour of the clock of a service date.
+    """Planned events of a service date per hour of the clock.
 
     Raises:
         UserError: the file is missing, truncated or not Parquet, or its `planned_ts` is no timestamp.
@@ -132,14 +132,16 @@ def resolve_split(
     available: Sequence[date] | None = None,
     hours_of: HoursOf = read_hours,
 ) -> Split:
-    """The dates of each split, by configuration or, when all three lists are empty, by order of the available dates.
+    """The dates of each split.
+
+    The configuration names them. If its three lists are empty, the split follows the order of the available dates.
 
     Args:
-        available: dates to choose from when they are not all that `folder` holds, as with a bucket.
+        available: the dates to choose from, for example those of a bucket; None = the dates in `folder`.
         hours_of: see `partial_dates`.
 
     Raises:
-        UserError: overlapping splits, a date without data, or too few dates.
+        UserError: splits overlap, a date has no data, or there are too few dates.
     """
     available = available_dates(folder) if available is None else list(available)
     chosen = configured_split(split)
@@ -148,10 +150,10 @@ def resolve_split(
     for name in ("train", "validation", "test"):
         days = getattr(chosen, name)
         if not days:
-            raise UserError(f"data.split.{name} is empty while others are set; set all three, or none")
+            raise UserError(f"data.split.{name} is empty, and others are set; set all three or none")
         if missing := sorted(set(days) - set(available)):
             raise UserError(
-                f"data.split.{name}: no events for {missing[0]} in {folder}; it holds {available[0]} to {available[-1]}"
+                f"data.split.{name}: {folder} has no events of {missing[0]}; it has {available[0]} to {available[-1]}"
             )
     for left, right in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(set(getattr(chosen, left)) & set(getattr(chosen, right)))
@@ -162,12 +164,12 @@ def resolve_split(
 
 def _split_by_order(available: list[date], folder: Path, skip_partial: bool, hours_of: HoursOf) -> Split:
     if skip_partial and (partial := partial_dates(folder, available, hours_of)):
-        log.info("left out as partial (hours of events missing): %s", ", ".join(map(str, partial)))
+        log.info("left out, because hours of events are missing: %s", ", ".join(map(str, partial)))
         available = sorted(set(available) - set(partial))
     held_out = max(1, len(available) // 10)
     if len(available) < 2 * held_out + 1:
         raise UserError(
-            f"{folder} holds {len(available)} usable service dates; training, validation and test need at least 3"
+            f"{folder} has {len(available)} usable service dates; training, validation and test need at least 3"
         )
     return Split(
         tuple(available[: -2 * held_out]),
@@ -177,10 +179,12 @@ def _split_by_order(available: list[date], folder: Path, skip_partial: bool, hou
 
 
 def partial_dates(folder: Path, days: Sequence[date], hours_of: HoursOf = read_hours) -> list[date]:
-    """Dates on which PARTIAL_HOURS hours hold fewer planned events than PARTIAL_HOUR_SHARE of the median date's.
+    """Dates on which at least `PARTIAL_HOURS` hours count as missing.
+
+    An hour is missing if it has fewer planned events than `PARTIAL_HOUR_SHARE` of the median over the dates.
 
     Args:
-        hours_of: gives the planned events per hour of a service date; by default it reads the file.
+        hours_of: returns the planned events per hour of a service date; by default it reads the file.
 
     Raises:
         UserError: see `read_hours`.

@@ -1,4 +1,4 @@
-"""Event tables as flat numeric columns, journey after journey: what snapshots are gathered from.
+"""Event tables as flat numeric columns, journey after journey. Snapshots are gathered from them.
 
 Legend of dimensions: E events, J journeys. Times are whole seconds since the Unix epoch, UTC.
 """
@@ -22,16 +22,16 @@ Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 Int8Array = npt.NDArray[np.int8]
 
-MAX_TRAIN_TYPES = 127  # what a column of Int8 can tell apart beside the unknown one
+MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
-LAYOUT_VERSION = 2  # raise when the files of `save_table` change meaning, so that older caches are not reused
-_BY_VOCABULARY = ("point", "train_type")  # columns that a saved table gets when it is opened
+LAYOUT_VERSION = 2  # raise when the files of `save_table` change meaning; older caches are then not reused
+_BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the integer codes of a table mean. Code 0 is the unknown point or type."""
+    """Meaning of the integer codes of a table. Code 0 is the unknown point or type."""
 
     op_ids: Int32Array  # sorted; code = position + 1
     train_types: tuple[str, ...]  # code = position + 1
@@ -48,9 +48,9 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class EventTable:
-    """Events of whole service dates in columns, journeys in the order of their first planned event.
+    """Events of whole service dates in columns. Journeys are in the order of their first planned event.
 
-    Every column can be a memory map. Events of journey j are the slice `start[j]:end[j]`, in the order of the journey.
+    Every column can be a memory map. The slice `start[j]:end[j]` holds the events of journey j in their order.
     """
 
     planned: Int64Array  # [E]
@@ -58,13 +58,13 @@ class EventTable:
     point: Int32Array  # [E] code in the vocabulary
     event_type: Int8Array  # [E] code in EVENT_TYPE_INDEX
     journey: Int32Array  # [E] the journey of each event
-    known_rank: Int64Array  # [E] how many of `known` lie at or before each event
-    known: Int64Array  # events observed in order: none later in the journey was observed before them
+    known_rank: Int64Array  # [E] number of entries of `known` at or before each event
+    known: Int64Array  # events observed in order: no later event of the journey was observed before them
     pass_key: Int64Array  # [E] non-decreasing; see `passed`
     start: Int64Array  # [J]
     end: Int64Array  # [J]
     first_planned: Int64Array  # [J] sorted
-    last_possible: Int64Array  # [J] last planned event plus the greatest delay the journey will ever show, at least 0
+    last_possible: Int64Array  # [J] last planned event plus the journey's largest observed delay, at least 0
     train_type: Int8Array  # [J] code in the vocabulary
     day: Int32Array  # [J] service date, days since the Unix epoch
 
@@ -77,10 +77,11 @@ class EventTable:
         return len(self.start)
 
     def passed(self, journeys: npt.NDArray[np.integer], instants: Int64Array) -> Int64Array:
-        """Last event of each journey known at its instant, `start - 1` where none is. One binary search each.
+        """Last event that each journey has passed at its instant; `start - 1` if there is none.
 
-        An event counts as passed once it or a later one of its journey was observed. The earliest such time does not
-        decrease along a journey, so with the journey's number in the high digits `pass_key` is sorted as a whole.
+        An event counts as passed once the event or a later one of its journey was observed. The earliest such time does
+        not decrease along a journey. `pass_key` has the journey's number in the high digits, so it is sorted as a
+        whole, and one binary search per journey finds the event.
         """
         origin = self._origin
         key = journeys.astype(np.int64) * NEVER + np.clip(instants - origin, 0, NEVER - 1)
@@ -93,10 +94,10 @@ class EventTable:
 
 
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
-    """Columns of validated `events` (EVENT_SCHEMA).
+    """Build the columns from validated `events` (EVENT_SCHEMA).
 
     Args:
-        train_types: `train_id, service_date, train_type` per journey; journeys it lacks are of the unknown type.
+        train_types: `train_id, service_date, train_type` per journey. Other journeys have the unknown type.
     """
     ordered = in_table_order(
         events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
@@ -111,8 +112,8 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
 
     first_planned = planned[start]
     origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
-    # Earliest observation at or after each event of its journey: a running minimum from the end. The journey's number
-    # in the high digits keeps the minimum from running on into the journey before.
+    # The earliest observation at or after each event of its journey is a running minimum from the end. The journey's
+    # number in the high digits keeps the minimum from reaching into the previous journey.
     high = journey.astype(np.int64) * NEVER
     own_key = high + np.clip(observed - origin, 0, NEVER - 1)
     pass_key = np.minimum.accumulate(own_key[::-1])[::-1]
@@ -140,7 +141,7 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
 
 
 def in_table_order(events: pl.DataFrame) -> pl.DataFrame:
-    """Validated events in the order in which a table holds them: row e is event e."""
+    """Sort validated events in the order of a table: row e is event e."""
     first_planned = pl.col("planned_ts").first().over(JOURNEY)
     return events.sort(first_planned, *JOURNEY, "seq")
 
@@ -158,12 +159,12 @@ class LoadedTable:
 
     @classmethod
     def of(cls, events: pl.DataFrame, journeys: pl.DataFrame, vocabulary: Vocabulary) -> LoadedTable:
-        """The table of validated `events` in memory; `journeys` with the columns of JOURNEY_SCHEMA."""
+        """Build the table of validated `events` in memory. `journeys` has the columns of JOURNEY_SCHEMA."""
         return cls(build_event_table(events, journeys, vocabulary), _journey_names(events, journeys))
 
 
 def save_table(events: pl.DataFrame, journeys: pl.DataFrame, folder: Path) -> None:
-    """Write the table of validated `events` into a folder, for whatever vocabulary it is opened with."""
+    """Write the table of validated `events` into a folder. It can be opened with any vocabulary."""
     op_ids = events["op_id"].unique().sort().to_numpy()
     loaded = LoadedTable.of(events, journeys, Vocabulary(op_ids, ()))
     columns = {column.name: getattr(loaded.table, column.name) for column in fields(EventTable)}
@@ -175,14 +176,14 @@ def save_table(events: pl.DataFrame, journeys: pl.DataFrame, folder: Path) -> No
 
 
 def open_table(folder: Path, vocabulary: Vocabulary) -> LoadedTable:
-    """The table that `save_table` wrote, memory-mapped but for what the vocabulary says of it.
+    """Open the table that `save_table` wrote. It is memory-mapped, except for the columns that need the vocabulary.
 
     Raises:
         UserError: damaged files.
     """
 
     def column(name: str) -> npt.NDArray[Any]:
-        # As a plain array: the class of memory maps costs time at every look-up.
+        # A plain array over the map: the class of memory maps costs time at every look-up.
         return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     names = [column.name for column in fields(EventTable) if column.name not in _BY_VOCABULARY]

@@ -1,4 +1,4 @@
-"""Reading event tables: which dates there are, what is valid in them, and what was dropped and why."""
+"""Reading event tables: the valid events of a service date, and a report of dropped rows with reasons."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
-OPTIONAL_EVENT_COLUMNS = {"delay_sec"}  # recomputed from the timestamps anyway
+OPTIONAL_EVENT_COLUMNS = {"delay_sec"}  # always recomputed from the timestamps
 UNKNOWN_TRAIN_TYPE = "unknown"
 REMEDY = "fetch the data again or name another data.local_folder"
 
 
 @dataclass
 class ReadingReport:
-    """What reading kept and dropped."""
+    """Numbers of rows that reading kept, dropped and changed."""
 
     events: int = 0  # rows read
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # rows left out, per reason
     discarded: Counter[str] = field(default_factory=Counter)  # observations set to "not observed", per reason
-    notes: Counter[str] = field(default_factory=Counter)  # oddities counted and kept
+    notes: Counter[str] = field(default_factory=Counter)  # oddities that were kept, per reason
 
     def add(self, other: ReadingReport) -> None:
         self.events += other.events
@@ -64,7 +64,7 @@ class ReadingReport:
         }
 
     def lines(self) -> list[str]:
-        """One line per kind of finding, for the task log."""
+        """The report for the task log, one line per reason."""
         found = [f"{self.kept:,} of {self.events:,} events kept"]
         for verb, counts in (("dropped", self.dropped), ("not observed", self.discarded), ("noted", self.notes)):
             found += [f"  {verb}: {count:,} {reason}" for reason, count in counts.most_common()]
@@ -73,7 +73,7 @@ class ReadingReport:
 
 @dataclass(frozen=True)
 class DayEvents:
-    """The valid events of one service date, and what reading them kept and dropped."""
+    """The valid events of one service date, and the report of reading them."""
 
     day: date
     events: pl.DataFrame  # EVENT_SCHEMA, sorted by (train_id, seq)
@@ -83,10 +83,10 @@ class DayEvents:
 def read_events(
     folder: Path, day: date, timezone: str, validation: ValidationConfig, known_points: pl.Series | None = None
 ) -> tuple[pl.DataFrame, ReadingReport]:
-    """Read and validate one service date's events; arguments, result and errors of `validated_events`.
+    """Read and validate the events of one service date. Arguments and result are those of `validated_events`.
 
     Raises:
-        UserError: file missing, truncated or not Parquet.
+        UserError: the file is missing, truncated or not Parquet, or `validated_events` refuses it.
     """
     path = events_path(folder, day)
     return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, known_points)
@@ -100,18 +100,18 @@ def validated_events(
     validation: ValidationConfig,
     known_points: pl.Series | None = None,
 ) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validate the content of one service date's events file.
+    """Validate the content of the events file of one service date.
 
     Args:
         found: content of the file `path`.
-        known_points: `op_id`s of the points table; events elsewhere are counted in the report and kept.
+        known_points: `op_id`s of the points table. The report counts events at other points; they are kept.
 
     Returns:
-        Valid events with the columns of EVENT_SCHEMA sorted by (train_id, seq), and the report of what was dropped.
-        An absurd delay costs the observation, not the event.
+        Valid events with the columns of EVENT_SCHEMA, sorted by (train_id, seq), and the report. An absurd delay
+        discards the observation and keeps the event.
 
     Raises:
-        UserError: missing or ill-typed columns; no or too many unusable rows.
+        UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable.
     """
     raw = _conform(found, EVENT_SCHEMA, OPTIONAL_EVENT_COLUMNS, path, timezone)
     report = ReadingReport(events=raw.height)
@@ -125,7 +125,7 @@ def validated_events(
 
     report.kept = events.height
     if not report.events:
-        raise UserError(f"{path} holds no events; leave its date out of data.split or remove the file")
+        raise UserError(f"{path} has no events; leave its date out of data.split or remove the file")
     share = 1 - report.kept / report.events
     if share > validation.max_dropped_share:
         reason, count = report.dropped.most_common(1)[0]
@@ -137,10 +137,10 @@ def validated_events(
 
 
 def read_op_nodes(folder: Path) -> pl.DataFrame:
-    """Operational points with the columns of OP_NODE_SCHEMA, one row per `op_id`; impossible positions become null.
+    """Operational points with the columns of OP_NODE_SCHEMA, one row per `op_id`. Impossible positions become null.
 
     Raises:
-        UserError: file missing, truncated or not Parquet; missing or ill-typed columns.
+        UserError: the file is missing, truncated or not Parquet, or a column is missing or has the wrong type.
     """
     path = op_nodes_path(folder)
     nodes = _conform(read_parquet(path, REMEDY), OP_NODE_SCHEMA, set(), path, "UTC")
@@ -156,10 +156,11 @@ def read_op_nodes(folder: Path) -> pl.DataFrame:
 def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataFrame:
     """Journeys of `days` with the columns of JOURNEY_SCHEMA, one row per (train_id, service_date).
 
-    `train_number` falls back to `train_id`, and `train_type` to "unknown", where they are missing.
+    A missing `train_number` becomes the `train_id`, and a missing `train_type` becomes "unknown".
 
     Raises:
-        UserError: file missing, truncated or not Parquet; a key column missing; ill-typed columns.
+        UserError: the file is missing, truncated or not Parquet, a key column is missing, or a column has the wrong
+            type.
     """
     path = journeys_path(folder)
     optional = set(JOURNEY_SCHEMA) - set(JOURNEY)
@@ -179,7 +180,7 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
 
 
 def data_fingerprint(folder: Path, days: Sequence[date]) -> dict[str, str]:
-    """SHA-256 of each table of `days`, by its path in the folder: what derived files are keyed by.
+    """SHA-256 of each table of `days`, by its path in the folder. It is part of the content hash of derived files.
 
     Raises:
         UserError: a table is missing.
@@ -189,7 +190,7 @@ def data_fingerprint(folder: Path, days: Sequence[date]) -> dict[str, str]:
 
 
 def table_digest(path: Path) -> str:
-    """SHA-256 of a table's bytes, in hex. A process hashes a table once, unless the file changes meanwhile.
+    """SHA-256 of a table's bytes, in hex. A process hashes a table once, and again only if the file changes.
 
     Raises:
         UserError: the table is missing.
@@ -201,13 +202,13 @@ def table_digest(path: Path) -> str:
     return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-@lru_cache(maxsize=8192)  # tables; more than 20 years of dates
+@lru_cache(maxsize=8192)  # number of tables: more than 20 years of dates
 def _digest(path: Path, _size: int, _modified_ns: int, _inode: int) -> str:
     return file_digest(path)
 
 
 def planned_hours(found: pl.DataFrame, path: Path) -> dict[int, int]:
-    """Planned events per hour of the clock, of the content of an events file; naive times are taken as they stand.
+    """Planned events per hour of the clock in the content of an events file. Naive times are not converted.
 
     Raises:
         UserError: `planned_ts` is missing, or is no timestamp.
@@ -220,22 +221,22 @@ def planned_hours(found: pl.DataFrame, path: Path) -> dict[int, int]:
 def _conform(
     frame: pl.DataFrame, schema: dict[str, pl.DataType], optional: set[str], path: Path, timezone: str
 ) -> pl.DataFrame:
-    """`frame` with just the columns of `schema`, in its types; naive timestamps are read in `timezone`."""
+    """Return `frame` with only the columns of `schema`, in its types. Naive timestamps are in `timezone`."""
     missing = [name for name in schema if name not in frame.columns and name not in optional]
     if missing:
         names = ", ".join(map(repr, missing))
         what = f"column {names} is missing" if len(missing) == 1 else f"columns {names} are missing"
-        raise UserError(f"{path}: {what}; it holds {', '.join(frame.columns)} (docs/data.md has what a file needs)")
+        raise UserError(f"{path}: {what}; it has {', '.join(frame.columns)} (docs/data.md lists all columns)")
     columns = []
     for name, wanted in schema.items():
         if name not in frame.columns:
             continue
         column, found = pl.col(name), frame.schema[name]
         if expected := _mismatch(frame[name], wanted):
-            raise UserError(f"{path}: column {name!r} holds {found}, expected {expected}; {REMEDY}")
+            raise UserError(f"{path}: column {name!r} has type {found}, not {expected}; {REMEDY}")
         if isinstance(found, pl.Datetime) and wanted == TIMESTAMP:
             if found.time_zone is None:
-                # An hour that daylight saving repeats is taken the first time; one that it skips does not exist.
+                # A time that daylight saving repeats means the first of both; a time that it skips does not exist.
                 column = column.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
             column = column.dt.convert_time_zone("UTC")
         columns.append(column.cast(wanted))
@@ -247,7 +248,7 @@ def _conform(
 
 
 def _mismatch(column: pl.Series, wanted: pl.DataType) -> str:
-    """What was expected when `column` cannot be read as `wanted` without changing what it says; else ""."""
+    """The expected kind of values if `column` cannot be read as `wanted` without a change of its values; else ""."""
     found = column.dtype
     if found == pl.Null:
         return ""
@@ -264,7 +265,7 @@ def _mismatch(column: pl.Series, wanted: pl.DataType) -> str:
 
 
 def _drop_unusable(events: pl.DataFrame, day: date, report: ReadingReport) -> pl.DataFrame:
-    """Usable events in the order of their journeys; rules apply in turn, so that each row is counted once."""
+    """Usable events in the order of their journeys. Rules apply one after the other, so each row is counted once."""
     rules = {
         "without train_id": pl.col("train_id").is_null() | (pl.col("train_id").str.strip_chars() == ""),
         "without seq, op_id or planned_ts": pl.any_horizontal(pl.col("seq", "op_id", "planned_ts").is_null()),
@@ -289,13 +290,13 @@ def _drop(events: pl.DataFrame, rule: pl.Expr, reason: str, report: ReadingRepor
 
 
 def _count(counts: Counter[str], reason: str, rows: int) -> None:
-    """Add `rows` to `counts`; a reason that never occurred is not listed."""
+    """Add `rows` to `counts`, without an entry for a reason that never occurred."""
     if rows:
         counts[reason] += rows
 
 
 def _discard_absurd_delays(events: pl.DataFrame, validation: ValidationConfig, report: ReadingReport) -> pl.DataFrame:
-    """`events` with absurd observations set to "not observed", and `delay_sec` computed from the timestamps."""
+    """Set absurd observations to "not observed", and compute `delay_sec` from the timestamps."""
     seconds = (events["observed_ts"] - events["planned_ts"]).dt.total_seconds()
     late, early = seconds > validation.max_delay_s, seconds < -validation.max_early_s
     _count(report.discarded, f"more than {validation.max_delay_s} s late", int(late.sum()))
@@ -313,10 +314,10 @@ def _discard_absurd_delays(events: pl.DataFrame, validation: ValidationConfig, r
 def each_day(
     data: DataConfig, days: Iterable[date], known: Mapping[date, DayEvents] = MappingProxyType({})
 ) -> Iterator[DayEvents]:
-    """The validated events of each service date in turn. Whatever is wanted of a date is taken as it passes by.
+    """The validated events of one service date after the other, so that a caller keeps one date in memory.
 
     Args:
-        known: dates that have been read already, with the same configuration.
+        known: dates that were already read with the same configuration.
 
     Raises:
         UserError: see `read_events`.
@@ -331,7 +332,7 @@ def each_day(
 
 
 def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validated events of several service dates in one frame, and the report over all.
+    """Validated events of several service dates in one frame, and the report of all dates.
 
     Raises:
         UserError: there is no event.
@@ -346,5 +347,5 @@ def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, Readi
 
 
 def read_days(data: DataConfig, days: Sequence[date]) -> tuple[pl.DataFrame, ReadingReport]:
-    """Validated events of several service dates in one frame, and the report over all."""
+    """Validated events of several service dates in one frame, and the report of all dates."""
     return joined(list(each_day(data, days)), Path(data.local_folder))

@@ -1,4 +1,4 @@
-"""The event tables that a stage needs, brought to `data.local_folder`: each pod has a disk of its own."""
+"""Download of the event tables that a stage needs to `data.local_folder`, since each pod has its own disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformer.errors import UserError
 from transformer.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from transformer.storage.bucket import Arrived, Bucket, StoredObject  # imports boto3, which many runs never need
+    from transformer.storage.bucket import Arrived, Bucket, StoredObject  # imports boto3, which many runs do not need
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _EVENTS_NAME = re.compile(r"events_(\d{4}-\d{2}-\d{2})\.parquet")
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What a sync did, in files and bytes."""
+    """Numbers of downloaded and skipped files, and the downloaded bytes."""
 
     transferred: int
     skipped: int
@@ -38,12 +38,12 @@ class SyncResult:
 
 
 def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey) -> Split:
-    """The service dates of each split, with their event tables in `data.local_folder`.
+    """Return the service dates of each split, and download their event tables if the data are in a bucket.
 
     Args:
-        pinned: the split that the run began with, as `data.split` takes it; empty for a run that begins. Dates that
-            arrive later do not move the run's test dates into its training.
-        survey: looks into the events files where partial dates are left out.
+        pinned: the split with which the run began, in the form of `data.split`; empty for a new run. The split of a run
+            stays the same, so dates that arrive later do not move its test dates into its training.
+        survey: counts the planned events per hour if partial dates are left out.
     """
     data, folder = config.data, Path(config.data.local_folder)
     chosen = SplitConfig(**pinned) if pinned and not configured_split(data.split).all else data.split
@@ -53,13 +53,13 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
 
         bucket = Bucket.from_config(data)
         available = bucket_dates(bucket)
-        wanted = configured_split(chosen).all or available  # telling partial dates apart needs them all
+        wanted = configured_split(chosen).all or available  # partial dates are found by comparing all dates
         sync_data(bucket, [day for day in available if day in set(wanted)], folder)
     return resolve_split(chosen, folder, data.validation.skip_partial_dates, available, survey.hours)
 
 
 def list_dates(config: Config) -> list[date]:
-    """Service dates that have data, sorted: in the bucket where that is downloaded from, else in the local folder."""
+    """Service dates that have data, sorted: those of the bucket if data are downloaded, else of the local folder."""
     if config.data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
@@ -68,7 +68,7 @@ def list_dates(config: Config) -> list[date]:
 
 
 def fetch_dates(config: Config, days: Sequence[date]) -> None:
-    """Bring the event tables of `days` to `data.local_folder` where it is filled from a bucket."""
+    """Download the event tables of `days` to `data.local_folder` if the data are in a bucket."""
     if config.data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
@@ -79,7 +79,7 @@ def bucket_dates(bucket: Bucket) -> list[date]:
     """Service dates that have an events object, sorted.
 
     Raises:
-        UserError: there is none, or one whose name is no date.
+        UserError: there is none, or the name of one is no date.
     """
     folder = f"{DATA}/events/"
     days = []
@@ -92,7 +92,7 @@ def bucket_dates(bucket: Bucket) -> list[date]:
             days.append(date.fromisoformat(match[1] if match else ""))
         except ValueError:
             raise UserError(
-                f"{bucket.address(name)}: not named events_YYYY-MM-DD.parquet; rename or remove it"
+                f"{bucket.address(name)}: the name is not events_YYYY-MM-DD.parquet; rename or remove the object"
             ) from None
     if not days:
         raise UserError(
@@ -103,10 +103,13 @@ def bucket_dates(bucket: Bucket) -> list[date]:
 
 
 def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
-    """Bring the events of `days`, the points and the journeys into the data folder `folder`.
+    """Download the events of `days`, the points and the journeys to the data folder `folder`.
 
-    Only what is new, changed in the bucket or changed on disk is downloaded, and replaces what was there; each file
-    appears when it is whole and verified. Several processes may sync one folder at the same time.
+    Only files that are new, or changed in the bucket or on disk, are downloaded. They replace the files in the folder.
+    A file appears when it is complete and verified. Several processes may sync one folder at the same time.
+
+    Raises:
+        UserError: a table is not in the bucket.
     """
     from transformer.storage.bucket import MB
 
@@ -141,9 +144,9 @@ def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
 
 
 class _SyncRecord:
-    """`.s3.json` of a synced folder: per file the ETag it was downloaded with and when it was written here.
+    """`.s3.json` of a synced folder: the ETag of each downloaded file, and the time at which it was written.
 
-    Only an aid: a file that it does not know, or that was touched since, is compared by content.
+    The record only saves time: a file that is not in it, or was modified since, is compared by content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -153,7 +156,7 @@ class _SyncRecord:
         self._new: dict[str, Any] = {}
 
     def holds(self, path: Path, item: StoredObject) -> bool:
-        """Whether `path` is an unharmed copy of this version of the object."""
+        """Whether `path` is an exact copy of this version of the object."""
         from transformer.storage.bucket import Arrived, md5
 
         if not path.is_file() or path.stat().st_size != item.size:
@@ -170,7 +173,7 @@ class _SyncRecord:
         self._new[self._name(arrived.path)] = self._entry(arrived)
 
     def save(self) -> None:
-        """Write what is new, and keep what another process recorded meanwhile."""
+        """Write the new entries, and keep those that another process recorded meanwhile."""
         if self._new:
             write_json(self._path, {**self._read(), **self._new})
 

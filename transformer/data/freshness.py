@@ -1,4 +1,4 @@
-"""How old the newest observation is: data that stopped arriving must not be evaluated as if nothing had happened."""
+"""Age of the newest observation. If data stop arriving, an evaluation of old data must not pass as current."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from transformer.data.dates import available_dates
 from transformer.data.events import DayEvents, each_day
 from transformer.errors import UserError
 
-# Reading keeps events planned up to two days from their service date, and they can be late: an events file may hold
-# observations of so long after midnight.
+# Events are planned up to two days from their service date, and they can be late. An events file may therefore hold
+# observations up to this long after midnight of its date.
 REACH = timedelta(days=4)
-KEPT_DATES = 6  # of events in memory: those that REACH needs where the data are as they should be
+KEPT_DATES = 6  # dates whose events stay in memory: the dates that REACH needs if the data are complete
 
 
 @dataclass(frozen=True)
 class NewestObservation:
-    """When the newest observation was made, and the last service dates, which were read to find it."""
+    """Time of the newest observation, and the events of the last service dates, which were read to find it."""
 
     at: datetime | None = None  # None = nothing was observed
     read: dict[date, DayEvents] = field(default_factory=dict)  # KEPT_DATES at most
 
 
 def newest_observation(events: pl.DataFrame, now: datetime) -> datetime | None:
-    """The newest `observed_ts` up to `now`, in UTC; None where nothing was observed.
+    """The newest `observed_ts` up to `now`, in UTC; None = nothing was observed.
 
-    Later ones do not count: they come from a wrong clock, and would pass for fresh data for as long as they are ahead.
+    Later timestamps do not count: they come from a wrong clock, and would make old data look fresh.
     """
     newest = events.filter(pl.col("observed_ts") <= _utc(now))["observed_ts"].max()
     return newest if isinstance(newest, datetime) else None
 
 
 def find_newest_observation(data: DataConfig, now: datetime) -> NewestObservation:
-    """The newest observation of the valid events in `data.local_folder`, read from the last service date backwards.
+    """Find the newest observation of the valid events in `data.local_folder`, from the last service date backwards.
 
     Raises:
-        UserError: no events file, or an unreadable one.
+        UserError: there is no events file, or one is unreadable.
     """
     newest: datetime | None = None
     kept: dict[date, DayEvents] = {}
@@ -57,14 +57,14 @@ def find_newest_observation(data: DataConfig, now: datetime) -> NewestObservatio
 
 
 def check_freshness(newest: datetime | None, now: datetime, max_age: timedelta, timezone: str) -> timedelta:
-    """The age of the newest observation at `now`: time that passed, whatever the clocks were set to meanwhile.
+    """The age of the newest observation at `now`. A change of daylight saving time does not affect it.
 
     Args:
         newest: see `newest_observation`.
         timezone: IANA name of the clock in the message.
 
     Raises:
-        UserError: it is older than `max_age`, or there is none.
+        UserError: the observation is older than `max_age`, or there is none.
     """
     remedy = "fetch newer data or raise evaluation.freshness.max_age_s"
     if newest is None:
@@ -80,7 +80,7 @@ def check_freshness(newest: datetime | None, now: datetime, max_age: timedelta, 
 def _utc(instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone")
-    return instant.astimezone(UTC)  # in one zone, Python subtracts what the clocks show, not the time that passed
+    return instant.astimezone(UTC)  # within a local zone, Python would subtract clock times, not elapsed time
 
 
 def _local(instant: datetime, timezone: str) -> str:

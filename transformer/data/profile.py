@@ -1,4 +1,4 @@
-"""What a set of events looks like: the counts and histograms that measuring drift needs."""
+"""The profile of a set of events: the counts and the two histograms that measuring drift needs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from transformer.errors import UserError
 from transformer.files import read_json, write_json
 
 VERSION = 1  # of the file; raise when its content changes meaning
-DELAY_RANGE_MIN = (-30, 180)  # what lies beyond counts in the outermost bins
+DELAY_RANGE_MIN = (-30, 180)  # values beyond the range count in the outermost bins
 CHANGE_RANGE_MIN = (-30, 30)
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class EventProfile:
-    """What drift is measured from. Profiles of different service dates add up."""
+    """The numbers from which drift is measured. Profiles of different service dates add up."""
 
     dates: tuple[date, ...]
     observed: int
     points: pl.DataFrame  # op_id, n: planned events of each operational point
     delay: Counts  # [D] observed events by delay, in whole minutes of DELAY_RANGE_MIN
-    change: Counts  # [C] steps between observed events of a journey by change of delay, of CHANGE_RANGE_MIN
+    change: Counts  # [C] steps between observed events of a journey by delay change, in minutes of CHANGE_RANGE_MIN
 
     @property
     def planned(self) -> int:
@@ -58,7 +58,7 @@ def profile_of(events: pl.DataFrame, until: datetime | None = None) -> EventProf
     """The profile of validated events, see `data.events.read_events`.
 
     Args:
-        until: events planned after this instant are left out: nothing of them could have been observed yet.
+        until: events planned after this instant are left out, because they could not be observed yet.
     """
     if until is not None:
         events = events.filter(pl.col("planned_ts") <= until.astimezone(UTC))
@@ -90,7 +90,7 @@ def load_profile(path: Path) -> EventProfile:
     """Read what `save_profile` wrote.
 
     Raises:
-        UserError: missing or damaged, or of another version.
+        UserError: the file is missing, damaged or of another version.
     """
     content: dict[str, Any] = read_json(path)
     if content.get("version") != VERSION:
@@ -108,7 +108,7 @@ def load_profile(path: Path) -> EventProfile:
 
 
 def _histogram(seconds: pl.Series, range_min: tuple[int, int]) -> Counts:
-    """Values by the nearest whole minute, half minutes up; nulls are skipped."""
+    """Counts of values by the nearest whole minute; half minutes are rounded up, and nulls are skipped."""
     low, high = range_min
     minutes = ((seconds.drop_nulls() + 30) // 60).clip(low, high).to_numpy().astype(np.int64)
     return np.bincount(minutes - low, minlength=high - low + 1).astype(np.int64)

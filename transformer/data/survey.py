@@ -1,4 +1,4 @@
-"""The first look into events files: planned events per hour and what reading drops, from one reading of each file."""
+"""Planned events per hour, and the report of reading, from one reading of each events file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ VERSION = 1  # of the hours; raise when their meaning changes
 
 
 class Survey:
-    """Looks into events files of `data.local_folder`.
+    """Surveys the events files of `data.local_folder`.
 
-    The hours of a file are kept in the cache under its content hash: a stage that splits the dates again without
-    MLflow, which remembers the split of a run, does not read every file for them.
+    The hours of a file are cached under its content hash. MLflow keeps the split of a run; without MLflow, each stage
+    splits the dates again, and takes the hours from the cache instead of reading every file.
     """
 
     def __init__(self, data: DataConfig, cache: Path, validating: bool = False) -> None:
         """
         Args:
-            validating: the events of a file that is read for its hours are validated too, since `report` wants them.
+            validating: also validate the events of each file that is read for its hours, because `report` follows.
         """
         self._data = data
         self._cache = cache
@@ -43,7 +43,7 @@ class Survey:
         self._found: dict[date, ReadingReport | UserError] = {}
 
     def hours(self, folder: Path, day: date) -> dict[int, int]:
-        """Planned events per hour of the clock, as `dates.read_hours` has them."""
+        """Planned events per hour of the clock, as `dates.read_hours` returns them."""
         path = events_path(folder, day)
         kept = self._cache / "hours" / f"{content_hash(VERSION, table_digest(path))}.json"
         if kept.is_file():
@@ -56,7 +56,7 @@ class Survey:
         return hours
 
     def report(self, days: Sequence[date]) -> ReadingReport:
-        """What reading these service dates keeps and drops; one date in memory at a time.
+        """The report of reading these service dates, with one date in memory at a time.
 
         Raises:
             UserError: see `events.read_events`.
@@ -66,7 +66,7 @@ class Survey:
             if day not in self._found:
                 self._validate(read_parquet(events_path(Path(self._data.local_folder), day), REMEDY), day)
             found = self._found[day]
-            if isinstance(found, UserError):  # only now: a date that is in no split may be unusable
+            if isinstance(found, UserError):  # raised here, because a date outside the split may be unusable
                 raise found
             report.add(found)
         return report

@@ -1,7 +1,7 @@
-"""The three tables every source writes and every stage reads: RIDE "Silver" events, points and journeys.
+"""The three tables that every source writes and every stage reads: RIDE "Silver" events, points and journeys.
 
-Layout of a data folder (arXiv 2606.05070): `events/events_YYYY-MM-DD.parquet` one per service date,
-`op_nodes.parquet`, `journeys.parquet`. A journey is keyed by `(train_id, service_date)`.
+A data folder (arXiv 2606.05070) has one `events/events_YYYY-MM-DD.parquet` per service date, `op_nodes.parquet` and
+`journeys.parquet`. The key of a journey is `(train_id, service_date)`.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ class Column(NamedTuple):
 
 
 EVENT_COLUMNS: dict[str, Column] = {
-    "train_id": Column(pl.String(), "of one journey a date; the key of all tables together with the date"),
-    "service_date": Column(pl.Date(), "of the timetable: unchanged past midnight; that of the file's name"),
+    "train_id": Column(pl.String(), "train; with the service date it is the key of a journey in all tables"),
+    "service_date": Column(pl.Date(), "day in the timetable, as in the file's name; it does not change at midnight"),
     "seq": Column(pl.Int16(), "order in the journey, from 0"),
     "op_id": Column(pl.Int32(), "operational point: station, junction or signal point"),
     "event_type": Column(pl.String(), "A arrival, D departure, P pass-through"),
-    "planned_ts": Column(TIMESTAMP, "by the timetable; never earlier than that of the event before"),
-    "observed_ts": Column(TIMESTAMP, 'null = not observed, never "on time"'),
+    "planned_ts": Column(TIMESTAMP, "time in the timetable; never earlier than that of the previous event"),
+    "observed_ts": Column(TIMESTAMP, 'observed time; null = not observed, which does not mean "on time"'),
     "delay_sec": Column(pl.Int32(), "observed - planned, null where not observed"),
 }
 OP_NODE_COLUMNS: dict[str, Column] = {
-    "op_id": Column(pl.Int32(), "one row each"),
-    "op_name": Column(pl.String(), "for reports and predictions"),
-    "lat": Column(pl.Float64(), "degrees WGS 84; null where unknown"),
-    "lon": Column(pl.Float64(), "likewise"),
+    "op_id": Column(pl.Int32(), "operational point; one row per point"),
+    "op_name": Column(pl.String(), "name in reports and predictions"),
+    "lat": Column(pl.Float64(), "latitude, degrees WGS 84; null = unknown"),
+    "lon": Column(pl.Float64(), "longitude, likewise"),
 }
 JOURNEY_COLUMNS: dict[str, Column] = {
     "train_id": Column(pl.String(), "as in the events"),
     "service_date": Column(pl.Date(), "as in the events"),
     "train_number": Column(pl.String(), "the public number, stable from day to day; null = train_id"),
     "train_type": Column(pl.String(), 'such as long_distance or regional; null = "unknown"'),
-    "train_relation": Column(pl.String(), "for people; no stage reads it, nor what follows"),
+    "train_relation": Column(pl.String(), "for people, such as the line; no stage reads this or the following columns"),
     "operator": Column(pl.String(), "railway undertaking"),
     "start_op_id": Column(pl.Int32(), "point of the first event"),
     "end_op_id": Column(pl.Int32(), "point of the last event"),
@@ -75,7 +75,7 @@ def journeys_path(folder: Path) -> Path:
 
 
 def write_events(folder: Path, day: date, events: pl.DataFrame) -> None:
-    """Write one service date's events, columns as in EVENT_SCHEMA, sorted by journey and order, atomically."""
+    """Write the events of one service date atomically, with the columns of EVENT_SCHEMA, sorted by train and `seq`."""
     frame = events.select([pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items()])
     write_parquet(events_path(folder, day), frame.sort("train_id", "seq"))
 
@@ -87,7 +87,7 @@ def write_op_nodes(folder: Path, op_nodes: pl.DataFrame) -> None:
 
 def write_journeys(folder: Path, journeys: pl.DataFrame) -> None:
     frame = journeys.select([pl.col(name).cast(dtype) for name, dtype in JOURNEY_SCHEMA.items()])
-    write_parquet(journeys_path(folder), frame.sort("service_date", "train_id"))  # dates together
+    write_parquet(journeys_path(folder), frame.sort("service_date", "train_id"))  # a date's rows are adjacent
 
 
 def journeys_from_events(events: pl.DataFrame, attributes: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Snapshots as batches of tensors: random instants to train on, the fixed grid to validate on."""
+"""Snapshots as batches of tensors."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Batch = dict[str, Tensor]
 
 
 def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
-    """The arrays of a snapshot batch as tensors without copying, and its calendar.
+    """Turn the arrays of a snapshot batch into tensors, without copying them, and add its calendar.
 
-    Adds `time_of_day` [B] in days (0…1) and `day_of_week` [B] (0 = Monday), both local.
+    The calendar is `time_of_day` [B] in days (0…1) and `day_of_week` [B] (0 = Monday), both in local time.
     """
     local = batch.instant + utc_offset_s(batch.instant, timezone)
     tensors = {name: torch.from_numpy(values) for name, values in vars(batch).items()}
@@ -45,23 +45,23 @@ def snapshot_builder(
     data: DataConfig,
     also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> SnapshotBuilder:
-    """What builds snapshots of a table with everything that a model reads; `also_without` as in `event_features`."""
+    """A builder of snapshots of a table, with every input of a model. For `also_without`, see `event_features`."""
     features = event_features(loaded, statistics, data.statistics, also_without)
     live = LiveState.of(loaded.table, *usual_values(features))
     return SnapshotBuilder(loaded.table, data.snapshot, features, live)
 
 
 def usual_values(features: EventFeatures) -> tuple[FloatArray, FloatArray]:
-    """What is usual at each event [E], as `LiveState.of` takes it: the change so far, and the delay, seconds."""
+    """The usual delay change up to each event and the usual delay at it, [E] each, in seconds, for `LiveState.of`."""
     change, delay = (features.values[:, FEATURES.index(name)] for name in ("change_middle_mean", "history_delay"))
     return change, delay
 
 
 @dataclass(frozen=True)
 class SnapshotBatches(Dataset[Batch]):
-    """Item i is the batch of the i-th `batch_size` instants, built when asked for.
+    """Item i is the batch of the i-th `batch_size` instants. It is built when it is read.
 
-    With several processes each builds its share of every batch: a step sees the same snapshots whatever their number.
+    Several processes share every batch, so a step has the same snapshots for any number of processes.
     """
 
     builder: SnapshotBuilder

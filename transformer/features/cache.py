@@ -1,4 +1,4 @@
-"""Statistics and embeddings of the training dates, kept under the content hash of what made them."""
+"""Statistics and embeddings of the training dates, cached under the content hash of their data and settings."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ VERSION = 1  # of the embeddings; raise when their meaning changes
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors per point and the edges of the railway they were computed on."""
+    """Vectors of the points, and the edges of the railway from which they were computed."""
 
     points: PointEmbeddings
     edges: pl.DataFrame  # op_a, op_b, running_time_s, journeys
 
     def save(self, folder: Path, replace: bool = False) -> None:
-        """Write `points.parquet` and `edges.parquet`; all or nothing."""
+        """Write `points.parquet` and `edges.parquet`, both or neither."""
         with atomic_folder(folder, replace=replace) as temporary:
             self.points.save(temporary / "points.parquet")
             write_parquet(temporary / "edges.parquet", self.edges)
@@ -58,12 +58,12 @@ class Embeddings:
 
 
 def statistics_folder(config: Config, split: Split) -> Path:
-    """Where the statistics of the training dates are, or would be, in the cache."""
+    """Folder in the cache for the statistics of the training dates; it may not exist."""
     return Path(config.paths.cache) / "statistics" / statistics_hash(config.data, split.train)
 
 
 def embeddings_folder(config: Config, split: Split) -> Path:
-    """Where the embeddings of the training dates are, or would be, in the cache."""
+    """Folder in the cache for the embeddings of the training dates; it may not exist."""
     identity = content_hash(
         VERSION,
         data_fingerprint(Path(config.data.local_folder), split.train),
@@ -77,9 +77,13 @@ def embeddings_folder(config: Config, split: Split) -> Path:
 def obtain_inputs(
     config: Config, split: Split, recompute_statistics: bool = False, recompute_embeddings: bool = False
 ) -> tuple[Statistics, Embeddings]:
-    """Statistics and embeddings of the training dates, from the cache when it has them and is to be used.
+    """Return the statistics and embeddings of the training dates, from the cache if it has them.
 
-    What the cache lacks is computed from one reading of the training dates, one date in memory at a time.
+    The missing ones are computed from one reading of the training dates, with one date in memory at a time.
+
+    Args:
+        recompute_statistics: compute the statistics even if the cache has them.
+        recompute_embeddings: likewise.
 
     Raises:
         UserError: unreadable data, or a damaged cache.
@@ -114,12 +118,12 @@ def obtain_inputs(
 
 
 def _reused(config: Config, folder: Path, load: Callable[[Path], T]) -> T | None:
-    """What a folder of the cache holds; None = it is not there."""
+    """The content of a folder of the cache; None = neither the cache nor the bucket has the folder."""
     if not (folder.is_dir() or _fetched(config, folder)):
         return None
     log.info("%s: reused from %s", folder.parent.name, folder)
     found = load(folder)
-    _share(config, folder, replace=False)  # the run that computed it may not have got that far
+    _share(config, folder, replace=False)  # the run that computed the folder may have ended before its upload
     return found
 
 
@@ -131,14 +135,14 @@ def _compute_embeddings(config: Config, edges: pl.DataFrame) -> Embeddings:
 
 
 def _timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """How many journeys are planned over each link of the railway on `days`; one date in memory at a time."""
+    """`graph.edge_counts` of `days`, with one date in memory at a time."""
     if found := find_reading(config.data, days, Path(config.paths.cache)):
         return found.edges()
     return merge_edge_counts(edge_counts(read.events) for read in each_day(config.data, days))
 
 
 def _fetched(config: Config, folder: Path) -> bool:
-    """Take a folder of the cache from the bucket, where another machine may have left it under the same hash."""
+    """Download a folder of the cache, if another machine has uploaded it under the same hash."""
     if not config.data.download_data_from_s3:
         return False
     from transformer.storage.bucket import Bucket
@@ -148,7 +152,7 @@ def _fetched(config: Config, folder: Path) -> bool:
 
 
 def _share(config: Config, folder: Path, replace: bool) -> None:
-    """Leave a folder of the cache in the bucket for other machines."""
+    """Upload a folder of the cache for other machines."""
     if config.data.save_results_to_s3:
         from transformer.storage.bucket import Bucket
         from transformer.storage.shared_folder import upload_folder

@@ -1,7 +1,8 @@
-"""The railway graph: which operational points the timetable joins, how often, and in what time.
+"""The railway graph: the operational points that the timetable joins, with numbers of journeys and running times.
 
-Built from planned events only, so neither delays nor cancellations of the day shape it. Counts are kept per planned
-running time: adding up the tables of single service dates gives exactly the graph of all of them, medians included.
+The graph is built from planned events only, so delays and cancellations of the day do not shape it. The journeys are
+counted per planned running time. The tables of single service dates therefore add up to the exact graph of all dates,
+medians included.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array  # half a second of imports, which most stages do without
+    from scipy.sparse import csr_array  # takes half a second to import, and most stages do not need it
 
 from transformer.data.tables import JOURNEY
 
 EDGE_COUNT_SCHEMA: dict[str, pl.DataType] = {
-    "op_a": pl.Int32(),  # the smaller op_id of the two: edges have no direction
+    "op_a": pl.Int32(),  # the smaller of both op_ids, because edges have no direction
     "op_b": pl.Int32(),
     "running_time_s": pl.Int32(),  # planned seconds from the last event at one end to the first at the other
     "journeys": pl.Int64(),  # journeys that run the edge in this time
@@ -34,7 +35,7 @@ class RailwayGraph:
 
     Attributes:
         op_ids: int32[N], ascending.
-        edges: int32[E, 2], positions in `op_ids`, the smaller first, in ascending order.
+        edges: int32[E, 2], positions in `op_ids`, ascending; the smaller position of an edge comes first.
         weights: float64[E], number of journeys that ran the edge.
         running_time_s: float64[E], median planned running time in seconds.
     """
@@ -46,11 +47,11 @@ class RailwayGraph:
 
 
 def edge_counts(events: pl.DataFrame) -> pl.DataFrame:
-    """Count the journeys over each edge, per planned running time, as in EDGE_COUNT_SCHEMA, sorted.
+    """Count the journeys over each edge, per planned running time: columns of EDGE_COUNT_SCHEMA, sorted.
 
-    Consecutive events of a journey at different points make an edge. A journey that runs an edge more than once counts
-    once, with its shortest time. `events` has EVENT_SCHEMA columns in any row order and holds whole journeys; give it
-    one service date at a time and use `merge_edge_counts` when the period does not fit in memory.
+    Two consecutive events of a journey at different points make an edge. A journey that runs an edge more than once
+    counts once, with its shortest time. `events` holds whole journeys with the columns of EVENT_SCHEMA, in any order.
+    If a period does not fit in memory, count one service date at a time and add up with `merge_edge_counts`.
     """
     same_journey = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in JOURNEY)
     previous_op_id = pl.col("op_id").shift()
@@ -86,7 +87,7 @@ def merge_edge_counts(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def graph_from_edge_counts(counts: pl.DataFrame) -> RailwayGraph:
-    """The graph of an edge-count table; an empty table gives a graph without points."""
+    """Build the graph of an edge-count table. The graph of an empty table has no points."""
     running_time, cumulative, total = pl.col("running_time_s"), pl.col("journeys").cum_sum(), pl.col("journeys").sum()
     lower = running_time.filter(cumulative > (total - 1) // 2).first()
     upper = running_time.filter(cumulative > total // 2).first()
@@ -110,14 +111,14 @@ def adjacency(graph: RailwayGraph) -> csr_array:
 
 
 def count_components(graph: RailwayGraph) -> int:
-    """Number of parts of the railway that no edge joins."""
+    """Number of parts of the railway between which no train runs."""
     from scipy.sparse.csgraph import connected_components
 
     return int(connected_components(adjacency(graph), directed=False, return_labels=False))
 
 
 def symmetric_matrix(size: int, edges: NDArray[np.integer], weights: NDArray[np.number]) -> csr_array:
-    """float64[size, size] holding each weight at (i, j) and (j, i); an edge given twice is added up."""
+    """float64[size, size] with each weight at (i, j) and (j, i). The weights of a repeated edge are added up."""
     from scipy.sparse import csr_array
 
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T

@@ -1,4 +1,4 @@
-"""Features of an event from the statistics of the training dates: what is usual at this place and for this train."""
+"""Features of an event from the statistics of the training dates: usual values for its place and its train."""
 
 from __future__ import annotations
 
@@ -41,20 +41,23 @@ def event_features(
     config: StatisticsConfig,
     also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> EventFeatures:
-    """The historical features FEATURES of every event of a table [E, K], in seconds (`history_weight` in 0…1).
+    """The historical features of every event of a table [E, K], K as in `FEATURES`, in seconds.
 
-    change_mean, change_middle_mean   usual delay change from the journey's first event up to this one (running sums)
-    planned_excess                    planned running time so far minus what is usually planned there (running sum)
-    history_change, history_delay     usual delay of this train number here; `history_change` is taken relative to the
-                                      last known event by the snapshot builder, as the running sums are
-    history_median, _low, _high       median, least and greatest of the mean delays of this train number here per fold
-                                      of dates: one stranded date moves a mean and no median; `history_median_change` is
-                                      the median relative to the last known event
-    change_std                        std of the delay change on the section that leads here
-    history_weight                    how much of history_delay is this train's own past rather than its type's here
+    - `change_mean`, `change_middle_mean`: usual delay change from the journey's first event up to this event, as
+      running sums.
+    - `planned_excess`: planned running time so far minus the usual planned running time, as a running sum.
+    - `history_delay`: usual delay of this train number at this event.
+    - `history_change`: the same. The snapshot builder subtracts its value at the last known event, as it does for the
+      running sums.
+    - `history_median`, `history_low`, `history_high`: median, smallest and largest of the mean delays per fold of this
+      train number at this event. A single extreme date shifts a mean but not the median.
+    - `history_median_change`: the median. The snapshot builder subtracts its value at the last known event.
+    - `change_std`: standard deviation of the delay change on the section that leads to this event.
+    - `history_weight`: share (0…1) of this train number's own past in `history_delay`; the rest comes from all trains
+      of its type at this event.
 
     Args:
-        also_without: per fold what its dates leave out beside it.
+        also_without: per fold, the further folds that are left out of the features of its dates.
     """
     table = loaded.table
     decode = np.concatenate([[0], statistics.vocabulary.op_ids]).astype(np.int32)
@@ -101,10 +104,11 @@ def event_features(
 
 
 def varied_folds(statistics: Statistics, generator: np.random.Generator) -> dict[int, tuple[int, ...]]:
-    """Per fold a random half or less of the others, to be left out beside it.
+    """Draw for each fold other folds that are left out as well, at most about half of them.
 
-    Served predictions are of dates that no training date is like. Seen with the history of other dates each time, a
-    training learns how far history is to be trusted. Empty where folds hold several dates each: those differ little.
+    Predictions in service are for dates that differ from every training date. In training, each epoch therefore uses
+    the history of other dates, and the model learns how reliable history is. If folds hold several dates each, the
+    result is empty, because such folds differ little.
     """
     folds = sorted(set(statistics.fold_of.values()))
     if len(folds) < len(statistics.fold_of):
@@ -118,7 +122,7 @@ def varied_folds(statistics: Statistics, generator: np.random.Generator) -> dict
 
 
 def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
-    """A section or train with few observations is taken to be partly like its parent; with none, wholly."""
+    """Mix the values of a section or train number with those of its parent: the fewer observations, the more parent."""
     k = float(max(config.min_count, 1))
     n, own_n = pl.col("n").fill_null(0), pl.col("history_n").fill_null(0)
     weight, own_weight = n / (n + k), own_n / (own_n + k / 4)

@@ -1,14 +1,16 @@
-"""Live state of the railway around each next event: what other trains have just done there, and which are near it.
+"""Live state of the railway around each next event: the latest delays of other trains there, and the trains nearby.
 
-Three views, all from events observed by the instant and the timetable
-    section     what happened on the section that leads to the event: the delay change of the train before, and of all
-                trains of the last three hours and of the day so far, as it was and beyond what is usual there,
-    point       the same of the delays at the event's operational point,
-    neighbours  the trains of the snapshot that are expected on the same track just before and just after.
-The section view also comes as running sums from the last known event on, as the historical features do.
+There are three views. All of them use only the timetable and the events that were observed by the instant:
 
-A train sees the observations of its own service date: what it is told does not depend on which dates are loaded.
-Means are shrunk to zero by one imaginary observation, so that a single train says half of what it did.
+- section: delay changes on the section that leads to the event. The view holds the change of the previous train, and
+  the means of the last three hours and of the day so far. Each is also given relative to the usual value.
+- point: the same for the delays at the event's operational point.
+- neighbours: the trains of the snapshot that are expected on the same track just before and just after.
+
+The section view is also given as running sums from the last known event on, like the historical features.
+
+A train sees only observations of its own service date, so its inputs do not depend on the other loaded dates. Each mean
+includes one imaginary observation of zero, so the mean of a single train is half its value.
 
 Legend of dimensions: E events of the table, C cells (next events that exist), O observations of a view, B, S, F as in
 `snapshots`.
@@ -27,22 +29,22 @@ from transformer.data.event_table import NEVER, EventTable, Int64Array
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-# What is known of a place at an instant, and which columns it is of a view.
+# Columns of the section and point views: the known values of a place at an instant.
 _KNOWN = (
-    "last",  # newest value, 0 when there is none of the last OLD_S
-    "mean",  # of the last RECENT_S, shrunk
-    "excess",  # mean of the same beyond what is usual
-    "day_excess",  # mean since the first observation of the service date, shrunk
-    "age",  # of the newest value in s, at most OLD_S
-    "number",  # of values in the last RECENT_S
-    "last_excess",  # newest value beyond what is usual
+    "last",  # newest value; 0 if there is none in the last OLD_S
+    "mean",  # mean of the last RECENT_S, shrunk
+    "excess",  # mean of the same values minus the usual ones, shrunk
+    "day_excess",  # mean of the excess since the first observation of the service date, shrunk
+    "age",  # age of the newest value in s, at most OLD_S
+    "number",  # number of values in the last RECENT_S
+    "last_excess",  # newest value minus the usual one
 )
 LIVE_SECTION_FEATURES = (
     "section_last_change",  # delay change of the newest train, s
     "section_change",  # mean of the last RECENT_S
-    "section_excess",  # mean beyond what is usual on the section
-    "section_day_excess",  # mean of the service date so far
-    "section_last_age",  # s since the newest train; OLD_S when none
+    "section_excess",  # the same minus the usual change on the section
+    "section_day_excess",  # mean excess of the service date so far
+    "section_last_age",  # s since the newest train; OLD_S if there is none
     "section_count",
     "section_last_excess",
     "path_last_change",  # running sums along the journey, from the last known event on
@@ -51,58 +53,58 @@ LIVE_SECTION_FEATURES = (
     "path_day_excess",
 )
 LIVE_POINT_FEATURES = (
-    "point_last_delay",  # of the newest train observed here, s
+    "point_last_delay",  # delay of the newest train observed here, s
     "point_delay",  # mean of the last RECENT_S
-    "point_excess",  # mean beyond the usual delay of those trains here
+    "point_excess",  # the same minus the usual delay of those trains here
     "point_day_excess",
     "point_last_age",
     "point_count",
 )
 NEIGHBOUR_FEATURES = (
     "before_gap",  # s between both expected times, at most FAR_S
-    "before_planned_gap",  # s between both planned times; negative when the order is to change
+    "before_planned_gap",  # s between both planned times; negative if the expected order differs from the planned one
     "before_delay",  # the other train's translation, s
-    "before_direction",  # 1 the same, -1 opposite, 0 no such train
+    "before_direction",  # 1 = same direction, -1 = opposite, 0 = no such train
     "after_gap",
     "after_planned_gap",
     "after_delay",
     "after_direction",
 )
 LIVE_FEATURES = (*LIVE_SECTION_FEATURES, *LIVE_POINT_FEATURES, *NEIGHBOUR_FEATURES)
-_N_SUMMED = 4  # the first of _KNOWN make up the path
+_N_SUMMED = 4  # the first columns of _KNOWN, which the path sums
 
-RECENT_S = 10_800  # three hours: on a rural line a handful of trains
-OLD_S = 14_400  # an observation older than this is none
-NO_KEY = np.int64(2**63 - 1)  # above all
+RECENT_S = 10_800  # three hours: on a rural line a few trains
+OLD_S = 14_400  # older observations do not count
+NO_KEY = np.int64(2**63 - 1)  # above all keys
 TIME_SPAN_S = 1 << 33  # beyond any date; leaves 2^30 places
-FAR_S = 7_200  # trains further apart than this do not meet
-CHANGE_LIMIT_S = 1_800  # one stranded train must not fill the mean of a section
+FAR_S = 7_200  # trains with a larger gap do not affect each other
+CHANGE_LIMIT_S = 1_800  # one stranded train must not dominate the mean of a section
 DELAY_LIMITS_S = (-3_600, 7_200)
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Values observed at places, as they were and beyond what is usual, sorted by place and time.
+    """Values observed at places, and their excess over the usual values, sorted by place and time.
 
-    Row o + 1 is what is known after observation o; row 0 is that of nothing. Rows are 16 bytes wide: those are copied
-    several times as fast as odd ones.
+    Row o + 1 has the values known after observation o; row 0 has none. A row has 16 bytes, since NumPy copies such rows
+    several times as fast as rows of other sizes.
     """
 
-    key: Int64Array  # place × TIME_SPAN_S + time [O + 1], then NO_KEY as far as a search may look beyond
-    before: Int64Array  # [n_places] the row before the first of each place
-    longest: int  # observations of one place, at most
-    newest: FloatArray  # [O + 1, 4] value, the same beyond what is usual, the latter's mean on the date, nothing
-    sums: npt.NDArray[np.float64]  # [O + 1, 2] of both values up to here, those of lower places included
+    key: Int64Array  # place × TIME_SPAN_S + time [O + 1], then NO_KEY for the rows that a search may read beyond it
+    before: Int64Array  # [n_places] the row before the first row of each place
+    longest: int  # largest number of observations of one place
+    newest: FloatArray  # [O + 1, 4] value, excess, mean excess of the date so far, padding
+    sums: npt.NDArray[np.float64]  # [O + 1, 2] sums of values and excesses up to this row, lower places included
 
     @classmethod
     def of(cls, place: Int64Array, time: Int64Array, values: FloatArray, n_places: int) -> Self:
-        # Places are numbered without gaps and an event has one, so this is a table of a billion events.
+        # Places are numbered without gaps, and each has an event: too many places would need a billion events.
         assert n_places < 2**63 // TIME_SPAN_S, f"{n_places} places do not fit the keys"
         order = np.lexsort((time, place))
         place, time = place[order], time[order]
         newest = np.zeros((len(place) + 1, 4), np.float32)
-        # Multiples of 2^-16 s, finer than matters, add up without rounding: what is far away in the table, another date
-        # or the future, does not change a mean even in its last bit.
+        # Multiples of 2^-16 s are fine enough and add up without rounding. Distant rows of the table, such as another
+        # date or the future, therefore do not change a mean even in its last bit.
         newest[1:, :2] = np.round(values[order] * 2**16) / 2**16
         sums = np.cumsum(newest[:, :2], axis=0, dtype=np.float64)
         number = np.bincount(place, minlength=n_places)
@@ -114,9 +116,10 @@ class Observations:
         return cls(key, before, longest, newest, sums)
 
     def _newest_row(self, place: Int64Array, key: Int64Array) -> Int64Array:
-        """Row of the newest observation of each place [C] at keys [*, C], the row before where there is none.
+        """Row of the newest observation of each place [C] at keys [*, C]. Without one, it is the row before the place.
 
-        A binary search among those of the place, all at once: fewer steps than `searchsorted` needs among all.
+        This is a binary search within the place, for all places at once. It takes fewer steps than `searchsorted` over
+        all rows.
         """
         row = np.tile(np.take(self.before, place), (len(key), 1))
         for bit in reversed(range(self.longest.bit_length())):
@@ -124,7 +127,7 @@ class Observations:
         return row
 
     def known_at(self, place: Int64Array, time: Int64Array) -> FloatArray:
-        """_KNOWN of each place [C] at its time [C], and an empty column [C, 8]; fastest where both are sorted."""
+        """Columns `_KNOWN` of each place [C] at its time [C], and an empty column [C, 8]. Sorted input is faster."""
         key = place * TIME_SPAN_S + time
         since, until = self._newest_row(place, np.stack([key - RECENT_S, key]))
         newest, number = np.take(self.newest, until, axis=0), until - since
@@ -133,7 +136,7 @@ class Observations:
         age = key - np.take(self.key, until)
         old = np.flatnonzero(age >= OLD_S)
         newest[old, :2] = 0
-        newest[old[age[old] > TIME_SPAN_S // 2], 2] = 0  # of another place
+        newest[old[age[old] > TIME_SPAN_S // 2], 2] = 0  # the row belongs to another place
         known = np.zeros((len(key), len(_KNOWN) + 1), np.float32)
         columns = (newest[:, 0], *recent.T, newest[:, 2], np.minimum(age, OLD_S), number, newest[:, 1])
         for column, values in enumerate(columns):
@@ -148,9 +151,9 @@ class LiveState:
     table: EventTable
     section_of: Int64Array  # [E] section and service date
     point_of: Int64Array  # [E] point and service date
-    track_of: Int64Array  # [E] unordered pair of points, -1 where the train does not move
+    track_of: Int64Array  # [E] unordered pair of points, -1 if the train does not move
     n_tracks: int
-    forward: BoolArray  # [E] runs the track from the lower point code to the higher
+    forward: BoolArray  # [E] the train runs from the lower point code to the higher
     sections: Observations  # change, excess
     points: Observations  # delay, excess
 
@@ -159,8 +162,8 @@ class LiveState:
         """The live state of a table.
 
         Args:
-            usual_change: running sum along the journey of the usual delay change [E], seconds.
-            usual_delay: usual delay of this train here [E], seconds.
+            usual_change: usual delay change [E] as a running sum along the journey, seconds.
+            usual_delay: usual delay of the train at each event [E], seconds.
         """
         event = np.arange(table.n_events)
         first = np.zeros(table.n_events, np.bool_)
@@ -177,7 +180,7 @@ class LiveState:
             return number.astype(np.int64), len(kinds)
 
         step = np.where(first, 0, place[before]) * (4 * n_points) + place
-        # Numbers of one service date lie together, so that those around a snapshot are in a narrow range.
+        # The numbers of one service date are consecutive, so a snapshot needs only a narrow range of them.
         section_of, n_sections = numbered(day * (4 * n_points) ** 2 + step)
         point_of, n_places = numbered(day * n_points + point)
 
@@ -214,11 +217,11 @@ class LiveState:
         """LIVE_FEATURES [C, L] around C next events of N trains.
 
         Args:
-            event: rows of the table [C], those of a train one after the other.
-            train: which train each belongs to [C], not decreasing.
-            translation: seconds [N].
-            snapshot: which snapshot each train is in [N], not decreasing; neighbours are trains of the same one.
-            instant: of the snapshot [N], seconds since the Unix epoch.
+            event: rows of the table [C], train after train.
+            train: index of the train of each event [C], not decreasing.
+            translation: translation of each train [N], seconds.
+            snapshot: index of the snapshot of each train [N], not decreasing. Neighbours are in the same snapshot.
+            instant: instant of the snapshot of each train [N], seconds since the Unix epoch.
         """
         of_event = snapshot[train]
         snapshots = _Runs.of(of_event)
@@ -237,7 +240,7 @@ class LiveState:
         )
 
     def _neighbours(self, event: Int64Array, train: Int64Array, snapshot: Int64Array, late: FloatArray) -> FloatArray:
-        """The trains next to each event [C] in the order of expected times on its track, in either direction."""
+        """The trains expected just before and just after each event [C] on its track, in either direction."""
         sides = np.zeros((len(event), 2, len(NEIGHBOUR_FEATURES) // 2), np.float32)  # before and after
         sides[..., 0] = FAR_S
         track = self.track_of[event]
@@ -268,8 +271,8 @@ class LiveState:
 class _Runs:
     """Runs of equal values in an array that does not decrease."""
 
-    start: Int64Array  # [R] where each begins
-    number: Int64Array  # [C] which run each value is in
+    start: Int64Array  # [R] index at which each run begins
+    number: Int64Array  # [C] the run of each value
 
     @classmethod
     def of(cls, values: Int64Array) -> Self:
@@ -279,9 +282,9 @@ class _Runs:
 
 
 def _distinct(place: Int64Array, snapshots: _Runs) -> tuple[Int64Array, Int64Array]:
-    """The distinct places of each snapshot among C events: an event of each, in order, and which of them each is [C].
+    """The distinct places of each snapshot among C events: one event per place, and the place of each event [C].
 
-    Marks in a table instead of sorting.
+    Marks in a table replace sorting, for speed.
     """
     start, number = snapshots.start, snapshots.number
     if len(start) == 0:
@@ -298,7 +301,7 @@ def _distinct(place: Int64Array, snapshots: _Runs) -> tuple[Int64Array, Int64Arr
 
 
 def _along(values: FloatArray, train: Int64Array) -> FloatArray:
-    """Running sums [C, *] of the values [C, *] of each train [C], whose events lie together."""
+    """Running sums [C, *] of the values [C, *] of each train [C]. The events of a train are consecutive."""
     trains = _Runs.of(train)
     rank = np.arange(len(train)) - trains.start[trains.number]
     shape = int(rank.max(initial=-1)) + 1, len(trains.start)
@@ -312,9 +315,9 @@ def _along(values: FloatArray, train: Int64Array) -> FloatArray:
 
 
 def _ascending(values: Int64Array) -> Int64Array:
-    """Where each place of the ascending order is taken from [C], as a stable `argsort` of values that are not negative.
+    """A stable `argsort` [C] of values that are not negative.
 
-    Sorting values that carry their place in their last bits is several times as fast, where they have bits to spare.
+    If the values have bits to spare, their last bits take their positions: sorting these is several times as fast.
     """
     bits = len(values).bit_length()
     if int(values.max(initial=0)) >> (63 - bits):
@@ -323,13 +326,13 @@ def _ascending(values: Int64Array) -> Int64Array:
 
 
 def whole_rows(rows: FloatArray) -> npt.NDArray[np.void]:
-    """A view of each row [C, *] as one element [C]: NumPy moves that in one piece, several times as fast."""
+    """A view of each row [C, *] as one element [C]. NumPy copies such elements several times as fast as rows."""
     whole: npt.NDArray[np.void] = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
     return whole
 
 
 def _side_by_side(*parts: FloatArray) -> FloatArray:
-    """`np.concatenate` of columns [C, *], row by row."""
+    """Concatenate columns [C, *] by copying whole rows."""
     ends = np.cumsum([part.shape[1] for part in parts])
     joined = np.empty((len(parts[0]), ends[-1]), np.float32)
     for part, end in zip(parts, ends, strict=True):

@@ -1,7 +1,8 @@
-"""What one reading of service dates yields: their event table, timetable and profile, under the hash of what made them.
+"""Everything derived from one reading of service dates: their event table, timetable and profile.
 
-An events file is read once for all of it, and not again by whoever wants the same of the same dates later: each trial
-of a study, the champion beside its challenger.
+The results are cached under the content hash of data and settings, so an events file is read once for all of them.
+Later users of the same dates do not read it again. Such users are all trials of a study, or champion and challenger in
+one evaluation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _EDGES, _PROFILE = "edges.parquet", "profile.json"
 
 @dataclass(frozen=True)
 class Reading:
-    """A folder of the cache with what was read of some service dates."""
+    """A folder of the cache with the results of reading some service dates."""
 
     folder: Path
 
@@ -43,7 +44,7 @@ class Reading:
         return open_table(self.folder, vocabulary)
 
     def edges(self) -> pl.DataFrame:
-        """How many journeys are planned over each link of the railway, see `graph.edge_counts`."""
+        """Planned journeys over each edge of the railway, see `graph.edge_counts`."""
         return read_parquet(self.folder / _EDGES, remedy=f"remove {self.folder} and run the stage again")
 
     def profile(self) -> EventProfile:
@@ -57,11 +58,11 @@ def obtain_reading(
     on_day: Callable[[DayEvents], None] | None = None,
     known: Mapping[date, DayEvents] = MappingProxyType({}),
 ) -> Reading:
-    """What the cache holds of `days`; read and cached first when it lacks them.
+    """Return the cached reading of `days`. If there is none, read the dates and cache the result first.
 
     Args:
-        on_day: gets the events of every date, which are read for it even if the cache holds what else is wanted.
-        known: dates that have been read already, with the same configuration.
+        on_day: called with the events of every date. The dates are read for it even if the cache has the reading.
+        known: dates that were already read with the same configuration.
 
     Raises:
         UserError: unreadable or invalid data.
@@ -90,7 +91,7 @@ def obtain_reading(
 
 
 def find_reading(data: DataConfig, days: Sequence[date], cache: Path) -> Reading | None:
-    """What the cache holds of `days`; None = nothing."""
+    """Return the cached reading of `days`; None = there is none."""
     reading = Reading(_folder_of(data, days, cache))
     return reading if reading.folder.is_dir() else None
 

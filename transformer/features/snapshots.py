@@ -3,12 +3,14 @@
 Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features,
 L live features.
 
-Which trains are in the snapshot at instant t
-    in    from `lead_s` before the journey's first planned event,
-    out   once its last event is known; or when t is more than `end_grace_s` past its last planned event plus its last
-          known delay (the terminus is often never observed); or when t is more than `silence_s` past its next planned
-          event plus its last known delay (a train that went silent is not overdue for ever).
-Only events with `observed <= t` and the timetable are used; labels are the only thing taken from the future.
+A train enters the snapshots `lead_s` before the first planned event of its journey. It leaves them at the first of
+these moments:
+
+- its last event is known;
+- `end_grace_s` after its last planned event plus its last known delay, since a terminus is often not observed;
+- `silence_s` after its next planned event plus its last known delay, since a silent train must not stay overdue.
+
+A snapshot uses the timetable and the events with `observed <= t`. Only the labels come from the future.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from transformer.features.live_state import LIVE_FEATURES, BoolArray, FloatArray
 
 @dataclass(frozen=True)
 class ActiveTrains:
-    """The trains of several snapshots, one after the other: N trains in all."""
+    """The N trains of several snapshots, one snapshot after the other."""
 
-    snapshot: npt.NDArray[np.int64]  # [N] which instant, non-decreasing
+    snapshot: npt.NDArray[np.int64]  # [N] index of the instant, non-decreasing
     journey: Int64Array  # [N]
     last: Int64Array  # [N] index of the last known event, start - 1 when none is known
     last_delay: Int64Array  # [N] seconds, 0 when none is known
@@ -59,7 +61,7 @@ class SnapshotBatch:
     next_point: npt.NDArray[np.int64]  # [B, S, F]
     next_type: npt.NDArray[np.int64]  # [B, S, F]
     next_features: FloatArray  # [B, S, F, K] event features, cumulative ones relative to the last known event
-    next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 where they are not wanted
+    next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 without live features
     label_mask: BoolArray  # [B, S, F] the event was observed in the end
     label: FloatArray  # [B, S, F] observed delay
 
@@ -86,10 +88,10 @@ class SnapshotBuilder:
     live: LiveState | None = None  # None = snapshots without live features
 
     def active_trains(self, instants: Int64Array) -> ActiveTrains:
-        """The trains in the snapshot at each of `instants` [B] and what is known of them."""
+        """The trains in the snapshots at `instants` [B], with their known delays."""
         table, config = self.table, self.config
         wait = max(config.end_grace_s, config.silence_s)
-        # Journeys are sorted by their first planned event: those that can be running at t are one slice of them.
+        # Journeys are sorted by their first planned event, so those that can be running at t are one slice.
         longest = int((table.last_possible - table.first_planned).max(initial=0)) + wait
         low = np.searchsorted(table.first_planned, instants - longest, side="left")
         high = np.searchsorted(table.first_planned, instants + config.lead_s, side="right")
@@ -108,10 +110,10 @@ class SnapshotBuilder:
         return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
 
     def known_delays(self, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """What is known of each journey [N] at its instant [N], running or not.
+        """The known delays of each journey [N] at its instant [N]. The journey need not be running.
 
         Returns:
-            `last`, `last_delay` and `translation` [N], as in `ActiveTrains`; after its last event a journey's
+            `last`, `last_delay` and `translation` [N], as in `ActiveTrains`. After the last event of a journey, its
             translation is its last known delay.
         """
         table = self.table
@@ -124,7 +126,7 @@ class SnapshotBuilder:
         return last, last_delay, translation
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
-        """Snapshots at `instants` [B], padded to the fullest of them (at least one train wide)."""
+        """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
         table = self.table
         trains = self.active_trains(instants)
         n_snapshots = len(instants)
@@ -172,7 +174,7 @@ class SnapshotBuilder:
         )
 
     def _past(self, trains: ActiveTrains, t_N1: Int64Array) -> tuple[Int64Array, BoolArray]:
-        """The last P events [N, P] of each train that were observed in order, and which of them exist."""
+        """The last P events of each train that were observed in order [N, P], and a mask of those that exist."""
         table = self.table
         start = table.start[trains.journey]
         departed = trains.last >= start
@@ -183,7 +185,7 @@ class SnapshotBuilder:
         return event, mask
 
     def _next(self, trains: ActiveTrains) -> tuple[Int64Array, BoolArray]:
-        """The F events [N, F] after the last known one of each train, and which of them exist."""
+        """The F events after the last known event of each train [N, F], and a mask of those that exist."""
         event = trains.last[:, None] + np.arange(1, self.config.n_foll + 1)
         mask = event < self.table.end[trains.journey][:, None]
         return np.where(mask, event, 0), mask
@@ -196,7 +198,7 @@ class SnapshotBuilder:
         departed = trains.last >= self.table.start[trains.journey]
         base = np.zeros((len(next_N), known.shape[1]), np.float32)
         base[:, :n] = known[np.maximum(trains.last, 0), :n] * departed[:, None]
-        # All events of a train in one row: rows of ten numbers cost four times as much.
+        # One row holds all events of a train: with one row of ten numbers per event, this takes four times as long.
         rows = values.reshape(len(base), next_N.shape[1] * known.shape[1])
         rows -= np.tile(base, (1, next_N.shape[1]))
         whole_rows(values)[np.flatnonzero(~next_mask)] = whole_rows(np.zeros_like(values[:1]))
@@ -221,7 +223,7 @@ class SnapshotBuilder:
 
 
 def grid_instants(days: tuple[date, ...], grid: GridConfig, timezone: str) -> Int64Array:
-    """The fixed instants of `days`: every `step_s` from `start` to `end` (both included), local wall-clock time."""
+    """The fixed instants of `days`: one every `step_s`, from `start` to `end` inclusive, in local wall-clock time."""
     zone = ZoneInfo(timezone)
     start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
     instants: list[int] = []
@@ -235,9 +237,9 @@ def grid_instants(days: tuple[date, ...], grid: GridConfig, timezone: str) -> In
 def random_instants(
     days: tuple[date, ...], count: int, grid: GridConfig, timezone: str, generator: np.random.Generator
 ) -> Int64Array:
-    """`count` instants drawn evenly over the grid's hours of `days`, to the second, in random order.
+    """Draw `count` instants evenly from the grid's hours of `days`, to the second, in random order.
 
-    Each draw of `len(days)` instants visits every date once, so that short epochs see all dates alike.
+    Each successive `len(days)` instants contain every date once, so a short epoch also covers all dates equally.
     """
     zone = ZoneInfo(timezone)
     start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
@@ -251,14 +253,14 @@ def random_instants(
 
 
 def utc_offset_s(instants: Int64Array, timezone: str) -> Int64Array:
-    """Seconds to add to each instant to read it as local wall-clock time."""
+    """Local wall-clock time minus UTC at each instant, in seconds."""
     zone = ZoneInfo(timezone)
     offsets = [(datetime.fromtimestamp(int(t), zone).utcoffset() or timedelta()).total_seconds() for t in instants]
     return np.array(offsets, np.int64)
 
 
 def _expand(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> tuple[Int64Array, Int64Array]:
-    """Ranges `low[i]:high[i]` one after the other: which range each number comes from, and the numbers."""
+    """Expand the ranges `low[i]:high[i]`: the index of each number's range, and the numbers, range after range."""
     length = np.maximum(high - low, 0)
     owner = np.repeat(np.arange(len(length)), length)
     first = np.cumsum(length) - length

@@ -1,11 +1,12 @@
-"""Statistics of the training dates: what normalises the inputs, and what usually happens on a section or to a train.
+"""Statistics of the training dates: scales of the inputs, and usual values of sections and train numbers.
 
-Everything is kept as sums and histograms, which merge by addition, in a few *folds* of service dates. Features of a
-training date leave its own fold out, so that no training example has seen its own outcome; other dates use all folds.
+All statistics are sums and histograms, which merge by addition. They are kept per *fold*, a group of service dates.
+Features of a training date leave out its own fold, so that no training example contains its own outcome. Other dates
+use all folds.
 
-A *section* is a step between consecutive events of a journey: from one (point, event type) to the next, per train type.
-Its *delay change* is the observed delay at its end minus that at its start. The first event of a journey has a section
-of its own, from point 0, whose change is the delay itself.
+A *section* is the step between two consecutive events of a journey: from one (point, event type) to the next, per train
+type. Its *delay change* is the observed delay at its end minus the one at its start. The first event of a journey has a
+section that begins at point 0. Its delay change is the delay itself.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from transformer.parquet import UNREADABLE, write_parquet
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise when the content below changes meaning
-FOLDS = 10  # at most; with fewer training dates each date is a fold of its own
+VERSION = 2  # of the files; raise when their meaning changes
+FOLDS = 10  # at most; with fewer training dates, each date is one fold
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
-SECTION_PARENT = ["from_type", "to_type", "train_type"]  # what a section without observations is like
+SECTION_PARENT = ["from_type", "to_type", "train_type"]  # group whose values a section without observations takes
 _SECTION_SUMS = ["n", "change", "change_squares", "planned"]
 HISTORY = ["train_number", "op_id", "event_type"]
 HISTORY_PARENT = ["op_id", "event_type", "train_type"]
@@ -50,7 +51,7 @@ HISTORY_PARENT = ["op_id", "event_type", "train_type"]
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, sum and sum of squares of a quantity: mean and std that merge by addition."""
+    """Count, sum and sum of squares of a quantity. They merge by addition and yield mean and standard deviation."""
 
     n: float = 0.0
     total: float = 0.0
@@ -65,7 +66,7 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Standard deviation; 1 where nothing varies, so that it can divide."""
+        """Standard deviation; 1 if nothing varies, so that code can divide by it."""
         variance = self.squares / self.n - self.mean**2 if self.n else 0.0
         return float(np.sqrt(variance)) if variance > 1e-12 else 1.0
 
@@ -89,12 +90,12 @@ class Statistics:
     resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Statistics of the dates of both. The train types of the vocabularies must be the same."""
+        """Merge the statistics of different dates. The vocabularies must have the same train types."""
         return Statistics.merged([self, other])
 
     @classmethod
     def merged(cls, parts: Sequence[Statistics]) -> Statistics:
-        """Statistics of the dates of all parts. The train types of the vocabularies must be the same."""
+        """Merge the statistics of different dates. The vocabularies must have the same train types."""
         first = parts[0]
         op_ids = np.unique(np.concatenate([part.vocabulary.op_ids for part in parts]))
         fold_of = {day: fold for part in parts for day, fold in part.fold_of.items()}
@@ -116,7 +117,7 @@ class Statistics:
         return self.sections.height + self.histograms.height + self.history.height
 
     def summary(self) -> dict[str, float]:
-        """The few numbers a person reads first."""
+        """Key figures for people."""
         return {
             "service_dates": len(self.fold_of),
             "points": len(self.vocabulary.op_ids),
@@ -132,7 +133,7 @@ class Statistics:
     def section_table(self, without: Collection[int] = ()) -> pl.DataFrame:
         """Per section and train type: n, mean planned time, and mean, std and middle mean of the delay change, seconds.
 
-        The middle mean is the mean of the values between the quartiles, from the histogram.
+        The middle mean is the mean of the values between the quartiles. It is computed from the histogram.
         """
         sums = without_folds(self.sections, without).group_by(SECTION).agg(pl.exclude("fold").sum())
         table = sums.select(
@@ -146,7 +147,7 @@ class Statistics:
 
 
 class StatisticsOfDates:
-    """Computes the statistics of the training dates from their events, which come a date at a time, in order."""
+    """Computes the statistics of the training dates from their events. The dates are added one at a time, in order."""
 
     def __init__(self, data: DataConfig, days: Sequence[date]) -> None:
         """
@@ -172,18 +173,18 @@ class StatisticsOfDates:
         journeys = self._journeys_of.get((read.day,), self._no_journeys)
         fold = self._fold_of[read.day]
         self._parts.append(day_statistics(read.events, journeys, read.day, fold, vocabulary, self._data))
-        # Merging sorts whole tables: not every day, but once the days since weigh as much as all before them.
+        # Merging sorts whole tables, so it waits until the new dates have as many rows as all earlier ones.
         if sum(part._rows for part in self._parts[1:]) >= self._parts[0]._rows:
             self._parts = [Statistics.merged(self._parts)]
         log.info("statistics: %s done (%s events)", read.day, f"{read.events.height:,}")
 
     def result(self) -> Statistics:
-        """The statistics; the vocabulary holds every point of the points table and of the timetable of the dates."""
+        """The statistics of all dates. The vocabulary has every point of the points table and of the dates' events."""
         return Statistics.merged(self._parts)
 
 
 def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
-    """Statistics of the training dates `days`, the events of one date in memory at a time."""
+    """Compute the statistics of the training dates `days`, with the events of one date in memory at a time."""
     statistics = StatisticsOfDates(data, days)
     for read in each_day(data, sorted(days)):
         statistics.add(read)
@@ -195,7 +196,7 @@ def _train_types(journeys: pl.DataFrame) -> tuple[str, ...]:
     named = sorted(name for name in journeys["train_type"].unique().to_list() if name != UNKNOWN_TRAIN_TYPE)
     if len(named) > MAX_TRAIN_TYPES:
         raise UserError(
-            f"{len(named)} train types on the training dates, at most {MAX_TRAIN_TYPES} can be told apart; "
+            f"the training dates have {len(named)} train types, more than {MAX_TRAIN_TYPES}; "
             "write broader ones into journeys.parquet, such as regional and long_distance"
         )
     return tuple(named)
@@ -242,9 +243,10 @@ def day_statistics(
 
 
 def section_steps(events: pl.DataFrame) -> pl.DataFrame:
-    """One row per event: the section that leads to it, and what happened on it, in seconds (null = not observed).
+    """Add to each event the section that leads to it, its delay, and the delay change and planned time of the section.
 
-    `events` holds EVENT_SCHEMA columns, `train_number` and `train_type`; the result keeps its order.
+    Times are in seconds; null = not observed. `events` has the columns of EVENT_SCHEMA, `train_number` and
+    `train_type`. The result keeps the order of `events`.
     """
 
     def before(column: str) -> pl.Expr:
@@ -271,21 +273,21 @@ _TABLES = ("sections", "histograms", "history")
 
 
 def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
-    """The content hash statistics of `days` live under: the data files and the configuration that makes them."""
+    """The content hash that names the folder of the statistics of `days`: data files and settings of the statistics."""
     relevant = {
         "version": VERSION,
         "validation": to_dict(data.validation),
         "snapshot": to_dict(data.snapshot),
         "grid": to_dict(data.grid),
         "timezone": data.timezone,
-        # The name keeps apart what older programs left under their hash; going back, they want more columns than these.
+        # The name gives these files another hash than those of older programs, which expect more columns.
         "histogram": ["change", data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
     }
     return content_hash(data_fingerprint(Path(data.local_folder), days), relevant)
 
 
 def save_statistics(statistics: Statistics, folder: Path, replace: bool = False) -> None:
-    """Write `sections`, `histograms` and `history` as Parquet and the rest as JSON; all or nothing."""
+    """Write `sections`, `histograms` and `history` as Parquet and the rest as JSON: all files or none."""
     with atomic_folder(folder, replace) as temporary:
         for name in _TABLES:
             write_parquet(temporary / f"{name}.parquet", getattr(statistics, name))
@@ -305,7 +307,7 @@ def save_statistics(statistics: Statistics, folder: Path, replace: bool = False)
 
 
 def load_statistics(folder: Path) -> Statistics:
-    """Read what `save_statistics` wrote; what older programs wrote into the files beyond that is left out.
+    """Read what `save_statistics` wrote. Additional columns of older programs are ignored.
 
     Raises:
         UserError: missing or damaged files, or statistics of another version.
@@ -334,7 +336,7 @@ def load_statistics(folder: Path) -> Statistics:
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 def _input_moments(table: EventTable, steps: pl.DataFrame, day: date, data: DataConfig) -> dict[str, Moments]:
-    """Moments of the quantities of one date that scale inputs; trains are counted at the evaluation grid's instants."""
+    """Moments of the quantities that scale inputs, for one date. Running trains are counted at the grid's instants."""
     builder = SnapshotBuilder(table, data.snapshot, EventFeatures.none(table))
     instants = grid_instants((day,), data.grid, data.timezone)
     trains = builder.active_trains(instants)
@@ -354,7 +356,7 @@ def _change_histograms(steps: pl.DataFrame, config: StatisticsConfig) -> pl.Data
 
 
 def _middle_mean(histogram: pl.DataFrame, keys: list[str], step_s: int) -> pl.DataFrame:
-    """Mean of the values between the quartiles of each histogram (the interquartile mean): `keys`, `middle_mean`."""
+    """Interquartile mean of each histogram, in columns `keys` and `middle_mean`."""
     bins = histogram.group_by(*keys, "bin").agg(pl.col("n").sum()).sort(*keys, "bin")
     total = pl.col("n").sum().over(keys)
     upper = pl.col("n").cum_sum().over(keys)
@@ -377,5 +379,5 @@ def without_folds(frame: pl.DataFrame, folds: Collection[int]) -> pl.DataFrame:
 
 
 def _merge(frames: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
-    """Add up sums of the same key, in a fixed order so that merging in any order gives the same table."""
+    """Add up the rows of the same key. The result is sorted, so it does not depend on the order of `frames`."""
     return pl.concat(frames).group_by(keys).agg(pl.exclude(keys).sum()).sort(keys)

@@ -1,4 +1,4 @@
-"""Copies of a railway are a larger railway with as many times its trains."""
+"""Copies of a railway form a larger railway, whose number of trains grows by the same factor."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What a configuration that is refused says."""
+"""The message of a refused configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformer.errors import UserError
 
 
 def refusal(*overrides: str, env: str = "local", folder: Path = CONFIG_FOLDER) -> str:
-    """The message of a configuration that is refused; always one line."""
+    """Load a configuration that is refused, and return the message, which is one line."""
     with pytest.raises(UserError) as caught:
         load_config(env, overrides, folder)
     message = str(caught.value)

@@ -1,8 +1,7 @@
-"""Loading: layers and sources, and each mistake as one line with the key, the file and the nearest valid name."""
+"""Loading: layers and sources. A mistake is one line with the key, the file and the nearest valid name."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.messages import assert_names
 from tests.transformer.config.refused import refusal
 from transformer.config import (
     CONFIG_FOLDER,
@@ -34,7 +34,7 @@ YAML_FILES = sorted(CONFIG_FOLDER.glob("*/*"))
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., Path]:
-    """A configuration folder of {"base/data.yaml": text}; environment `local` is always there."""
+    """Write a configuration folder of {"base/data.yaml": text}. It always has the environment `local`."""
 
     def make(files: dict[str, str]) -> Path:
         for folder in ("base", "local"):
@@ -47,7 +47,7 @@ def configure(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-# --- what is shipped -------------------------------------------------------------------------------------------------
+# --- shipped configurations -----------------------------------------------------------------------------------------
 def test_the_environments_are_those_the_documentation_names() -> None:
     assert environments() == ["dev", "local", "local-gpu", "optuna", "prod"]
 
@@ -65,7 +65,7 @@ def test_every_yaml_is_a_group_whose_every_key_takes_effect(path: Path) -> None:
     assert path.stem in GROUPS
     assert path.suffix == ".yaml"
     env = "local" if path.parent.name == "base" else path.parent.name
-    # As the only layer, so that nothing overlays it; base alone when it is base itself.
+    # Another file may override a value of base.
     values = flatten({path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) or {}})
     loaded = load_config_with_sources(env)
     merged = flatten(to_dict(loaded.config))
@@ -154,107 +154,131 @@ def test_values_are_read_as_they_are_written(override: str, value: object) -> No
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
 def test_unknown_environment_names_the_nearest() -> None:
-    assert refusal(env="lokal") == "unknown environment 'lokal'; did you mean 'local'?"
-    assert refusal(env="moon").endswith("known: dev, local, local-gpu, optuna, prod")
-    assert "unknown environment 'base'" in refusal(env="base")
-    assert "unknown environment '../base'" in refusal(env="../base")
+    assert_names(refusal(env="lokal"), "unknown environment", "'lokal'", "'local'")
+    assert_names(refusal(env="moon"), "unknown environment", "'moon'", "dev, local, local-gpu, optuna, prod")
+    assert_names(refusal(env="base"), "unknown environment", "'base'")
+    assert_names(refusal(env="../base"), "unknown environment", "'../base'")
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("override", "named"),
     [
-        ("training.max_epoch=1", "--set: unknown key 'training.max_epoch'; did you mean 'training.max_epochs'?"),
-        ("use_mlflow=false", "--set: unknown key 'use_mlflow'; did you mean 'training.mlflow.use_mlflow'?"),
-        ("training.mlfow.use_mlflow=1", "did you mean 'training.mlflow.use_mlflow'?"),
-        ("zzz=1", "--set: unknown key 'zzz'"),
-        ("training.mlflow=3", "--set: training.mlflow is a group; set one of its keys: training.mlflow.tracking_uri, "),
-        ("training=3", "--set: training is a group; set one of its keys: training.max_epochs, "),
-        ("training.max_epochs", "--set 'training.max_epochs' is not of the form key=value"),
-        ("=3", "--set '=3' is not of the form key=value"),
-        ("training.max_epochs=abc", '--set: training.max_epochs="abc" is not a whole number'),
-        ('training.max_epochs="10"', '--set: training.max_epochs="10" is not a whole number'),
-        ("training.seed=08", '--set: training.seed="08" is not a whole number'),
-        ('training.learning_rate="0.1"', '--set: training.learning_rate="0.1" is not a number'),
-        ('training.mlflow.use_mlflow="true"', '--set: training.mlflow.use_mlflow="true" is not true or false'),
-        ("training.learning_rate=true", "--set: training.learning_rate=true is not a number"),
-        ("training.max_epochs=1.5", "--set: training.max_epochs=1.5 is not a whole number"),
-        ("training.max_epochs=true", "--set: training.max_epochs=true is not a whole number"),
-        ("training.max_epochs=", "--set: training.max_epochs=null is not a whole number"),
-        ("training.max_epochs={a: 1}", '--set: training.max_epochs={"a": 1} is not a whole number'),
-        ("training.learning_rate=fast", '--set: training.learning_rate="fast" is not a number'),
-        ("training.mlflow.use_mlflow=maybe", '--set: training.mlflow.use_mlflow="maybe" is not true or false'),
-        ("training.mlflow.use_mlflow=2", "--set: training.mlflow.use_mlflow=2 is not true or false"),
-        ("data.local_folder=true", "--set: data.local_folder=true is not text; put it in quotes"),
-        ("data.local_folder={a: 1}", '--set: data.local_folder={"a": 1} is not text'),
-        ("data.split.train=2024-12-13", '--set: data.split.train="2024-12-13" is not a list'),
-        ("data.split.train={}", "--set: data.split.train is not a list, for example [2024-12-13], but a mapping"),
-        ("model.quantiles={a: 1}", "--set: model.quantiles is not a list of numbers"),
-        ("alerts.email.to=[[]]", "alerts.email.to"),
-        ("data.split.train=[null]", "--set: data.split.train=[null] is not a list"),
-        ("model.quantiles=0.5", "--set: model.quantiles=0.5 is not a list of numbers, for example [0.05, 0.5, 0.95]"),
-        ("model.quantiles=[median]", '--set: model.quantiles=["median"] is not a list of numbers'),
-        ("training.loss.name=l1", "--set: training.loss.name='l1' is not 'mae', 'huber' or 'mse'"),
-        ("data.local_folder='a", '--set: data.local_folder: "\'a" is not readable as YAML; quote it'),
-        ("data.local_folder=!!int x", "--set: data.local_folder: '!!int x' is not readable as YAML"),
-        ("data.local_folder=!!python/name:os.system", "is not readable as YAML"),
-        ("data.local_folder=${oc.env:HOME}", "interpolation is switched off"),
-        ("data.local_folder=???", "write the value itself"),
+        ("training.max_epoch=1", ("--set", "unknown", "'training.max_epoch'", "'training.max_epochs'")),
+        ("use_mlflow=false", ("--set", "unknown", "'use_mlflow'", "'training.mlflow.use_mlflow'")),
+        ("training.mlfow.use_mlflow=1", ("'training.mlfow.use_mlflow'", "'training.mlflow.use_mlflow'")),
+        ("zzz=1", ("--set", "unknown", "'zzz'")),
+        ("training.mlflow=3", ("--set", "training.mlflow is a group", "training.mlflow.tracking_uri")),
+        ("training=3", ("--set", "training is a group", "training.max_epochs")),
+        ("training.max_epochs", ("--set 'training.max_epochs'", "key=value")),
+        ("=3", ("--set '=3'", "key=value")),
+        ("training.max_epochs=abc", ("--set", 'training.max_epochs="abc"', "whole number")),
+        ('training.max_epochs="10"', ("--set", 'training.max_epochs="10"', "whole number")),
+        ("training.seed=08", ("--set", 'training.seed="08"', "whole number")),
+        ('training.learning_rate="0.1"', ("--set", 'training.learning_rate="0.1"', "a number")),
+        ('training.mlflow.use_mlflow="true"', ("--set", 'training.mlflow.use_mlflow="true"', "true or false")),
+        ("training.learning_rate=true", ("--set", "training.learning_rate=true", "a number")),
+        ("training.max_epochs=1.5", ("--set", "training.max_epochs=1.5", "whole number")),
+        ("training.max_epochs=true", ("--set", "training.max_epochs=true", "whole number")),
+        ("training.max_epochs=", ("--set", "training.max_epochs=null", "whole number")),
+        ("training.max_epochs={a: 1}", ("--set", 'training.max_epochs={"a": 1}', "whole number")),
+        ("training.learning_rate=fast", ("--set", 'training.learning_rate="fast"', "a number")),
+        ("training.mlflow.use_mlflow=maybe", ("--set", 'training.mlflow.use_mlflow="maybe"', "true or false")),
+        ("training.mlflow.use_mlflow=2", ("--set", "training.mlflow.use_mlflow=2", "true or false")),
+        ("data.local_folder=true", ("--set", "data.local_folder=true", "text", "quotes")),
+        ("data.local_folder={a: 1}", ("--set", 'data.local_folder={"a": 1}', "text")),
+        ("data.split.train=2024-12-13", ("--set", 'data.split.train="2024-12-13"', "list")),
+        ("data.split.train={}", ("--set", "data.split.train", "list", "[2024-12-13]", "mapping")),
+        ("model.quantiles={a: 1}", ("--set", "model.quantiles", "list of numbers")),
+        ("alerts.email.to=[[]]", ("alerts.email.to",)),
+        ("data.split.train=[null]", ("--set", "data.split.train=[null]", "list")),
+        ("model.quantiles=0.5", ("--set", "model.quantiles=0.5", "list of numbers", "[0.05, 0.5, 0.95]")),
+        ("model.quantiles=[median]", ("--set", 'model.quantiles=["median"]', "list of numbers")),
+        ("training.loss.name=l1", ("--set", "training.loss.name='l1'", "'mae', 'huber' or 'mse'")),
+        ("data.local_folder='a", ("--set", 'data.local_folder: "\'a"', "YAML", "quote it")),
+        ("data.local_folder=!!int x", ("--set", "data.local_folder: '!!int x'", "YAML")),
+        ("data.local_folder=!!python/name:os.system", ("data.local_folder", "YAML")),
+        (
+            "data.local_folder=${oc.env:HOME}",
+            ("data.local_folder='${oc.env:HOME}'", "interpolated", "write the value itself"),
+        ),
+        ("data.local_folder=???", ("data.local_folder='???'", "write the value itself")),
     ],
 )
-def test_a_wrong_override_is_named(override: str, expected: str) -> None:
-    assert expected in refusal(override)
+def test_a_wrong_override_is_named(override: str, named: tuple[str, ...]) -> None:
+    assert_names(refusal(override), *named)
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "expected"),
+    ("file", "text", "named"),
     [
-        ("local/training.yaml", "max_epoch: 1", "local/training.yaml: unknown key 'training.max_epoch'; did you mean"),
-        ("base/training.yaml", "mlflow: {uri: x}", "base/training.yaml: unknown key 'training.mlflow.uri'"),
-        ("local/training.yaml", "max_epochs: many", 'local/training.yaml: training.max_epochs="many" is not a whole'),
-        ("local/training.yaml", "mlflow: 3", "local/training.yaml: training.mlflow is a group; set one of its keys: "),
-        ("local/training.yaml", "mlflow:", "local/training.yaml: training.mlflow is a group; set one of its keys: "),
-        ("local/training.yaml", "max_epochs: {a: 1}", 'local/training.yaml: training.max_epochs={"a": 1} is not a w'),
-        ("local/training.yaml", "batch_size: 0", "local/training.yaml: training.batch_size=0 must be above 0"),
-        ("local/data.yaml", "split.train: []", "local/data.yaml: not readable as YAML: 'split.train' is no key; nest"),
-        ("local/data.yaml", "1: 2", "local/data.yaml: not readable as YAML: '1' is no key"),
-        ("local/data.yaml", "? [a]\n: 1", "local/data.yaml: not readable as YAML"),
+        (
+            "local/training.yaml",
+            "max_epoch: 1",
+            ("local/training.yaml", "unknown", "'training.max_epoch'", "'training.max_epochs'"),
+        ),
+        ("base/training.yaml", "mlflow: {uri: x}", ("base/training.yaml", "unknown", "'training.mlflow.uri'")),
+        (
+            "local/training.yaml",
+            "max_epochs: many",
+            ("local/training.yaml", 'training.max_epochs="many"', "whole number"),
+        ),
+        (
+            "local/training.yaml",
+            "mlflow: 3",
+            ("local/training.yaml", "training.mlflow is a group", "training.mlflow.tracking_uri"),
+        ),
+        (
+            "local/training.yaml",
+            "mlflow:",
+            ("local/training.yaml", "training.mlflow is a group", "training.mlflow.tracking_uri"),
+        ),
+        (
+            "local/training.yaml",
+            "max_epochs: {a: 1}",
+            ("local/training.yaml", 'training.max_epochs={"a": 1}', "whole number"),
+        ),
+        ("local/training.yaml", "batch_size: 0", ("local/training.yaml", "training.batch_size=0", "above 0")),
+        ("local/data.yaml", "split.train: []", ("local/data.yaml", "YAML", "'split.train' is no key", "nest keys")),
+        ("local/data.yaml", "1: 2", ("local/data.yaml", "YAML", "'1' is no key")),
+        ("local/data.yaml", "? [a]\n: 1", ("local/data.yaml", "YAML")),
         (
             "local/data.yaml",
             "timezone: UTC\ntimezone: CET",
-            "local/data.yaml: not readable as YAML: key 'timezone' is g",
+            ("local/data.yaml", "YAML", "'timezone'", "twice"),
         ),
-        ("local/data.yaml", "split: {", "local/data.yaml: not readable as YAML: "),
-        ("local/data.yaml", "timezone: !!int x", "local/data.yaml: not readable as YAML: "),
-        ("local/data.yaml", "- 1\n- 2", "local/data.yaml: must hold `key: value` lines, found list"),
+        ("local/data.yaml", "split: {", ("local/data.yaml", "YAML")),
+        ("local/data.yaml", "timezone: !!int x", ("local/data.yaml", "YAML")),
+        ("local/data.yaml", "- 1\n- 2", ("local/data.yaml", "`key: value`", "list")),
         (
             "local/trainig.yaml",
             "",
-            "local/trainig.yaml: a configuration file is named GROUP.yaml; did you mean 'training'?",
+            ("local/trainig.yaml", "GROUP.yaml", "'training'"),
         ),
         (
             "local/training.yml",
             "",
-            "local/training.yml: a configuration file is named GROUP.yaml; did you mean 'training'?",
+            ("local/training.yml", "GROUP.yaml", "'training'"),
         ),
-        ("local/zzz.yaml", "", "a configuration file is named GROUP.yaml; known: data, embeddings, model, "),
-        ("local/data.yaml", "local_folder: ${oc.env:SECRET}", "local/data.yaml: data.local_folder="),
+        ("local/zzz.yaml", "", ("local/zzz.yaml", "GROUP.yaml", "data, embeddings, model")),
+        ("local/data.yaml", "local_folder: ${oc.env:SECRET}", ("local/data.yaml", "data.local_folder=")),
     ],
 )
-def test_a_wrong_file_is_named(configure: Callable[..., Path], file: str, text: str, expected: str) -> None:
-    assert expected in refusal(folder=configure({file: text}))
+def test_a_wrong_file_is_named(configure: Callable[..., Path], file: str, text: str, named: tuple[str, ...]) -> None:
+    assert_names(refusal(folder=configure({file: text})), *named)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "named"),
     [
-        ("max_epochs: many", 'base/training.yaml: training.max_epochs="many" is not a whole number'),
-        ("max_epochs: 0", "base/training.yaml: training.max_epochs=0 must be above 0"),
+        ("max_epochs: many", ("base/training.yaml", 'training.max_epochs="many"', "whole number")),
+        ("max_epochs: 0", ("base/training.yaml", "training.max_epochs=0", "above 0")),
     ],
 )
 def test_a_wrong_value_is_named_though_another_file_overrides_it(
-    configure: Callable[..., Path], text: str, expected: str
+    configure: Callable[..., Path], text: str, named: tuple[str, ...]
 ) -> None:
-    assert refusal(folder=configure({"base/training.yaml": text, "local/training.yaml": "max_epochs: 3"})) == expected
+    folder = configure({"base/training.yaml": text, "local/training.yaml": "max_epochs: 3"})
+    assert_names(refusal(folder=folder), *named)
 
 
 def test_how_values_fit_is_seen_when_all_files_are_read(configure: Callable[..., Path]) -> None:
@@ -263,29 +287,29 @@ def test_how_values_fit_is_seen_when_all_files_are_read(configure: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "expected"),
+    ("file", "text", "named"),
     [
-        ("local/data.yaml", "split: {train: &a [*a]}", "data.split.train=[[...]] is not a list"),
-        ("local/data.yaml", "split: &a {split: *a}", "unknown key 'data.split.split"),
-        ("local/data.yaml", "timezone: &a {split: *a}", "data.timezone={'split': {...}} is not text"),
-        ("local/search.yaml", "space: &a [*a]", "search.space: [[...]] is no entry"),
-        ("local/search.yaml", "space: [{key: model.n_layers, choices: &a [*a]}]", "is not a single value"),
+        ("local/data.yaml", "split: {train: &a [*a]}", ("data.split.train=[[...]]", "list")),
+        ("local/data.yaml", "split: &a {split: *a}", ("unknown", "'data.split.split")),
+        ("local/data.yaml", "timezone: &a {split: *a}", ("data.timezone={'split': {...}}", "text")),
+        ("local/search.yaml", "space: &a [*a]", ("search.space: [[...]]", "entry", "{key: ")),
+        ("local/search.yaml", "space: [{key: model.n_layers, choices: &a [*a]}]", ("search.space", "single value")),
     ],
 )
 def test_a_value_that_holds_itself_is_refused_in_one_line(
-    configure: Callable[..., Path], file: str, text: str, expected: str
+    configure: Callable[..., Path], file: str, text: str, named: tuple[str, ...]
 ) -> None:
-    assert expected in refusal(folder=configure({file: text}))
+    assert_names(refusal(folder=configure({file: text})), *named)
 
 
 def test_a_file_that_is_no_text_is_named(configure: Callable[..., Path]) -> None:
     folder = configure({})
     (folder / "local" / "data.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "local/data.yaml: not readable as YAML" in refusal(folder=folder)
+    assert_names(refusal(folder=folder), "local/data.yaml", "YAML")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert refusal(folder=tmp_path / "none").endswith("none does not exist")
+    assert_names(refusal(folder=tmp_path / "none"), str(tmp_path / "none"), "does not exist")
 
 
 # --- credentials -----------------------------------------------------------------------------------------------------
@@ -302,7 +326,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         SECRET_ADDRESS,
     ],
 )
-def test_no_message_tells_a_password(override: str) -> None:
+def test_no_message_holds_a_password(override: str) -> None:
     assert "geheim" not in refusal(override)
 
 
@@ -325,10 +349,12 @@ def test_flatten() -> None:
 def test_a_part_is_read_back_from_its_dictionary() -> None:
     model = load_config("prod").model
     assert from_dict(ModelConfig, to_dict(model), "checkpoint") == model
-    with pytest.raises(UserError, match=r"^checkpoint: unknown key 'wings'"):
+    with pytest.raises(UserError) as caught:
         from_dict(ModelConfig, {**to_dict(model), "wings": 2}, "checkpoint")
-    with pytest.raises(UserError, match=r"^checkpoint: d_model=0 must be above 0$"):
+    assert_names(caught.value, "checkpoint", "unknown", "'wings'")
+    with pytest.raises(UserError) as caught:
         from_dict(ModelConfig, {**to_dict(model), "d_model": 0}, "checkpoint")
+    assert_names(caught.value, "checkpoint", "d_model=0", "above 0")
 
 
 # --- values of a trial -----------------------------------------------------------------------------------------------
@@ -342,13 +368,14 @@ def test_other_values_make_another_configuration_and_leave_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "reason"),
+    ("values", "named"),
     [
-        ({"model.layers": 2}, "trial 3: unknown key 'model.layers'"),
-        ({"model.n_layers": "two"}, 'trial 3: model.n_layers="two" is not a whole number'),
-        ({"model.d_model": 102}, "trial 3: model.d_model=102 is not divisible by model.n_heads=4"),
+        ({"model.layers": 2}, ("trial 3", "unknown", "'model.layers'")),
+        ({"model.n_layers": "two"}, ("trial 3", 'model.n_layers="two"', "whole number")),
+        ({"model.d_model": 102}, ("trial 3", "model.d_model=102", "divisible by model.n_heads=4")),
     ],
 )
-def test_other_values_are_checked_like_any(values: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UserError, match=re.escape(reason)):
+def test_other_values_are_checked_like_any(values: dict[str, Any], named: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
         with_values(load_config("local"), values, "trial 3")
+    assert_names(caught.value, *named)

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
+from tests.support.messages import assert_names
 from transformer.config import DataConfig
 from transformer.data.freshness import check_freshness, find_newest_observation, newest_observation
 from transformer.data.tables import EVENT_SCHEMA, OP_NODE_SCHEMA, write_events, write_op_nodes
@@ -14,6 +15,7 @@ from transformer.errors import UserError
 
 BUDAPEST = ZoneInfo("Europe/Budapest")
 DAY = timedelta(days=1)
+REMEDIES = ("fetch newer data", "raise evaluation.freshness.max_age_s")
 
 
 def events(day: date, *times: tuple[datetime, datetime | None]) -> pl.DataFrame:
@@ -38,7 +40,7 @@ def test_the_newest_observation_is_the_latest_up_to_now():
         (utc(2024, 12, 21, 11), utc(2024, 12, 21, 11, 2)),
     )
     assert newest_observation(frame, utc(2024, 12, 22)) == utc(2024, 12, 21, 11, 2)
-    # A clock that runs ahead must not pass for fresh data; and `now` may be on any clock.
+    # A clock that runs ahead must not make old data look fresh. `now` may have any time zone.
     assert newest_observation(frame, datetime(2024, 12, 21, 10, 30, tzinfo=BUDAPEST)) == utc(2024, 12, 21, 9, 5)
     assert newest_observation(frame, utc(2024, 12, 20)) is None
 
@@ -61,17 +63,15 @@ def test_without_any_observation_there_is_no_newest_one(tmp_path: Path):
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
     write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
     newest = find_newest_observation(DataConfig(local_folder=str(tmp_path)), utc(2024, 12, 23)).at
-    with pytest.raises(UserError, match=r"^no observation up to 2024-12-23 01:00 CET; fetch newer data or raise"):
+    with pytest.raises(UserError) as caught:
         check_freshness(newest, utc(2024, 12, 23), DAY, "Europe/Budapest")
+    assert_names(caught.value, "no observation", "2024-12-23 01:00 CET", *REMEDIES)
 
 
 def test_the_message_says_how_old_and_what_to_do():
     with pytest.raises(UserError) as caught:
         check_freshness(utc(2024, 12, 21, 22, 59), utc(2024, 12, 25, 3, 12), DAY, "Europe/Budapest")
-    assert str(caught.value) == (
-        "newest observation is 3 d 4 h old (2024-12-21 23:59 CET), limit 1 d; "
-        "fetch newer data or raise evaluation.freshness.max_age_s"
-    )
+    assert_names(caught.value, "3 d 4 h", "2024-12-21 23:59 CET", "limit 1 d;", *REMEDIES)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,9 @@ def test_the_message_says_how_old_and_what_to_do():
 )
 def test_an_age_is_written_in_its_two_largest_units(age, written):
     now = utc(2024, 12, 21)
-    with pytest.raises(UserError, match=rf" is {written} old \(.*, limit 0 s; "):
+    with pytest.raises(UserError) as caught:
         check_freshness(now - age, now, timedelta(0), "UTC")
+    assert_names(caught.value, f" {written} old", "limit 0 s;")
 
 
 def test_the_limit_itself_is_fresh_enough_also_across_midnight():
@@ -98,18 +99,19 @@ def test_the_limit_itself_is_fresh_enough_also_across_midnight():
         minutes=2
     )
     assert check_freshness(newest, newest + DAY, DAY, "Europe/Budapest") == DAY
-    with pytest.raises(UserError, match="is 1 d old"):
+    with pytest.raises(UserError, match=" 1 d old"):
         check_freshness(newest, newest + DAY + timedelta(seconds=1), DAY, "Europe/Budapest")
 
 
-def test_an_age_is_time_that_passed_whatever_the_clocks_were_set_to():
-    # In the night of 27 October 2024 an hour comes twice: from noon to noon 25 hours pass; on 31 March, 23.
+def test_an_age_is_elapsed_time_also_across_a_change_of_daylight_saving():
+    # In the night to 27 October 2024 an hour is repeated: noon to noon is 25 hours. On 31 March it is 23 hours.
     autumn = datetime(2024, 10, 26, 12, tzinfo=BUDAPEST), datetime(2024, 10, 27, 12, tzinfo=BUDAPEST)
-    with pytest.raises(UserError, match=r"is 1 d 1 h old \(2024-10-26 12:00 CEST\), limit 1 d;"):
+    with pytest.raises(UserError) as caught:
         check_freshness(*autumn, DAY, "Europe/Budapest")
+    assert_names(caught.value, " 1 d 1 h old", "2024-10-26 12:00 CEST", "limit 1 d;")
     spring = datetime(2024, 3, 30, 12, tzinfo=BUDAPEST), datetime(2024, 3, 31, 12, tzinfo=BUDAPEST)
     assert check_freshness(*spring, DAY, "Europe/Budapest") == timedelta(hours=23)
-    # 02:30 the first time and 02:30 the second time are an hour apart.
+    # The two instants 02:30 of that night are an hour apart.
     twice = [datetime(2024, 10, 27, 2, 30, tzinfo=BUDAPEST, fold=fold) for fold in (0, 1)]
     assert check_freshness(*twice, DAY, "Europe/Budapest") == timedelta(hours=1)
 

@@ -23,7 +23,7 @@ FRIDAY, SATURDAY = date(2024, 12, 13), date(2024, 12, 14)
 
 
 def journey(train_id: str, stops: list[tuple[int, str, int]], day: date = FRIDAY) -> pl.DataFrame:
-    """Events of one journey from (op_id, event_type, planned minute of the day), nothing observed."""
+    """Events of one journey from (op_id, event_type, planned minute of the day). No event is observed."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return pl.DataFrame(
         {
@@ -51,7 +51,7 @@ def assert_same_graph(left: RailwayGraph, right: RailwayGraph) -> None:
 
 @pytest.fixture
 def events() -> pl.DataFrame:
-    """Points 10 - 20 - 30 in a line, 70 - 80 apart from them; two dates."""
+    """Two dates. Points 10, 20 and 30 are a line, and no train joins it to points 70 and 80."""
     return pl.concat(
         [
             journey("1", [(10, "D", 0), (20, "A", 4), (20, "D", 5), (30, "P", 12)]),

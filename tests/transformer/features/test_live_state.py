@@ -1,4 +1,4 @@
-"""Live features: spelled out on a few trains, the same as a loop, blind to the future and to other service dates."""
+"""Live features: worked examples, equality with a plain loop, and no effect of the future or of other service dates."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -41,7 +41,7 @@ def at(minutes: float) -> int:
 
 
 def table_of(*journeys: list[tuple[int, float, float | None]], days: tuple[int, ...] = ()) -> EventTable:
-    """Journeys of (point, planned, observed), minutes after midnight; `days` after the first, 0 unless given."""
+    """Journeys of (point, planned, observed) in minutes after midnight. `days` shifts the date of each journey."""
     rows = []
     for number, events in enumerate(journeys):
         day = timedelta(days=days[number] if days else 0)
@@ -75,7 +75,7 @@ def test_names_of_the_three_views_make_up_the_columns():
     assert len(set(LIVE_FEATURES)) == len(LIVE_FEATURES)
 
 
-# Two trains have run 1 → 2 → 3 before a third is about to: events 0–2, 3–5 and 6–8 of the table.
+# Two trains have run 1 → 2 → 3, and a third will: events 0–2, 3–5 and 6–8 of the table.
 EARLIER = [(1, 400, 400), (2, 410, 412), (3, 420, 423)], [(1, 500, 501), (2, 510, 505), (3, 520, 517)]
 AHEAD = [(1, 600, None), (2, 610, None), (3, 620, None)]
 
@@ -88,7 +88,7 @@ def test_section_ahead_spelled_out():
     assert second["section_last_change"] == second["section_last_excess"] == -360
     assert second["section_last_age"] == 94 * 60
     assert second["section_count"] == 1
-    assert second["section_change"] == second["section_excess"] == -180  # half of what a single train did
+    assert second["section_change"] == second["section_excess"] == -180  # half the change of a single train
     assert second["section_day_excess"] == pytest.approx((120 - 360) / 3)
     third = of_event(batch, 8)  # +60 s, then +120 s
     assert third["section_last_change"] == 120 and third["section_last_age"] == 82 * 60
@@ -127,17 +127,17 @@ def test_observations_count_up_to_the_instant_and_age_out():
         return of_event(builder.build(np.array([at(minute)])), 7)
 
     assert at_point_2(505 - 1 / 60)["point_last_delay"] == 120
-    assert at_point_2(505)["point_last_delay"] == -300  # known the second it happens
+    assert at_point_2(505)["point_last_delay"] == -300  # known in the second in which it happens
     assert at_point_2(505 + 179.9)["point_count"] == 1
     assert at_point_2(505 + 180)["point_count"] == 0
     assert at_point_2(505 + 239.9)["point_last_delay"] == -300
     old = at_point_2(505 + 240)
     assert (old["point_last_delay"], old["point_last_age"]) == (0, OLD_S)
-    assert old["point_day_excess"] == -60  # the day does not forget
+    assert old["point_day_excess"] == -60  # the mean of the day keeps old observations
 
 
 def test_section_counts_from_when_both_its_ends_are_known():
-    """The start was observed after the end: until then nobody knows the change."""
+    """The start is observed after the end, and the change is unknown until then."""
     builder = builder_of(table_of([(1, 590, 597), (2, 592, 594), (3, 700, None)], AHEAD))
     assert of_event(builder.build(np.array([at(596)])), 4)["section_last_age"] == OLD_S
     late = of_event(builder.build(np.array([at(598)])), 4)
@@ -167,7 +167,7 @@ def test_one_stranded_train_does_not_fill_a_mean():
 
 
 def test_train_ahead_and_behind_on_the_same_track():
-    """The second train, four minutes late, overtakes nobody; the third is to follow it in six minutes."""
+    """The second train is four minutes late and overtakes no train. The third is due six minutes after it."""
     table = table_of(
         [(1, 600, 600), (2, 620, None)],
         [(1, 606, 610), (2, 626, None)],
@@ -234,7 +234,7 @@ def test_equal_expected_times_are_in_either_order():
 
 # --- a simulated railway ---------------------------------------------------------------------------------------------
 def simulated(config: Config, days: slice = slice(0, 3)) -> tuple[EventTable, np.ndarray, np.ndarray]:
-    """A table, and what is usual at each event: made up from where and when, not from which other dates are loaded."""
+    """A table, and made-up usual values of each event, which do not depend on the other loaded dates."""
     folder = Path(config.data.local_folder)
     chosen = available_dates(folder)[days]
     points = read_op_nodes(folder)["op_id"].sort().to_numpy().astype(np.int32)
@@ -260,7 +260,7 @@ def test_same_as_a_loop_over_trains_and_observations(small_config: Config):
     assert batch.train_mask.sum() > 50
     for column, name in enumerate(LIVE_FEATURES):
         given = batch.next_live[..., column]
-        assert len(np.unique(given[batch.next_mask])) > 2, f"{name} says nothing here"
+        assert len(np.unique(given[batch.next_mask])) > 2, f"{name} is constant here"
         np.testing.assert_allclose(given, expected[..., column], rtol=1e-6, atol=1e-3, err_msg=name)
 
 
@@ -278,18 +278,20 @@ def test_future_never_changes_a_live_feature(small_config: Config, change: str):
             "late": np.where(observed < NEVER, observed + generator.integers(0, 7_200, observed.shape), NEVER),
             "early": np.full(observed.shape, instant + 1),
         }[change]
-        # The trains are those of the true table: what is compared is the live state alone.
+        # Both batches have the trains of the unchanged table, so only the live state can differ.
         altered = LiveState.of(replace(table, observed=np.where(future, moved, observed)), *usual)
         after = replace(builder_of(table, *usual), live=altered).build(instants)
         np.testing.assert_array_equal(before.next_live, after.next_live)
 
 
-def test_what_is_seen_does_not_depend_on_which_dates_are_loaded(small_config: Config):
+def test_live_features_do_not_depend_on_other_loaded_dates(small_config: Config):
     middle = slice(1, 2)
     instants = instants_of(small_config, 12, middle)
     alone, among = (builder_of(*simulated(small_config, days)).build(instants) for days in (middle, slice(0, 3)))
     shared = alone.train_mask.shape[1]
-    np.testing.assert_array_equal(alone.train_mask, among.train_mask[:, :shared])  # nobody else runs at these instants
+    np.testing.assert_array_equal(
+        alone.train_mask, among.train_mask[:, :shared]
+    )  # no train of another date runs at these instants
     assert not among.train_mask[:, shared:].any()
     np.testing.assert_array_equal(alone.next_live, among.next_live[:, :shared])
 
@@ -299,7 +301,7 @@ def test_yesterdays_observations_are_not_todays():
     builder = builder_of(table)
     ahead = of_event(builder.build(np.array([at(24 * 60 + 599)])), 7)
     assert (ahead["section_day_excess"], ahead["point_day_excess"]) == (0, 0)
-    # Also when they are a few minutes old: it is another service date's observation.
+    # This holds even if they are only a few minutes old, because they belong to another service date.
     night = table_of([(1, 1_430, 1_435), (2, 1_438, 1_439)], [(1, 1, None), (2, 10, None)], days=(0, 1))
     ahead = of_event(builder_of(night).build(np.array([at(1_440)])), 3)
     assert (ahead["section_last_age"], ahead["point_last_age"]) == (OLD_S, OLD_S)
@@ -311,7 +313,7 @@ def test_nothing_observed_at_all():
     ages = {"section_last_age", "point_last_age"}
     seen = (*LIVE_SECTION_FEATURES, *LIVE_POINT_FEATURES)
     assert {name: here[name] for name in seen} == {name: OLD_S if name in ages else 0 for name in seen}
-    assert here["after_gap"] == 300  # the first is a minute overdue, which its translation carries on
+    assert here["after_gap"] == 300  # the first train is overdue by a minute, which its translation includes
 
 
 def test_empty_table_and_empty_snapshot():

@@ -1,4 +1,4 @@
-"""Snapshots: the same as a plain loop over the trains, blind to the future, and trains that come and go by the rule."""
+"""Snapshots: equality with a plain loop over the trains, no effect of the future, and the rule of active trains."""
 
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,7 @@ def at(minutes: float) -> int:
 
 
 def table_of(*journeys: list[tuple[float, float | None]]) -> EventTable:
-    """Journeys of (planned, observed) minutes after midnight."""
+    """Journeys of (planned, observed) in minutes after midnight."""
     rows = [
         {
             "train_id": f"T{number}",
@@ -169,7 +169,7 @@ def test_same_as_a_loop_over_the_trains_on_real_data(real_data, tmp_path):
 
 @pytest.mark.realdata
 def test_translation_error_on_the_real_test_date(real_data, tmp_path):
-    """The plain translation error by the benchmark's rule is near 171 s on some 141 thousand rows."""
+    """By the benchmark's rule, the error of plain translation is near 171 s on about 141 thousand rows."""
     config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
     day = date(2024, 12, 21)
     vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
@@ -183,7 +183,7 @@ def test_translation_error_on_the_real_test_date(real_data, tmp_path):
 
 @pytest.mark.parametrize("change", ["lost", "late", "early"])
 def test_future_never_changes_an_input(small_config: Config, change: str):
-    """Rewrite everything observed after the instant: every array but the labels stays the same."""
+    """Change all observations after the instant. Every array except the labels stays the same."""
     table, features = simulated(small_config)
     config = SnapshotConfig(n_prev=6, n_foll=6)
     days = tuple(available_dates_of(small_config)[:3])
@@ -209,7 +209,7 @@ def test_future_never_changes_an_input(small_config: Config, change: str):
 
 
 def rebuilt(table: EventTable, observed: np.ndarray) -> EventTable:
-    """The same timetable with other observations, through the same code that reads tables."""
+    """The same timetable with other observations, built by the same code."""
     moment = (
         pl.from_epoch(pl.Series(np.asarray(table.planned)), "s")
         .dt.replace_time_zone("UTC")

@@ -1,4 +1,4 @@
-"""Statistics: spelled out on a handful of events, mergeable, and blind to a training date's own outcome."""
+"""Statistics: worked examples on a few events, merging, and no effect of a training date's own outcome."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
 
+from tests.support.messages import assert_names
 from transformer.config import Config, DataConfig, SnapshotConfig, StatisticsConfig
 from transformer.data.dates import available_dates
 from transformer.data.event_table import LoadedTable, Vocabulary
@@ -55,7 +56,7 @@ VOCABULARY = Vocabulary(np.arange(1, 9, dtype=np.int32), ("regional",))
 
 
 def statistics_of(delays: list[list[int | None]], after_days: int = 0, **config: int) -> Statistics:
-    """Statistics of one date, which is the fold of its number."""
+    """Statistics of one date, whose fold is its number."""
     events = events_of(delays, after_days)
     data = DataConfig(statistics=StatisticsConfig(**config), timezone="UTC")
     day = DAY + timedelta(days=after_days)
@@ -76,7 +77,7 @@ def test_middle_mean_leaves_the_quarters_at_both_ends_out():
     changes = [-600, 0, 0, 30, 30, 60, 60, 1_800]
     table = statistics_of([[0, change] for change in changes]).section_table()
     section = table.filter(pl.col("from_op") == 1).row(0, named=True)
-    assert section["change_middle_mean"] == pytest.approx(30)  # of 0 30 30 60
+    assert section["change_middle_mean"] == pytest.approx(30)  # mean of 0, 30, 30 and 60
 
 
 def test_moments_merge_like_the_values_would():
@@ -132,7 +133,7 @@ def test_features_of_a_training_date_leave_it_out(small_config: Config):
 
 
 def test_changing_a_later_date_changes_no_statistics(small_config: Config, tmp_path: Path):
-    """Statistics see the training dates only: rewriting another date's observations must not show."""
+    """Statistics depend on the training dates only: changed observations of another date have no effect."""
     source = Path(small_config.data.local_folder)
     days = available_dates(source)
     folder = tmp_path / "data"
@@ -148,7 +149,7 @@ def test_changing_a_later_date_changes_no_statistics(small_config: Config, tmp_p
     assert st.statistics_hash(data, days[:3]) == st.statistics_hash(small_config.data, days[:3])
 
 
-# What one train was like on three dates, on the last of which it was stranded, and what another was like.
+# Delays of one train on three dates, with an extreme delay on the last, and delays of another train.
 PAST = [
     [[0, 60, 120], [0, 0, 0]],
     [[0, 120, 60], [0, 0, 0]],
@@ -176,7 +177,7 @@ HISTORY_ORDER = ("history_low", "history_median", "history_high")
 def test_one_stranded_date_moves_the_mean_of_a_train_and_not_its_median():
     _, features = of_date(after_days=7)
     assert columns(features, 0, *HISTORY_ORDER) == [[0, 0, 0], [60, 120, 6_000], [60, 120, 7_200]]
-    # Three dates count for three quarters; the rest is what trains of its type are like here.
+    # Three dates have a weight of three quarters; the rest is the mean of trains of its type here.
     own, both = (60 + 120 + 6_000) / 3, (60 + 120 + 6_000) / 6
     assert columns(features, 0, "history_delay")[1] == pytest.approx([0.75 * own + 0.25 * both])
     assert columns(features, 0, "history_weight") == [[0.75]] * 3
@@ -236,7 +237,7 @@ def test_saved_and_loaded_is_the_same_and_nothing_is_pickled(small_config: Confi
 
 
 def test_statistics_of_an_older_program_load(small_config: Config, tmp_path: Path):
-    """Hours, weekdays, running times and moments per train type were kept once, and nothing read them."""
+    """Earlier programs also kept hours, weekdays, running times and moments per train type, which nothing read."""
     folder = tmp_path / "s"
     statistics = compute_statistics(small_config.data, available_dates(Path(small_config.data.local_folder))[:2])
     save_statistics(statistics, folder)
@@ -263,8 +264,9 @@ def test_damaged_statistics_are_refused_in_one_line(small_config: Config, tmp_pa
     statistics = compute_statistics(small_config.data, available_dates(Path(small_config.data.local_folder))[:1])
     save_statistics(statistics, tmp_path / "s")
     (tmp_path / "s" / "sections.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(UserError, match=r"remove the folder and run the stage again$"):
+    with pytest.raises(UserError) as caught:
         load_statistics(tmp_path / "s")
+    assert_names(caught.value, str(tmp_path / "s"), "remove the folder and run the stage again")
 
 
 def test_hash_follows_data_and_relevant_configuration(small_config: Config):
@@ -292,7 +294,7 @@ def test_varied_history_leaves_up_to_half_of_the_other_dates_out():
     assert varied_folds(of_folds({dates[0]: 0, dates[1]: 0}), np.random.default_rng(0)) == {}  # a fold of two dates
 
 
-def test_features_leave_out_what_is_varied_beside_their_own_fold(small_config: Config):
+def test_features_leave_out_the_varied_folds_and_their_own(small_config: Config):
     days = available_dates(Path(small_config.data.local_folder))[:3]
     of_three, of_two = (compute_statistics(small_config.data, chosen) for chosen in (days, days[:2]))
     loaded = obtain_reading(small_config.data, days[:1], Path(small_config.paths.cache)).table(of_three.vocabulary)
@@ -307,5 +309,6 @@ def test_more_train_types_than_a_code_can_hold_are_refused(
 ) -> None:
     folder = Path(small_config.data.local_folder)
     monkeypatch.setattr(st, "MAX_TRAIN_TYPES", 1)
-    with pytest.raises(UserError, match="train types on the training dates, at most 1 can be told apart"):
+    with pytest.raises(UserError) as caught:
         compute_statistics(small_config.data, available_dates(folder)[:2])
+    assert_names(caught.value, "3 train types", "more than 1;", "journeys.parquet")

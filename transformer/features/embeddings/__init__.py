@@ -1,12 +1,12 @@
-"""Vectors of operational points: which kinds there are, and all of them together as one table.
+"""Vectors of operational points: the kinds, and the table that holds all of them.
 
-| kind | says | over the points that have it |
+| kind | holds | scale, over the points that have it |
 |---|---|---|
-| `laplacian` | place in the railway at large | each column zero mean, unit variance |
-| `geographic` | east and north, and 1 where they are known | zero mean, unit variance at one scale: distances hold |
-| `random` | identity alone: a control | standard normal as drawn, so a vector never depends on other points |
+| `laplacian` | place in the whole railway | each column has zero mean and unit variance |
+| `geographic` | east and north, and 1 if they are known | zero mean, unit variance with one scale for both |
+| `random` | identity only: a control | standard normal as drawn, so a vector never depends on other points |
 
-A row of zeros stands for "unknown"; in the standardised kinds it is the mean of all points.
+A row of zeros means "unknown". In the standardised kinds, zeros are also the mean of all points.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from transformer.features.graph import RailwayGraph, graph_from_edge_counts
 from transformer.parquet import UNREADABLE, write_parquet
 
 KINDS = ("laplacian", "geographic", "random")
-# Kinds of earlier programs. None is computed any more; the models that learned to read their vectors keep them.
+# Kinds of earlier programs. They are no longer computed, but models that were trained with them keep their vectors.
 FORMER_KINDS = ("node2vec",)
 FORMER_KEYS = tuple(f"embeddings.{kind}." for kind in FORMER_KINDS)  # their keys in the configuration of such runs
 
@@ -53,9 +53,9 @@ class PointEmbeddings:
         return sum(vectors.shape[1] for vectors in self.vectors.values())
 
     def matrix(self, order: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32[len(order) + 1, dim]: row i + 1 is point `order[i]`, all kinds side by side; row 0 is no point.
+        """float32[len(order) + 1, dim]: row i + 1 has the vectors of point `order[i]`, all kinds in one row.
 
-        A point these embeddings do not hold is a row of zeros, like row 0.
+        Row 0 stands for no point. It is zero, and so is the row of a point that these embeddings do not hold.
         """
         wanted = np.asarray(order, np.int64)
         matrix = np.zeros((len(wanted) + 1, self.dim), np.float32)
@@ -96,10 +96,10 @@ class PointEmbeddings:
 
 
 def compute_embeddings(graph: RailwayGraph, op_nodes: pl.DataFrame, config: EmbeddingsConfig) -> PointEmbeddings:
-    """Every kind that `config` switches on, over all points of `op_nodes` and `graph`.
+    """Compute every kind that `config` switches on, for all points of `op_nodes` and `graph`.
 
-    A point without a position gets the coordinates of its neighbours in the graph. A point without trains in `graph`
-    stays unknown to `laplacian`; `extend` fills it when a timetable reaches it.
+    A point without a position gets the weighted mean of its neighbours' coordinates. A point without trains in `graph`
+    has no `laplacian` vector until `extend` fills it from a later timetable.
     """
     op_ids = np.union1d(op_nodes["op_id"].to_numpy(), graph.op_ids).astype(np.int32)
     vectors: dict[str, NDArray[np.float32]] = {}
@@ -114,26 +114,27 @@ def compute_embeddings(graph: RailwayGraph, op_nodes: pl.DataFrame, config: Embe
 
 
 def extend(embeddings: PointEmbeddings, timetable_edges: pl.DataFrame) -> PointEmbeddings:
-    """Add the points of a later timetable, and fill known ones that had no vector, from their neighbours in it.
+    """Add the points of a later timetable, and fill points that have no vector, from their neighbours in it.
 
-    `timetable_edges` is `graph.edge_counts` of the later dates: planned events alone. Vectors that are known do not
-    change. The position indicator stays 0 for filled points, and `random` stays zero for new ones: nothing was learned
-    for their identity, and an average would tell where they are.
+    `timetable_edges` is `graph.edge_counts` of the later dates; it holds planned events only. Existing vectors do not
+    change. The position indicator of a filled point stays 0. The `random` vector of a new point stays zero: the model
+    learned nothing about this point, and a mean of its neighbours would reveal its place.
     """
     timetable = graph_from_edge_counts(timetable_edges)
     op_ids = np.union1d(embeddings.op_ids, timetable.op_ids)
     vectors = {kind: _place(op_ids, embeddings.op_ids, old) for kind, old in embeddings.vectors.items()}
     for kind in vectors.keys() - {"random"}:
-        # Slices are views: filling the coordinates leaves the indicator beside them as it is.
+        # A slice is a view: this fills the coordinates and leaves the indicator in the next column as it is.
         columns = vectors[kind][:, : N_COORDINATES if kind == "geographic" else None]
         columns[:] = _interpolate_over(timetable, op_ids, columns, known=np.any(columns, axis=1))
     return PointEmbeddings(op_ids, vectors)
 
 
 def standardise(columns: NDArray[np.floating], *, one_scale: bool = False) -> NDArray[np.float64]:
-    """Zero mean over points per column, and unit variance: per column, or on average over columns at `one_scale`.
+    """Scale columns to zero mean and unit variance over the points.
 
-    A column that is constant but for rounding becomes zero.
+    With `one_scale`, one factor scales all columns, and the variance is 1 on average over them. A column that is
+    constant up to rounding becomes zero.
     """
     if len(columns) == 0:
         return columns.astype(np.float64)
@@ -161,7 +162,7 @@ def _interpolate_over(
 
 
 def _place(op_ids: NDArray[np.int32], held: NDArray[np.int32], vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The rows of points `held`, at their places among all `op_ids`; zeros elsewhere."""
+    """Put the rows of the points `held` at their positions in `op_ids`; all other rows are zero."""
     placed = np.zeros((len(op_ids), vectors.shape[1]), np.float32)
     placed[np.searchsorted(op_ids, held)] = vectors
     return placed

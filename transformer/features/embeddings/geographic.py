@@ -1,4 +1,4 @@
-"""Where a point lies: local metric coordinates."""
+"""Positions of points, in local metric coordinates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ N_COORDINATES = 2  # the columns before the indicator
 
 
 def coordinates_km(op_nodes: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Points of known position and their (east, north) in km from the mean position: int32[K] and float64[K, 2].
+    """Points with a known position, and their (east, north) in km from the mean position: int32[K], float64[K, 2].
 
-    Equirectangular around the mean latitude: in a railway 500 km from north to south, at 50° N, east-west distances at
-    its ends are off by up to 5 %. `op_nodes` has OP_NODE_SCHEMA columns; a point without latitude or longitude is left
-    out.
+    The projection is equirectangular around the mean latitude. If a railway at 50° N is 500 km long from north to
+    south, east-west distances at its ends are wrong by up to 5 %. `op_nodes` has the columns of OP_NODE_SCHEMA. Points
+    without latitude or longitude are left out.
     """
     located = op_nodes.select("op_id", pl.col("lat", "lon").fill_nan(None)).drop_nulls().sort("op_id")
     radians = np.radians(located.select("lon", "lat").to_numpy())

@@ -1,4 +1,4 @@
-"""Vectors for points that have none, from their neighbours in the timetable.
+"""Vectors for points without one, from their neighbours in the timetable.
 
 Source: Zhu, Ghahramani and Lafferty, "Semi-Supervised Learning Using Gaussian Fields and Harmonic Functions", 2003.
 """
@@ -19,11 +19,11 @@ def interpolate(
 ) -> NDArray[np.float64]:
     """Set every unknown point to the weighted mean of its neighbours; known points keep their vectors.
 
-    This is where repeated averaging converges to, found by one sparse solve: between known points the vectors of a line
-    run evenly from one to the other. Points that no path joins to a known point become zero.
+    One sparse solve finds the values to which repeated averaging would converge. Along a line between two known points
+    the vectors change evenly from one to the other. Points without a path to a known point become zero.
 
     Args:
-        vectors: [N, D]; rows of unknown points are not read.
+        vectors: [N, D]; the rows of unknown points are not read.
         known: bool[N].
         edges: [E, 2] positions in `vectors`, undirected.
         weights: [E] above 0.

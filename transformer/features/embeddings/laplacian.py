@@ -1,4 +1,4 @@
-"""Laplacian eigenmaps: coordinates in which points that trains run between often lie close together.
+"""Laplacian eigenmaps: coordinates in which two points lie close together if many trains run between them.
 
 Source: Belkin and Niyogi, "Laplacian Eigenmaps for Dimensionality Reduction and Data Representation", 2003.
 """
@@ -15,18 +15,18 @@ from transformer.features.graph import RailwayGraph, adjacency
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-_DENSE_POINTS = 128  # a component up to this size is solved whole; the sparse solver needs far more points than vectors
+_DENSE_POINTS = 128  # up to this size a dense solver is used; the sparse one needs far more points than vectors
 _SHIFT = -1e-4  # just below the spectrum [0, 2], where L - shift·I can be factorised
-_TIE = 1e-6  # entries whose magnitudes differ by less, relatively, are equal but for rounding
+_TIE = 1e-6  # a smaller relative difference between two magnitudes is rounding
 
 
 def eigenmap(graph: RailwayGraph, dim: int) -> NDArray[np.float64]:
     """float64[N, dim]: eigenvectors of the smallest non-trivial eigenvalues of the symmetric normalised Laplacian.
 
-    The paper divides these by √degree; here they are kept as they are, with lighter tails for the network to read.
-    Each connected component is solved on its own and fills the columns from the left in order of its eigenvalues, each
-    scaled to unit mean square over the component; columns it has no eigenvector for are zero. The sign is fixed: the
-    entry of largest magnitude is positive, the first one of several.
+    The paper divides the eigenvectors by √degree. Here they are not divided, because their tails are lighter so.
+    Each connected component is solved separately. It fills the columns from the left, in the order of its eigenvalues.
+    Each column has unit mean square over the component, and columns without an eigenvector are zero. The sign makes the
+    entry of largest magnitude positive, or the first of several such entries.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -41,7 +41,7 @@ def eigenmap(graph: RailwayGraph, dim: int) -> NDArray[np.float64]:
 
 
 def _nontrivial_eigenvectors(weights: csr_array, dim: int) -> NDArray[np.float64]:
-    """float64[n, min(dim, n - 1)] unit vectors of one component; the first eigenvalue, 0, tells no two points apart."""
+    """float64[n, min(dim, n - 1)]: unit vectors of one component, without that of eigenvalue 0, which is trivial."""
     from scipy.sparse.csgraph import laplacian
     from scipy.sparse.linalg import eigsh
 
@@ -51,7 +51,7 @@ def _nontrivial_eigenvectors(weights: csr_array, dim: int) -> NDArray[np.float64
     if size <= max(_DENSE_POINTS, 2 * count):
         vectors = np.linalg.eigh(normalised.toarray())[1][:, 1:count]
     else:
-        # A random start has a part in every eigenvector; one with a symmetry of the graph would miss some.
+        # A random start has a part in every eigenvector. A start with a symmetry of the graph would miss some.
         start = np.random.default_rng(0).standard_normal(size)
         values, found = eigsh(normalised.tocsc(), k=count, sigma=_SHIFT, which="LM", v0=start)
         vectors = found[:, np.argsort(values)[1:]]

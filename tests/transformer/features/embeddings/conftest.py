@@ -12,7 +12,7 @@ from transformer.features.graph import EDGE_COUNT_SCHEMA, RailwayGraph, graph_fr
 
 @pytest.fixture
 def edge_table() -> Callable[..., pl.DataFrame]:
-    """Edge counts of (op_id, op_id) pairs, one minute of running time and, unless said otherwise, one journey each."""
+    """Edge counts of (op_id, op_id) pairs, with one minute of running time and, by default, one journey each."""
 
     def make(edges: list[tuple[int, int]], journeys: list[int] | None = None) -> pl.DataFrame:
         counts = journeys or [1] * len(edges)
@@ -41,6 +41,6 @@ def nodes_of() -> Callable[..., pl.DataFrame]:
 
 @pytest.fixture
 def barbell() -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Two cliques of six joined by one edge, and which clique each point is in."""
+    """Two cliques of six points that one edge joins, and the clique of each point."""
     pairs = [(i, j) for i in range(6) for j in range(i)]
     return [*pairs, *[(i + 6, j + 6) for i, j in pairs], (5, 6)], np.repeat([0, 1], 6)

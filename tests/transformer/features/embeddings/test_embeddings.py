@@ -1,4 +1,4 @@
-"""The kinds together: placement over all points, scale, the model's matrix, files, and later timetables."""
+"""All kinds together: placement over all points, scale, the matrix of a model, files, and later timetables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.support.messages import assert_names
 from transformer.config import (
     EmbeddingsConfig,
     GeographicConfig,
@@ -25,7 +26,7 @@ ALL_KINDS = EmbeddingsConfig(laplacian=LaplacianConfig(dim=3), random=RandomEmbe
 
 @pytest.fixture
 def op_nodes(nodes_of) -> pl.DataFrame:
-    """The line runs north; 30 has no position, 60 and 70 no trains, 70 neither."""
+    """The line runs north. 30 has no position, 60 has no trains, and 70 has neither."""
     positions = {op_id: (46 + op_id / 100, 19.0) for op_id in (10, 20, 40, 50, 60)}
     return nodes_of({**positions, 30: None, 70: None})
 
@@ -149,18 +150,21 @@ def test_empty_embeddings_round_trip(tmp_path: Path, graph_of, nodes_of) -> None
 
 def test_load_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "embeddings.parquet"
-    with pytest.raises(UserError, match=r"embeddings\.parquet does not exist; run compute-statistics-and-embeddings"):
+    with pytest.raises(UserError) as caught:
         PointEmbeddings.load(path)
+    assert_names(caught.value, str(path), "does not exist", "run compute-statistics-and-embeddings")
     path.write_bytes(b"half a file")
-    with pytest.raises(UserError, match=r"embeddings\.parquet is not Parquet .*; remove it"):
+    with pytest.raises(UserError) as caught:
         PointEmbeddings.load(path)
+    assert_names(caught.value, str(path), "not Parquet", "remove it")
     pl.DataFrame({"a": [1]}).write_parquet(path)
-    with pytest.raises(UserError, match=r"embeddings\.parquet holds columns \['a'\], not embeddings; remove it"):
+    with pytest.raises(UserError) as caught:
         PointEmbeddings.load(path)
+    assert_names(caught.value, str(path), "columns ['a']", "not embeddings", "remove it")
 
 
 def test_extend_fills_what_a_later_timetable_reaches(edge_table, embeddings: PointEmbeddings) -> None:
-    """100 is new, between 10 and 20; 60 was known without trains; 70 stays out of reach."""
+    """100 is new and lies between 10 and 20. 60 was known and had no trains. No path leads to 70."""
     extended = extend(embeddings, edge_table([(10, 100), (100, 20), (50, 60)], journeys=[1, 3, 1]))
 
     assert extended.op_ids.tolist() == [*embeddings.op_ids.tolist(), 100]
@@ -170,7 +174,7 @@ def test_extend_fills_what_a_later_timetable_reaches(edge_table, embeddings: Poi
     assert not row(extended, "laplacian", 70).any()
     position = 0.25 * row(embeddings, "geographic", 10) + 0.75 * row(embeddings, "geographic", 20)
     np.testing.assert_allclose(row(extended, "geographic", 100), [*position[:2], 0], rtol=1e-5, atol=1e-7)
-    assert not row(extended, "random", 100).any(), "the control says nothing about where a point is"
+    assert not row(extended, "random", 100).any(), "the control holds nothing about the place of a point"
 
 
 def test_extend_changes_no_known_vector(edge_table, embeddings: PointEmbeddings) -> None:

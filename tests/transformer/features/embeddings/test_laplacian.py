@@ -17,7 +17,7 @@ def ring(size: int) -> list[tuple[int, int]]:
 
 
 def rayleigh_quotients(graph, vectors: np.ndarray) -> np.ndarray:
-    """Eigenvalue of each column, after checking that it is an eigenvector."""
+    """Check that each column is an eigenvector, and return the eigenvalues."""
     matrix = laplacian(adjacency(graph), normed=True)
     values = (vectors * (matrix @ vectors)).sum(axis=0) / np.square(vectors).sum(axis=0)
     np.testing.assert_allclose(matrix @ vectors, vectors * values, atol=1e-8)
@@ -50,7 +50,7 @@ def test_ring_has_its_known_spectrum_in_pairs(graph_of, size: int) -> None:
 
 
 def test_weights_count(graph_of) -> None:
-    """A section with few journeys parts the line where it lies."""
+    """A section with few journeys divides the line at its place."""
     vectors = eigenmap(graph_of(path(10), journeys=[100] * 3 + [1] + [100] * 5), 1)
 
     side = vectors[:, 0] > 0
