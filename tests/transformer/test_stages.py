@@ -34,7 +34,7 @@ def test_each_stage_returns_json_and_what_it_did(results):
         "train": [f"2025-01-{day:02d}" for day in range(6, 12)], "validation": ["2025-01-12"], "test": ["2025-01-13"],
     }  # fmt: skip
     assert by_stage["fetch_files"]["quality"]["kept"] == by_stage["fetch_files"]["quality"]["events"] > 5_000
-    assert by_stage["compute_statistics_and_embeddings"]["embedding_dimension"] == 16 + 16 + 3
+    assert by_stage["compute_statistics_and_embeddings"]["embedding_dimension"] == 16 + 3
     assert by_stage["train_model"]["epochs"] == 3
     metrics = by_stage["evaluate_model"]["metrics"]
     assert metrics["test/n"] > 100
