@@ -144,9 +144,8 @@ def _run(request: dict[str, Any]) -> None:
 
 def _end(status: int) -> NoReturn:
     """End like Python, without its half second for the destruction of all objects of the libraries."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    # It also wakes the idle threads of pools, for which a join would wait for ever.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
