@@ -144,7 +144,7 @@ def _run(request: dict[str, Any]) -> None:
 
 def _end(status: int) -> NoReturn:
     """End like Python, without its half second for the destruction of all objects of the libraries."""
-    # It also wakes the idle threads of pools, for which a join would wait for ever.
+    # It also wakes the idle threads of pools, for which a join would never end.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
