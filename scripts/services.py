@@ -12,13 +12,14 @@ import argparse
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ RUN_FOLDER = REPOSITORY / ".run"
 AIRFLOW_HOME = REPOSITORY / ".airflow"
 MLFLOW_FOLDER = REPOSITORY / "data" / "mlflow"
 HOST = "127.0.0.1"
-START_LIMIT_S = 180  # Airflow's four components on two busy cores need about 40 s
+START_LIMIT_S = 600  # Airflow needs about 40 s on two cores, and 240 s next to ten busy processes a core
 STOP_GRACE_S = 8  # a stage needs up to 4 s to save its work
 
 
@@ -234,7 +235,19 @@ def _airflow_healthy(port: int) -> bool:
     answer = _get(f"http://{HOST}:{port}/api/v2/monitor/health")
     parts = json.loads(answer) if answer else {}
     names = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-    return all((parts.get(name) or {}).get("status") == "healthy" for name in names)
+    return all((parts.get(name) or {}).get("status") == "healthy" for name in names) and _dags_read()
+
+
+def _dags_read() -> bool:
+    """Return whether Airflow has read each DAG file. Until then, the page of its DAG answers that there is none."""
+    query = "SELECT relative_fileloc FROM dag JOIN serialized_dag USING (dag_id)"
+    query += " UNION SELECT filename FROM import_error"  # a broken file is read too
+    try:
+        with closing(sqlite3.connect(f"{(AIRFLOW_HOME / 'airflow.db').as_uri()}?mode=ro", uri=True)) as database:
+            read = {Path(name).name for (name,) in database.execute(query)}
+    except sqlite3.OperationalError:
+        return False
+    return read >= {path.name for path in (REPOSITORY / "dags").glob("*.py")}
 
 
 def _get(url: str) -> bytes | None:
