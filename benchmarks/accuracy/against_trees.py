@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -232,7 +232,7 @@ def predict_all(
         for name, context in trees.items():
             log.info("seed %d (%d/%d): the %s", seed, number, len(seeds), name)
             make = partial(experiment.tree_predictions, seed, days, settings, context=context)
-            rows = kept.obtain(make, name, *identity, to_dict(settings))
+            rows = kept.obtain(make, name, *identity, asdict(settings))
             predictions = predictions.including(name, seed, rows)
             predictions = predictions.including(name + UNROUNDED, seed, rows, "unrounded_delay_s")
     assert predictions is not None, "argparse asks for a seed"
@@ -289,7 +289,7 @@ def _origin(config: Config, seeds: Sequence[int], settings: TreeSettings, began:
     log.info("%s in all", duration(seconds))
     return {
         "seeds": list(seeds),
-        "tree": to_dict(settings),
+        "tree": asdict(settings),
         "training": to_dict(config.training),
         "model": to_dict(config.model),
         "commit": git_commit(),
