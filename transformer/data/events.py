@@ -195,10 +195,9 @@ def table_digest(path: Path) -> str:
     Raises:
         UserError: the table is missing.
     """
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {REMEDY}") from None
+    if not path.is_file():  # a folder of that name is no table
+        raise UserError(f"{path} does not exist; {REMEDY}")
+    found = path.stat()
     return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
