@@ -85,7 +85,7 @@ def test_a_key_tells_its_value_and_the_environments_that_differ(site: Path) -> N
     assert page.row("training.precision")[1].startswith("auto, 32-true")
     assert page.row("data.endpoint_url")[1:3] == ["text or null", "null"]
     assert page.row("data.split.train")[1:3] == ["list of texts", "[]"]
-    assert page.row("search.space")[1:3] == ["list", "14 entries"]
+    assert page.row("search.space")[1:3] == ["list", "12 entries"]
     assert page.row("evaluation.gate.breakdowns")[1] == "list of texts"
     assert page.row("compute.backend")[3].endswith("dev, prod: kubernetes")
     assert "optuna: 6" in page.row("training.max_epochs")[3]
