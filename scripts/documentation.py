@@ -224,9 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "licences": licence_table,
     "columns-events": lambda: columns(tables.EVENT_COLUMNS, events.OPTIONAL_EVENT_COLUMNS),
     "columns-op_nodes": lambda: columns(tables.OP_NODE_COLUMNS, set()),
-    "columns-journeys": lambda: columns(
-        tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)
-    ),
+    "columns-journeys": lambda: columns(tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)),
 }
 
 
