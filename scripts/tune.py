@@ -39,11 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def tune(options: argparse.Namespace) -> None:
     conf = {"n_trials": whole_number("TRIALS", options.trials), "n_workers": whole_number("WORKERS", options.workers)}
-    # Trials on different data are not comparable, so each data folder has a study of its own.
-    name = (
-        f"{STUDY_NAME}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', options.data.resolve().name)}" if options.data else STUDY_NAME
-    )
-    overrides = [f"search.study_name={name}", *SHORT_TRIALS, *options.overrides]
+    overrides = [f"search.study_name={study_name(options.data)}", *SHORT_TRIALS, *options.overrides]
     asked = [*overrides, *(f"search.{key}={value}" for key, value in conf.items())]
     config = load_config(options.env, asked)
     read_space(config)  # refuses a wrong search space before any process starts

@@ -8,13 +8,14 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import boto3
 import botocore.loaders
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.support.servers import s3_server
 from transformer.config import DataConfig
 from transformer.storage.bucket import Bucket, TransferSettings
 
@@ -103,11 +104,9 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"{host}:{port}"
-    moto.stop()
+    """Host and port of an S3 server."""
+    with s3_server() as url:
+        yield urlsplit(url).netloc
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -71,10 +72,13 @@ class Survey:
             report.add(found)
         return report
 
+    @cached_property
+    def _points(self) -> pl.Series:
+        return read_op_nodes(Path(self._data.local_folder))["op_id"]
+
     def _validate(self, content: pl.DataFrame, day: date) -> None:
-        folder = Path(self._data.local_folder)
-        points = read_op_nodes(folder)["op_id"]
-        path = events_path(folder, day)
+        path = events_path(Path(self._data.local_folder), day)
+        points = self._points  # an unreadable table of points is no fault of this date
         try:
             _, report = validated_events(content, path, day, self._data.timezone, self._data.validation, points)
         except UserError as error:

@@ -8,9 +8,9 @@ from uuid import uuid4
 import boto3
 import botocore.loaders
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.support.postgres import Postgres, postgres_server
+from tests.support.servers import s3_server
 
 LOADER = botocore.loaders.create_loader()
 
@@ -62,11 +62,8 @@ class Store:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

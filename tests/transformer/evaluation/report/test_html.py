@@ -318,16 +318,7 @@ def test_rows_that_make_no_metric_write_nothing(day_rows, network, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_figures_of_an_evaluation_all_have_their_place(day_quantiles, network, tmp_path):
-    history = pl.DataFrame(
-        {
-            "epoch": [0, 1],
-            "train_loss": [1.0, 0.5],
-            "val_mae_s": [90.0, 80.0],
-            "val_translation_mae_s": [120.0, 120.0],
-            "learning_rate": [1e-3, 1e-4],
-        }
-    )
+def test_the_figures_of_an_evaluation_all_have_their_place(day_quantiles, network, history, tmp_path):
     result = write_evaluation(
         Measures.of(day_quantiles, "UTC"), *network, tmp_path / "e", prefix="test", history=history
     )

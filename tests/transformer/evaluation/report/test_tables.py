@@ -14,16 +14,7 @@ from transformer.evaluation.quantiles import BREAKDOWNS, uncertainty
 from transformer.evaluation.report.tables import results_table, write_evaluation
 
 
-def test_evaluation_is_written_and_returned(day_rows, network, tmp_path):
-    history = pl.DataFrame(
-        {
-            "epoch": [0, 1],
-            "train_loss": [1.0, 0.5],
-            "val_mae_s": [90.0, 80.0],
-            "val_translation_mae_s": [120.0, 120.0],
-            "learning_rate": [1e-3, 1e-4],
-        }
-    )
+def test_evaluation_is_written_and_returned(day_rows, network, history, tmp_path):
     result = write_evaluation(
         Measures.of(day_rows, "Europe/Budapest"), *network, tmp_path, prefix="test", history=history
     )
