@@ -78,7 +78,12 @@ def test_leaves_neither_compiler_nor_cache(stages, target):
         assert all(
             move == ([f"--from={target}-packages"], ["/opt/venv"], "/opt/venv") for move in taken
         )  # nothing else of a build stage
-    assert "PIP_NO_CACHE_DIR=1" in str(stages["builder"].values("ENV"))
+    assert {"PIP_NO_CACHE_DIR=1", "UV_NO_CACHE=1"} <= set(" ".join(stages["builder"].values("ENV")).split())
+
+
+def test_the_locked_uv_installs(stages):
+    (version,) = re.findall(r"^uv==(\S+)", (REPOSITORY / "requirements-dev.txt").read_text(), re.MULTILINE)
+    assert f"pip install uv=={version} " in stages["builder"].values("RUN")[0]
 
 
 @pytest.mark.parametrize("target", TARGETS)
