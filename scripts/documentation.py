@@ -45,7 +45,7 @@ LISTS: dict[str, tuple[type[Group], ...]] = {
 }
 SIMPLE_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 FORM_TYPES = {"boolean": "true or false", "integer": "whole number", "string": "text", "array": "list of texts"}
-COLUMN_TYPES = {pl.String(): "text", pl.Date(): "date", tables.TIMESTAMP: "timestamp"}
+COLUMN_TYPES = {pl.String(): "text", pl.Date(): "date", pl.Boolean(): "true or false", tables.TIMESTAMP: "timestamp"}
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -222,7 +222,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "params-hyperparameter_tuning": lambda: dag_params(params.tuning_params),
     "params-model_evaluation": lambda: dag_params(params.evaluation_params),
     "licences": licence_table,
-    "columns-events": lambda: columns(tables.EVENT_COLUMNS, events.OPTIONAL_EVENT_COLUMNS),
+    "columns-events": lambda: columns({**tables.EVENT_COLUMNS, **tables.OPTIONAL_EVENT_COLUMNS}, events.OPTIONAL),
     "columns-op_nodes": lambda: columns(tables.OP_NODE_COLUMNS, set()),
     "columns-journeys": lambda: columns(tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)),
 }

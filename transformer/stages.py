@@ -18,6 +18,7 @@ from transformer.config import Config
 from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
+from transformer.data.points import read_points
 from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
@@ -56,9 +57,10 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
-    report = survey.report(split.all)
-    for line in report.lines():
+    for line in read_points(folder, config.data.timezone).lines():
         log.info(line)
+    report = survey.report(split.all)
+    log.info("events of these dates:\n%s", "\n".join(report.lines()))
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.set_tags({DATA_FINGERPRINT: fingerprint})
     return {

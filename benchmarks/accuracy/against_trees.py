@@ -149,7 +149,7 @@ def compare_by_date(
     """Compare all predictors on every full service date in turn, see `splits_by_date`."""
     began = time.monotonic()
     settings = trees or TreeSettings()
-    splits = splits_by_date(Path(config.data.local_folder))
+    splits = splits_by_date(Path(config.data.local_folder), config.data.timezone)
     gate = config.evaluation.gate
     kept = Kept(to / PREDICTIONS, resume)
     per_date = []

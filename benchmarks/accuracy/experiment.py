@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Self
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -19,11 +20,12 @@ import polars as pl
 from benchmarks.accuracy.tree import TreeRows, TreeSettings, fit, tree_rows
 from benchmarks.accuracy.tree import predict as predict_tree
 from transformer.config import Config, load_config, with_values
-from transformer.data.dates import Split, available_dates, partial_dates, resolve_split
+from transformer.data.dates import Split, available_dates, read_hours, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.tables import JOURNEY, TIMESTAMP
+from transformer.data.whole_dates import not_whole
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.cache import Embeddings, obtain_inputs
@@ -98,10 +100,11 @@ def user_errors() -> Iterator[None]:
 # --- splits ----------------------------------------------------------------------------------------------------------
 def own_split(config: Config) -> Split:
     """Return the split that the pipeline would use, without partial dates."""
-    return resolve_split(config.data.split, Path(config.data.local_folder), config.data.validation.skip_partial_dates)
+    data = config.data
+    return resolve_split(data.split, Path(data.local_folder), data.validation.skip_partial_dates, data.timezone)
 
 
-def splits_by_date(folder: Path) -> list[Split]:
+def splits_by_date(folder: Path, timezone: str) -> list[Split]:
     """Return one split per full service date, with that date as test.
 
     Validation is on the full date before it, as in the pipeline's split; for the first date, on the date after it. All
@@ -112,8 +115,10 @@ def splits_by_date(folder: Path) -> list[Split]:
         UserError: fewer than three full dates.
     """
     available = available_dates(folder)
-    partial = partial_dates(folder, available)
-    full = [day for day in available if day not in partial]
+    left_out = not_whole(
+        {day: read_hours(folder, day, timezone) for day in available}, datetime.now(ZoneInfo(timezone)).date()
+    )
+    full = [day for day in available if day not in left_out]
     if len(full) < 3:
         raise UserError(f"{folder} holds {len(full)} full service dates; --leave-one-date-out needs at least 3")
     splits = []

@@ -98,7 +98,7 @@ def railway(
         config = load_config(
             "local", [f"data.local_folder={data}", f"paths.cache={scratch / 'cache'}", *TRAINABLE, *overrides]
         )
-        split = resolve_split(config.data.split, data, skip_partial=True)
+        split = resolve_split(config.data.split, data, True, config.data.timezone)
         yield Railway(config, split, *obtain_inputs(config, split))
 
 

@@ -91,6 +91,23 @@ class ValidationConfig(Group):
     max_dropped_share: float = Field(
         0.2, ge=0, le=1, description="with a larger share of unusable events the files are refused"
     )
+    max_unmatched_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="with a larger share of events without a row in op_nodes.parquet or journeys.parquet the files are "
+        "refused",
+    )
+    max_gap_s: int = Field(
+        43_200,
+        gt=0,
+        description="a longer time (12 h) between two planned events of a journey means two runs under one train_id",
+    )
+    observation_order: Literal["discard", "keep"] = Field(
+        "discard",
+        description="`discard` = observations that would make a train run backwards in time are taken as not observed; "
+        "`keep` = they stay labels",
+    )
     skip_partial_dates: bool = Field(True, description="leave dates with missing hours out of an automatic split")
 
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-
-import polars as pl
+from zoneinfo import ZoneInfo
 
 from transformer.config import SplitConfig
-from transformer.data.events import REMEDY, planned_hours
+from transformer.data.conform import REMEDY
+from transformer.data.events import hours_of
 from transformer.data.tables import events_path
+from transformer.data.whole_dates import Hours, not_whole
 from transformer.errors import UserError
 from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
-PARTIAL_HOUR_SHARE = 0.25  # an hour with a smaller share of its usual events counts as missing
-PARTIAL_HOURS = 3  # a date with this many missing hours is partial
 MAX_RANGE_DAYS = 36_525  # longest range of one entry; a mistyped year must not fill the memory
-HoursOf = Callable[[Path, date], dict[int, int]]  # see `read_hours`
+HoursOf = Callable[[Path, date, str], Hours]
 
 
 @dataclass(frozen=True)
@@ -115,57 +114,82 @@ def configured_split(split: SplitConfig) -> Split:
     )
 
 
-def read_hours(folder: Path, day: date) -> dict[int, int]:
-    """Planned events of a service date per hour of the clock.
+def read_hours(folder: Path, day: date, timezone: str) -> Hours:
+    """Events of a service date per hour of the clock of `timezone`.
 
     Raises:
-        UserError: the file is missing, truncated or not Parquet, or its `planned_ts` is no timestamp.
+        UserError: the file is missing, truncated or not Parquet, or its times are no timestamps.
     """
     path = events_path(folder, day)
-    return planned_hours(read_parquet(path, REMEDY), path)
+    return hours_of(read_parquet(path, REMEDY), path, timezone)
 
 
 def resolve_split(
     split: SplitConfig,
     folder: Path,
     skip_partial: bool,
+    timezone: str,
     available: Sequence[date] | None = None,
-    hours_of: HoursOf = read_hours,
+    hours: HoursOf = read_hours,
+    today: date | None = None,
 ) -> Split:
     """The dates of each split.
 
-    The configuration names them. If its three lists are empty, the split follows the order of the available dates.
+    The configuration names them. If its three lists are empty, the split follows the order of the available dates, and
+    leaves out those that are not whole. A range means the dates in it that have data.
 
     Args:
+        skip_partial: an automatic split leaves out dates that are not whole.
+        timezone: time zone of the railway.
         available: the dates to choose from, for example those of a bucket; None = the dates in `folder`.
-        hours_of: see `partial_dates`.
+        hours: returns the events per hour of a service date; by default it reads the file.
+        today: the first date that is not over; None = the present date in `timezone`.
 
     Raises:
         UserError: splits overlap, a date has no data, or there are too few dates.
     """
     available = available_dates(folder) if available is None else list(available)
-    chosen = configured_split(split)
-    if not chosen.all:
-        return _split_by_order(available, folder, skip_partial, hours_of)
-    for name in ("train", "validation", "test"):
-        days = getattr(chosen, name)
-        if not days:
-            raise UserError(f"data.split.{name} is empty, and others are set; set all three or none")
-        if missing := sorted(set(days) - set(available)):
-            raise UserError(
-                f"data.split.{name}: {folder} has no events of {missing[0]}; it has {available[0]} to {available[-1]}"
-            )
+    today = today or datetime.now(ZoneInfo(timezone)).date()
+    if not configured_split(split).all:
+        if skip_partial:
+            available = _whole({day: hours(folder, day, timezone) for day in available}, today)
+        return _split_by_order(available, folder)
+    chosen = Split(*(_with_data(name, getattr(split, name), folder, available) for name in Split.__annotations__))
     for left, right in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(set(getattr(chosen, left)) & set(getattr(chosen, right)))
         if shared:
             raise UserError(f"data.split: {shared[0]} is in both {left} and {right}; a date belongs to one split")
+    if unfinished := [day for day in chosen.all if day >= today]:
+        log.warning("data.split: %s is not over; its later events have no observation", _listed(unfinished))
     return chosen
 
 
-def _split_by_order(available: list[date], folder: Path, skip_partial: bool, hours_of: HoursOf) -> Split:
-    if skip_partial and (partial := partial_dates(folder, available, hours_of)):
-        log.info("left out, because hours of events are missing: %s", ", ".join(map(str, partial)))
-        available = sorted(set(available) - set(partial))
+def _with_data(name: str, entries: Sequence[str], folder: Path, available: Sequence[date]) -> tuple[date, ...]:
+    """The dates of the entries of a split that have data. A date that is written by itself must have some."""
+    key = f"data.split.{name}"
+    days = parse_dates(entries, key)
+    if not days:
+        raise UserError(f"{key} is empty, and others are set; set all three or none")
+    missing = sorted(set(days) - set(available))
+    named = set(parse_dates([entry for entry in entries if ".." not in entry], key))
+    if absent := [day for day in missing if day in named] or (missing if len(missing) == len(days) else []):
+        raise UserError(f"{key}: {folder} has no events of {absent[0]}; it has {available[0]} to {available[-1]}")
+    if missing:
+        log.warning(
+            "%s: no events of %s; the range means the other %d dates", key, _listed(missing), len(days) - len(missing)
+        )
+    return tuple(day for day in days if day not in set(missing))
+
+
+def _whole(hours: Mapping[date, Hours], today: date) -> list[date]:
+    """The dates that are whole. A warning names each of the others."""
+    left_out = not_whole(hours, today)
+    for day, reason in left_out.items():
+        log.warning("%s is left out of the split: %s (data.validation.skip_partial_dates)", day, reason)
+    return sorted(set(hours) - set(left_out))
+
+
+def _split_by_order(available: list[date], folder: Path) -> Split:
     held_out = max(1, len(available) // 10)
     if len(available) < 2 * held_out + 1:
         raise UserError(
@@ -178,29 +202,5 @@ def _split_by_order(available: list[date], folder: Path, skip_partial: bool, hou
     )
 
 
-def partial_dates(folder: Path, days: Sequence[date], hours_of: HoursOf = read_hours) -> list[date]:
-    """Dates on which at least `PARTIAL_HOURS` hours count as missing.
-
-    An hour is missing if it has fewer planned events than `PARTIAL_HOUR_SHARE` of the median over the dates.
-
-    Args:
-        hours_of: returns the planned events per hour of a service date; by default it reads the file.
-
-    Raises:
-        UserError: see `read_hours`.
-    """
-    counts = pl.DataFrame(
-        [(day, hour, events) for day in days for hour, events in hours_of(folder, day).items()],
-        schema={"day": pl.Date(), "hour": pl.Int64(), "events": pl.Int64()},
-        orient="row",
-    )
-    usual = counts.group_by("hour").agg(pl.col("events").median().alias("usual"), pl.len().alias("dates"))
-    usual = usual.filter(pl.col("dates") > len(days) / 2)
-    missing = (
-        pl.DataFrame({"day": list(days)})
-        .join(usual, how="cross")
-        .join(counts, on=["day", "hour"], how="left")
-        .filter(pl.col("events").fill_null(0) < PARTIAL_HOUR_SHARE * pl.col("usual"))
-    )
-    hours = missing.group_by("day").agg(pl.len().alias("hours"))
-    return sorted(hours.filter(pl.col("hours") >= PARTIAL_HOURS)["day"].to_list())
+def _listed(days: Sequence[date]) -> str:
+    return ", ".join(format_dates(days))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.data.tables import EVENT_TYPES, JOURNEY
+from transformer.data.tables import EVENT_TYPES, JOURNEY, TIMESTAMP
 from transformer.errors import UserError
 from transformer.parquet import UNREADABLE, write_parquet
 
@@ -25,7 +25,8 @@ Int8Array = npt.NDArray[np.int8]
 MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
-LAYOUT_VERSION = 2  # raise when the files of `save_table` change meaning; older caches are then not reused
+KEY_SPAN = np.int64(1) << 32  # seconds (136 years) that a key leaves for the time; the journey is in the digits above
+LAYOUT_VERSION = 3  # raise when the files of `save_table` change meaning; older caches are then not reused
 _BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
@@ -65,6 +66,9 @@ class EventTable:
     end: Int64Array  # [J]
     first_planned: Int64Array  # [J] sorted
     last_possible: Int64Array  # [J] last planned event plus the journey's largest observed delay, at least 0
+    running: Int64Array  # events that are not cancelled
+    running_before: Int64Array  # [E + 1] number of entries of `running` before each event
+    cancellation_known: Int64Array  # [J] time from which the cancellations of the journey are known; NEVER = none
     train_type: Int8Array  # [J] code in the vocabulary
     day: Int32Array  # [J] service date, days since the Unix epoch
 
@@ -83,8 +87,7 @@ class EventTable:
         not decrease along a journey. `pass_key` has the journey's number in the high digits, so it is sorted as a
         whole, and one binary search per journey finds the event.
         """
-        origin = self._origin
-        key = journeys.astype(np.int64) * NEVER + np.clip(instants - origin, 0, NEVER - 1)
+        key = _key(journeys, instants - self._origin)
         found: Int64Array = np.searchsorted(self.pass_key, key, side="right") - 1
         return np.asarray(np.maximum(found, self.start[journeys] - 1), np.int64)
 
@@ -93,17 +96,27 @@ class EventTable:
         return np.int64(self.first_planned[0] - 10 * 86_400) if self.n_journeys else np.int64(0)
 
 
+def _key(journeys: npt.NDArray[np.integer], seconds: Int64Array) -> Int64Array:
+    """The journey's number in the high digits, and seconds in the low ones. The journey fits, since it is an Int32."""
+    return journeys.astype(np.int64) * KEY_SPAN + np.clip(seconds, 0, KEY_SPAN - 1)
+
+
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
-    """Build the columns from validated `events` (EVENT_SCHEMA).
+    """Build the columns from validated `events` (EVENT_SCHEMA, and `cancelled_ts` if events can be cancelled).
 
     Args:
         train_types: `train_id, service_date, train_type` per journey. Other journeys have the unknown type.
+
+    Raises:
+        UserError: there are more journeys than their numbers can count, or the dates span more than a century.
     """
+    if "cancelled_ts" not in events.columns:
+        events = events.with_columns(pl.lit(None, TIMESTAMP).alias("cancelled_ts"))
     ordered = in_table_order(
         events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
     ).with_columns(pl.struct(JOURNEY).rle_id().cast(pl.Int32).alias("journey"))
     planned = _seconds(ordered["planned_ts"])
-    observed = _seconds(ordered["observed_ts"])
+    observed, cancelled = _seconds(ordered["observed_ts"]), _seconds(ordered["cancelled_ts"])
     journey = ordered["journey"].to_numpy().astype(np.int32)
     n_journeys = int(journey[-1]) + 1 if len(journey) else 0
     start = np.searchsorted(journey, np.arange(n_journeys), side="left").astype(np.int64)
@@ -114,13 +127,15 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
     origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
     # The earliest observation at or after each event of its journey is a running minimum from the end. The journey's
     # number in the high digits keeps the minimum from reaching into the previous journey.
-    high = journey.astype(np.int64) * NEVER
-    own_key = high + np.clip(observed - origin, 0, NEVER - 1)
+    if len(planned) and int(planned.max() - origin) >= KEY_SPAN // 2:
+        raise UserError(f"the events span {int(planned.max() - origin) // 86_400:,} days; correct the planned times")
+    own_key = _key(journey, observed - origin)
     pass_key = np.minimum.accumulate(own_key[::-1])[::-1]
     seen = observed < NEVER
     in_order = seen & (own_key <= pass_key)
     delay = np.where(seen, observed - planned, 0)
     greatest = np.maximum.reduceat(delay, start) if n_journeys else np.zeros(0, np.int64)
+    runs = cancelled == NEVER
 
     return EventTable(
         planned=planned,
@@ -135,6 +150,9 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         end=end,
         first_planned=first_planned,
         last_possible=planned[end - 1] + np.maximum(greatest, 0),
+        running=np.flatnonzero(runs).astype(np.int64),
+        running_before=np.concatenate([[0], np.cumsum(runs, dtype=np.int64)]),
+        cancellation_known=np.minimum.reduceat(cancelled, start) if n_journeys else np.zeros(0, np.int64),
         train_type=vocabulary.encode_types(per_journey["train_type"].fill_null("").to_list()),
         day=per_journey["service_date"].to_physical().to_numpy().astype(np.int32),
     )

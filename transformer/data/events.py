@@ -1,74 +1,45 @@
-"""Reading event tables: the valid events of a service date, and a report of dropped rows with reasons."""
+"""Reading event tables: the valid events of a service date, and the account of what became of each event."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
 import polars as pl
-from polars.exceptions import InvalidOperationError
 
 from transformer.config import DataConfig, ValidationConfig
+from transformer.data.conform import REMEDY, SECOND_READING, conform
+from transformer.data.observation_order import impossible_observations
+from transformer.data.points import read_op_nodes
+from transformer.data.reasons import ReadingReport
 from transformer.data.tables import (
     EVENT_SCHEMA,
     EVENT_TYPES,
     JOURNEY,
     JOURNEY_SCHEMA,
-    OP_NODE_SCHEMA,
+    OPTIONAL_EVENT_COLUMNS,
     TIMESTAMP,
     events_path,
     journeys_path,
     op_nodes_path,
 )
+from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
 from transformer.files import file_digest
 from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
-OPTIONAL_EVENT_COLUMNS = {"delay_sec"}  # always recomputed from the timestamps
+OPTIONAL = {"delay_sec", *OPTIONAL_EVENT_COLUMNS}  # delay_sec is always recomputed from the timestamps
+COLUMNS = [*EVENT_SCHEMA, "cancelled_ts"]  # of valid events
 UNKNOWN_TRAIN_TYPE = "unknown"
-REMEDY = "fetch the data again or name another data.local_folder"
-
-
-@dataclass
-class ReadingReport:
-    """Numbers of rows that reading kept, dropped and changed."""
-
-    events: int = 0  # rows read
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)  # rows left out, per reason
-    discarded: Counter[str] = field(default_factory=Counter)  # observations set to "not observed", per reason
-    notes: Counter[str] = field(default_factory=Counter)  # oddities that were kept, per reason
-
-    def add(self, other: ReadingReport) -> None:
-        self.events += other.events
-        self.kept += other.kept
-        self.dropped += other.dropped
-        self.discarded += other.discarded
-        self.notes += other.notes
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "events": self.events,
-            "kept": self.kept,
-            "dropped": dict(self.dropped),
-            "discarded": dict(self.discarded),
-            "notes": dict(self.notes),
-        }
-
-    def lines(self) -> list[str]:
-        """The report for the task log, one line per reason."""
-        found = [f"{self.kept:,} of {self.events:,} events kept"]
-        for verb, counts in (("dropped", self.dropped), ("not observed", self.discarded), ("noted", self.notes)):
-            found += [f"  {verb}: {count:,} {reason}" for reason, count in counts.most_common()]
-        return found
+RUN_GAP_S = 3_600  # where two events have the same `seq`, a gap of this length separates two runs
 
 
 @dataclass(frozen=True)
@@ -76,12 +47,32 @@ class DayEvents:
     """The valid events of one service date, and the report of reading them."""
 
     day: date
-    events: pl.DataFrame  # EVENT_SCHEMA, sorted by (train_id, seq)
+    events: pl.DataFrame  # COLUMNS, sorted by (train_id, seq)
     report: ReadingReport
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The keys of the other tables. Events are compared with them, and the numbers without a match are counted."""
+
+    op_ids: pl.Series
+    journeys: pl.DataFrame  # JOURNEY and `rows`, the number of rows of the journey in the file
+
+    @classmethod
+    def read(cls, data: DataConfig, days: Sequence[date] | None = None) -> Keys:
+        """
+        Args:
+            days: service dates of the journeys; None = all.
+
+        Raises:
+            UserError: unreadable points or journeys.
+        """
+        folder = Path(data.local_folder)
+        return cls(read_op_nodes(folder)["op_id"], _journey_rows(folder, days, data.timezone))
+
+
 def read_events(
-    folder: Path, day: date, timezone: str, validation: ValidationConfig, known_points: pl.Series | None = None
+    folder: Path, day: date, timezone: str, validation: ValidationConfig, keys: Keys | None = None
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Read and validate the events of one service date. Arguments and result are those of `validated_events`.
 
@@ -89,7 +80,7 @@ def read_events(
         UserError: the file is missing, truncated or not Parquet, or `validated_events` refuses it.
     """
     path = events_path(folder, day)
-    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, known_points)
+    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, keys)
 
 
 def validated_events(
@@ -98,34 +89,32 @@ def validated_events(
     day: date,
     timezone: str,
     validation: ValidationConfig,
-    known_points: pl.Series | None = None,
+    keys: Keys | None = None,
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Validate the content of the events file of one service date.
 
     Args:
         found: content of the file `path`.
-        known_points: `op_id`s of the points table. The report counts events at other points; they are kept.
+        keys: keys of the other tables of the folder; None = events are not compared with them.
 
     Returns:
-        Valid events with the columns of EVENT_SCHEMA, sorted by (train_id, seq), and the report. An absurd delay
-        discards the observation and keeps the event.
+        Valid events with COLUMNS, sorted by (train_id, seq), and the report. `cancelled_ts` is the time from which a
+        cancellation is known; null = the train runs. An observation that cannot be right becomes null, and its event
+        stays.
 
     Raises:
-        UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable.
+        UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable or have no
+            match in the other tables.
     """
-    raw = _conform(found, EVENT_SCHEMA, OPTIONAL_EVENT_COLUMNS, path, timezone)
+    schema = {**EVENT_SCHEMA, **{name: column.dtype for name, column in OPTIONAL_EVENT_COLUMNS.items()}}
+    raw = conform(found, schema, OPTIONAL, path, timezone, second_readings=("planned_ts", "observed_ts"))
     report = ReadingReport(events=raw.height)
-    nonexistent = sum(raw[name].null_count() - found[name].null_count() for name in ("planned_ts", "observed_ts"))
-    _count(report.notes, "timestamps in an hour that daylight saving skips (read as missing)", nonexistent)
-    events = _drop_unusable(raw, day, report)
-    events = _discard_absurd_delays(events, validation, report)
-    if known_points is not None:
-        unknown = int((~events["op_id"].is_in(known_points.implode())).sum())
-        _count(report.notes, "at a point that op_nodes does not know", unknown)
-
-    report.kept = events.height
     if not report.events:
         raise UserError(f"{path} has no events; leave its date out of data.split or remove the file")
+    nonexistent = sum(raw[name].null_count() - found[name].null_count() for name in ("planned_ts", "observed_ts"))
+    report.count("notes", "timestamps in an hour that daylight saving skips (read as missing)", nonexistent)
+    events = _drop_unusable(_in_repeated_hours(raw, report), day, validation, report)
+    report.kept = events.height
     share = 1 - report.kept / report.events
     if share > validation.max_dropped_share:
         reason, count = report.dropped.most_common(1)[0]
@@ -133,24 +122,11 @@ def validated_events(
             f"{path}: {share:.0%} of its events are unusable, mostly {count:,} {reason}; "
             f"mend the file or raise data.validation.max_dropped_share={validation.max_dropped_share}"
         )
-    return events.select(list(EVENT_SCHEMA)), report
-
-
-def read_op_nodes(folder: Path) -> pl.DataFrame:
-    """Operational points with the columns of OP_NODE_SCHEMA, one row per `op_id`. Impossible positions become null.
-
-    Raises:
-        UserError: the file is missing, truncated or not Parquet, or a column is missing or has the wrong type.
-    """
-    path = op_nodes_path(folder)
-    nodes = _conform(read_parquet(path, REMEDY), OP_NODE_SCHEMA, set(), path, "UTC")
-    possible = pl.col("lat").is_between(-90, 90) & pl.col("lon").is_between(-180, 180)
-    return (
-        nodes.filter(pl.col("op_id").is_not_null())
-        .unique("op_id", keep="first", maintain_order=True)
-        .with_columns(pl.when(possible).then(pl.col("lat", "lon")))
-        .sort("op_id")
-    )
+    events = _with_cancellations(events, report)
+    events = _discard_wrong_observations(events, validation, report)
+    if keys is not None:
+        _count_unmatched(events, keys, path, validation, report)
+    return events.select(COLUMNS), report
 
 
 def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataFrame:
@@ -164,7 +140,7 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
     """
     path = journeys_path(folder)
     optional = set(JOURNEY_SCHEMA) - set(JOURNEY)
-    journeys = _conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
+    journeys = conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
     for name, dtype in JOURNEY_SCHEMA.items():
         if name not in journeys.columns:
             journeys = journeys.with_columns(pl.lit(None, dtype).alias(name))
@@ -177,6 +153,16 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
         )
         .select(list(JOURNEY_SCHEMA))
     )
+
+
+def _journey_rows(folder: Path, days: Sequence[date] | None, timezone: str) -> pl.DataFrame:
+    """The keys of the journeys of `days`, and the number of rows of each."""
+    path = journeys_path(folder)
+    schema = {name: JOURNEY_SCHEMA[name] for name in JOURNEY}
+    keys = conform(read_parquet(path, REMEDY), schema, set(), path, timezone)
+    if days is not None:
+        keys = keys.filter(pl.col("service_date").is_in(list(days)))
+    return keys.group_by(JOURNEY).agg(pl.len().alias("rows"))
 
 
 def data_fingerprint(folder: Path, days: Sequence[date]) -> dict[str, str]:
@@ -206,64 +192,51 @@ def _digest(path: Path, _size: int, _modified_ns: int, _inode: int) -> str:
     return file_digest(path)
 
 
-def planned_hours(found: pl.DataFrame, path: Path) -> dict[int, int]:
-    """Planned events per hour of the clock in the content of an events file. Naive times are not converted.
+def hours_of(found: pl.DataFrame, path: Path, timezone: str) -> Hours:
+    """Events per hour of the clock of `timezone` in the content of an events file.
 
     Raises:
-        UserError: `planned_ts` is missing, or is no timestamp.
+        UserError: a column of times is missing, or holds no timestamps.
     """
-    planned = _conform(found, {"planned_ts": TIMESTAMP}, set(), path, "UTC")
-    hours = planned["planned_ts"].drop_nulls().dt.hour().to_list()
-    return dict(sorted(Counter(hours).items()))
+    times = conform(found, {"planned_ts": TIMESTAMP, "observed_ts": TIMESTAMP}, set(), path, timezone)
+    local = pl.col("planned_ts").dt.convert_time_zone(timezone)
+    times = times.drop_nulls("planned_ts").with_columns(local.dt.hour().alias("hour"))
+    planned, observed = (
+        dict(sorted(Counter(events["hour"].to_list()).items())) for events in (times, times.drop_nulls("observed_ts"))
+    )
+    return Hours(planned, observed)
 
 
-def _conform(
-    frame: pl.DataFrame, schema: dict[str, pl.DataType], optional: set[str], path: Path, timezone: str
+def _in_repeated_hours(events: pl.DataFrame, report: ReadingReport) -> pl.DataFrame:
+    """Decide which instant is meant by times without a zone that daylight saving repeats.
+
+    A planned time is the first of both, unless it would be earlier than the event before; from there on the journey is
+    in the second hour. An observed time is the one that is nearer to the planned time.
+    """
+    repeated = [name for name in ("planned_ts", "observed_ts") if name + SECOND_READING in events.columns]
+    if not repeated:
+        return events
+    either = pl.any_horizontal(pl.col(name + SECOND_READING).is_not_null() for name in repeated)
+    ambiguous = int(events.select(either.sum()).item())
+    report.count("notes", "timestamps in an hour that daylight saving repeats", ambiguous)
+    if ambiguous and "planned_ts" in repeated:
+        second = pl.col("planned_ts" + SECOND_READING)
+        backwards = pl.col("planned_ts") < pl.col("planned_ts").cum_max().shift(1)
+        late = (backwards & second.is_not_null()).fill_null(False).cast(pl.Int8).cum_max().over(JOURNEY) == 1
+        events = events.sort(*JOURNEY, "seq", maintain_order=True)
+        events = events.with_columns(
+            pl.when(late & second.is_not_null()).then(second).otherwise("planned_ts").alias("planned_ts")
+        )
+    if ambiguous and "observed_ts" in repeated:
+        second = pl.col("observed_ts" + SECOND_READING)
+        nearer = (second - pl.col("planned_ts")).abs() < (pl.col("observed_ts") - pl.col("planned_ts")).abs()
+        events = events.with_columns(pl.when(~nearer.fill_null(False)).then("observed_ts").otherwise(second))
+    return events.drop(name + SECOND_READING for name in repeated)
+
+
+def _drop_unusable(
+    events: pl.DataFrame, day: date, validation: ValidationConfig, report: ReadingReport
 ) -> pl.DataFrame:
-    """Return `frame` with only the columns of `schema`, in its types. Naive timestamps are in `timezone`."""
-    missing = [name for name in schema if name not in frame.columns and name not in optional]
-    if missing:
-        names = ", ".join(map(repr, missing))
-        what = f"column {names} is missing" if len(missing) == 1 else f"columns {names} are missing"
-        raise UserError(f"{path}: {what}; it has {', '.join(frame.columns)} (docs/data.md lists all columns)")
-    columns = []
-    for name, wanted in schema.items():
-        if name not in frame.columns:
-            continue
-        column, found = pl.col(name), frame.schema[name]
-        if expected := _mismatch(frame[name], wanted):
-            raise UserError(f"{path}: column {name!r} has type {found}, not {expected}; {REMEDY}")
-        if isinstance(found, pl.Datetime) and wanted == TIMESTAMP:
-            if found.time_zone is None:
-                # A time that daylight saving repeats means the first of both; a time that it skips does not exist.
-                column = column.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
-            column = column.dt.convert_time_zone("UTC")
-        columns.append(column.cast(wanted))
-    try:
-        return frame.select(columns)
-    except InvalidOperationError as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: a value does not fit its column ({reason}); {REMEDY}") from None
-
-
-def _mismatch(column: pl.Series, wanted: pl.DataType) -> str:
-    """The expected kind of values if `column` cannot be read as `wanted` without a change of its values; else ""."""
-    found = column.dtype
-    if found == pl.Null:
-        return ""
-    if wanted == TIMESTAMP:
-        return "" if isinstance(found, pl.Datetime) else "timestamps"
-    if wanted == pl.Date:
-        return "" if isinstance(found, pl.Date | pl.Datetime) else "dates"
-    if wanted.is_float():
-        return "" if found.is_numeric() else "numbers"
-    if wanted.is_integer():
-        whole = found.is_integer() or (found.is_float() and not (column % 1 != 0).any())
-        return "" if whole else "whole numbers"
-    return "" if found.is_integer() or isinstance(found, pl.String | pl.Categorical | pl.Enum) else "text"
-
-
-def _drop_unusable(events: pl.DataFrame, day: date, report: ReadingReport) -> pl.DataFrame:
     """Usable events in the order of their journeys. Rules apply one after the other, so each row is counted once."""
     rules = {
         "without train_id": pl.col("train_id").is_null() | (pl.col("train_id").str.strip_chars() == ""),
@@ -276,38 +249,121 @@ def _drop_unusable(events: pl.DataFrame, day: date, report: ReadingReport) -> pl
     }
     for reason, rule in rules.items():
         events = _drop(events, rule, reason, report)
-    events = events.sort(*JOURNEY, "seq", maintain_order=True)
+    events = _drop(events, _second_runs(events, validation), "of a second run under the same train_id", report)
+    events = events.sort(*JOURNEY, "seq", pl.col("observed_ts").is_null(), maintain_order=True)
     events = _drop(events, ~pl.struct(*JOURNEY, "seq").is_first_distinct(), "with a duplicate key", report)
     before = pl.col("planned_ts").cum_max().shift(1).over(JOURNEY)
     return _drop(events, (pl.col("planned_ts") < before).fill_null(False), "planned before an earlier stop", report)
 
 
-def _drop(events: pl.DataFrame, rule: pl.Expr, reason: str, report: ReadingReport) -> pl.DataFrame:
+def _second_runs(events: pl.DataFrame, validation: ValidationConfig) -> pl.Series:
+    """Whether each event belongs to another run than most events of its journey.
+
+    Two runs are parts of a journey with a long gap between their planned times. Two events with the same `seq` and
+    different planned times are a sign of two runs, so a shorter gap separates them.
+    """
+    twice = pl.col("planned_ts").n_unique().over(*JOURNEY, "seq") > 1
+    shortest = pl.when("twice").then(RUN_GAP_S).otherwise(validation.max_gap_s)
+    planned = events.select(*JOURNEY, "seq", "planned_ts").with_row_index("row")
+    gap = (pl.col("planned_ts") - pl.col("planned_ts").shift(1).over(JOURNEY)).dt.total_seconds()
+    runs = (
+        planned.with_columns(twice.alias("twice"))
+        .with_columns(pl.col("twice").any().over(JOURNEY))
+        .sort("planned_ts", maintain_order=True)
+        .with_columns((gap > shortest).fill_null(False).alias("apart"))
+        .with_columns(pl.col("apart").cum_sum().over(JOURNEY).alias("run"))
+    )
+    sizes = runs.group_by(*JOURNEY, "run").len().sort("len", "run", descending=[True, False])
+    kept = sizes.unique(JOURNEY, keep="first", maintain_order=True)
+    other = runs.join(kept.select(*JOURNEY, pl.col("run").alias("kept")), on=JOURNEY, how="left", maintain_order="left")
+    return other.sort("row").select((pl.col("run") != pl.col("kept")).fill_null(False)).to_series()
+
+
+def _drop(events: pl.DataFrame, rule: pl.Expr | pl.Series, reason: str, report: ReadingReport) -> pl.DataFrame:
     kept = events.filter(~rule)
-    _count(report.dropped, reason, events.height - kept.height)
+    report.count("dropped", reason, events.height - kept.height)
     return kept
 
 
-def _count(counts: Counter[str], reason: str, rows: int) -> None:
-    """Add `rows` to `counts`, without an entry for a reason that never occurred."""
-    if rows:
-        counts[reason] += rows
+def _with_cancellations(events: pl.DataFrame, report: ReadingReport) -> pl.DataFrame:
+    """Set `cancelled_ts` to the time from which the cancellations of a journey are known; null = the event runs.
+
+    A train that was seen at an event was not cancelled there.
+    """
+    if "cancelled" not in events.columns:
+        return events.with_columns(pl.lit(None, TIMESTAMP).alias("cancelled_ts"))
+    said, seen = pl.col("cancelled").fill_null(False), pl.col("observed_ts").is_not_null()
+    report.count("notes", "cancelled but observed (used as observed)", events.select((said & seen).sum()).item())
+    cancelled = said & ~seen
+    report.cancelled = int(events.select(cancelled.sum()).item())
+    known = pl.col("cancelled_ts") if "cancelled_ts" in events.columns else pl.lit(None, TIMESTAMP)
+    first = pl.when(cancelled).then(pl.coalesce(known, "planned_ts")).otherwise(None).min().over(JOURNEY)
+    return events.with_columns(pl.when(cancelled).then(first).otherwise(None).alias("cancelled_ts"))
 
 
-def _discard_absurd_delays(events: pl.DataFrame, validation: ValidationConfig, report: ReadingReport) -> pl.DataFrame:
-    """Set absurd observations to "not observed", and compute `delay_sec` from the timestamps."""
+def _discard_wrong_observations(
+    events: pl.DataFrame, validation: ValidationConfig, report: ReadingReport
+) -> pl.DataFrame:
+    """Set observations that cannot be right to "not observed", and compute `delay_sec` from the timestamps."""
+    report.unobserved = events["observed_ts"].null_count() - report.cancelled
     seconds = (events["observed_ts"] - events["planned_ts"]).dt.total_seconds()
     late, early = seconds > validation.max_delay_s, seconds < -validation.max_early_s
-    _count(report.discarded, f"more than {validation.max_delay_s} s late", int(late.sum()))
-    _count(report.discarded, f"more than {validation.max_early_s} s early", int(early.sum()))
+    report.count("discarded", "later than data.validation.max_delay_s", int(late.sum()))
+    report.count("discarded", "earlier than data.validation.max_early_s", int(early.sum()))
     plausible = ~(late | early).fill_null(True)
     if "delay_sec" in events.columns:
         differs = int(((events["delay_sec"] != seconds) & plausible).sum())
-        _count(report.notes, "with a delay_sec other than observed − planned (recomputed)", differs)
-    return events.with_columns(
+        report.count("notes", "with a delay_sec other than observed − planned (recomputed)", differs)
+    events = events.with_columns(
         pl.when(plausible).then(pl.col("observed_ts")),
         pl.when(plausible).then(seconds).cast(pl.Int32).alias("delay_sec"),
     )
+    out_of_order = 0
+    if validation.observation_order == "discard":
+        impossible = impossible_observations(events)
+        report.count("discarded", "in an impossible order", int(impossible["backwards"].sum()))
+        report.count("discarded", "on time to the second, before an earlier stop", int(impossible["claims_plan"].sum()))
+        wrong = impossible["backwards"] | impossible["claims_plan"]
+        events = events.with_columns(pl.when(~wrong).then(pl.col("observed_ts", "delay_sec")))
+    else:
+        # As in a snapshot: an event counts as passed once a later event was observed.
+        later = pl.col("observed_ts").reverse().cum_min().shift(1).reverse().over(JOURNEY)
+        out_of_order = int(events.select((pl.col("observed_ts") > later).sum()).item())
+        report.count("notes", "observations out of order (kept, but no input)", out_of_order)
+    report.labels = events["observed_ts"].count()
+    report.inputs = report.labels - out_of_order
+    return events
+
+
+def _count_unmatched(
+    events: pl.DataFrame, keys: Keys, path: Path, validation: ValidationConfig, report: ReadingReport
+) -> None:
+    """Count the events without a row in the points or journeys table.
+
+    Raises:
+        UserError: the share of such events is above `data.validation.max_unmatched_share`.
+    """
+    rows = events.select(JOURNEY).join(keys.journeys, on=JOURNEY, how="left", maintain_order="left")["rows"]
+    several = int((rows > 1).sum())
+    report.count("notes", "of a journey with several rows in journeys (the first counts)", several)
+    for name, reason, unmatched, key in (
+        (
+            "op_nodes.parquet",
+            "at a point that op_nodes does not know",
+            ~events["op_id"].is_in(keys.op_ids.implode()),
+            "op_id",
+        ),
+        ("journeys.parquet", "of a journey that journeys does not have", rows.is_null(), "train_id"),
+    ):
+        count = int(unmatched.sum())
+        report.count("notes", reason, count)
+        share = count / max(events.height, 1)
+        if share > validation.max_unmatched_share:
+            example = events.filter(unmatched)[key][0]
+            raise UserError(
+                f"{path}: {share:.0%} of its events have no row in {name}, for example {key} {example!r}; mend the "
+                f"table, or raise data.validation.max_unmatched_share={validation.max_unmatched_share:g}"
+            )
 
 
 def each_day(
@@ -321,13 +377,13 @@ def each_day(
     Raises:
         UserError: see `read_events`.
     """
-    folder = Path(data.local_folder)
-    points = read_op_nodes(folder)["op_id"]
+    days = list(days)
+    keys = Keys.read(data, days)
     for day in days:
         if day in known:
             yield known[day]
         else:
-            yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, points))
+            yield DayEvents(day, *read_events(Path(data.local_folder), day, data.timezone, data.validation, keys))
 
 
 def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, ReadingReport]:

@@ -55,7 +55,7 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
         available = bucket_dates(bucket)
         wanted = configured_split(chosen).all or available  # partial dates are found by comparing all dates
         sync_data(bucket, [day for day in available if day in set(wanted)], folder)
-    return resolve_split(chosen, folder, data.validation.skip_partial_dates, available, survey.hours)
+    return resolve_split(chosen, folder, data.validation.skip_partial_dates, data.timezone, available, survey.hours)
 
 
 def list_dates(config: Config) -> list[date]:
@@ -85,7 +85,12 @@ def bucket_dates(bucket: Bucket) -> list[date]:
     days = []
     for name in bucket.objects(f"{folder}events_"):
         file_name = name.removeprefix(folder)
-        if "/" in file_name or not file_name.endswith(".parquet"):
+        if "/" in file_name:  # Spark writes a table as a folder of parts
+            table = f"{folder}{file_name.partition('/')[0]}"
+            raise UserError(
+                f"{bucket.address(table)} is a folder; write the events of a date into one file of that name"
+            )
+        if not file_name.endswith(".parquet"):
             continue
         try:
             match = _EVENTS_NAME.fullmatch(file_name)

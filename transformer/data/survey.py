@@ -1,4 +1,4 @@
-"""Planned events per hour, and the report of reading, from one reading of each events file."""
+"""Events per hour, and the report of reading, from one reading of each events file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from pathlib import Path
 import polars as pl
 
 from transformer.config import DataConfig
-from transformer.data.events import (
-    REMEDY,
-    ReadingReport,
-    planned_hours,
-    read_op_nodes,
-    table_digest,
-    validated_events,
-)
+from transformer.data.conform import REMEDY
+from transformer.data.events import Keys, hours_of, table_digest, validated_events
+from transformer.data.reasons import ReadingReport
 from transformer.data.tables import events_path
+from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
 from transformer.files import content_hash, read_json, write_json
 from transformer.parquet import read_parquet
 
-VERSION = 1  # of the hours; raise when their meaning changes
+VERSION = 2  # of the hours; raise when their meaning changes
 
 
 class Survey:
@@ -43,15 +39,16 @@ class Survey:
         self._validating = validating
         self._found: dict[date, ReadingReport | UserError] = {}
 
-    def hours(self, folder: Path, day: date) -> dict[int, int]:
-        """Planned events per hour of the clock, as `dates.read_hours` returns them."""
+    def hours(self, folder: Path, day: date, timezone: str) -> Hours:
+        """Events per hour of the clock, as `dates.read_hours` returns them."""
         path = events_path(folder, day)
-        kept = self._cache / "hours" / f"{content_hash(VERSION, table_digest(path))}.json"
+        kept = self._cache / "hours" / f"{content_hash(VERSION, timezone, table_digest(path))}.json"
         if kept.is_file():
-            return {int(hour): events for hour, events in read_json(kept).items()}
+            counts = read_json(kept)
+            return Hours(*({int(hour): events for hour, events in counts[name].items()} for name in Hours._fields))
         content = read_parquet(path, REMEDY)
-        hours = planned_hours(content, path)
-        write_json(kept, hours)
+        hours = hours_of(content, path, timezone)
+        write_json(kept, hours._asdict())
         if self._validating:
             self._validate(content, day)
         return hours
@@ -69,18 +66,23 @@ class Survey:
             found = self._found[day]
             if isinstance(found, UserError):  # raised here, because a date outside the split may be unusable
                 raise found
+            if not found.labels:
+                raise UserError(
+                    f"{events_path(Path(self._data.local_folder), day)} has no usable observation, so it can neither "
+                    "train nor test; leave its date out of data.split"
+                )
             report.add(found)
         return report
 
     @cached_property
-    def _points(self) -> pl.Series:
-        return read_op_nodes(Path(self._data.local_folder))["op_id"]
+    def _keys(self) -> Keys:
+        return Keys.read(self._data)
 
     def _validate(self, content: pl.DataFrame, day: date) -> None:
         path = events_path(Path(self._data.local_folder), day)
-        points = self._points  # an unreadable table of points is no fault of this date
+        keys = self._keys  # an unreadable table of points or journeys is no fault of this date
         try:
-            _, report = validated_events(content, path, day, self._data.timezone, self._data.validation, points)
+            _, report = validated_events(content, path, day, self._data.timezone, self._data.validation, keys)
         except UserError as error:
             self._found[day] = error
         else:

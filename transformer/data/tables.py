@@ -57,6 +57,14 @@ JOURNEY_COLUMNS: dict[str, Column] = {
     "end_planned_ts": Column(TIMESTAMP, "planned time of the last event"),
     "events_count": Column(pl.Int64(), "planned events"),
 }
+OPTIONAL_EVENT_COLUMNS: dict[str, Column] = {
+    "cancelled": Column(pl.Boolean(), "true = the train will not be here; null or no column = nothing is known"),
+    "cancelled_ts": Column(
+        TIMESTAMP,
+        "time from which the cancellation is known; null or no column = the planned time of the journey's first "
+        "cancelled event",
+    ),
+}
 EVENT_SCHEMA = {name: column.dtype for name, column in EVENT_COLUMNS.items()}
 OP_NODE_SCHEMA = {name: column.dtype for name, column in OP_NODE_COLUMNS.items()}
 JOURNEY_SCHEMA = {name: column.dtype for name, column in JOURNEY_COLUMNS.items()}
@@ -75,8 +83,12 @@ def journeys_path(folder: Path) -> Path:
 
 
 def write_events(folder: Path, day: date, events: pl.DataFrame) -> None:
-    """Write the events of one service date atomically, with the columns of EVENT_SCHEMA, sorted by train and `seq`."""
-    frame = events.select([pl.col(name).cast(dtype) for name, dtype in EVENT_SCHEMA.items()])
+    """Write the events of one service date atomically, sorted by train and `seq`.
+
+    The columns are those of EVENT_SCHEMA, and the optional ones that `events` has.
+    """
+    optional = {name: column.dtype for name, column in OPTIONAL_EVENT_COLUMNS.items() if name in events.columns}
+    frame = events.select([pl.col(name).cast(dtype) for name, dtype in {**EVENT_SCHEMA, **optional}.items()])
     write_parquet(events_path(folder, day), frame.sort("train_id", "seq"))
 
 

@@ -18,9 +18,10 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
-from transformer.data.events import data_fingerprint, read_op_nodes
+from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
+from transformer.data.points import read_op_nodes
 from transformer.errors import UserError
 from transformer.evaluation.comparison import compare_with_champion
 from transformer.evaluation.measures import Measures

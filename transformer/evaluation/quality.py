@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from transformer.config import DriftConfig
-from transformer.data.events import DayEvents, ReadingReport
+from transformer.data.events import DayEvents
 from transformer.data.profile import EventProfile, profile_of
+from transformer.data.reasons import ReadingReport
 from transformer.evaluation.drift import Drift, measure_drift
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import eigsh
 from scipy.spatial.distance import cdist
 
 from transformer.config import Config
-from transformer.data.events import read_op_nodes
+from transformer.data.points import read_op_nodes
 from transformer.features.embeddings.geographic import coordinates_km
 from transformer.features.embeddings.interpolation import interpolate
 from transformer.features.graph import RailwayGraph, graph_from_edge_counts, symmetric_matrix

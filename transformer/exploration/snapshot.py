@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from transformer.config import Config
 from transformer.data.event_table import in_table_order
-from transformer.data.events import read_days, read_op_nodes
+from transformer.data.events import read_days
 from transformer.data.fetch import fetch_dates, list_dates
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights

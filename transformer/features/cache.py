@@ -13,7 +13,8 @@ import polars as pl
 
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint, each_day, read_op_nodes
+from transformer.data.events import data_fingerprint, each_day
+from transformer.data.points import read_op_nodes
 from transformer.features.embeddings import PointEmbeddings, compute_embeddings
 from transformer.features.graph import count_components, edge_counts, graph_from_edge_counts, merge_edge_counts
 from transformer.features.reading import find_reading

@@ -8,7 +8,8 @@ these moments:
 
 - its last event is known;
 - `end_grace_s` after its last planned event plus its last known delay, since a terminus is often not observed;
-- `silence_s` after its next planned event plus its last known delay, since a silent train must not stay overdue.
+- `silence_s` after its next planned event plus its last known delay, since a silent train must not stay overdue;
+- all its next events are known to be cancelled.
 
 A snapshot uses the timetable and the events with `observed <= t`. Only the labels come from the future.
 """
@@ -101,10 +102,10 @@ class SnapshotBuilder:
         snapshot, journey, t = snapshot[running], journey[running], t[running]
 
         last, last_delay, translation = self.known_delays(journey, t)
-        end = table.end[journey]
-        more = last + 1 < end
-        next_planned = table.planned[np.minimum(last + 1, end - 1)]
-        ended = t > table.planned[end - 1] + last_delay + config.end_grace_s
+        following, more = self._following(journey, last, t, 1)
+        next_planned = table.planned[following[:, 0]]
+        more = more[:, 0]
+        ended = t > table.planned[self._last_running(journey, t)] + last_delay + config.end_grace_s
         silent = t > next_planned + last_delay + config.silence_s
         active = more & ~ended & ~silent
         return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
@@ -120,10 +121,41 @@ class SnapshotBuilder:
         last = table.passed(journeys, instants)
         at = np.maximum(last, 0)
         last_delay = np.where(last >= table.start[journeys], table.observed[at] - table.planned[at], 0)
-        end = table.end[journeys]
-        next_planned = table.planned[np.minimum(last + 1, end - 1)]
-        translation = np.where(last + 1 < end, np.maximum(last_delay, instants - next_planned), last_delay)
+        following, more = self._following(journeys, last, instants, 1)
+        overdue = instants - table.planned[following[:, 0]]
+        translation = np.where(more[:, 0], np.maximum(last_delay, overdue), last_delay)
         return last, last_delay, translation
+
+    def _following(
+        self, journeys: Int64Array, last: Int64Array, instants: Int64Array, count: int
+    ) -> tuple[Int64Array, BoolArray]:
+        """The next `count` events of each journey [N, count] after its `last` one, and a mask of those that exist.
+
+        From the instant at which a cancellation is known, cancelled events are skipped. Where no event exists, the
+        number is that of some event of the table.
+        """
+        table = self.table
+        step = np.arange(count)
+        event = last[:, None] + 1 + step
+        mask = event < table.end[journeys][:, None]
+        if len(table.running) < table.n_events:
+            place = table.running_before[last + 1][:, None] + step
+            skipping = (table.cancellation_known[journeys] <= instants)[:, None]
+            running = np.append(table.running, 0)[np.minimum(place, len(table.running))]
+            event = np.where(skipping, running, event)
+            mask = np.where(skipping, place < table.running_before[table.end[journeys]][:, None], mask)
+        return np.where(mask, event, 0), mask
+
+    def _last_running(self, journeys: Int64Array, instants: Int64Array) -> Int64Array:
+        """The last event of each journey [N] that is not known to be cancelled at its instant [N]."""
+        table = self.table
+        last = table.end[journeys] - 1
+        if len(table.running) == table.n_events:
+            return last
+        place = table.running_before[table.end[journeys]] - 1
+        running = np.append(table.running, 0)[np.maximum(place, 0)]
+        known = (table.cancellation_known[journeys] <= instants) & (running >= table.start[journeys]) & (place >= 0)
+        return np.asarray(np.where(known, running, last), np.int64)
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
@@ -144,7 +176,7 @@ class SnapshotBuilder:
         past_N, past_mask = self._past(trains, t_N1)
         past_delay = np.where(past_mask, table.observed[past_N] - table.planned[past_N], 0)
         past_observed = np.where(past_mask, table.observed[past_N] - t_N1, 0)
-        next_N, next_mask = self._next(trains)
+        next_N, next_mask = self._following(trains.journey, trains.last, t_N1[:, 0], self.config.n_foll)
         observed = table.observed[next_N]
         label_mask = next_mask & (observed < NEVER)
         planned = table.planned[next_N]
@@ -183,12 +215,6 @@ class SnapshotBuilder:
         event = table.known[np.clip(rank, 0, max(len(table.known) - 1, 0))] if len(table.known) else np.zeros_like(rank)
         mask = departed[:, None] & (rank >= 0) & (event >= start[:, None]) & (table.observed[event] <= t_N1)
         return event, mask
-
-    def _next(self, trains: ActiveTrains) -> tuple[Int64Array, BoolArray]:
-        """The F events after the last known event of each train [N, F], and a mask of those that exist."""
-        event = trains.last[:, None] + np.arange(1, self.config.n_foll + 1)
-        mask = event < self.table.end[trains.journey][:, None]
-        return np.where(mask, event, 0), mask
 
     def _next_features(self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray) -> FloatArray:
         known, n = self.features.values, self.features.n_cumulative

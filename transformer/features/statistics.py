@@ -30,8 +30,8 @@ from transformer.data.events import (
     data_fingerprint,
     each_day,
     read_journeys,
-    read_op_nodes,
 )
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants

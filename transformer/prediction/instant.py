@@ -14,7 +14,8 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.event_table import Int64Array, LoadedTable, in_table_order
-from transformer.data.events import read_days, read_journeys, read_op_nodes
+from transformer.data.events import read_days, read_journeys
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder

@@ -180,7 +180,7 @@ def test_predictions_without_quantiles_have_no_coverage():
 
 
 def test_every_full_date_is_held_out_once(sample_folder: Path):
-    splits = splits_by_date(sample_folder)
+    splits = splits_by_date(sample_folder, "Europe/Brussels")
     assert len({split.test for split in splits}) == len(splits) == 8
     for split in splits:
         assert len(set(split.all)) == len(split.all) == 8

@@ -8,13 +8,21 @@ import polars as pl
 import pytest
 
 from tests.support.messages import assert_names
-from transformer.config import DataConfig
+from transformer.config import DataConfig, ValidationConfig
 from transformer.data.freshness import check_freshness, find_newest_observation, newest_observation
-from transformer.data.tables import EVENT_SCHEMA, OP_NODE_SCHEMA, write_events, write_op_nodes
+from transformer.data.tables import (
+    EVENT_SCHEMA,
+    JOURNEY_SCHEMA,
+    OP_NODE_SCHEMA,
+    write_events,
+    write_journeys,
+    write_op_nodes,
+)
 from transformer.errors import UserError
 
 BUDAPEST = ZoneInfo("Europe/Budapest")
 DAY = timedelta(days=1)
+UNMATCHED = ValidationConfig(max_unmatched_share=1)  # the other tables are empty
 REMEDIES = ("fetch newer data", "raise evaluation.freshness.max_age_s")
 
 
@@ -55,14 +63,16 @@ def test_a_folder_is_read_back_until_no_older_file_can_hold_a_newer_observation(
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
     (tmp_path / "events" / "events_2024-12-01.parquet").write_bytes(b"not read")
     write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
-    data = DataConfig(local_folder=str(tmp_path))
+    write_journeys(tmp_path, pl.DataFrame(schema=JOURNEY_SCHEMA))
+    data = DataConfig(local_folder=str(tmp_path), validation=UNMATCHED)
     assert find_newest_observation(data, utc(2024, 12, 23)).at == utc(2024, 12, 21, 1)
 
 
 def test_without_any_observation_there_is_no_newest_one(tmp_path: Path):
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
     write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
-    newest = find_newest_observation(DataConfig(local_folder=str(tmp_path)), utc(2024, 12, 23)).at
+    write_journeys(tmp_path, pl.DataFrame(schema=JOURNEY_SCHEMA))
+    newest = find_newest_observation(DataConfig(local_folder=str(tmp_path), validation=UNMATCHED), utc(2024, 12, 23)).at
     with pytest.raises(UserError) as caught:
         check_freshness(newest, utc(2024, 12, 23), DAY, "Europe/Budapest")
     assert_names(caught.value, "no observation", "2024-12-23 01:00 CET", *REMEDIES)
