@@ -35,7 +35,8 @@ import polars as pl
 import transformer.config as schema
 from delay_pipeline import params
 from transformer.config.schema import Group
-from transformer.data import events, tables
+from transformer.data import events, reasons, tables
+from transformer.prediction import unknown
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)\s]+)\)")
@@ -206,6 +207,12 @@ def _column_type(dtype: pl.DataType) -> str:
     return COLUMN_TYPES.get(dtype) or ("number" if dtype.is_float() else "whole number")
 
 
+# --- data quality ----------------------------------------------------------------------------------------------------
+def reason_table(described: Mapping[str, reasons.Reason]) -> str:
+    rows = [(prose(text), prose(reason.meaning), prose(reason.remedy)) for text, reason in described.items()]
+    return "\n".join(_table(("reason", "meaning", "what to do"), rows))
+
+
 # --- licences --------------------------------------------------------------------------------------------------------
 def licence_table() -> str:
     """Return the licence of every package of requirements.txt."""
@@ -222,6 +229,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "params-hyperparameter_tuning": lambda: dag_params(params.tuning_params),
     "params-model_evaluation": lambda: dag_params(params.evaluation_params),
     "licences": licence_table,
+    "reasons-dropped": lambda: reason_table(reasons.DROPPED),
+    "reasons-discarded": lambda: reason_table(reasons.DISCARDED),
+    "reasons-noted": lambda: reason_table(reasons.NOTED),
+    "reasons-unknown": lambda: reason_table(unknown.UNKNOWN),
     "columns-events": lambda: columns({**tables.EVENT_COLUMNS, **tables.OPTIONAL_EVENT_COLUMNS}, events.OPTIONAL),
     "columns-op_nodes": lambda: columns(tables.OP_NODE_COLUMNS, set()),
     "columns-journeys": lambda: columns(tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)),

@@ -23,7 +23,7 @@ from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
-from transformer.files import content_hash
+from transformer.files import content_hash, write_json
 from transformer.parquet import write_parquet
 from transformer.text import duration
 from transformer.tracking.names import (
@@ -57,12 +57,22 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
-    for line in read_points(folder, config.data.timezone).lines():
+    points = read_points(folder, config.data.timezone)
+    for line in points.lines():
         log.info(line)
     report = survey.report(split.all)
     log.info("events of these dates:\n%s", "\n".join(report.lines()))
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.set_tags({DATA_FINGERPRINT: fingerprint})
+    if run.run_id:
+        from transformer.data.point_map import write_point_map  # loads Matplotlib
+
+        with tempfile.TemporaryDirectory() as temporary:
+            picture, account = Path(temporary) / "points.png", Path(temporary) / "account.json"
+            write_point_map(points, picture)
+            write_json(account, report.as_dict())
+            for path in (picture, account):
+                run.log_artifact(path, "data")
     return {
         "folder": str(folder),
         "split": split.as_dict(),
@@ -83,6 +93,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     summary = statistics.summary()
     for name, value in summary.items():
         log.info("  %s: %s", name, f"{value:,.1f}".removesuffix(".0"))
+    log.info(statistics.resolution_text())
     run.log_metrics({f"statistics/{name}": value for name, value in summary.items()})
     with tempfile.TemporaryDirectory() as temporary:  # a table for people; the cache holds the sums behind the table
         table = Path(temporary) / "sections.parquet"

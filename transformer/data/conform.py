@@ -1,4 +1,4 @@
-"""Columns of a table from outside in the types of its schema. What would change a value is refused."""
+"""Columns of a table from outside in the types of its schema. A column whose values would change is refused."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ import polars as pl
 
 from transformer.config import DataConfig, ValidationConfig
 from transformer.data.conform import REMEDY, SECOND_READING, conform
-from transformer.data.observation_order import impossible_observations
 from transformer.data.points import read_op_nodes
 from transformer.data.reasons import ReadingReport
 from transformer.data.tables import (
@@ -29,6 +28,7 @@ from transformer.data.tables import (
     journeys_path,
     op_nodes_path,
 )
+from transformer.data.time_order import impossible_observations, outside_chain
 from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
 from transformer.files import file_digest
@@ -252,8 +252,8 @@ def _drop_unusable(
     events = _drop(events, _second_runs(events, validation), "of a second run under the same train_id", report)
     events = events.sort(*JOURNEY, "seq", pl.col("observed_ts").is_null(), maintain_order=True)
     events = _drop(events, ~pl.struct(*JOURNEY, "seq").is_first_distinct(), "with a duplicate key", report)
-    before = pl.col("planned_ts").cum_max().shift(1).over(JOURNEY)
-    return _drop(events, (pl.col("planned_ts") < before).fill_null(False), "planned before an earlier stop", report)
+    backwards = outside_chain(events, "planned_ts", pl.lit(1))
+    return _drop(events, backwards, "planned in an impossible order", report)
 
 
 def _second_runs(events: pl.DataFrame, validation: ValidationConfig) -> pl.Series:

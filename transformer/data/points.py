@@ -23,7 +23,7 @@ NAMED = 5  # points named in a line
 
 @dataclass(frozen=True)
 class OperationalPoints:
-    """The points of a data folder, and what reading found in their table."""
+    """The points of a data folder, and the oddities of their table."""
 
     nodes: pl.DataFrame  # OP_NODE_SCHEMA, one row per op_id, sorted; positions that are not used are null
     placed: int  # points with a position that is used
@@ -33,7 +33,7 @@ class OperationalPoints:
     repeated: int  # rows of a point that has an earlier row
 
     def lines(self) -> Iterator[str]:
-        """What people should know about the points, one fact a line."""
+        """The summary for people, one fact a line."""
         height, width = self.extent_km
         yield (
             f"points: {self.nodes.height:,}, {self.placed:,} of them with a position, "

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Reason(NamedTuple):
-    """What a count means, and what to do about it; `docs/data-quality.md` shows both."""
+    """The meaning of a count, and the remedy; `docs/data-quality.md` shows both."""
 
     meaning: str
     remedy: str
@@ -44,8 +44,10 @@ DROPPED: Mapping[str, Reason] = MappingProxyType(
             "unobserved one, else the first",
             "remove the duplicates at the source",
         ),
-        "planned before an earlier stop": Reason(
-            "the planned time is earlier than at a lower `seq` of the journey", "correct `seq` or `planned_ts`"
+        "planned in an impossible order": Reason(
+            "the planned time is earlier than at a lower `seq`, or later than at a higher one, and most other times of "
+            "the journey contradict it",
+            "correct `seq` or `planned_ts`",
         ),
     }
 )
@@ -120,8 +122,8 @@ class ReadingReport:
     cancelled: int = 0
     unobserved: int = 0  # kept events without observation in the file
     discarded: Counter[str] = field(default_factory=Counter)  # observations taken as "not observed", per reason
-    labels: int = 0  # observed events
-    inputs: int = 0  # observed events that become inputs once they are known
+    labels: int = 0  # events with an observation
+    inputs: int = 0  # labels that become inputs once they are known
     notes: Counter[str] = field(default_factory=Counter)  # oddities of events that were kept, per reason
 
     def count(self, kind: str, reason: str, events: int) -> None:
@@ -160,7 +162,7 @@ class ReadingReport:
             yield "− cancelled", self.cancelled
         yield "− not observed", self.unobserved
         yield from ((f"− observation discarded: {reason}", count) for reason, count in self.discarded.most_common())
-        yield "= observed events, used as labels", self.labels
+        yield "= used as labels", self.labels
         if self.inputs < self.labels:
             yield "− out of order", self.labels - self.inputs
         yield "= used as inputs", self.inputs

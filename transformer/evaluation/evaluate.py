@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from transformer.evaluation.report.tables import EvaluationResult, headline, wri
 from transformer.evaluation.window import Scope, Window, window_name
 from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
+from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
 from transformer.tracking.names import GIT_COMMIT, artifact_page
@@ -95,6 +96,9 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
     log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
     quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
+    unknown = unknown_counts(rows, trained.statistics)
+    log.info("known from training: %s", unknown_text(rows.height, unknown))
+    quality = replace(quality, predictions=rows.height, unknown=unknown)
     comparison = compare_with_champion(run, source, trained, rows, scope.days, config)
     target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
     measures = Measures.of(rows, config.data.timezone)

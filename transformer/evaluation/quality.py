@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from transformer.config import DriftConfig
@@ -20,6 +21,8 @@ class DataQuality:
     reading: ReadingReport | None = None
     drift: Drift | None = None
     newest_observation: datetime | None = None
+    predictions: int = 0
+    unknown: Mapping[str, int] = field(default_factory=dict)  # predictions per reason, see `prediction.unknown`
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/drift/delay_psi`, …"""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from transformer.config import DataConfig, StatisticsConfig, to_dict
@@ -41,6 +42,8 @@ from transformer.parquet import UNREADABLE, write_parquet
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the files; raise when their meaning changes
+MINUTE_S = 60
+ROUND_SHARE = 0.99  # share of the delays that must be multiples of a step, to call it the resolution
 FOLDS = 10  # at most; with fewer training dates, each date is one fold
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_PARENT = ["from_type", "to_type", "train_type"]  # group whose values a section without observations takes
@@ -87,7 +90,7 @@ class Statistics:
     histograms: pl.DataFrame  # of the delay change: fold, *SECTION, bin, n
     history: pl.DataFrame  # fold, *HISTORY, train_type, n, delay, delay_squares
     histogram_step_s: int
-    resolution_s: int  # every observed delay is a multiple of it: 60 where times are whole minutes; 0 without any delay
+    residues: tuple[int, ...]  # [MINUTE_S] observed delays by their seconds beyond a whole minute
 
     def __add__(self, other: Statistics) -> Statistics:
         """Merge the statistics of different dates. The vocabularies must have the same train types."""
@@ -109,8 +112,31 @@ class Statistics:
             histograms=_merge([part.histograms for part in parts], ["fold", *SECTION, "bin"]),
             history=_merge([part.history for part in parts], ["fold", *HISTORY, "train_type"]),
             histogram_step_s=first.histogram_step_s,
-            resolution_s=math.gcd(*(part.resolution_s for part in parts)),
+            residues=tuple(map(sum, zip(*(part.residues for part in parts), strict=True))),
         )
+
+    @property
+    def resolution_s(self) -> int:
+        """The step of nearly all observed delays: 60 where times are whole minutes; 0 without any delay.
+
+        A few odd values do not decide, as a common divisor of all delays would let them.
+        """
+        return self._resolution[0]
+
+    def resolution_text(self) -> str:
+        step, multiples = self._resolution
+        total = sum(self.residues)
+        return f"{multiples:,} of {total:,} observed delays are multiples of {step} s" if total else "no observed delay"
+
+    @property
+    def _resolution(self) -> tuple[int, int]:
+        """The step, and the number of delays that are multiples of it."""
+        total = sum(self.residues)
+        for step in (step for step in range(MINUTE_S, 0, -1) if MINUTE_S % step == 0):
+            multiples = sum(self.residues[::step])
+            if total and multiples >= ROUND_SHARE * total:
+                return step, multiples
+        return 0, 0
 
     @property
     def _rows(self) -> int:
@@ -238,7 +264,7 @@ def day_statistics(
         histograms=_merge([_change_histograms(changed, config)], ["fold", *SECTION, "bin"]),
         history=_merge([history], ["fold", *HISTORY, "train_type"]),
         histogram_step_s=config.histogram_step_s,
-        resolution_s=int(np.gcd.reduce(observed["delay"].to_numpy().astype(np.int64))),
+        residues=_residues(observed["delay"].to_numpy().astype(np.int64)),
     )
 
 
@@ -300,7 +326,8 @@ def save_statistics(statistics: Statistics, folder: Path, replace: bool = False)
                 "fold_of": {day.isoformat(): fold for day, fold in statistics.fold_of.items()},
                 "inputs": {name: [m.n, m.total, m.squares] for name, m in statistics.inputs.items()},
                 "histogram_step_s": statistics.histogram_step_s,
-                "resolution_s": statistics.resolution_s,
+                "residues": list(statistics.residues),
+                "resolution_s": statistics.resolution_s,  # older programs read this
                 "summary": statistics.summary(),
             },
         )
@@ -329,7 +356,7 @@ def load_statistics(folder: Path) -> Statistics:
         fold_of={date.fromisoformat(day): fold for day, fold in content["fold_of"].items()},
         inputs={name: Moments(*values) for name, values in content["inputs"].items()},
         histogram_step_s=content["histogram_step_s"],
-        resolution_s=content["resolution_s"],
+        residues=tuple(content["residues"]) if "residues" in content else _residues_of_step(content["resolution_s"]),
         **tables,
     )
 
@@ -345,6 +372,15 @@ def _input_moments(table: EventTable, steps: pl.DataFrame, day: date, data: Data
         "change": Moments.of(steps["change"].drop_nulls().to_numpy()),
         "running_trains": Moments.of(np.bincount(trains.snapshot, minlength=len(instants))),
     }
+
+
+def _residues(delays_s: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(np.bincount(delays_s % MINUTE_S, minlength=MINUTE_S).tolist())
+
+
+def _residues_of_step(step_s: int) -> tuple[int, ...]:
+    """Residues that have this resolution, for files of older programs, which kept the resolution alone."""
+    return _residues(np.arange(0, MINUTE_S, math.gcd(step_s, MINUTE_S))) if step_s else (0,) * MINUTE_S
 
 
 def _change_histograms(steps: pl.DataFrame, config: StatisticsConfig) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +27,10 @@ from transformer.model.module import DelayModule
 from transformer.parquet import write_parquet
 from transformer.prediction.columns import intervals_of, prediction_columns
 from transformer.prediction.rows import next_event_rows
+from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.training.run_folder import TrainedModel
+
+log = logging.getLogger(__name__)
 
 
 # --- one instant -----------------------------------------------------------------------------------------------------
@@ -94,6 +98,7 @@ class InstantSnapshot:
     def predictions(self) -> pl.DataFrame:
         """Predictions for every train, with `prediction_columns`, and `journey` and `event` (rows of the table)."""
         rows = next_event_rows(self.trained, self.module, self.builder, self.loaded, self.instants)
+        log.info("known from training: %s", unknown_text(rows.height, unknown_counts(rows, self.trained.statistics)))
         names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
         planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
         levels = self.module.network.levels

@@ -31,7 +31,7 @@ def test_every_number_is_a_line() -> None:
         "  5  − cancelled",
         " 10  − not observed",
         "  3  − observation discarded: in an impossible order",
-        " 72  = observed events, used as labels",
+        " 72  = used as labels",
         "  2  − out of order",
         " 70  = used as inputs",
         "  4  noted: at a point that op_nodes does not know",

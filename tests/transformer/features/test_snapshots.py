@@ -264,3 +264,69 @@ def test_random_instants_are_seeded_and_see_every_date_alike():
     drawn = [datetime.fromtimestamp(t, UTC) for t in draw[0]]
     assert [sum(d.date() == day for d in drawn) for day in days] == [50, 50]
     assert all(5 <= d.hour <= 23 for d in drawn)
+
+
+# --- cancelled events ------------------------------------------------------------------------------------------------
+def with_cancelled(cancelled: dict[int, float], events: list[tuple[float, float | None]]) -> EventTable:
+    """One journey, and the minute from which each cancelled event is known to be cancelled."""
+    journey = [
+        {
+            "train_id": "T",
+            "service_date": DAY,
+            "seq": seq,
+            "op_id": 10 + seq,
+            "event_type": "A",
+            "planned_ts": MIDNIGHT + timedelta(minutes=planned),
+            "observed_ts": None if observed is None else MIDNIGHT + timedelta(minutes=observed),
+            "delay_sec": None,
+            "cancelled_ts": MIDNIGHT + timedelta(minutes=cancelled[seq]) if seq in cancelled else None,
+        }
+        for seq, (planned, observed) in enumerate(events)
+    ]
+    frame = pl.DataFrame(journey, schema=EVENT_SCHEMA | {"cancelled_ts": pl.Datetime("us", "UTC")})
+    types = frame.select("train_id", "service_date", pl.lit("regional").alias("train_type")).unique()
+    return build_event_table(frame, types, Vocabulary(np.arange(10, 40, dtype=np.int32), ("regional",)))
+
+
+def points_ahead(table: EventTable, *minutes: float) -> list[list[int]]:
+    batch = build(table, *minutes)
+    found = []
+    for points, mask in zip(batch.next_point[:, 0], batch.next_mask[:, 0], strict=True):
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)  # no holes
+        found.append(points[mask].tolist())
+    return found
+
+
+def test_a_cancelled_stop_is_skipped_from_when_that_is_known():
+    table = with_cancelled({2: 605, 3: 605}, [(600, 600), (610, 611), (620, None), (630, None), (640, 641), (650, 650)])
+    assert points_ahead(table, 604, 605, 612, 639) == [[2, 3, 4], [2, 5, 6], [5, 6], [5, 6]]
+
+
+def test_a_cancelled_rest_ends_the_train_when_that_is_known():
+    table = with_cancelled({2: 615, 3: 615}, [(600, 600), (610, 611), (620, None), (630, None)])
+    assert build(table, 614).train_mask.tolist() == [[True]]
+    assert points_ahead(table, 614) == [[3, 4]]
+    assert build(table, 615).train_mask.tolist() == [[False]]
+    assert build(table, 640).train_mask.tolist() == [[False]]
+
+
+def test_a_train_cancelled_before_its_start_is_never_seen_after_that():
+    table = with_cancelled(dict.fromkeys(range(3), 590), [(600, None), (610, None), (620, None)])
+    for minute in (591, 600, 630, 700):
+        assert not build(table, minute).train_mask.any()
+    unknown = with_cancelled(dict.fromkeys(range(3), 600), [(600, None), (610, None), (620, None)])
+    assert build(unknown, 599).train_mask.any()  # nobody knew
+    assert not build(unknown, 600).train_mask.any()
+
+
+def test_a_cancelled_event_is_no_delay_of_the_next_one():
+    table = with_cancelled({1: 605}, [(600, 600), (610, None), (640, 640)])
+    assert build(table, 620).translation.tolist() == [[0]]
+    assert build(table_of([(600, 600), (610, None), (640, 640)]), 620).translation.tolist() == [[600]]
+
+
+def test_the_snapshots_of_other_trains_do_not_change_by_a_cancellation():
+    sound = [(600, 602), (610, 613), (620, 625), (630, None)]
+    alone, other = table_of(sound), with_cancelled({3: 700}, sound)
+    for field in fields(SnapshotBatch):
+        np.testing.assert_array_equal(getattr(build(alone, 615), field.name), getattr(build(other, 615), field.name))

@@ -90,8 +90,17 @@ def test_moments_merge_like_the_values_would():
 def test_the_resolution_divides_every_observed_delay():
     assert statistics_of([[0, 60], [-120, 1_800], [None, None]]).resolution_s == 60
     assert statistics_of([[0, 60], [-120, 1_801]]).resolution_s == 1
+    assert statistics_of([[15, 75], [-45, 90]]).resolution_s == 15
     assert statistics_of([[30, 90], [None, 150]]).resolution_s == 30
-    assert statistics_of([[0, 0], [None, None]]).resolution_s == 0
+    assert statistics_of([[None, None]]).resolution_s == 0
+    assert statistics_of([[0, 0], [None, None]]).resolution_s == 60
+
+
+def test_one_odd_second_does_not_switch_rounding_off():
+    statistics = statistics_of([[60 * (n % 9) for n in range(200)], [1]])
+    assert statistics.resolution_s == 60
+    assert statistics.resolution_text() == "200 of 201 observed delays are multiples of 60 s"
+    assert (statistics_of([[1, 2]]) + statistics_of([[60] * 1_000], after_days=1)).resolution_s == 60
 
 
 def test_merging_dates_in_any_order_gives_the_same(small_config: Config):

@@ -287,14 +287,11 @@ def quality_tables(quality: DataQuality, timezone: str) -> Iterator[Table]:
         ]
         yield Table("Against the training dates", ["measure", "state", "found"], lines, numbers=False)
     if report := quality.reading:
-        counts = {f"events kept, of {report.events:,}": report.kept}
-        for verb, reasons in (
-            ("dropped", report.dropped),
-            ("taken as not observed", report.discarded),
-            ("noted", report.notes),
-        ):
-            counts |= {f"{verb}: {reason}": count for reason, count in reasons.most_common()}
-        yield Table("Reading", ["events", "count"], [[Cell(name), Cell(f"{n:,}")] for name, n in counts.items()])
+        lines = [[Cell(name), Cell(f"{count:,}")] for name, count in report.rows()]
+        yield Table("Reading", ["events", "count"], lines, note="docs/data-quality.md explains each reason.")
+    if quality.unknown:
+        lines = [[Cell(reason), Cell(f"{count:,}")] for reason, count in quality.unknown.items()]
+        yield Table(f"Unknown to the model, of {quality.predictions:,} predictions", ["predictions", "count"], lines)
 
 
 def run_table(provenance: Provenance, window: Sequence[date]) -> Table:

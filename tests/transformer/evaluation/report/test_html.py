@@ -251,7 +251,7 @@ def test_a_champion_without_a_distribution_is_compared_by_its_point_predictions(
 
 
 def test_data_quality_is_shown_and_warned_of_at_the_top(day_rows, network, tmp_path):
-    reading = ReadingReport(events=100, kept=90)
+    reading = ReadingReport(events=100, kept=90, unobserved=90)
     reading.dropped["with a duplicate key"] = 10
     drift = Drift(
         (
@@ -263,7 +263,14 @@ def test_data_quality_is_shown_and_warned_of_at_the_top(day_rows, network, tmp_p
     )
     quality = DataQuality(reading, drift, datetime(2024, 12, 20, 23, 30, tzinfo=UTC))
     page = written(tmp_path, day_rows, network[0], quality=quality, window=[DAY, date(2024, 12, 21)])
-    assert page.tables["Reading"][1:] == [["events kept, of 100", "90"], ["dropped: with a duplicate key", "10"]]
+    assert page.tables["Reading"][1:] == [
+        ["events read", "100"],
+        ["− dropped: with a duplicate key", "10"],
+        ["= events kept", "90"],
+        ["− not observed", "90"],
+        ["= used as labels", "0"],
+        ["= used as inputs", "0"],
+    ]
     assert page.tables["Against the training dates"][2] == ["delays", "beyond limit", "PSI 0.300"]
     assert page.tables["Freshness"][1] == ["newest observation", "2024-12-21 00:30 CET"]
     care = page.text.partition("Read the result with care")[2]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.events import DAY, NOON
-from transformer.data.observation_order import MEASURED, ON_PLAN, impossible_observations
 from transformer.data.tables import EVENT_SCHEMA
+from transformer.data.time_order import MEASURED, ON_PLAN, impossible_observations, outside_chain
 
 
 def journeys(*delays: Sequence[float | None], every: float = 2) -> pl.DataFrame:
@@ -85,6 +85,20 @@ def test_the_chain_is_the_heaviest_that_never_runs_backwards(delays: list[int | 
         assert weights.sum() == best
 
 
+def test_one_planned_time_that_is_too_late_costs_itself_only() -> None:
+    minutes = [0, 300, 10, 20, 30, 5, 40]
+    times = journeys([None] * 7).with_columns(pl.Series("planned_ts", [NOON + timedelta(minutes=m) for m in minutes]))
+    assert outside_chain(times, "planned_ts", pl.lit(1)).arg_true().to_list() == [1, 5]
+
+
+def test_of_two_times_the_one_with_the_longer_step_is_wrong() -> None:
+    for minutes, wrong in (([0, -170, 20, 30], [1]), ([0, 10, 200, 30], [2])):
+        times = journeys([None] * 4).with_columns(
+            pl.Series("planned_ts", [NOON + timedelta(minutes=m) for m in minutes])
+        )
+        assert outside_chain(times, "planned_ts", pl.lit(1)).arg_true().to_list() == wrong
+
+
 def test_without_contradiction_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformer.data.observation_order._heaviest_chain", None)
+    monkeypatch.setattr("transformer.data.time_order._heaviest_chain", None)
     assert discarded([1, 2, 3, 2, 1, 0, 0]) == ([], [])
