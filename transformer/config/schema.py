@@ -149,6 +149,12 @@ class StatisticsConfig(Group):
     min_count: int = Field(
         8, ge=0, description="number of observations at which a section's own mean weighs as much as its parent's"
     )
+    history_min_count: float | None = Field(
+        None,
+        ge=0,
+        description="the same for the usual delay of a train number at an event, against all trains of its type there; "
+        "null = a quarter of `min_count`",
+    )
     histogram_step_s: int = Field(30, gt=0, description="bin width of the mergeable histograms behind the middle mean")
     histogram_limit_s: int = Field(1_800, gt=0, description="larger changes of delay count in the outermost bins")
 

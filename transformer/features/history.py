@@ -124,8 +124,9 @@ def varied_folds(statistics: Statistics, generator: np.random.Generator) -> dict
 def _shrunk(config: StatisticsConfig) -> list[pl.Expr]:
     """Mix the values of a section or train number with those of its parent: the fewer observations, the more parent."""
     k = float(max(config.min_count, 1))
+    own_k = k / 4 if config.history_min_count is None else config.history_min_count
     n, own_n = pl.col("n").fill_null(0), pl.col("history_n").fill_null(0)
-    weight, own_weight = n / (n + k), own_n / (own_n + k / 4)
+    weight, own_weight = n / (n + k), pl.when(own_n > 0).then(own_n / (own_n + own_k)).otherwise(0.0)
 
     def mixed(own: str, parent: str, share: pl.Expr) -> pl.Expr:
         return share * pl.col(own).fill_null(0.0) + (1 - share) * pl.col(parent).fill_null(0.0)

@@ -289,6 +289,12 @@ def test_an_events_object_without_a_date_is_refused(store, proxy):
         store.client.delete_object(Bucket=store.name, Key=f"team/delays/data/events/{name}")
 
 
+def test_a_date_that_is_a_folder_of_parts_is_refused(store, proxy):
+    store.put("events/events_2024-12-13.parquet/part-00000.parquet", b"odd")
+    with pytest.raises(UserError, match=r"/events_2024-12-13\.parquet is a folder; .* one file"):
+        bucket_dates(store.bucket(proxy))
+
+
 def test_a_bucket_without_events_is_refused(store, proxy):
     data = DataConfig(bucket_name=store.name, bucket_prefix="elsewhere", endpoint_url=proxy.url)
     with pytest.raises(UserError, match=rf"^s3://{store.name}/elsewhere/data/events/ .*events_YYYY-MM-DD\.parquet"):

@@ -10,7 +10,8 @@ import pytest
 from polars.exceptions import PolarsError
 
 from transformer.config import ValidationConfig
-from transformer.data.events import read_events, read_journeys, read_op_nodes
+from transformer.data.events import read_events, read_journeys
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import (
     EVENT_SCHEMA,
     JOURNEY_SCHEMA,

@@ -17,7 +17,8 @@ from polars.testing import assert_frame_equal
 from tests.support.messages import assert_names
 from transformer.config import Config
 from transformer.data.dates import Split, available_dates
-from transformer.data.events import read_days, read_op_nodes
+from transformer.data.events import read_days
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import events_path, op_nodes_path
 from transformer.errors import UserError
 from transformer.features.cache import (

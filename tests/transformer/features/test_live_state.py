@@ -12,7 +12,7 @@ from tests.oracles.snapshot_loop import journeys_of, live_index, snapshots_by_lo
 from transformer.config import Config, GridConfig, SnapshotConfig
 from transformer.data.dates import available_dates
 from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
-from transformer.data.events import read_op_nodes
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.features.live_state import (
     CHANGE_LIMIT_S,

@@ -11,9 +11,10 @@ import pytest
 from tests.oracles.snapshot_loop import journeys_of, snapshots_by_loop
 from transformer.config import Config, GridConfig, SnapshotConfig, load_config
 from transformer.data.dates import available_dates
-from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
-from transformer.data.events import read_op_nodes
+from transformer.data.event_table import NEVER, EventTable, Vocabulary, _key, build_event_table
+from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
+from transformer.errors import UserError
 from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import (
     EventFeatures,
@@ -264,6 +265,20 @@ def test_random_instants_are_seeded_and_see_every_date_alike():
     drawn = [datetime.fromtimestamp(t, UTC) for t in draw[0]]
     assert [sum(d.date() == day for d in drawn) for day in days] == [50, 50]
     assert all(5 <= d.hour <= 23 for d in drawn)
+
+
+def test_keys_of_any_journey_and_any_time_do_not_overflow():
+    """Keys of 2^40 for each journey overflowed at 8.4 million journeys."""
+    journeys = np.array([0, 1, 2**23, 2**31 - 1])
+    times = np.array([0, 1, 3 * 366 * 86_400, 2**32 - 1, 2**40])
+    keys = np.array([_key(np.array([j]), np.array([t]))[0] for j in journeys for t in times])
+    assert (np.diff(keys) >= 0).all() and len(np.unique(keys)) == len(journeys) * (len(times) - 1)
+    assert keys.min() == 0
+
+
+def test_events_that_span_a_century_are_refused():
+    with pytest.raises(UserError, match=r"events span [\d,]+ days"):
+        table_of([(0, None)], [(60 * 24 * 366 * 100, None)])
 
 
 # --- cancelled events ------------------------------------------------------------------------------------------------

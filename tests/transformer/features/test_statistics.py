@@ -166,12 +166,12 @@ PAST = [
 ]
 
 
-def of_date(after_days: int, trains: int = 2) -> tuple[LoadedTable, EventFeatures]:
+def of_date(after_days: int, trains: int = 2, **config: float) -> tuple[LoadedTable, EventFeatures]:
     """The table and the features of a date, given the statistics of PAST."""
     known = Statistics.merged([statistics_of(delays, number) for number, delays in enumerate(PAST)])
     events = events_of([[0, 0, 0]] * trains, after_days)
     loaded = LoadedTable.of(events, journeys_of(events), VOCABULARY)
-    return loaded, event_features(loaded, known, StatisticsConfig(min_count=4))
+    return loaded, event_features(loaded, known, StatisticsConfig(min_count=4, **config))
 
 
 def columns(features: EventFeatures, train: int, *names: str) -> list[list[float]]:
@@ -191,6 +191,13 @@ def test_one_stranded_date_moves_the_mean_of_a_train_and_not_its_median():
     assert columns(features, 0, "history_delay")[1] == pytest.approx([0.75 * own + 0.25 * both])
     assert columns(features, 0, "history_weight") == [[0.75]] * 3
     assert columns(features, 1, *HISTORY_ORDER) == [[0, 0, 0]] * 3
+
+
+def test_the_weight_of_a_train_s_own_past_has_a_key_of_its_own():
+    for count, weight in ((3.0, 0.5), (0.0, 1.0), (9.0, 0.25)):
+        assert columns(of_date(7, history_min_count=count)[1], 0, "history_weight") == [[weight]] * 3
+    _, features = of_date(after_days=7, trains=3, history_min_count=0.0)
+    assert columns(features, 2, "history_weight") == [[0]] * 3  # never seen
 
 
 def test_median_change_is_taken_from_the_last_known_event_on():

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from tests.support.messages import assert_names
-from transformer.data.events import ReadingReport
+from transformer.data.reasons import ReadingReport
 from transformer.errors import UserError
 from transformer.evaluation.drift import Drift, Measure
 from transformer.evaluation.measures import Measures
