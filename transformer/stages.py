@@ -268,8 +268,13 @@ def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> d
     available = list_dates(config)
     fetch_dates(config, ride.dates_needed(keys, config, available))
     predictions = ride.predict_ride(trained, config, keys, available)
-    write_parquet(out, predictions)
-    return {"file": str(out), "keys": predictions.height, "delays_per_key": keys.n}
+    write_parquet(out, predictions.table)
+    return {
+        "file": str(out),
+        "keys": predictions.table.height,
+        "unmatched_keys": predictions.unmatched,
+        "delays_per_key": keys.n,
+    }
 
 
 def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:

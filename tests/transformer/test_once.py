@@ -32,6 +32,7 @@ class FileUse:
     """How often events files were read and hashed, by name."""
 
     read: Counter[str] = field(default_factory=Counter)
+    scanned: Counter[str] = field(default_factory=Counter)  # for the first and last planned time only
     hashed: Counter[str] = field(default_factory=Counter)
 
 
@@ -53,14 +54,14 @@ def process(monkeypatch: pytest.MonkeyPatch, sample_folder: Path) -> Callable[[]
 
         return call
 
-    for reader in ("read_parquet", "scan_parquet"):
-        monkeypatch.setattr(pl, reader, counting(getattr(pl, reader), "read"))
+    for reader, counts in (("read_parquet", "read"), ("scan_parquet", "scanned")):
+        monkeypatch.setattr(pl, reader, counting(getattr(pl, reader), counts))
     monkeypatch.setattr(hashlib, "file_digest", counting(hashlib.file_digest, "hashed"))
 
     @contextmanager
     def begin() -> Iterator[FileUse]:
         events._digest.cache_clear()
-        use.read, use.hashed = Counter(), Counter()
+        use.read, use.scanned, use.hashed = Counter(), Counter(), Counter()
         yield use
 
     return begin
@@ -76,7 +77,7 @@ def test_every_stage_of_a_training_reads_and_hashes_once(config: Config, process
     everything = names(TRAIN, VALIDATION, TEST)
     with process() as use:
         stages.fetch_files(config, "")
-    assert use.read == Counter(everything) and use.hashed == Counter(everything)
+    assert use.read == Counter(everything) and use.hashed == Counter(everything) and not use.scanned
     with process() as use:
         stages.compute_statistics_and_embeddings(config, "")
     assert use.read == Counter(names(TRAIN)) and use.hashed == Counter(everything)
@@ -85,7 +86,7 @@ def test_every_stage_of_a_training_reads_and_hashes_once(config: Config, process
     assert use.read == Counter(names(TRAIN, VALIDATION)) and use.hashed == Counter(everything)
     with process() as use:
         stages.evaluate_model(config, "")
-    assert use.read == Counter(names(TEST)) and use.hashed == Counter(names(TEST))
+    assert use.read == Counter(names(TEST)) and use.hashed == Counter(names(TEST)) and not use.scanned
 
 
 def test_a_training_that_is_tried_again_reads_nothing(config: Config, process: Callable[[], Any]) -> None:
@@ -123,6 +124,7 @@ def test_predictions_read_once(
     with process() as use:
         stages.predict(small_config, trained_folder, "2025-01-13T08:00+01:00", tmp_path / "predictions.parquet")
     assert use.read == Counter(names(range(6, 8))) and not use.hashed
+    assert use.scanned == Counter(names(range(4, 6)))  # earlier dates that a train could still run from
 
 
 def test_keys_of_neighbouring_dates_are_predicted_from_one_reading(
@@ -136,3 +138,4 @@ def test_keys_of_neighbouring_dates_are_predicted_from_one_reading(
     with process() as use:
         stages.predict_ride(small_config, trained_folder, tmp_path, tmp_path / "keys.parquet")
     assert use.read == Counter(names(range(4, 8))) and not use.hashed
+    assert set(use.scanned) == set(names(range(2, 8)))

@@ -12,12 +12,10 @@ import polars as pl
 from transformer.config import DataConfig
 from transformer.data.dates import available_dates
 from transformer.data.events import DayEvents, each_day
+from transformer.data.reach import latest_observation
 from transformer.errors import UserError
 
-# Events are planned up to two days from their service date, and they can be late. An events file may therefore hold
-# observations up to this long after midnight of its date.
-REACH = timedelta(days=4)
-KEPT_DATES = 6  # dates whose events stay in memory: the dates that REACH needs if the data are complete
+KEPT_DATES = 6  # dates whose events stay in memory: with delays up to a day and complete data, all that are read
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ def find_newest_observation(data: DataConfig, now: datetime) -> NewestObservatio
     newest: datetime | None = None
     kept: dict[date, DayEvents] = {}
     for day in reversed(available_dates(Path(data.local_folder))):
-        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        if newest is not None and midnight + REACH < newest:
+        if newest is not None and latest_observation(day, data.validation) < newest:
             break
         (read,) = each_day(data, [day])
         newest = max(filter(None, (newest, newest_observation(read.events, now))), default=None)

@@ -120,7 +120,7 @@ def busiest_instant(trained: TrainedModel, config: Config) -> datetime:
         config: `trained.located(…)`.
     """
     data, day = config.data, trained.split.test[-1]
-    _require([day], config)
+    _require([day], config, day)
     loaded = obtain_reading(data, [day], Path(config.paths.cache)).table(trained.statistics.vocabulary)
     builder = SnapshotBuilder(loaded.table, data.snapshot, EventFeatures.none(loaded.table))
     instants = grid_instants((day,), data.grid, data.timezone)
@@ -141,12 +141,12 @@ def explore(trained: TrainedModel, config: Config, at: str = "") -> ExploredSnap
     zone = ZoneInfo(config.data.timezone)
     instant = parse_instant(at, config.data.timezone) if at else busiest_instant(trained, config)
     local = instant.astimezone(zone)
-    days = _require(dates_around(instant, config), config)
+    days = _require(dates_around(instant, config), config, local.date())
     known = InstantSnapshot.of(trained, config, instant, days)
     batch = to_tensors(known.builder.build(known.instants), config.data.timezone)
     if not batch["train_mask"].any():
         raise UserError(f"no train runs at {local.isoformat()}; name another time")
-    predictions = _predictions(known, days)
+    predictions = _predictions(known)
     names = read_op_nodes(Path(config.data.local_folder)).select("op_id", "op_name")
     return ExploredSnapshot(
         instant=local,
@@ -158,13 +158,13 @@ def explore(trained: TrainedModel, config: Config, at: str = "") -> ExploredSnap
     )
 
 
-def _require(days: Sequence[date], config: Config) -> list[date]:
-    """Fetch the events of `days` to `data.local_folder`. Return the dates that have data."""
+def _require(days: Sequence[date], config: Config, own: date) -> list[date]:
+    """Fetch the events of `days` to `data.local_folder`. Return the dates that have data. The error names `own`."""
     available = list_dates(config)
     found = [day for day in days if day in available]
     if not found:
         dates = f"name a time on the dates from {available[0]} to {available[-1]}"
-        raise UserError(f"{config.data.local_folder}: no events of {max(days)}; {dates}")
+        raise UserError(f"{config.data.local_folder}: no events of {own}; {dates}")
     fetch_dates(config, found)
     return found
 
@@ -184,9 +184,9 @@ def _running(known: InstantSnapshot) -> pl.DataFrame:
     ).with_row_index("train")
 
 
-def _predictions(known: InstantSnapshot, days: Sequence[date]) -> pl.DataFrame:
+def _predictions(known: InstantSnapshot) -> pl.DataFrame:
     """Return the predictions, with the line of their train and the delay that was observed later."""
-    happened, _ = read_days(known.config.data, days)
+    happened, _ = read_days(known.config.data, known.days)
     predictions = known.predictions()
     observed = in_table_order(happened)["delay_sec"].gather(predictions["event"])
     return (

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 
-from transformer.config import Config
+from transformer.config import Config, DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, in_table_order
-from transformer.data.events import read_days, read_journeys
+from transformer.data.events import DayEvents, each_day, joined, read_journeys
 from transformer.data.points import read_op_nodes
+from transformer.data.reach import dates_running, has_running_train, may_have_running_train
 from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
@@ -56,11 +58,39 @@ def parse_instant(text: str, timezone: str) -> datetime:
 
 
 def dates_around(instant: datetime, config: Config) -> tuple[date, ...]:
-    """Service dates whose trains may run at `instant`: its own date, the one before, and near midnight the next."""
-    zone = ZoneInfo(config.data.timezone)
-    today = instant.astimezone(zone).date()
-    soon = (instant + timedelta(seconds=config.data.snapshot.lead_s)).astimezone(zone).date()
-    return tuple(sorted({today - timedelta(days=1), today, soon}))
+    """Service dates whose trains may run at `instant`, as far from it as reading keeps their events."""
+    return dates_running(instant, instant, config.data)
+
+
+def read_around(
+    data: DataConfig,
+    days: Sequence[date],
+    first: datetime,
+    last: datetime,
+    keyed: Collection[date] = (),
+    known: Mapping[date, DayEvents] = MappingProxyType({}),
+) -> list[DayEvents]:
+    """Read the dates of `days` that a prediction between `first` and `last` (UTC) needs; at least one.
+
+    Trains of two nights are rare, so most distant dates have no train any more and would only cost time. A date is
+    needed as a whole, because a train reads the observations of the other trains of its date. The date of the instants
+    and the dates next to it are always needed: their timetable joins points that the model does not know to others.
+
+    Args:
+        keyed: dates that are needed even if their trains have ended.
+        known: dates that were already read with the same configuration.
+    """
+    zone, folder = ZoneInfo(data.timezone), Path(data.local_folder)
+    soon = last + timedelta(seconds=data.snapshot.lead_s)
+    always = {first.astimezone(zone).date() - timedelta(days=1), *(at.astimezone(zone).date() for at in (first, soon))}
+    always.update(keyed)
+    likely = [day for day in days if day in always or may_have_running_train(folder, day, first, last, data)]
+    needed = [
+        read
+        for read in each_day(data, likely, known)
+        if read.day in always or has_running_train(read.events, first, last, data.snapshot)
+    ]
+    return needed or list(each_day(data, days[-1:], known))
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,7 @@ class InstantSnapshot:
     trained: TrainedModel
     config: Config
     instants: Int64Array  # [1] seconds since the Unix epoch
+    days: tuple[date, ...]  # service dates in the table
     events: pl.DataFrame  # in the order of the table, without later observations
     loaded: LoadedTable
     module: DelayModule
@@ -79,16 +110,20 @@ class InstantSnapshot:
     def of(cls, trained: TrainedModel, config: Config, instant: datetime, days: Sequence[date]) -> Self:
         """Read the data. Arguments and errors are those of `predictions_at`."""
         data, second = config.data, int(instant.timestamp())
-        now = pl.lit(datetime.fromtimestamp(second, UTC), TIMESTAMP)
-        events, _ = read_days(data, days)
+        folder, now = Path(data.local_folder), datetime.fromtimestamp(second, UTC)
+        read = read_around(data, days, now, now)
+        days = tuple(of_day.day for of_day in read)
+        events, _ = joined(read, folder)
         # Later observations are removed before anything is computed.
-        events = events.with_columns(pl.when(pl.col("observed_ts") <= now).then(pl.col("observed_ts", "delay_sec")))
-        journeys = read_journeys(Path(data.local_folder), days, data.timezone)
+        known = pl.col("observed_ts") <= pl.lit(now, TIMESTAMP)
+        events = events.with_columns(pl.when(known).then(pl.col("observed_ts", "delay_sec")))
+        journeys = read_journeys(folder, days, data.timezone)
         loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
         return cls(
             trained=trained,
             config=config,
             instants=np.array([second]),
+            days=days,
             events=in_table_order(events),
             loaded=loaded,
             module=trained.module_for(edge_counts(events)),

@@ -68,6 +68,22 @@ def test_a_folder_is_read_back_until_no_older_file_can_hold_a_newer_observation(
     assert find_newest_observation(data, utc(2024, 12, 23)).at == utc(2024, 12, 21, 1)
 
 
+@pytest.mark.parametrize(("max_delay_s", "newest"), [(86_400, 21), (7 * 86_400, 24)])
+def test_a_folder_is_read_back_as_far_as_delays_are_allowed(tmp_path: Path, max_delay_s: int, newest: int):
+    """A train of the 17th is observed six days late, if the configuration takes such a delay for one."""
+    for day, planned, observed in (
+        (date(2024, 12, 17), utc(2024, 12, 18, 9), utc(2024, 12, 24, 9)),
+        (date(2024, 12, 21), utc(2024, 12, 21, 9), utc(2024, 12, 21, 9)),
+    ):
+        write_events(tmp_path, day, events(day, (planned, observed)))
+    write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))
+    write_journeys(tmp_path, pl.DataFrame(schema=JOURNEY_SCHEMA))
+    data = DataConfig(
+        local_folder=str(tmp_path), validation=ValidationConfig(max_delay_s=max_delay_s, max_unmatched_share=1)
+    )
+    assert find_newest_observation(data, utc(2024, 12, 25)).at == utc(2024, 12, newest, 9)
+
+
 def test_without_any_observation_there_is_no_newest_one(tmp_path: Path):
     write_events(tmp_path, date(2024, 12, 22), events(date(2024, 12, 22), (utc(2024, 12, 22, 8), None)))
     write_op_nodes(tmp_path, pl.DataFrame(schema=OP_NODE_SCHEMA))

@@ -18,7 +18,7 @@ from transformer.errors import UserError
 from transformer.features.snapshots import grid_instants
 from transformer.prediction import instant
 from transformer.prediction.columns import PREDICTION_COLUMNS, ROW_SCHEMA, prediction_columns
-from transformer.prediction.instant import dates_around, parse_instant, predictions_at
+from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant, predictions_at
 from transformer.prediction.rows import evaluation_rows
 from transformer.training.run_folder import TrainedModel
 
@@ -132,14 +132,71 @@ def test_trains_of_the_date_before_run_on_past_midnight(trained: TrainedModel, s
     assert date(2025, 1, 12) in found["service_date"].to_list()
 
 
-def test_trains_of_the_next_date_are_there_before_midnight(trained: TrainedModel, small_config: Config):
+@pytest.mark.parametrize("at", ["2025-01-12T23:57+01:00", "2025-01-13T08:00+01:00", "2025-01-13T00:20"])
+def test_a_prediction_reads_the_dates_next_to_it_and_those_whose_trains_still_run(
+    trained: TrainedModel, small_config: Config, at: str
+):
+    """The other dates within reach have no train any more. They leave no trace."""
     config = trained.located(small_config)
-    assert dates_around(datetime(2025, 1, 12, 22, 57, tzinfo=UTC), config) == tuple(
-        date(2025, 1, day) for day in (11, 12, 13)
+    instant = parse_instant(at, config.data.timezone)
+    reach = [day for day in dates_around(instant, config) if date(2025, 1, 6) <= day <= DAY]
+    assert reach == [date(2025, 1, day) for day in range(min(reach).day, 14)] and len(reach) >= 4
+    found = InstantSnapshot.of(trained, config, instant, reach)
+    assert found.days == ((DAY - timedelta(days=2),) * ("12T" in at) + (DAY - timedelta(days=1), DAY))
+    near = predictions_at(trained, config, instant, found.days)
+    assert found.predictions().drop("journey", "event").equals(near) and near.height > 0
+
+
+NIGHT_TRAIN = "three days"
+
+
+def delayed_until_the_third_day(data: Path) -> datetime:
+    """Make a train of the 12th run for 42 h. Return a time on its third day."""
+    path = data / "events" / f"events_{DAY - timedelta(days=1)}.parquet"
+    events = pl.read_parquet(path)
+    number = events.group_by("train_id").len().sort("len", "train_id")["train_id"][-1]
+    own = events.filter(train_id=number).sort("seq")
+    first = own["planned_ts"][0]
+    step = timedelta(hours=42) / (own.height - 1)
+    planned = pl.Series([first + step * k for k in range(own.height)], dtype=own.schema["planned_ts"])
+    now = first + timedelta(hours=40)
+    observed = (planned + timedelta(minutes=7)).to_frame("o").select(pl.when(pl.col("o") <= now).then("o")).to_series()
+    own = own.with_columns(
+        train_id=pl.lit(NIGHT_TRAIN), planned_ts=planned, observed_ts=observed, delay_sec=pl.lit(420, pl.Int32)
     )
-    assert dates_around(datetime(2025, 1, 12, 22, 50, tzinfo=UTC), config) == tuple(
-        date(2025, 1, day) for day in (11, 12)
-    )
+    pl.concat([events, own]).write_parquet(path)
+    return now
+
+
+def copy_to_the_next_date(data: Path) -> None:
+    """Give the date after the last one the timetable of the last one, without observations."""
+    move = pl.col("service_date", "^(.*_)?planned_ts$").dt.offset_by("1d")
+    unobserved = [
+        pl.lit(None, pl.Datetime("us", "UTC")).alias("observed_ts"),
+        pl.lit(None, pl.Int32).alias("delay_sec"),
+    ]
+    events = pl.read_parquet(data / "events" / f"events_{DAY}.parquet").with_columns(move, *unobserved)
+    events.write_parquet(data / "events" / f"events_{DAY + timedelta(days=1)}.parquet")
+    journeys = pl.read_parquet(data / "journeys.parquet")
+    pl.concat([journeys, journeys.filter(service_date=DAY).with_columns(move)]).write_parquet(data / "journeys.parquet")
+
+
+def test_a_train_of_two_nights_is_predicted_on_its_third_day(
+    trained: TrainedModel, small_config: Config, sample_folder: Path, tmp_path: Path
+):
+    data = tmp_path / "railway"
+    shutil.copytree(sample_folder, data)
+    now = delayed_until_the_third_day(data)
+    assert now.date() == DAY + timedelta(days=1)
+    copy_to_the_next_date(data)  # today: nothing was observed yet
+    found = at(trained, small_config, data, now.isoformat())
+    own = found.filter(train_id=NIGHT_TRAIN)
+    assert own.height > 0 and own["service_date"].unique().to_list() == [DAY - timedelta(days=1)]
+    assert own["last_delay_s"].unique().to_list() == [420]
+    assert found.filter(service_date=DAY + timedelta(days=1)).height > 0
+    # The third day begins at midnight. Before it, the train was always found.
+    evening = at(trained, small_config, data, (now - timedelta(hours=20)).isoformat())
+    assert NIGHT_TRAIN in evening["train_id"]
 
 
 def test_a_point_that_the_model_does_not_know_keeps_its_name(trained: TrainedModel, small_config: Config, data: Path):

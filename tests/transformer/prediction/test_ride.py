@@ -58,7 +58,7 @@ def gold(tmp_path: Path, table: pl.DataFrame) -> Path:
 
 def predicted(trained: TrainedModel, config: Config, folder: Path) -> pl.DataFrame:
     keys = read_keys(folder, BRUSSELS)
-    return predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder)))
+    return predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder))).table
 
 
 def test_every_key_gets_every_delay_in_the_order_of_the_table(
@@ -115,14 +115,21 @@ def test_other_keys_get_what_is_known(
 def test_times_and_dates_are_read_however_they_are_written(table: pl.DataFrame, tmp_path: Path):
     expected = read_keys(gold(tmp_path, table), BRUSSELS).rows
     local = pl.col("ts").dt.replace_time_zone(BRUSSELS)
+    midnight = pl.col("service_date").str.to_datetime("%d%b%Y")
     variants = [
-        pl.col("ts").dt.epoch("ns"),
+        *(pl.col("ts").dt.epoch(unit) for unit in ("s", "ms", "us", "ns")),
+        pl.col("ts").dt.epoch("s").cast(pl.Int32),
         pl.col("ts").cast(pl.Datetime("us")),
         local,
         local.dt.convert_time_zone("UTC"),
         pl.col("service_date").str.to_date("%d%b%Y"),
         pl.col("service_date").str.to_date("%d%b%Y").dt.to_string("%Y-%m-%d"),
-        pl.col("service_date").str.to_datetime("%d%b%Y"),
+        midnight,
+        midnight.dt.replace_time_zone(BRUSSELS),
+        midnight.dt.replace_time_zone(BRUSSELS).dt.convert_time_zone("UTC"),  # 23:00 of the day before
+        midnight.dt.replace_time_zone(BRUSSELS).dt.convert_time_zone("UTC").dt.replace_time_zone(None),
+        midnight.dt.replace_time_zone("UTC"),
+        midnight.dt.replace_time_zone("Asia/Tokyo"),
         pl.col("train_id").cast(pl.Categorical),
     ]
     for variant in variants:
@@ -142,12 +149,77 @@ def test_times_and_dates_are_read_however_they_are_written(table: pl.DataFrame, 
         ([pl.lit("8 am").alias("ts"), pl.exclude("ts")], "'ts' .*String.*timestamps"),
         ([pl.lit(3).alias("service_date"), pl.exclude("service_date")], "'service_date' .*Int32.*dates"),
         ([pl.lit("soon").alias("service_date"), pl.exclude("service_date")], "values of 'service_date' .*missing"),
+        (
+            [pl.lit(datetime(2025, 1, 13, 8)).alias("service_date"), pl.exclude("service_date")],
+            "'service_date' holds 2025-01-13T08:00:00.*no date.*midnight in data.timezone=Europe/Brussels",
+        ),
+        (
+            # Two tables of different units, one below the other.
+            [
+                pl.col("ts").dt.epoch("ns") // pl.when(pl.int_range(pl.len()) % 2 == 0).then(1000).otherwise(1),
+                pl.exclude("ts"),
+            ],
+            "'ts' holds numbers from 173.* to 173.* 1990 to 2100 in one unit of s, ms, us, ns",
+        ),
+        ([pl.col("ts").dt.epoch("s") // 60, pl.exclude("ts")], "'ts' holds numbers from 2.* 1990 to 2100"),
+        ([pl.col("ts").dt.epoch("us").cast(pl.Datetime("ns")), pl.exclude("ts")], "'ts' holds 1970-01-2.*1990.*ns"),
+        ([pl.col("ts").dt.epoch("s").cast(pl.Float64), pl.exclude("ts")], "'ts' holds Float64"),
+        (pl.all().head(0), "holds no keys"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_one_line(table: pl.DataFrame, tmp_path: Path, change, words: str):
     with pytest.raises(UserError, match=words) as caught:
         read_keys(gold(tmp_path, table.select(change)), BRUSSELS)
     assert str(caught.value).startswith(str(tmp_path / ride.TABLE))
+
+
+def test_keys_that_match_no_train_are_counted_and_named(
+    trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    other = pl.when(pl.int_range(pl.len()) < 3).then(pl.lit("0") + pl.col("train_id")).otherwise("train_id")
+    later = pl.when(pl.int_range(pl.len()) == 5).then(pl.col("ts").dt.offset_by("20d")).otherwise("ts")
+    keys = read_keys(gold(tmp_path, table.with_columns(other.alias("train_id"), later.alias("ts"))), BRUSSELS)
+    with caplog.at_level("WARNING"):
+        found = predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder)))
+    assert found.unmatched == 4
+    first = table["train_id"][0]
+    assert f"4 of {table.height:,} keys are of trains that the event tables in" in caplog.text
+    assert f"train_id '0{first}'" in caplog.text and "last known delay, else 0" in caplog.text
+    caplog.clear()
+    keys = read_keys(gold(tmp_path, table), BRUSSELS)
+    assert predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder))).unmatched == 0
+    assert "WARNING" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pl.col("train_id") + "x",  # a day with events, but without these trains
+        pl.col("ts").dt.offset_by("10d"),  # an instant without events
+        pl.lit("13JAN2020").alias("service_date"),
+    ],
+)
+def test_if_no_key_matches_a_train_nothing_is_written(
+    trained_folder: Path, small_config: Config, table: pl.DataFrame, tmp_path: Path, change: pl.Expr
+):
+    folder, out = gold(tmp_path, table.with_columns(change)), tmp_path / "p.parquet"
+    words = (
+        rf"{table.height} of {table.height} keys are of trains that the event tables .* there are dates from .*--data"
+    )
+    with pytest.raises(UserError, match=words) as caught:
+        stages.predict_ride(small_config, trained_folder, folder, out)
+    assert str(caught.value).startswith(str(folder / ride.TABLE)) and not out.exists()
+
+
+def test_a_key_of_an_ended_train_is_a_match(
+    trained: TrainedModel, config: Config, table: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The trains of the date before have ended by the next evening. Their last known delay is no fallback."""
+    evening = table.filter(service_date="12JAN2025").with_columns(ts=pl.lit(datetime(2025, 1, 13, 23, 30)))
+    evening = evening.with_columns(pl.col("ts").cast(pl.Datetime("ns"))).unique("train_id")
+    with caplog.at_level("INFO"):
+        predicted(trained, config, gold(tmp_path, evening))
+    assert "the model predicts 0 of them" in caplog.text and "WARNING" not in caplog.text
 
 
 def test_the_command_writes_a_parquet_file(
