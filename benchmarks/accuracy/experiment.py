@@ -181,7 +181,7 @@ class Experiment:
         names = loaded.journeys[rows.journey].select(JOURNEY)
         return names.with_columns(
             snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
-            rank=pl.Series(rows.rank).cast(pl.Int8),
+            rank=pl.Series(rows.rank).cast(pl.Int16),
             translation_delay_s=pl.Series(rows.translation).cast(pl.Float64),
             observed_delay_s=pl.Series(rows.label).cast(pl.Float64),
             predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s)),

@@ -97,7 +97,10 @@ def measure(folder: Path, dates: int | None) -> Measurement:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
     return Measurement(
         dates=len(days),
-        events=pl.scan_parquet([events_path(folder, day) for day in days]).select(pl.len()).collect().item(),
+        events=pl.scan_parquet([events_path(folder, day) for day in days], glob=False)
+        .select(pl.len())
+        .collect()
+        .item(),
         seconds=seconds,
         peak_gib=peak / 2**30,
         rows={name: getattr(statistics, name).height for name in ("sections", "histograms", "history")},

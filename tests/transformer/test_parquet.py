@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +13,29 @@ from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.parquet import read_parquet, write_parquet
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def test_parquet_round_trip(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
     write_parquet(tmp_path / "a[1].parquet", frame)  # the brackets are part of the name
     assert read_parquet(tmp_path / "a[1].parquet", "make it").equals(frame)
+
+
+def test_no_path_is_taken_for_a_pattern() -> None:
+    """A folder may have brackets in its name. Polars reads them as a pattern unless `glob=False`."""
+    calls = [
+        (path.name, node.lineno, node)
+        for folder in ("transformer", "benchmarks", "scripts")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and re.fullmatch(r"(read|scan)_(parquet|csv|ipc|ndjson)", node.func.attr)
+        and ast.unparse(node.func.value) == "pl"
+    ]
+    assert len(calls) > 5
+    assert [(name, line) for name, line, node in calls if "glob" not in {word.arg for word in node.keywords}] == []
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "not Parquet", "middle lost"])

@@ -43,6 +43,24 @@ def test_each_stage_returns_json_and_what_it_did(results):
     assert 0 < metrics["test/coverage_50"] < metrics["test/coverage_90"] <= 1
 
 
+@pytest.mark.slow
+def test_folders_may_have_any_name(small_overrides: list[str], sample_folder: Path, tmp_path: Path):
+    """Brackets, stars and question marks are patterns to some readers, and `#`, `%` and `?` end an address."""
+    odd = tmp_path / "railway [2025] *?#%20 é"
+    shutil.copytree(sample_folder, odd / "data")
+    own = {"data.local_folder": odd / "data", "paths.cache": odd / "cache", "paths.runs": odd / "runs"}
+    values = {key: str(path) for key, path in own.items()} | {"training.max_epochs": 1}
+    config = with_values(load_config("local", small_overrides), values, "test")
+    for _ in range(2):  # the second time, from the cache
+        for step in (stages.fetch_files, stages.compute_statistics_and_embeddings):
+            step(config, "")
+    stages.train_model(config, "")
+    assert stages.evaluate_model(config, "")["metrics"]["test/n"] > 100
+    folder = stages.run_folder(config, "")
+    assert stages.predict(config, folder, "2025-01-13T08:00", odd / "out.csv")["trains"] > 0
+    assert pl.read_csv(odd / "out.csv", glob=False).height > 0
+
+
 def test_evaluating_again_gives_the_same_figures(results):
     config, by_stage = results
     assert stages.evaluate_model(config, "")["metrics"] == by_stage["evaluate_model"]["metrics"]

@@ -102,7 +102,14 @@ def _like(pattern: str) -> Callable[[str], bool]:
     return lambda value: re.fullmatch(pattern, value) is not None
 
 
-def _is_timezone(name: str) -> bool:
+def is_timezone(name: str) -> bool:
+    """Whether both Python and Polars know the zone.
+
+    Polars has the zones of the IANA database. Python also takes other files of the machine: its own zone, the zones
+    with leap seconds, and a second copy of the others.
+    """
+    if name in ("localtime", "posixrules", "Factory") or name.startswith(("right/", "posix/")):
+        return False
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -124,6 +131,13 @@ def _is_pod_url(url: str) -> bool:
         return False
 
 
+def _fits_columns(value: int) -> int:
+    """Refuse what a column of 32 bits cannot hold. Times in seconds are such columns, and 2^31 s are 68 years."""
+    if value > _LARGEST_WHOLE:
+        raise ValueError(f"must be at most {_LARGEST_WHOLE}")
+    return value
+
+
 def _quantile_levels(levels: list[float]) -> list[float]:
     reason = ""
     if not all(0 < level < 1 for level in levels):
@@ -143,12 +157,14 @@ def _quantile_levels(levels: list[float]) -> list[float]:
 
 Text = Annotated[str, BeforeValidator(_as_text)]
 Number = Annotated[float, WrapValidator(_as_written)]
+_LARGEST_WHOLE = 2**31 - 1
+Whole = Annotated[int, AfterValidator(_fits_columns)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 QuantileLevels = Annotated[list[Annotated[float, Field(allow_inf_nan=True)]], AfterValidator(_quantile_levels)]
 TimeOfDay = Annotated[
     Text, _holds(_like(r"([01]\d|2[0-3]):[0-5]\d"), "is not a time of day; write it as HH:MM, for example '05:00'")
 ]
-TimeZone = Annotated[Text, _holds(_is_timezone, "is no time zone; give an IANA name such as Europe/Paris")]
+TimeZone = Annotated[Text, _holds(is_timezone, "is no time zone; give an IANA name such as Europe/Paris")]
 Cron = Annotated[
     Text,
     _holds(

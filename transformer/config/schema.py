@@ -44,6 +44,7 @@ from transformer.config.checks import (
     TimeZone,
     Toleration,
     Topic,
+    Whole,
     is_address,
     is_postgresql,
     is_whole,
@@ -84,8 +85,8 @@ class SplitConfig(Group):
 class ValidationConfig(Group):
     """Limits of valid events, and of the share of invalid ones."""
 
-    max_delay_s: int = Field(43_200, ge=0, description="a larger delay (12 h) is a recording error")
-    max_early_s: int = Field(
+    max_delay_s: Whole = Field(43_200, ge=0, description="a larger delay (12 h) is a recording error")
+    max_early_s: Whole = Field(
         3_600, ge=0, description="an observation that is earlier than planned by more (1 h) is a recording error"
     )
     max_dropped_share: float = Field(
@@ -98,7 +99,7 @@ class ValidationConfig(Group):
         description="with a larger share of events without a row in op_nodes.parquet or journeys.parquet the files are "
         "refused",
     )
-    max_gap_s: int = Field(
+    max_gap_s: Whole = Field(
         43_200,
         gt=0,
         description="a longer time (12 h) between two planned events of a journey means two runs under one train_id",
@@ -111,16 +112,19 @@ class ValidationConfig(Group):
     skip_partial_dates: bool = Field(True, description="leave dates with missing hours out of an automatic split")
 
 
+MOST_EVENTS = 2**15 - 1  # of a journey: the order of its events and the rank of a prediction are Int16
+
+
 class SnapshotConfig(Group):
     """The trains of a snapshot at instant t, and the number of events of each."""
 
-    n_prev: int = Field(15, gt=0, description="number of last known events of each train")
-    n_foll: int = Field(15, gt=0, description="number of next events of each train")
-    lead_s: int = Field(300, ge=0, description="time from which a train takes part before its first planned event")
-    end_grace_s: int = Field(
+    n_prev: Whole = Field(15, gt=0, le=MOST_EVENTS, description="number of last known events of each train")
+    n_foll: Whole = Field(15, gt=0, le=MOST_EVENTS, description="number of next events of each train")
+    lead_s: Whole = Field(300, ge=0, description="time from which a train takes part before its first planned event")
+    end_grace_s: Whole = Field(
         300, ge=0, description="time after its last planned event plus its last known delay at which a train leaves"
     )
-    silence_s: int = Field(
+    silence_s: Whole = Field(
         7_200,
         ge=0,
         description="a train without news also leaves this long after its next planned event plus its last known delay",
@@ -134,7 +138,7 @@ class GridConfig(Group):
         "05:00", description="first instant of a date; training draws its instants between the first and the last"
     )
     end: TimeOfDay = Field("23:00", description="last instant of a date")
-    step_s: int = Field(900, gt=0, description="time between two instants")
+    step_s: Whole = Field(900, gt=0, description="time between two instants")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -146,7 +150,7 @@ class GridConfig(Group):
 class StatisticsConfig(Group):
     """Section and train-number statistics."""
 
-    min_count: int = Field(
+    min_count: Whole = Field(
         8, ge=0, description="number of observations at which a section's own mean weighs as much as its parent's"
     )
     history_min_count: float | None = Field(
@@ -155,8 +159,10 @@ class StatisticsConfig(Group):
         description="the same for the usual delay of a train number at an event, against all trains of its type there; "
         "null = a quarter of `min_count`",
     )
-    histogram_step_s: int = Field(30, gt=0, description="bin width of the mergeable histograms behind the middle mean")
-    histogram_limit_s: int = Field(1_800, gt=0, description="larger changes of delay count in the outermost bins")
+    histogram_step_s: Whole = Field(
+        30, gt=0, description="bin width of the mergeable histograms behind the middle mean"
+    )
+    histogram_limit_s: Whole = Field(1_800, gt=0, description="larger changes of delay count in the outermost bins")
 
 
 class DataConfig(Group):
@@ -189,7 +195,7 @@ class DataConfig(Group):
 # --- embeddings.yaml -------------------------------------------------------------------------------------------------
 class LaplacianConfig(Group):
     enabled: bool = Field(True, description="place in the whole railway: eigenvectors of its graph")
-    dim: int = Field(16, gt=0, description="numbers per point")
+    dim: Whole = Field(16, gt=0, description="numbers per point")
 
 
 class GeographicConfig(Group):
@@ -200,7 +206,7 @@ class RandomEmbeddingConfig(Group):
     """Control: vectors that identify a point and hold nothing about its place."""
 
     enabled: bool = Field(False, description="random vectors, a control for the other kinds")
-    dim: int = Field(16, gt=0, description="numbers per point")
+    dim: Whole = Field(16, gt=0, description="numbers per point")
     seed: Seed = Field(0, description="seed of the vectors")
 
 
@@ -249,15 +255,15 @@ COMBINED_KEYS = (
 class ModelConfig(Group):
     """The network. Sizes were found by studies on six service dates (`docs/log.md`)."""
 
-    d_model: int = Field(64, gt=0, description="width of the encoder; n_heads divides it")
-    n_heads: int = Field(4, gt=0, description="attention heads between trains")
-    n_layers: int = Field(2, gt=0, description="layers of the encoder")
-    d_feedforward: int = Field(256, gt=0, description="width inside a layer of the encoder")
-    d_point: int = Field(16, gt=0, description="dimension that all point embeddings together are projected to")
+    d_model: Whole = Field(64, gt=0, description="width of the encoder; n_heads divides it")
+    n_heads: Whole = Field(4, gt=0, description="attention heads between trains")
+    n_layers: Whole = Field(2, gt=0, description="layers of the encoder")
+    d_feedforward: Whole = Field(256, gt=0, description="width inside a layer of the encoder")
+    d_point: Whole = Field(16, gt=0, description="dimension that all point embeddings together are projected to")
     dropout: float = Field(0.25, ge=0, lt=1, description="dropout on the residual branches of the encoder")
-    d_head: int = Field(96, gt=0, description="width of the head that predicts each next event")
+    d_head: Whole = Field(96, gt=0, description="width of the head that predicts each next event")
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the head")
-    n_members: int = Field(
+    n_members: Whole = Field(
         3, gt=0, description="networks trained side by side; their mean predicts, and time grows with their number"
     )
     round_predictions: bool = Field(
@@ -332,16 +338,16 @@ class SchedulerConfig(Group):
 
 class EarlyStoppingConfig(Group):
     enabled: bool = Field(True, description="stop before max_epochs when validation does not improve")
-    patience: int = Field(6, gt=0, description="epochs without a better validation MAE")
+    patience: Whole = Field(6, gt=0, description="epochs without a better validation MAE")
     min_delta_s: float = Field(0.1, ge=0, description="a smaller improvement does not count")
 
 
 class TrainingConfig(Group):
-    max_epochs: int = Field(8, gt=0, description="largest number of epochs; the learning rate falls over them")
-    snapshots_per_epoch: int = Field(
+    max_epochs: Whole = Field(8, gt=0, description="largest number of epochs; the learning rate falls over them")
+    snapshots_per_epoch: Whole = Field(
         1_024, gt=0, description="snapshots per epoch, at random instants of the training dates"
     )
-    batch_size: int = Field(
+    batch_size: Whole = Field(
         8, gt=0, description="snapshots per step over all processes; with more GPUs each takes fewer"
     )
     learning_rate: float = Field(1.5e-3, gt=0, description="learning rate of AdamW after the warm-up")
@@ -356,13 +362,13 @@ class TrainingConfig(Group):
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true"] = Field(
         "auto", description="auto = bf16-mixed or 16-mixed on a GPU, whichever it has, else 32-true"
     )
-    num_workers: int = Field(0, ge=0, description="processes that build snapshots; they pay off with a GPU")
+    num_workers: Whole = Field(0, ge=0, description="processes that build snapshots; they pay off with a GPU")
     log_every_s: float = Field(5.0, gt=0, description="time between progress lines in the task log")
     vary_history: bool = Field(
         True, description="with up to ten training dates, each epoch leaves more of them out of history"
     )
     allow_changes_on_resume: bool = Field(False, description="true = a resumed training may have another configuration")
-    overfit_batches: int = Field(0, ge=0, description="debug: train and validate on this many fixed batches")
+    overfit_batches: Whole = Field(0, ge=0, description="debug: train and validate on this many fixed batches")
     loss: LossConfig = Field(default_factory=LossConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
@@ -374,7 +380,7 @@ class TrainingConfig(Group):
 class FreshnessConfig(Group):
     """The largest age of the data in an evaluation of the last dates."""
 
-    max_age_s: int = Field(0, ge=0, description="largest age of the newest observation; 0 = any age")
+    max_age_s: Whole = Field(0, ge=0, description="largest age of the newest observation; 0 = any age")
 
 
 class DriftConfig(Group):
@@ -431,7 +437,7 @@ class GateConfig(Group):
     """When a challenger becomes champion. Differences are of mean absolute errors, on the same rows."""
 
     confidence: float = Field(0.95, ge=0.5, lt=1, description="confidence of every interval")
-    resamples: int = Field(5_000, gt=0, description="resamples of the bootstrap")
+    resamples: Whole = Field(5_000, gt=0, description="resamples of the bootstrap")
     seed: Seed = Field(42, description="seed of the bootstrap")
     min_improvement_s: float = Field(
         0.0,
@@ -446,11 +452,11 @@ class GateConfig(Group):
     breakdowns: list[Annotated[Text, AfterValidator(_is_breakdown)]] = Field(
         ["train_type", "horizon"], description="groups that are judged"
     )
-    min_group_journeys: int = Field(30, ge=0, description="a group with fewer journeys is shown and not judged")
-    min_service_dates: int = Field(
+    min_group_journeys: Whole = Field(30, ge=0, description="a group with fewer journeys is shown and not judged")
+    min_service_dates: Whole = Field(
         7, gt=0, description="the bootstrap draws whole dates if there are as many, else journeys"
     )
-    min_journeys: int = Field(30, gt=0, description="with fewer journeys there is no decision")
+    min_journeys: Whole = Field(30, gt=0, description="with fewer journeys there is no decision")
     max_unmatched_share: float = Field(
         0.01, ge=0, le=1, description="largest share of rows that only one of the two models predicts"
     )
@@ -462,7 +468,7 @@ class ScheduleConfig(Group):
 
     cron: Cron = Field("", description='minute hour day month weekday, in data.timezone; "" = at no fixed time')
     on_new_model: bool = Field(True, description="true = it also runs when a training has registered a model")
-    last_dates: int = Field(
+    last_dates: Whole = Field(
         7,
         gt=0,
         description="number of last service dates that it evaluates, and that a run by hand without dates evaluates",
@@ -542,18 +548,18 @@ class SamplerConfig(Group):
 
     name: Literal["tpe", "random"] = Field("tpe", description="tpe learns from earlier trials")
     seed: Seed = Field(42, description="each trial derives its own seed from it")
-    n_startup_trials: int = Field(8, ge=0, description="number of random trials before TPE begins to learn")
+    n_startup_trials: Whole = Field(8, ge=0, description="number of random trials before TPE begins to learn")
 
 
 class PrunerConfig(Group):
     """The algorithm that ends a trial early when its validation MAE falls behind."""
 
     name: Literal["median", "hyperband", "none"] = Field("median", description="none = every trial trains to its end")
-    n_startup_trials: int = Field(4, ge=0, description="median: smallest number of complete trials to compare with")
-    n_warmup_epochs: int = Field(
+    n_startup_trials: Whole = Field(4, ge=0, description="median: smallest number of complete trials to compare with")
+    n_warmup_epochs: Whole = Field(
         3, gt=0, description="median: epochs that every trial may train; hyperband: epochs of its shortest bracket"
     )
-    reduction_factor: int = Field(3, gt=1, description="hyperband: one trial in so many goes on to the next rung")
+    reduction_factor: Whole = Field(3, gt=1, description="hyperband: one trial in so many goes on to the next rung")
 
 
 def _searched_keys() -> list[SearchedParameter]:
@@ -577,17 +583,19 @@ class SearchConfig(Group):
     study_name: StudyName = Field(
         "train-delays", description="name of the study; an existing study of this name is continued"
     )
-    n_trials: int = Field(20, gt=0, description="trials of the study in all, also after interruptions and new triggers")
-    n_workers: int = Field(1, gt=0, description="trials at a time; more than one needs storage_url")
+    n_trials: Whole = Field(
+        20, gt=0, description="trials of the study in all, also after interruptions and new triggers"
+    )
+    n_workers: Whole = Field(1, gt=0, description="trials at a time; more than one needs storage_url")
     storage_url: Text = Field(
         "",
         description='postgresql://user@host/database, its password in PGPASSWORD; "" = SQLite at paths.optuna_db',
     )
     start_with_defaults: bool = Field(True, description="the first trial is the configuration as it is")
-    heartbeat_s: int = Field(
+    heartbeat_s: Whole = Field(
         30, gt=0, description="a worker that is silent for four times as long counts as dead, and its trial runs again"
     )
-    max_retries: int = Field(3, ge=0, description="retries of a trial whose worker died")
+    max_retries: Whole = Field(3, ge=0, description="retries of a trial whose worker died")
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     pruner: PrunerConfig = Field(default_factory=PrunerConfig)
     space: list[SearchedParameter] = Field(
@@ -640,9 +648,9 @@ class ProfileConfig(Entry):
     """Size of a pod and the nodes it may run on."""
 
     name: ProfileName = Field(description="name that compute.kubernetes.stages uses")
-    cpu: int = Field(1, gt=0, description="reserved cores; a stage uses more if the node has spare ones")
+    cpu: Whole = Field(1, gt=0, description="reserved cores; a stage uses more if the node has spare ones")
     memory: Quantity = Field("4Gi", description="reserved memory, and its limit")
-    gpus: int = Field(0, ge=0, description="number of NVIDIA GPUs")
+    gpus: Whole = Field(0, ge=0, description="number of NVIDIA GPUs")
     shared_memory: Quantity = Field(
         "1Gi", description="size of /dev/shm for data loaders and NCCL; it counts as memory"
     )
@@ -701,10 +709,10 @@ class KubernetesConfig(Group):
         "",
         description='page of a pod in a dashboard, with {pod} and {namespace}: a stage\'s link *Pod*; "" = none',
     )
-    schedule_timeout_s: int = Field(
+    schedule_timeout_s: Whole = Field(
         1_200, gt=0, description="time within which a node must be found; a new GPU node takes minutes"
     )
-    startup_timeout_s: int = Field(
+    startup_timeout_s: Whole = Field(
         1_200, gt=0, description="time within which the container must then start; a CUDA image has gigabytes"
     )
     profiles: list[ProfileConfig] = Field(

@@ -33,7 +33,7 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "train_type": pl.String(),
     "op_id": pl.Int32(),
     "event_type": pl.String(),
-    "rank": pl.Int8(),  # 1 = the train's very next event
+    "rank": pl.Int16(),  # 1 = the train's very next event
     "planned_ts": TIMESTAMP,
     "horizon_s": pl.Float64(),  # planned_ts - snapshot_ts
     "departed": pl.Boolean(),  # at least one event of the train is known

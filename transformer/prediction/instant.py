@@ -113,7 +113,9 @@ class InstantSnapshot:
         folder, now = Path(data.local_folder), datetime.fromtimestamp(second, UTC)
         read = read_around(data, days, now, now)
         days = tuple(of_day.day for of_day in read)
-        events, _ = joined(read, folder)
+        events, report = joined(read, folder)
+        for line in report.lines():
+            log.info(line)
         # Later observations are removed before anything is computed.
         known = pl.col("observed_ts") <= pl.lit(now, TIMESTAMP)
         events = events.with_columns(pl.when(known).then(pl.col("observed_ts", "delay_sec")))

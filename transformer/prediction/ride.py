@@ -190,7 +190,9 @@ def _predict_day(
     Fills in the predicted `delays` [K, n] and the `known` delays [K], in seconds, and which keys are `matched` [K].
     """
     folder = Path(config.data.local_folder)
-    events, _ = joined(read, folder)
+    events, report = joined(read, folder)
+    for line in report.lines():
+        log.info(line)
     journeys = read_journeys(folder, [of_day.day for of_day in read], config.data.timezone)
     loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
     found = rows.join(loaded.journeys.select(JOURNEY).with_row_index("journey"), on=JOURNEY).with_columns(

@@ -110,7 +110,7 @@ def _rows(
                 "journey": journey,
                 "op_id": points[np.asarray(table.point[event])],
                 "event_type": types[np.asarray(table.event_type[event])],
-                "rank": (f + 1).astype(np.int8),
+                "rank": (f + 1).astype(np.int16),
                 "planned_ts": planned * 1_000_000,
                 "horizon_s": (planned - instant).astype(np.float64),
                 "departed": arrays["departed"][b, s],

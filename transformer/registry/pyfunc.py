@@ -15,7 +15,11 @@ MLflow runs this file itself ("models from code"), with a copy of the package ma
 
 from __future__ import annotations
 
+import logging
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +28,7 @@ import pandas as pd
 import polars as pl
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from polars.exceptions import PolarsError
 
 from transformer.config import with_values
 from transformer.data.tables import (
@@ -37,6 +42,8 @@ from transformer.errors import UserError
 from transformer.prediction.columns import intervals_of
 from transformer.prediction.instant import dates_around, parse_instant, predictions_at
 from transformer.training.run_folder import TrainedModel
+
+log = logging.getLogger(__name__)
 
 INPUT = Schema(
     [
@@ -111,7 +118,7 @@ def output_schema(trained: TrainedModel) -> Schema:
 
 def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> pl.DataFrame:
     """Write a data folder of these events and predict from it, with the usual checks and the cut-off at the instant."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _faults_of_the_table(Path(temporary)):
         folder = Path(temporary)
         config = with_values(trained.config, {"data.local_folder": str(folder)}, "served model")
         given = events["service_date"].unique()
@@ -120,6 +127,8 @@ def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) 
             raise UserError(
                 f"no event has a service date near {instant.isoformat()}; add the events of the trains that run then"
             )
+        if unused := events.height - int(events["service_date"].is_in(days).sum()):
+            log.warning("%s events are not used: no train of their service date runs at %s", f"{unused:,}", instant)
         for day in days:
             write_events(folder, day, events.filter(service_date=day))
         attributes = events.group_by(JOURNEY).agg(
@@ -134,20 +143,34 @@ def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) 
         return predictions_at(trained, config, instant, days)
 
 
+@contextmanager
+def _faults_of_the_table(folder: Path) -> Iterator[None]:
+    """Name the given table in place of a file of `folder`, which is temporary. The remedy is the caller's, too."""
+    try:
+        yield
+    except UserError as error:
+        fault = re.sub(rf"{re.escape(str(folder))}/events/events_([\d-]+)\.parquet", r"events of \1", str(error))
+        if fault == str(error) and str(folder) not in fault:
+            raise
+        fault = fault.rpartition("; ")[0] or fault
+        raise UserError(f"{fault.replace(str(folder), 'the given events')}; correct the given events") from None
+
+
 def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
     frame = pl.from_pandas(events)
     absent = [name for name in ("train_number", "train_type") if name not in frame.columns]
-    return (
-        frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-        .with_columns(
+    try:
+        typed = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent).with_columns(
             pl.col("train_id", "event_type", "train_number", "train_type").cast(pl.String),
             pl.col("service_date").cast(pl.Date),
             pl.col("seq").cast(pl.Int16),
             pl.col("op_id").cast(pl.Int32),
             pl.col("planned_ts", "observed_ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
         )
-        .with_columns((pl.col("observed_ts") - pl.col("planned_ts")).dt.total_seconds().alias("delay_sec"))
-    )
+    except PolarsError as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"a value does not fit its column ({reason}); correct the given events") from None
+    return typed.with_columns((pl.col("observed_ts") - pl.col("planned_ts")).dt.total_seconds().alias("delay_sec"))
 
 
 def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:

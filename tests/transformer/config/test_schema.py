@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zoneinfo
+from datetime import datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -26,6 +29,7 @@ from transformer.config import (
     to_yaml,
     valid_keys,
 )
+from transformer.config.checks import is_timezone
 from transformer.config.schema import Group
 
 LISTED = (ChoicesConfig, RangeConfig, ProfileConfig)
@@ -70,6 +74,36 @@ def test_a_default_belongs_to_one_configuration() -> None:
     first.model.quantiles.clear()
     first.search.space.clear()
     assert second == Config() and second.data.split.train == [] and second.search.space
+
+
+def test_no_whole_number_is_larger_than_the_columns_that_it_ends_up_in() -> None:
+    """Each whole number of the schema has a limit, and the message names it."""
+    whole = [key for key, value in flatten(to_dict(Config())).items() if type(value) is int]
+    assert len(whole) > 40
+    for key in whole:
+        for number in (2**32, 10**30):
+            message = refusal(f"{key}={number}")
+            assert key in message and any(limit in message for limit in ("2147483647", "4294967295", "32767")), message
+    for key in ("data.snapshot.n_prev", "data.snapshot.n_foll"):
+        assert_names(refusal(f"{key}=32768"), key, "32768", "32767")
+    config = load_config("local", ["data.snapshot.n_foll=32767", "data.validation.max_delay_s=2147483647"])
+    assert config.data.snapshot.n_foll == 32_767 and config.data.validation.max_delay_s == 2_147_483_647
+
+
+def test_every_zone_that_the_configuration_takes_is_one_that_polars_knows() -> None:
+    """`zoneinfo` reads any file of the machine's folders, for example `localtime`."""
+    files = {
+        path.relative_to(folder).as_posix()
+        for folder in map(Path, zoneinfo.TZPATH)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    taken = [name for name in files | zoneinfo.available_timezones() if is_timezone(name)]
+    assert len(taken) > 400 and {"Europe/Brussels", "UTC", "CET"} <= set(taken)
+    noon = pl.Series([datetime(2025, 1, 13, 12)])
+    for name in taken:
+        noon.dt.replace_time_zone(name)
+    assert not is_timezone("localtime") and not is_timezone("posixrules")
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -131,6 +165,8 @@ def test_a_configuration_survives_its_dictionary(env: str) -> None:
         ("data.grid.end=04:00", ("data.grid.start=05:00", "after data.grid.end=04:00")),
         ("data.timezone=Mars/Base", ("data.timezone='Mars/Base'", "time zone", "IANA")),
         ("data.timezone=../x", ("data.timezone='../x'", "time zone")),
+        ("data.timezone=localtime", ("data.timezone='localtime'", "time zone", "IANA")),
+        ("data.timezone=right/UTC", ("data.timezone='right/UTC'", "time zone", "IANA")),
         ("data.save_results_to_s3=true", ("data.save_results_to_s3=true", "data.bucket_name")),
         ("training.mlflow.tracking_uri=''", ("training.mlflow.tracking_uri=''", "address")),
         ("training.mlflow.tracking_uri=localhost", ("training.mlflow.tracking_uri='localhost'", "address")),

@@ -121,6 +121,7 @@ def test_more_journeys_than_the_lines_carry_are_refused(tmp_path: Path) -> None:
     [
         ("start_date", "13.12.2024"),
         ("timezone", "Mars/Olympus"),
+        ("timezone", "localtime"),
         ("lines", 0),
         ("missing_share", 1.5),
         ("delay_severity", float("nan")),

@@ -184,6 +184,35 @@ def test_mistakes_are_one_line(run_folder: Path, events: pl.DataFrame, tmp_path:
     assert_names(caught.value, str(tmp_path), "config/config.yaml", "missing", "train the model")
 
 
+def test_a_fault_of_the_table_names_the_table_and_not_a_file(run_folder: Path, events: pl.DataFrame) -> None:
+    """The model writes the table into a temporary folder, which the caller does not know."""
+    trained, at = TrainedModel.load(run_folder), middle(events).isoformat()
+    day = str(events["service_date"][0])
+    for damaged, words in (
+        (pl.concat([events, events]), (f"events of {day}", f"{events.height:,} with a duplicate key")),
+        (events.with_columns(event_type=pl.lit("X")), (f"events of {day}", "unknown event_type")),
+        (events.with_columns(seq=pl.col("seq").cast(pl.Int64) + 40_000), ("seq", "does not fit", "40000")),
+        (events.with_columns(op_id=pl.col("op_id").cast(pl.Int64) + 2**40), ("op_id", "does not fit")),
+    ):
+        with pytest.raises(UserError) as caught:
+            predict(trained, as_input(damaged), at)
+        message = str(caught.value)
+        assert_names(message, *words, "correct the given events")
+        assert len(message.splitlines()) == 1 and not re.search(r"/|parquet|data\.", message), message
+
+
+def test_events_that_are_not_used_are_counted(
+    run_folder: Path, events: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, at = TrainedModel.load(run_folder), middle(events).isoformat()
+    expected = predict(trained, as_input(events), at)
+    older = events.with_columns(pl.col("service_date", "planned_ts", "observed_ts").dt.offset_by("-9d"))
+    assert "not used" not in caplog.text
+    found = predict(trained, as_input(pl.concat([events, older])), at)
+    assert f"{events.height:,} events are not used" in caplog.text
+    assert found.equals(expected)
+
+
 def test_it_loads_by_its_alias_with_its_requirements_and_nothing_else(
     mlflow_server: str, run_folder: Path, model: Path, events: pl.DataFrame, tmp_path: Path
 ) -> None:

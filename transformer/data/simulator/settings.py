@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from transformer.config.checks import is_timezone
 from transformer.errors import UserError
 
 MOST_POINTS_PER_LINE = 200  # keeps a journey within hours
@@ -64,10 +64,8 @@ class SimulationConfig:
             raise UserError(f"start_date={self.start_date!r} is not a date; write it as YYYY-MM-DD") from None
         if first.year > 2200:  # keeps every later date inside the calendar
             raise UserError(f"start_date={self.start_date!r} is too far in the future; start before 2200")
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise UserError(f"timezone={self.timezone!r} is unknown; use an IANA name such as Europe/Paris") from None
+        if not is_timezone(self.timezone):
+            raise UserError(f"timezone={self.timezone!r} is unknown; use an IANA name such as Europe/Paris")
 
     def dates(self) -> list[date]:
         first = date.fromisoformat(self.start_date)

@@ -455,7 +455,12 @@ def _read_operational_points(path: Path) -> pl.DataFrame:
     """Read Infrabel's list of operational points into the columns of OP_NODE_SCHEMA. Unreadable positions are null."""
     _read_columns(path, OPERATIONAL_POINT_COLUMNS, separator=";")
     points = pl.read_csv(
-        path, separator=";", columns=list(OPERATIONAL_POINT_COLUMNS), infer_schema=False, encoding="utf8-lossy"
+        path,
+        separator=";",
+        columns=list(OPERATIONAL_POINT_COLUMNS),
+        infer_schema=False,
+        encoding="utf8-lossy",
+        glob=False,
     )
     number, position, name = (pl.col(column).str.strip_chars() for column in OPERATIONAL_POINT_COLUMNS)
     degrees = position.str.extract_groups(r"^(?<lat>-?[\d.]+)\s*,\s*(?<lon>-?[\d.]+)$")

@@ -80,7 +80,7 @@ class PointEmbeddings:
             UserError: the file is missing, or is no table of embeddings.
         """
         try:
-            table = pl.read_parquet(path)
+            table = pl.read_parquet(path, glob=False)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; run compute-statistics-and-embeddings first") from None
         except UNREADABLE as error:
