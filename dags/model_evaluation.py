@@ -27,7 +27,8 @@ Only `evaluate_model` is a stage. The DAG opens no MLflow run of its own.
 - The model registry: aliases and tags of the model's versions.
 
 #### Trigger
-The DAG runs after `model_training` has registered a model. It also runs on the schedule `evaluation.schedule.cron` of
+The DAG runs after `model_training` has registered a model. If several models are registered at about the same time,
+one run evaluates all of them. The DAG also runs on the schedule `evaluation.schedule.cron` of
 the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, or pass any of its fields as conf. After
 `make up`, `airflow` is `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
 
@@ -114,9 +115,9 @@ def model_evaluation():
 
     # `promote` follows the evaluations too: a failed one must fail the DAG run and promote nothing.
     @task(execution_timeout=duration(minutes=10), trigger_rule=TriggerRule.NONE_FAILED)
-    def promote(opened, decision, **context):
+    def promote(decision, **context):
         """Make the challenger champion if the gate and, where one is asked, a person agree."""
-        return evaluations.promote(opened, decision, context)
+        return evaluations.promote(decision, context)
 
     opened = open_evaluation()
     evaluate = EvaluateModelOperator.partial(
@@ -125,13 +126,12 @@ def model_evaluation():
     decision = decide(opened)
     approve = evaluations.ApprovePromotion(
         task_id="approve",
-        opened=opened,
         decision=decision,
         response_timeout=duration(days=7),
         execution_timeout=None,
         retries=0,
     )
-    promoted = promote(opened, decision)
+    promoted = promote(decision)
     chain(evaluate, decision, approve, promoted)
     chain(evaluate, promoted)
 

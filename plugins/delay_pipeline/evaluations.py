@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -36,44 +37,54 @@ BY_HAND = "manual"  # type of a DAG run that a person started
 def open_evaluation(context: Context) -> dict[str, Any]:
     """Check the conf and choose the models to evaluate. The MLflow runs of the models do not change.
 
+    A run that asset events started evaluates each model that an event names. Models that register at about the same
+    time start one run together.
+
     Returns:
-        `env`, `overrides`, `models` (the input of the stage for each model) and `ask` (whether a person must approve a
-        promotion).
+        `env` and `overrides` of the newest model, and `models`: the input of the stage for each model, and whether a
+        person must approve its promotion (`ask`).
 
     Raises:
-        AirflowFailException: the conf, an environment variable, the configuration or a run id is wrong; not retried.
+        AirflowFailException: the conf, an event, an environment variable, the configuration or a run id is wrong; not
+            retried.
         AirflowException: MLflow does not answer; retried.
     """
     dag_run = context["dag_run"]
+    request_id = hashlib.sha256(f"{dag_run.dag_id} {dag_run.run_id}".encode()).hexdigest()[:16]
+    models: list[dict[str, Any]] = []
     with one_line_failures(context["ti"]):
-        request = read_evaluation_params(_announced(context) or dag_run.conf, os.environ)
-        config = load_config(request.env, request.overrides)
-        if not config.training.mlflow.use_mlflow:
-            raise UserError("training.mlflow.use_mlflow=false keeps no trained model to evaluate; set it to true")
-        request_id = hashlib.sha256(f"{dag_run.dag_id} {dag_run.run_id}".encode()).hexdigest()[:16]
-        arguments = _window_arguments(request, config, by_hand=dag_run.run_type == BY_HAND)
-        models = [
-            {
-                "model": name,
-                "env": request.env,
-                "overrides": request.overrides,
-                "run_id": run_id,
-                "run_url": run_url,
-                "warm_start_run_id": None,
-                "resume_run": False,
-                "request": request_id,
-                "arguments": [*arguments, protocol.REQUEST, request_id],
-            }
-            for name, run_id, run_url in _models(config, request.warm_start_run_id)
-        ]
+        if announced := _announced(context):
+            for conf in announced:
+                with _of_event(conf, announced):
+                    request = read_evaluation_params(conf, os.environ)
+                    models += _evaluations(request, request_id, by_hand=False)
+        else:
+            request = read_evaluation_params(dag_run.conf, os.environ)
+            models += _evaluations(request, request_id, by_hand=dag_run.run_type == BY_HAND)
     for model in models:
         log.info("%s: %s", model["model"], model["run_url"] or model["run_id"])
-    return {
-        "env": request.env,
-        "overrides": request.overrides,
-        "models": models,
-        "ask": config.evaluation.gate.ask_for_approval,
-    }
+    return {"env": models[-1]["env"], "overrides": models[-1]["overrides"], "models": models}
+
+
+def _evaluations(request: EvaluationParams, request_id: str, *, by_hand: bool) -> Iterator[dict[str, Any]]:
+    """Yield the input of the stage for each model to evaluate."""
+    config = load_config(request.env, request.overrides)
+    if not config.training.mlflow.use_mlflow:
+        raise UserError("training.mlflow.use_mlflow=false keeps no trained model to evaluate; set it to true")
+    arguments = _window_arguments(request, config, by_hand=by_hand)
+    for name, run_id, run_url in _models(config, request.warm_start_run_id):
+        yield {
+            "model": name,
+            "env": request.env,
+            "overrides": request.overrides,
+            "run_id": run_id,
+            "run_url": run_url,
+            "warm_start_run_id": None,
+            "resume_run": False,
+            "ask": config.evaluation.gate.ask_for_approval,
+            "request": request_id,
+            "arguments": [*arguments, protocol.REQUEST, request_id],
+        }
 
 
 def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -81,11 +92,13 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
 
     Returns:
         `degraded`: run id, page, window, report and one line for each model that has become worse.
-        `promotion`: the PromotionDecision as a dict if the gate promotes, else None.
-        `ask`: whether a person must approve the promotion.
+        `promotion`: the PromotionDecision as a dict if the gate promotes, else None. If the gate promotes several
+            models, the newest counts.
+        `env` and `overrides` of the promoted model, and `ask`: whether a person must approve the promotion.
         `body`: Markdown text for this person.
     """
     promotion: PromotionDecision | None = None
+    promoted = opened["models"][-1]
     degraded = []
     lines = []
     with one_line_failures(context["ti"]):
@@ -107,20 +120,24 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
                         "text": found.degradation,
                     }
                 )
-            if found.decision.promotes:
-                promotion = found.decision
+            if found.decision.promotes:  # the newest model is the last one
+                if promotion:
+                    log.warning("version %d is not promoted: a newer one is, too", promotion.version)
+                promotion, promoted = found.decision, run
             elif found.decision.declines:
-                _decline(opened, found.decision.version, found.decision.reason, by=_dag_run(context))
+                _decline(run, found.decision.version, found.decision.reason, by=_dag_run(context))
     reason = [f"**Why:** {promotion.reason}", ""] if promotion else []
     return {
         "degraded": degraded,
         "promotion": promotion.as_dict() if promotion else None,
-        "ask": opened["ask"],
+        "env": promoted["env"],
+        "overrides": promoted["overrides"],
+        "ask": promoted["ask"],
         "body": "\n".join([*reason, *lines]),
     }
 
 
-def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) -> dict[str, Any]:
+def promote(decision: dict[str, Any], context: Context) -> dict[str, Any]:
     """Make the challenger champion if the gate promotes it and, where `ask` is true, a person has approved."""
     promotion = _promotion(decision)
     response = context["ti"].xcom_pull(task_ids="approve") if decision["ask"] else None
@@ -134,7 +151,7 @@ def promote(opened: dict[str, Any], decision: dict[str, Any], context: Context) 
 
         try:
             champion = versions.promote(
-                load_config(opened["env"], opened["overrides"]),
+                load_config(decision["env"], decision["overrides"]),
                 promotion.version,
                 why=promotion.reason,
                 by=by,
@@ -149,16 +166,14 @@ class ApprovePromotion(ApprovalOperator):
     """Ask a person whether to promote the challenger. Skipped if the gate promotes no model or nobody must be asked.
 
     Args:
-        opened: result of `open_evaluation` (an XCom reference in a DAG).
         decision: result of `decide` (an XCom reference in a DAG).
     """
 
-    template_fields = ("subject", "body", "opened", "decision")
+    template_fields = ("subject", "body", "decision")
     ui_color: ClassVar[str] = "#fdf3d0"
 
-    def __init__(self, *, opened: Any, decision: Any, **kwargs: Any) -> None:
+    def __init__(self, *, decision: Any, **kwargs: Any) -> None:
         super().__init__(subject="Promote the challenger?", **kwargs)
-        self.opened = opened
         self.decision = decision
 
     def execute(self, context: Context) -> None:
@@ -177,7 +192,7 @@ class ApprovePromotion(ApprovalOperator):
         if event.get("chosen_options") == [self.REJECT]:
             version = _promotion(self.decision).version
             with one_line_failures(context["ti"]):
-                _decline(self.opened, version, "a person rejected the promotion", by=f"rejected by {_who(event)}")
+                _decline(self.decision, version, "a person rejected the promotion", by=f"rejected by {_who(event)}")
         return super().execute_complete(context, event)
 
 
@@ -192,15 +207,32 @@ def _promotion(decided: Mapping[str, Any]) -> PromotionDecision:
     return PromotionDecision.read(decided["promotion"])
 
 
-def _announced(context: Context) -> dict[str, Any] | None:
-    """Return the conf that evaluates the newest announced model, or None if no asset event started this run."""
-    events = context.get("triggering_asset_events") or {}
-    # A person can create an event by hand, and such an event names no model.
-    announced = [event for event in events.get(REGISTERED_MODEL, ()) if (event.extra or {}).get("run_id")]
-    if not announced:
-        return None
-    newest = max(announced, key=lambda event: event.timestamp).extra
-    return {"env": newest["env"], "overrides": newest["overrides"], "warm_start_run_id": newest["run_id"]}
+def _announced(context: Context) -> list[dict[str, Any]]:
+    """Return the conf that evaluates each announced model, the newest model last; [] = no event names a model."""
+    events = (context.get("triggering_asset_events") or {}).get(REGISTERED_MODEL, ())
+    confs: dict[str, dict[str, Any]] = {}
+    for event in sorted(events, key=lambda event: event.timestamp):
+        extra = event.extra or {}
+        if not extra.get("run_id"):  # a person can create an event by hand, without a model
+            log.info("the asset event of %s names no model", event.timestamp)
+            continue
+        named = str(extra["run_id"])
+        confs.pop(named, None)  # a task that ran again announces its model again
+        confs[named] = {"warm_start_run_id": extra["run_id"]} | {
+            key: extra[key] for key in ("env", "overrides") if key in extra
+        }
+    return list(confs.values())
+
+
+@contextmanager
+def _of_event(conf: Mapping[str, Any], announced: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Name the event in an error, and the models of the other events, which are not evaluated either."""
+    try:
+        yield
+    except UserError as error:
+        others = [str(other["warm_start_run_id"]) for other in announced if other is not conf]
+        more = f"; not evaluated either: {', '.join(others)} (trigger the DAG with warm_start_run_id)" if others else ""
+        raise UserError(f"asset event of run {conf['warm_start_run_id']}: {error}{more}") from None
 
 
 def _window_arguments(request: EvaluationParams, config: Config, *, by_hand: bool) -> list[str]:

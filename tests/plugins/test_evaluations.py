@@ -69,7 +69,7 @@ def test_one_run_behind_both_aliases_is_evaluated_once(monkeypatch):
 
 def test_each_model_brings_what_its_stage_needs(registry):
     found = opened(conf={"env": "dev", "overrides": ["data.grid.step_s=900"]})
-    assert (found["env"], found["overrides"], found["ask"]) == ("dev", ["data.grid.step_s=900"], False)
+    assert (found["env"], found["overrides"]) == ("dev", ["data.grid.step_s=900"])
     run = found["models"][0]
     assert len(run["request"]) == 16
     assert run == {
@@ -80,23 +80,70 @@ def test_each_model_brings_what_its_stage_needs(registry):
         "run_url": f"{PAGE}old-run",
         "warm_start_run_id": None,
         "resume_run": False,
+        "ask": False,
         "request": run["request"],
         "arguments": ["--last", "7", "--request", run["request"]],
     }
-    assert opened(conf={"env": "prod"})["ask"]
+    assert opened(conf={"env": "prod"})["models"][0]["ask"]
 
 
-def test_an_asset_says_which_model_and_how_it_was_configured(registry, monkeypatch):
+def test_each_asset_event_says_which_model_and_how_it_was_configured(registry, monkeypatch):
+    """Two models that register between two loops of the scheduler start one run."""
     monkeypatch.setenv("TRANSFORMER_ENV", "prod")
+    registry.tags["third-run"] = {}
     announced = [
-        (2, {"env": "dev", "overrides": ["data.grid.step_s=900"], "run_id": "new-run"}),  # the newest counts
+        (3, {"env": "dev", "overrides": ["data.grid.step_s=900"], "run_id": "new-run"}),  # the newest comes last
         (1, {"env": "local", "overrides": [], "run_id": "old-run"}),
-        (3, {"from_rest_api": True}),  # a person made it
+        (2, {"env": "dev", "overrides": [], "run_id": "third-run"}),
+        (4, {"from_rest_api": True}),  # a person made it
     ]
     given = {"run_type": "asset_triggered", "events": announced, "conf": {}}
-    assert chosen(**given) == [("challenger", "new-run")]
-    assert (opened(**given)["env"], opened(**given)["overrides"]) == ("dev", ["data.grid.step_s=900"])
+    assert chosen(**given) == [("champion", "old-run"), ("run third-ru", "third-run"), ("challenger", "new-run")]
+    found = opened(**given)
+    assert [(run["env"], run["overrides"]) for run in found["models"]] == [
+        ("local", []),
+        ("dev", []),
+        ("dev", ["data.grid.step_s=900"]),
+    ]
+    assert (found["env"], found["overrides"]) == ("dev", ["data.grid.step_s=900"])
     assert arguments(**given) == ["--last", "7", "--if-new"]
+    assert len({run["request"] for run in found["models"]}) == 1
+
+
+def test_a_model_that_is_announced_twice_is_evaluated_once(registry):
+    announced = [(n, {"env": env, "overrides": [], "run_id": "new-run"}) for n, env in enumerate(("local", "dev"))]
+    found = opened(run_type="asset_triggered", events=announced, conf={})["models"]
+    assert [(run["run_id"], run["env"]) for run in found] == [("new-run", "dev")]
+
+
+def test_an_event_without_an_environment_takes_the_default(registry, monkeypatch):
+    """A person gives the run alone, in the form of the asset."""
+    given = {"run_type": "asset_triggered", "events": [(1, {"run_id": "new-run"})], "conf": {}}
+    assert chosen(**given) == [("challenger", "new-run")]
+    assert opened(**given)["env"] == "local" and opened(**given)["overrides"] == []
+    monkeypatch.setenv("TRANSFORMER_ENV", "dev")
+    assert opened(**given)["env"] == "dev"
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"run_id": "gone"}, r"asset event of run gone: warm_start_run_id='gone' .*MLflow"),
+        ({"run_id": 5}, r"asset event of run 5: conf: warm_start_run_id=5 is not a text"),
+        (
+            {"run_id": "gone", "env": "deev"},
+            r"asset event of run gone: conf: env='deev' is unknown; did you mean 'dev'",
+        ),
+        ({"run_id": "gone", "overrides": "a=b"}, r"asset event of run gone: conf: overrides='a=b' is not a list"),
+        ({"run_id": "gone", "overrides": ["a=b"]}, r"asset event of run gone: .*unknown key 'a'"),
+    ],
+)
+def test_a_wrong_event_is_one_line_that_names_it_and_the_other_models(registry, extra, words):
+    announced = [(1, {"env": "local", "overrides": [], "run_id": "new-run"}), (2, extra)]
+    given = context(run_type="asset_triggered", events=announced, conf={})
+    with pytest.raises(AirflowFailException, match=words) as caught:
+        evaluations.open_evaluation(given)
+    assert "not evaluated either: new-run" in str(caught.value) and "\n" not in given["ti"].xcoms["error"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +197,8 @@ def test_what_was_found_is_gathered(registry):
             }
         ],
         "promotion": decision,
+        "env": "local",
+        "overrides": [],
         "ask": False,
         "body": "**Why:** MAE 80 s against 90 s\n\n"
         f"- [champion on 2025-01-24..2025-01-25: MAE 90.0 s]({PAGE}old-run/artifacts/evaluation/w/report.html)\n"
@@ -166,6 +215,30 @@ def test_a_challenger_that_is_not_better_is_declined(registry):
     assert registry.decided == [("decline", 2, "no better", "model_evaluation manual__1")]
 
 
+def test_of_two_better_models_the_newest_is_promoted_with_its_own_configuration(registry, monkeypatch, caplog):
+    """Each is declined, or asked about, in the configuration that its training had."""
+    registry.tags["third-run"] = {}
+    announced = [
+        (n, {"env": env, "overrides": [f"training.seed={n}"], "run_id": run})
+        for n, (run, env) in enumerate([("old-run", "local"), ("third-run", "prod"), ("new-run", "dev")])
+    ]
+    run = opened(run_type="asset_triggered", events=announced, conf={})
+    request = run["models"][0]["request"]
+    decision = {"reason": "better", "instead_of": 1}
+    registry.found("old-run", request, decision=decision | {"verdict": "promote", "version": 5})
+    registry.found("third-run", request, decision=decision | {"verdict": "promote", "version": 6})
+    registry.found("new-run", request, decision=decision | {"verdict": "decline", "version": 7})
+    found = evaluations.decide(run, context())
+    assert found["promotion"]["version"] == 6
+    assert (found["env"], found["overrides"], found["ask"]) == ("prod", ["training.seed=1"], True)
+    assert "version 5 is not promoted" in caplog.text
+    assert registry.decided == [("decline", 7, "better", "model_evaluation manual__1")]
+    asked = []
+    monkeypatch.setattr(evaluations, "load_config", lambda env, overrides: asked.append((env, overrides)))
+    evaluations.promote(found | {"ask": False}, context())
+    assert asked == [("prod", ["training.seed=1"])]
+
+
 def test_one_failed_evaluation_hides_no_other(registry):
     run = opened()
     registry.found("old-run", run["models"][0]["request"])
@@ -179,44 +252,43 @@ def test_without_any_result_there_is_nothing_to_decide(registry):
 
 # --- promoting -------------------------------------------------------------------------------------------------------
 PROMOTION = {"version": 2, "instead_of": 1, "reason": "better"}
-RUN = {"env": "local", "overrides": []}
 
 
 def decided(promotion=PROMOTION, ask=False):
-    return {"promotion": promotion, "ask": ask, "body": "why"}
+    return {"promotion": promotion, "env": "local", "overrides": [], "ask": ask, "body": "why"}
 
 
 def test_the_gate_promotes_alone_where_nobody_is_asked(registry):
-    assert evaluations.promote(RUN, decided(), context()) == {"champion": 2, "run_id": "promoted-run"}
+    assert evaluations.promote(decided(), context()) == {"champion": 2, "run_id": "promoted-run"}
     assert registry.decided == [("promote", 2, 1, "better", "model_evaluation manual__1")]
 
 
 def test_the_person_who_approved_is_named(registry):
     response = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "anna"}}
-    evaluations.promote(RUN, decided(ask=True), context(xcoms={"approve": response}))
+    evaluations.promote(decided(ask=True), context(xcoms={"approve": response}))
     assert registry.decided == [("promote", 2, 1, "better", "approved by anna")]
 
 
 def test_a_task_that_was_marked_as_a_success_approves_nothing(registry):
     with pytest.raises(AirflowFailException, match=r"approved .*; clear approve .*`python -m transformer promote`"):
-        evaluations.promote(RUN, decided(ask=True), context(xcoms={"approve": None}))
+        evaluations.promote(decided(ask=True), context(xcoms={"approve": None}))
     assert registry.decided == []
 
 
 def test_nothing_to_promote_is_skipped(registry):
     with pytest.raises(AirflowSkipException, match="gate promotes no"):
-        evaluations.promote(RUN, decided(None), context())
+        evaluations.promote(decided(None), context())
     assert registry.decided == []
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced_and_not_tried_again(registry):
     registry.changed = True
     with pytest.raises(AirflowFailException, match="again: clear evaluate_model"):
-        evaluations.promote(RUN, decided(), context())
+        evaluations.promote(decided(), context())
 
 
 def approval(decision):
-    return evaluations.ApprovePromotion(task_id="approve", opened=RUN, decision=decision)
+    return evaluations.ApprovePromotion(task_id="approve", decision=decision)
 
 
 @pytest.mark.parametrize(
