@@ -14,6 +14,7 @@ The default environment is `optuna`: it makes trials shorter than a training, an
 - **report_study** writes the results into the MLflow run.
 - **train_best** starts the DAG `model_training` with the winner's values, if the conf asks for it.
 - **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
+- **check_stages** always runs. It fails if somebody ended the DAG run by hand before its stages ended.
 
 The *stages* are `fetch_files`, `compute_statistics_and_embeddings`, `tune` and `report_study`.
 
@@ -109,6 +110,11 @@ def hyperparameter_tuning():
         """Mark the MLflow run FINISHED, or FAILED with the reason."""
         runs.close_run(run, context)
 
+    @task(execution_timeout=duration(minutes=10))
+    def check_stages(**context):
+        """Fail the DAG run if somebody ended it before its stages ended."""
+        runs.check_stages(context)
+
     run = open_run()
     tune = StageOperator.partial(
         task_id="tune",
@@ -126,8 +132,7 @@ def hyperparameter_tuning():
         pre_execute=runs.skip_unless_tuned,
     )
     train_best = TrainBestOperator(task_id="train_best", mlflow_run=run, execution_timeout=duration(minutes=10))
-    # A teardown always runs, and the stages alone decide the state of the DAG run.
-    close = close_run(run).as_teardown()
+    close = close_run(run).as_teardown()  # always runs; `check_stages` fails the DAG run if a stage was skipped
     chain(
         run,
         StageOperator(task_id="fetch_files", stage="fetch-files", mlflow_run=run),
@@ -141,7 +146,7 @@ def hyperparameter_tuning():
         close,
     )
     # `train_best` follows both: a failed worker must fail the DAG run although `report_study` succeeded.
-    chain([tune, report], train_best, close)
+    chain([tune, report], train_best, close, check_stages().as_teardown(on_failure_fail_dagrun=True))
 
 
 hyperparameter_tuning()

@@ -12,6 +12,7 @@ train at each of its next stops. `docs/concepts.md` explains the words.
 - **evaluate_model** predicts the test dates, compares the model with translation, and writes the report.
 - **register_model** adds the model to the MLflow model registry.
 - **close_run** always runs. It marks the MLflow run FINISHED or FAILED.
+- **check_stages** always runs. It fails if somebody ended the DAG run by hand before its stages ended.
 
 The tasks between `open_run` and `close_run` are *stages*. A stage runs in a process of the Airflow worker or in a pod.
 The key `compute.backend` decides which.
@@ -94,6 +95,11 @@ def model_training():
         """Mark the MLflow run FINISHED, or FAILED with the reason."""
         runs.close_run(run, context)
 
+    @task(execution_timeout=duration(minutes=10))
+    def check_stages(**context):
+        """Fail the DAG run if somebody ended it before its stages ended."""
+        runs.check_stages(context)
+
     run = open_run()
     chain(
         run,
@@ -118,8 +124,9 @@ def model_training():
             post_execute=runs.announce_model,
             outlets=[REGISTERED_MODEL],
         ),
-        # A teardown always runs, and the stages alone decide the state of the DAG run.
+        # Teardowns always run. Stages decide the state of the DAG run, or `check_stages` if some were skipped by hand.
         close_run(run).as_teardown(),
+        check_stages().as_teardown(on_failure_fail_dagrun=True),
     )
 
 

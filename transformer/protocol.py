@@ -39,3 +39,4 @@ COMMIT_VARIABLE = "TRANSFORMER_GIT_COMMIT"  # the commit that an image was built
 # XComs
 RESULT_XCOM = "result"  # the JSON object that a local stage writes; nothing depends on it
 ERROR_XCOM = "error"  # one line: why a task failed
+SKIP_XCOM = "skipped"  # one line: why a task skipped itself

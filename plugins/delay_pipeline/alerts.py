@@ -3,8 +3,9 @@
 The group `alerts` of the run's configuration names the recipients. An alert that cannot be sent is logged, and never
 fails a run.
 
-One Airflow variable per DAG lists the alerts that were sent, so that a task and its DAG run never send the same alert
-twice. An alert that could not be sent is not listed: if the task could not send it, the DAG run tries again.
+One Airflow variable per DAG lists the alerts that were sent, so that a task and its DAG run normally send one alert.
+The variable has no lock: two processes that read it at the same time both send, and one may overwrite the other's
+entry. An alert that could not be sent is not listed: if the task could not send it, the DAG run tries again.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Alert(BaseNotifier):
 
 
 class FailureAlert(_Alert):
-    """`on_failure_callback` of a DAG and of its tasks: at most one alert for a DAG run.
+    """`on_failure_callback` of a DAG and of its tasks: normally one alert for a DAG run.
 
     A failed task sends the alert at once, with its error. The DAG sends it if no task could, for example if the run
     took too long.
@@ -85,7 +86,7 @@ class FailureAlert(_Alert):
 
 
 class DegradationAlert(_Alert):
-    """`on_success_callback` of a task that returns `degraded`: one alert for each model and window."""
+    """`on_success_callback` of a task that returns `degraded`: normally one alert per model and window."""
 
     def notify(self, context: Context) -> None:
         with _harmless():

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pendulum
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
 from kubernetes.client import V1ContainerStateWaiting, V1Pod
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from transformer.errors import ServiceError, UserError
-from transformer.protocol import ERROR_XCOM
+from transformer.protocol import ERROR_XCOM, SKIP_XCOM
 from transformer.text import one_line
 
 RETRIES = {  # of every task; a fault that the user must correct is not retried
@@ -51,6 +52,12 @@ def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
         failure = error
     ti.xcom_push(key=ERROR_XCOM, value=one_line((str(failure) or type(failure).__name__).splitlines()[0]))
     raise failure from None
+
+
+def skip(context: Context, reason: str) -> AirflowSkipException:
+    """Note in an XCom why a task skips itself, which tells it from a skip by hand. Return the exception to raise."""
+    context["ti"].xcom_push(key=SKIP_XCOM, value=reason)
+    return AirflowSkipException(reason)
 
 
 def last_word(lines: Iterable[str]) -> str:

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
-from delay_pipeline.failures import one_line_failures
+from delay_pipeline.failures import one_line_failures, skip
 from delay_pipeline.params import TrainingParams, read_params, read_tuning_params
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
-from transformer.protocol import ERROR_XCOM
+from transformer.protocol import ERROR_XCOM, SKIP_XCOM
 from transformer.tuning.space import read_space
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def _open(request: TrainingParams, config: Config, context: Context, name: str =
 def skip_unless_tracked(context: Context) -> None:
     """Skip the task if nothing is logged to MLflow."""
     if not context["task"].mlflow_run["run_id"]:
-        raise AirflowSkipException("nothing is logged to MLflow, so there is no model to register")
+        raise skip(context, "nothing is logged to MLflow, so there is no model to register")
 
 
 def announce_model(context: Context, result: object = None) -> None:  # noqa: ARG001  (Airflow passes it)
@@ -112,7 +111,7 @@ def skip_unless_tuned(context: Context) -> None:
     workers that failed from workers that never ran.
     """
     if not any(state in ("success", "failed") for _, state in _instances("tune", _task_states(context))):
-        raise AirflowSkipException("no worker of task tune has started, so there is no trial to report")
+        raise skip(context, "no worker of task tune has started, so there is no trial to report")
 
 
 def close_run(run: dict[str, Any] | None, context: Context) -> None:
@@ -120,7 +119,7 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
     if not (run and run["run_id"]):
         log.info("no MLflow run to close: this DAG run opened none")
         return
-    reason = failure_reason(context, but_for=context["ti"].task_id)
+    reason = failure_reason(context) or stop_reason(context)
     with one_line_failures(context["ti"]):
         from transformer.tracking import runs
 
@@ -133,26 +132,55 @@ def close_run(run: dict[str, Any] | None, context: Context) -> None:
     log.info("MLflow run %s closed: %s", run["run_id"], reason or "FINISHED")
 
 
-def failure_reason(context: Context, but_for: str = "") -> str:
+def check_stages(context: Context) -> None:
+    """Fail if somebody ended the DAG run by hand before its stages ended.
+
+    Airflow then skips the tasks that wait, for example for a retry. Skipped tasks alone make a DAG run a success.
+
+    Raises:
+        AirflowFailException: names the first skipped task; not retried.
+    """
+    with one_line_failures(context["ti"]):
+        if reason := stop_reason(context):
+            raise UserError(reason)
+
+
+def failure_reason(context: Context) -> str:
     """Return the first failed task of this DAG run and its error, for example `train_model: <error>`.
 
     The result is "" if no task failed. A skipped task has not failed. A mapped task is named with its index, as in
-    `tune[1]`.
-
-    Args:
-        but_for: id of a task to ignore: the task that calls this.
+    `tune[1]`. Teardowns are ignored: one of them calls this while it runs.
     """
-    ti = context["ti"]
+    for name, task_id, index, state in _stages(context):
+        if state not in NO_FAILURE:
+            error = context["ti"].xcom_pull(task_ids=task_id, key=ERROR_XCOM, map_indexes=index)
+            return f"{name}: {error or state or 'did not run'}"
+    return ""
+
+
+def stop_reason(context: Context) -> str:
+    """Return the first task that was skipped although it did not skip itself; "" = there is none.
+
+    A person does that to one task, or Airflow to all tasks that wait when a person ends the DAG run. If the last stage
+    failed, the result is "", since it decides the state of the DAG run.
+    """
+    stages = list(_stages(context))
+    if stages[-1][-1] in ("failed", "upstream_failed"):
+        return ""
+    for name, task_id, index, state in stages:
+        if state == "skipped" and not context["ti"].xcom_pull(task_ids=task_id, key=SKIP_XCOM, map_indexes=index):
+            return f"{name}: skipped by hand, alone or with the whole DAG run; clear it to go on"
+    return ""
+
+
+def _stages(context: Context) -> Iterator[tuple[str, str, int, str | None]]:
+    """Yield name, task id, map index (-1 = not mapped) and state of each task instance except teardowns, in order."""
     states = _task_states(context)
     for task in context["dag"].topological_sort():
-        if task.task_id == but_for:
+        if task.is_teardown:
             continue
         for index, state in _instances(task.task_id, states):
-            if state not in NO_FAILURE:
-                error = ti.xcom_pull(task_ids=task.task_id, key=ERROR_XCOM, map_indexes=index)
-                name = task.task_id if index < 0 else f"{task.task_id}[{index}]"
-                return f"{name}: {error or state or 'did not run'}"
-    return ""
+            yield (task.task_id if index < 0 else f"{task.task_id}[{index}]"), task.task_id, index, state
 
 
 def _task_states(context: Context) -> Mapping[str, str | None]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
-from delay_pipeline.failures import one_line_failures
+from delay_pipeline.failures import one_line_failures, skip
 from transformer.config import load_config
 from transformer.errors import UserError
 from transformer.tracking.names import BEST_OVERRIDES, BEST_TRIAL
@@ -43,11 +42,12 @@ class TrainBestOperator(TriggerDagRunOperator):
     def execute(self, context: Context) -> None:
         run = self.mlflow_run
         if not run["train_best"]:
-            raise AirflowSkipException("train_best=false: the report says how to train the best trial")
+            raise skip(context, "train_best=false: the report says how to train the best trial")
         with one_line_failures(context["ti"]):
             trial, best_overrides = _best(run)
         self.conf = training_conf(run, best_overrides)
         self.trigger_run_id = f"tuning__{context['dag_run'].run_id}__trial_{trial}"
+        skip(context, "a training of this name exists")  # if so, Airflow skips the task after this method
         super().execute(context)
 
 

@@ -22,13 +22,16 @@ pathlib.Path(sys.argv[sys.argv.index("--result") + 1]).write_text(json.dumps({{"
 
 @pytest.fixture
 def run_dag(monkeypatch, tmp_path, airflow_database):
-    """Run a DAG with a conf. A stage whose arguments have all the words of `failing` exits 2. Returns the DAG run."""
+    """Run a DAG with a conf. A stage whose arguments have all the words of `failing` exits 2. Returns the DAG run.
 
-    def run(dag_id, conf, failing=""):
+    `opened` is the id of the MLflow run; "" = none.
+    """
+
+    def run(dag_id, conf, failing="", opened="new-run"):
         script = tmp_path / "stage.py"
         script.write_text(STAGE.format(failing=failing))
         monkeypatch.setattr(stage, "MODULE", [str(script)])
-        FakeTracking.install(monkeypatch, opened="new-run")
+        FakeTracking.install(monkeypatch, opened=opened)
         return DagBag(str(REPOSITORY / "dags")).dags[dag_id].test(run_conf=conf)
 
     return run

@@ -93,9 +93,11 @@ def test_tasks_come_in_order(dag):
 
 
 def test_closing_runs_always_and_leaves_the_state_to_the_stages(dag):
-    close = dag.get_task("close_run")
-    assert close.is_teardown
-    assert not close.on_failure_fail_dagrun
+    """If `check_stages` followed a stage, that stage would decide nothing: Airflow asks the last tasks only."""
+    close, check = dag.get_task("close_run"), dag.get_task("check_stages")
+    assert close.is_teardown and check.is_teardown
+    assert not close.on_failure_fail_dagrun and check.on_failure_fail_dagrun
+    assert check.upstream_task_ids == {"close_run"} and not check.downstream_task_ids
     # If open_run were a setup, clearing one stage would open another MLflow run.
     assert not dag.get_task("open_run").is_setup
 
@@ -144,7 +146,7 @@ def test_an_evaluation_is_mapped_over_its_models_and_names_them(evaluation):
 def test_what_one_evaluation_found_counts_and_nothing_is_promoted_after_a_failed_one(evaluation):
     assert evaluation.get_task("decide").trigger_rule == "all_done_min_one_success"
     promote = evaluation.get_task("promote")
-    assert promote.upstream_task_ids == {"open_evaluation", "evaluate_model", "decide", "approve"}
+    assert promote.upstream_task_ids == {"evaluate_model", "decide", "approve"}
     assert promote.trigger_rule == "none_failed"
     assert not promote.downstream_task_ids
     assert evaluation.max_active_runs == 1

@@ -43,6 +43,7 @@ def test_every_worker_is_a_task_and_the_report_comes_last(tune, states):
         "report_study": "success",
         "train_best": "skipped",
         "close_run": "success",
+        "check_stages": "success",
     }
     assert FakeTracking.closed == ("new-run", "FINISHED", "")
     study = ["--env", "optuna"]

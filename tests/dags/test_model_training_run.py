@@ -36,9 +36,18 @@ def test_a_failed_stage_fails_the_dag_run_and_the_mlflow_run_without_retry(train
         "evaluate_model": "upstream_failed",
         "register_model": "upstream_failed",
         "close_run": "success",
+        "check_stages": "success",
     }
     assert run.get_task_instance("train_model").try_number == 1
     assert FakeTracking.closed == ("new-run", "FAILED", "train_model: data/x does not exist; run fetch-files")
+
+
+def test_without_mlflow_a_skipped_registration_is_no_failure(train, states):
+    """`check_stages` tells it from a task that a person skipped."""
+    run = train({}, opened="")
+    assert run.state == "success"
+    found = states(run)
+    assert (found["register_model"], found["close_run"], found["check_stages"]) == ("skipped", "success", "success")
 
 
 def test_a_refused_conf_spends_nothing(train, states):

@@ -57,7 +57,7 @@ def context(*, task="evaluate_model", level="task", overrides=ENOUGH, attempt=0,
     ti = SimpleNamespace(task_id=task, map_index=-1, dag_id="model_training", run_id="manual__1")
     ti.xcom_pull = lambda task_ids, key="return_value", map_indexes=-1: xcoms.get((task_ids, key))
     ti.get_task_states = lambda dag_id, run_ids: {"manual__1": {"open_run": "success", task: "failed"}}
-    order = [SimpleNamespace(task_id=name) for name in ("open_run", task)]
+    order = [SimpleNamespace(task_id=name, is_teardown=False) for name in ("open_run", task)]
     dag = SimpleNamespace(dag_id="model_training", task_ids=["open_run", task], topological_sort=lambda: order)
     found = {
         "dag": dag,

@@ -11,8 +11,9 @@ from delay_pipeline import runs
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.errors import ServiceError, UserError
 
-TRAINING = ["open_run", "fetch_files", "train_model", "close_run"]
-STUDY = ["open_run", "fetch_files", "tune", "report_study", "train_best", "close_run"]
+TRAINING = ["open_run", "fetch_files", "train_model", "close_run", "check_stages"]
+STUDY = ["open_run", "fetch_files", "tune", "report_study", "train_best", "close_run", "check_stages"]
+TEARDOWNS = ("close_run", "check_stages")
 
 
 class RecordedTracking:
@@ -50,19 +51,28 @@ def opening(conf):
     return {"ti": ti, "dag_run": SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)}
 
 
-def closing(states, errors=None, tasks=TRAINING):
-    """Context of `close_run`; `errors` of mapped tasks have the key `(task_id, map index)`."""
-    errors = errors or {}
+def closing(states, errors=None, tasks=TRAINING, skips=()):
+    """Context of a teardown.
+
+    Args:
+        errors: by task id; those of mapped tasks have the key `(task_id, map index)`.
+        skips: tasks that skipped themselves.
+    """
+    xcoms = {"error": errors or {}, "skipped": dict.fromkeys(skips, "not needed")}
+    pushed = {}
     ti = SimpleNamespace(
+        xcoms=pushed,
+        xcom_push=lambda key, value: pushed.update({key: value}),
         dag_id="model_training",
         run_id="manual__1",
         task_id="close_run",
         get_task_states=lambda dag_id, run_ids: {"manual__1": states},
-        xcom_pull=lambda task_ids, key, map_indexes: errors.get(
+        xcom_pull=lambda task_ids, key, map_indexes: xcoms[key].get(
             task_ids if map_indexes < 0 else (task_ids, map_indexes)
         ),
     )
-    dag = SimpleNamespace(topological_sort=lambda: [SimpleNamespace(task_id=name) for name in tasks])
+    found = [SimpleNamespace(task_id=name, is_teardown=name in TEARDOWNS) for name in tasks]
+    dag = SimpleNamespace(topological_sort=lambda: found)
     return {"ti": ti, "dag": dag}
 
 
@@ -212,14 +222,44 @@ def test_closing_a_study_names_the_worker_that_failed(tracking):
 
 
 def test_a_training_that_nobody_asked_for_is_no_failure(tracking):
-    runs.close_run(RUN, closing({**STUDIED, "tune_0": "success", "train_best": "skipped"}, tasks=STUDY))
+    context = closing({**STUDIED, "tune_0": "success", "train_best": "skipped"}, tasks=STUDY, skips=["train_best"])
+    runs.close_run(RUN, context)
     assert tracking.closed == ("abc", "FINISHED", "")
+    runs.check_stages(context)
 
 
 def test_closing_a_study_whose_workers_never_came_to_be(tracking):
     states = {"open_run": "success", "fetch_files": "success", "tune": "upstream_failed", "report_study": "skipped"}
     runs.close_run(RUN, closing(states, tasks=STUDY))
     assert tracking.closed == ("abc", "FAILED", "tune: upstream_failed")
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        # `train_model` waited for its retry.
+        ({"open_run": "success", "fetch_files": "success", "train_model": "skipped"}, "train_model: skipped by hand"),
+        # `fetch_files` ran.
+        ({"open_run": "success", "fetch_files": "failed", "train_model": "skipped"}, "fetch_files: failed"),
+        # `open_run` waited: there is no MLflow run.
+        ({"open_run": "skipped", "fetch_files": "skipped", "train_model": "skipped"}, None),
+    ],
+)
+def test_a_dag_run_that_was_ended_by_hand_has_failed(tracking, states, reason):
+    """Airflow skips what waits, and skipped tasks alone make a DAG run a success."""
+    context = closing(states)
+    runs.close_run(RUN if reason else None, context)
+    assert tracking.closed == (("abc", "FAILED", tracking.closed[2]) if reason else None)
+    assert reason is None or tracking.closed[2].startswith(reason)
+    with pytest.raises(AirflowFailException, match=r"skipped by hand.*; clear it") as failed:
+        runs.check_stages(context)
+    assert context["ti"].xcoms == {"error": str(failed.value)}
+
+
+def test_a_failed_stage_decides_alone(tracking):
+    for last in ("failed", "upstream_failed"):
+        runs.check_stages(closing({"open_run": "success", "fetch_files": "skipped", "train_model": last}))
+    runs.check_stages(closing({"open_run": "success", "fetch_files": "success", "train_model": "success"}))
 
 
 @pytest.mark.parametrize("tune", [{"tune_0": "failed"}, {"tune_0": "upstream_failed", "tune_1": "success"}])
@@ -237,7 +277,9 @@ def test_a_study_without_a_worker_is_not_reported(tune):
 def registering(run_id):
     run = {"env": "dev", "overrides": ["training.max_epochs=2"], "run_id": run_id}
     event = SimpleNamespace(extra=None)
-    return {"task": SimpleNamespace(mlflow_run=run), "outlet_events": {REGISTERED_MODEL: event}}, event
+    ti = SimpleNamespace(xcoms={})
+    ti.xcom_push = lambda key, value: ti.xcoms.update({key: value})
+    return {"ti": ti, "task": SimpleNamespace(mlflow_run=run), "outlet_events": {REGISTERED_MODEL: event}}, event
 
 
 def test_a_registered_model_is_announced_with_its_configuration():
@@ -251,3 +293,4 @@ def test_without_mlflow_nothing_is_registered_nor_announced():
     context, _ = registering("")
     with pytest.raises(AirflowSkipException, match="no model to register"):
         runs.skip_unless_tracked(context)
+    assert "no model to register" in context["ti"].xcoms["skipped"]

@@ -49,6 +49,7 @@ def test_the_training_is_named_after_the_study_and_its_trial_so_that_it_starts_o
     assert first.trigger_dag_id == "model_training"
     assert first.conf["overrides"] == ["training.max_epochs=3", *BEST]
     assert "error" not in start.xcoms
+    assert "exists" in start.xcoms["skipped"]  # for the second one, Airflow skips the task
 
 
 def test_the_conf_of_the_training_beats_the_environment(start):
@@ -70,8 +71,10 @@ def test_nothing_of_the_search_goes_into_the_training():
 def test_unasked_it_is_skipped(monkeypatch):
     monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
     task = TrainBestOperator(task_id="train_best", mlflow_run={**RUN, "train_best": False})
+    xcoms = {}
     with pytest.raises(AirflowSkipException):
-        task.execute({})
+        task.execute({"ti": SimpleNamespace(xcom_push=lambda key, value: xcoms.update({key: value}))})
+    assert "train_best=false" in xcoms["skipped"]  # it is no skip by hand
 
 
 def test_a_study_without_a_report_is_one_line(start, monkeypatch):
