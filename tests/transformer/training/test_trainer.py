@@ -24,7 +24,7 @@ from transformer.training.datamodule import SnapshotDataModule
 
 
 def split_of(config: Config) -> Split:
-    return resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+    return resolve_split(config.data.split, Path(config.data.local_folder), True, config.data.timezone)
 
 
 def run(config: Config, folder: Path, **start: Path) -> trainer.TrainingResult:
