@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 DAY = date(2025, 1, 8)
 DATA = DataConfig()
 ROW = ["instant", *JOURNEY, "seq"]
-# An event is a label at some instants, and the last known event of its train at others. A random event has an average
-# part in both. The factor leaves room for events with a larger part.
-TOUCHED = 4
+# An event is a label at some instants, and the last known event of its train at others. A wrong report also counts
+# until another one contradicts it. A random event has an average part in each. The factor leaves room for a larger one.
+TOUCHED = 8
 MINUTE = timedelta(minutes=1)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from transformer.config import SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable
+from transformer.data.time_order import MEASURED, ON_PLAN
 from transformer.features.live_state import CHANGE_LIMIT_S, DELAY_LIMITS_S, FAR_S, LIVE_FEATURES, OLD_S, RECENT_S
 from transformer.features.snapshots import EventFeatures
 
@@ -28,7 +29,8 @@ class Journey:
     first_event: int
     train_type: int
     planned: list[int]
-    observed: list[int | None]
+    observed: list[int | None]  # for labels
+    reported: list[int | None]  # for inputs
     point: list[int]
     event_type: list[int]
     features: list[list[float]]
@@ -62,7 +64,10 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
     result = []
     for index in range(table.n_journeys):
         events = slice(int(table.start[index]), int(table.end[index]))
-        observed = [None if value == NEVER else value for value in table.observed[events].tolist()]
+        observed, reported = (
+            [None if value == NEVER else value for value in times[events].tolist()]
+            for times in (table.observed, table.reported)
+        )
         point, event_type, day = table.point[events].tolist(), table.event_type[events].tolist(), int(table.day[index])
         before = [(0, 0), *zip(point, event_type, strict=True)]
         result.append(
@@ -72,6 +77,7 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
                 int(table.train_type[index]),
                 table.planned[events].tolist(),
                 observed,
+                reported,
                 point,
                 event_type,
                 features.values[events].tolist(),
@@ -88,8 +94,9 @@ def live_index(journeys: Sequence[Journey], usual_change: Sequence[float], usual
     sections, points = defaultdict(list), defaultdict(list)
     for journey in journeys:
         before = None  # observed time and delay of the event before
-        for i, seen in enumerate(journey.observed):
-            if seen is None:
+        heard = heard_events(journey)
+        for i, seen in enumerate(journey.reported):
+            if seen is None or i not in heard:
                 before = None
                 continue
             event = journey.first_event + i
@@ -118,34 +125,67 @@ def _heard(observations: list[tuple[int, float, float]]) -> Heard:
     return Heard([time for time, _, _ in observations], values, list(sums))
 
 
+def known_events(journey: Journey, t: int) -> list[int]:
+    """The events that are known to have happened at `t`: the heaviest chain of the reports so far."""
+    arrived = [(seen, i) for i, seen in enumerate(journey.reported) if seen is not None and seen <= t]
+    return _chains(arrived, journey)[-1] if arrived else []
+
+
+def heard_events(journey: Journey) -> set[int]:
+    """The events whose report was in the chain when it arrived."""
+    arrived = sorted((seen, i) for i, seen in enumerate(journey.reported) if seen is not None)
+    chains = _chains(arrived, journey)
+    return {i for (_, i), chain in zip(arrived, chains, strict=True) if chain and chain[-1] == i}
+
+
+def _chains(arrived: list[tuple[int, int]], journey: Journey) -> list[list[int]]:
+    """The heaviest chain after each report; of equally heavy ones the one with the newest end."""
+    arrived = sorted(arrived)
+    if all(a[1] < b[1] for a, b in pairwise(arrived)):
+        events = [i for _, i in arrived]
+        return [events[: k + 1] for k in range(len(events))]
+    best: list[tuple[int, list[int]]] = []  # weight and chain that end with each report
+    claims: list[bool] = []
+    chains: list[list[int]] = []
+    for seen, event in arrived:
+        on_plan = seen == journey.planned[event]
+        before = [m for m, (_, other) in enumerate(arrived[: len(best)]) if other < event]
+        claim = False
+        if on_plan and before:
+            neighbour = max(before, key=lambda m: arrived[m][1])
+            other = arrived[neighbour][1]
+            equal = arrived[neighbour][0] == journey.planned[other]
+            claim = equal and (claims[neighbour] or other not in chains[-1])
+        weight, chain = 0, []
+        for m in before:
+            if not claims[m] and best[m][0] >= weight:
+                weight, chain = best[m]
+        claims.append(claim)
+        best.append((-1, []) if claim else (weight + (ON_PLAN if on_plan else MEASURED), [*chain, event]))
+        heaviest = max(range(len(best)), key=lambda m: (best[m][0], m))
+        chains.append(best[heaviest][1])
+    return chains
+
+
 def train_at(journey: Journey, t: int, config: SnapshotConfig, n_cumulative: int) -> dict[str, Any] | None:
     """The content of a snapshot at `t` for one journey; None = its train is not running."""
-    planned, observed = journey.planned, journey.observed
+    planned, observed, reported = journey.planned, journey.observed, journey.reported
     if planned[0] - config.lead_s > t:
         return None
-    last = -1
-    for i, seen in enumerate(observed):
-        if seen is not None and seen <= t:
-            last = i
+    known = known_events(journey, t)
+    last = known[-1] if known else -1
     if last == len(planned) - 1:
         return None
-    last_delay = observed[last] - planned[last] if last >= 0 else 0
+    last_delay = reported[last] - planned[last] if last >= 0 else 0
     if t > planned[-1] + last_delay + config.end_grace_s:
         return None
     if t > planned[last + 1] + last_delay + config.silence_s:
         return None
 
-    past = []
-    earliest_later = None
-    for i in range(len(planned) - 1, -1, -1):  # in order: no later event was observed before it
-        seen = observed[i]
-        if seen is not None and (earliest_later is None or seen <= earliest_later):
-            earliest_later = seen
-            if i <= last and seen <= t:
-                past.append((seen - planned[i], seen - t, journey.point[i], journey.event_type[i]))
-                if len(past) == config.n_prev:
-                    break
-    past.reverse()
+    past = [
+        (reported[i] - planned[i], reported[i] - t, journey.point[i], journey.event_type[i])
+        for i in known[-config.n_prev :]
+    ]
 
     base = journey.features[last][:n_cumulative] if last >= 0 else [0.0] * n_cumulative
     following = []

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transformer.data.news import news_of
 from transformer.data.tables import EVENT_TYPES, JOURNEY, TIMESTAMP
 from transformer.errors import UserError
 from transformer.parquet import UNREADABLE, write_parquet
@@ -26,7 +27,7 @@ MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
 KEY_SPAN = np.int64(1) << 32  # seconds (136 years) that a key leaves for the time; the journey is in the digits above
-LAYOUT_VERSION = 3  # raise when the files of `save_table` change meaning; older caches are then not reused
+LAYOUT_VERSION = 4  # raise when the files of `save_table` change meaning; older caches are then not reused
 _BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
@@ -55,13 +56,17 @@ class EventTable:
     """
 
     planned: Int64Array  # [E]
-    observed: Int64Array  # [E], NEVER where not observed
+    observed: Int64Array  # [E] for labels; NEVER where not observed, or found wrong by all observations of the journey
+    reported: Int64Array  # [E] for inputs; NEVER where not observed
+    heard: npt.NDArray[np.bool_]  # [E] see `news.News`
     point: Int32Array  # [E] code in the vocabulary
     event_type: Int8Array  # [E] code in EVENT_TYPE_INDEX
     journey: Int32Array  # [E] the journey of each event
-    known_rank: Int64Array  # [E] number of entries of `known` at or before each event
-    known: Int64Array  # events observed in order: no later event of the journey was observed before them
-    pass_key: Int64Array  # [E] non-decreasing; see `passed`
+    news_key: Int64Array  # [N] journey and time of each report, non-decreasing
+    news_last: Int64Array  # [N] the last event that the journey has passed by then
+    news_begin: Int64Array  # [N] the events known by then are `known[news_begin:news_end]`, in their order
+    news_end: Int64Array  # [N]
+    known: Int64Array  # [K]
     start: Int64Array  # [J]
     end: Int64Array  # [J]
     first_planned: Int64Array  # [J] sorted
@@ -80,16 +85,23 @@ class EventTable:
     def n_journeys(self) -> int:
         return len(self.start)
 
-    def passed(self, journeys: npt.NDArray[np.integer], instants: Int64Array) -> Int64Array:
-        """Last event that each journey has passed at its instant; `start - 1` if there is none.
+    def newest(self, journeys: npt.NDArray[np.integer], instants: Int64Array) -> Int64Array:
+        """The newest report of each journey at its instant, a row of `news_…`; -1 = there is none.
 
-        An event counts as passed once the event or a later one of its journey was observed. The earliest such time does
-        not decrease along a journey. `pass_key` has the journey's number in the high digits, so it is sorted as a
-        whole, and one binary search per journey finds the event.
+        The keys have the journey's number in the high digits, so one binary search per journey finds the report.
         """
-        key = _key(journeys, instants - self._origin)
-        found: Int64Array = np.searchsorted(self.pass_key, key, side="right") - 1
-        return np.asarray(np.maximum(found, self.start[journeys] - 1), np.int64)
+        found = np.searchsorted(self.news_key, _key(journeys, instants - self._origin), side="right") - 1
+        of_journey = self.news_key[found] // KEY_SPAN == journeys if len(self.news_key) else np.zeros(len(found), bool)
+        return np.asarray(np.where((found >= 0) & of_journey, found, -1), np.int64)
+
+    def passed(self, journeys: npt.NDArray[np.integer], newest: Int64Array) -> Int64Array:
+        """The last event that each journey has passed with its `newest` report; `start - 1` if there is none.
+
+        An event counts as passed once the event or a later one of its journey was observed.
+        """
+        if not len(self.news_last):
+            return np.asarray(self.start[journeys] - 1, np.int64)
+        return np.asarray(np.where(newest >= 0, self.news_last[newest], self.start[journeys] - 1), np.int64)
 
     @property
     def _origin(self) -> np.int64:
@@ -102,21 +114,24 @@ def _key(journeys: npt.NDArray[np.integer], seconds: Int64Array) -> Int64Array:
 
 
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
-    """Build the columns from validated `events` (EVENT_SCHEMA, and `cancelled_ts` if events can be cancelled).
+    """Build the columns from validated `events` (EVENT_SCHEMA; `cancelled_ts` and `reported_ts` if they have them).
 
     Args:
         train_types: `train_id, service_date, train_type` per journey. Other journeys have the unknown type.
 
     Raises:
-        UserError: there are more journeys than their numbers can count, or the dates span more than a century.
+        UserError: the dates span more than half a century.
     """
     if "cancelled_ts" not in events.columns:
         events = events.with_columns(pl.lit(None, TIMESTAMP).alias("cancelled_ts"))
+    if "reported_ts" not in events.columns:
+        events = events.with_columns(pl.col("observed_ts").alias("reported_ts"))
     ordered = in_table_order(
         events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
     ).with_columns(pl.struct(JOURNEY).rle_id().cast(pl.Int32).alias("journey"))
     planned = _seconds(ordered["planned_ts"])
-    observed, cancelled = _seconds(ordered["observed_ts"]), _seconds(ordered["cancelled_ts"])
+    observed, reported = _seconds(ordered["observed_ts"]), _seconds(ordered["reported_ts"])
+    cancelled = _seconds(ordered["cancelled_ts"])
     journey = ordered["journey"].to_numpy().astype(np.int32)
     n_journeys = int(journey[-1]) + 1 if len(journey) else 0
     start = np.searchsorted(journey, np.arange(n_journeys), side="left").astype(np.int64)
@@ -125,27 +140,26 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
 
     first_planned = planned[start]
     origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
-    # The earliest observation at or after each event of its journey is a running minimum from the end. The journey's
-    # number in the high digits keeps the minimum from reaching into the previous journey.
     if len(planned) and int(planned.max() - origin) >= KEY_SPAN // 2:
         raise UserError(f"the events span {int(planned.max() - origin) // 86_400:,} days; correct the planned times")
-    own_key = _key(journey, observed - origin)
-    pass_key = np.minimum.accumulate(own_key[::-1])[::-1]
-    seen = observed < NEVER
-    in_order = seen & (own_key <= pass_key)
-    delay = np.where(seen, observed - planned, 0)
+    news = news_of(reported, planned, journey.astype(np.int64), int(NEVER))
+    delay = np.where(reported < NEVER, reported - planned, 0)
     greatest = np.maximum.reduceat(delay, start) if n_journeys else np.zeros(0, np.int64)
     runs = cancelled == NEVER
 
     return EventTable(
         planned=planned,
         observed=observed,
+        reported=reported,
+        heard=news.heard,
         point=vocabulary.encode_points(ordered["op_id"].to_numpy()),
         event_type=ordered["event_type"].replace_strict(EVENT_TYPE_INDEX, return_dtype=pl.Int8).to_numpy(),
         journey=journey,
-        known_rank=np.cumsum(in_order, dtype=np.int64),
-        known=np.flatnonzero(in_order).astype(np.int64),
-        pass_key=np.ascontiguousarray(pass_key),
+        news_key=_key(journey[news.event], reported[news.event] - origin),
+        news_last=news.last,
+        news_begin=news.begin,
+        news_end=news.end,
+        known=news.known,
         start=start,
         end=end,
         first_planned=first_planned,

@@ -37,7 +37,7 @@ from transformer.parquet import read_parquet
 log = logging.getLogger(__name__)
 
 OPTIONAL = {"delay_sec", *OPTIONAL_EVENT_COLUMNS}  # delay_sec is always recomputed from the timestamps
-COLUMNS = [*EVENT_SCHEMA, "cancelled_ts"]  # of valid events
+COLUMNS = [*EVENT_SCHEMA, "reported_ts", "cancelled_ts"]  # of valid events
 UNKNOWN_TRAIN_TYPE = "unknown"
 RUN_GAP_S = 3_600  # where two events have the same `seq`, a gap of this length separates two runs
 
@@ -100,7 +100,8 @@ def validated_events(
     Returns:
         Valid events with COLUMNS, sorted by (train_id, seq), and the report. `cancelled_ts` is the time from which a
         cancellation is known; null = the train runs. An observation that cannot be right becomes null, and its event
-        stays.
+        stays. `reported_ts` keeps it if only the other observations of the journey speak against it: at an instant,
+        the later ones of them are not known yet.
 
     Raises:
         UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable or have no
@@ -316,6 +317,7 @@ def _discard_wrong_observations(
         report.count("notes", "with a delay_sec other than observed − planned (recomputed)", differs)
     events = events.with_columns(
         pl.when(plausible).then(pl.col("observed_ts")),
+        pl.when(plausible).then(pl.col("observed_ts")).alias("reported_ts"),
         pl.when(plausible).then(seconds).cast(pl.Int32).alias("delay_sec"),
     )
     out_of_order = 0
@@ -326,9 +328,11 @@ def _discard_wrong_observations(
         wrong = impossible["backwards"] | impossible["claims_plan"]
         events = events.with_columns(pl.when(~wrong).then(pl.col("observed_ts", "delay_sec")))
     else:
-        # As in a snapshot: an event counts as passed once a later event was observed.
+        # An event counts as passed once a later event was observed, so a later report of it is no input.
         later = pl.col("observed_ts").reverse().cum_min().shift(1).reverse().over(JOURNEY)
-        out_of_order = int(events.select((pl.col("observed_ts") > later).sum()).item())
+        behind = (pl.col("observed_ts") > later).fill_null(False)
+        out_of_order = int(events.select(behind.sum()).item())
+        events = events.with_columns(pl.when(~behind).then("reported_ts"))
         report.count("notes", "observations out of order (kept, but no input)", out_of_order)
     report.labels = events["observed_ts"].count()
     report.inputs = report.labels - out_of_order

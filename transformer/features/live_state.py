@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from transformer.data.event_table import NEVER, EventTable, Int64Array
+from transformer.data.event_table import EventTable, Int64Array
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -184,8 +184,8 @@ class LiveState:
         section_of, n_sections = numbered(day * (4 * n_points) ** 2 + step)
         point_of, n_places = numbered(day * n_points + point)
 
-        observed = np.asarray(table.observed)
-        seen = observed < NEVER
+        # A report that was wrong by what was known when it arrived does not count; one found wrong later did count.
+        observed, seen = np.asarray(table.reported), np.asarray(table.heard)
         delay = np.where(seen, observed - np.asarray(table.planned), 0)
         ran = np.flatnonzero(seen & ~first & seen[before])
         change = delay[ran] - delay[ran - 1]

@@ -35,6 +35,7 @@ class ActiveTrains:
 
     snapshot: npt.NDArray[np.int64]  # [N] index of the instant, non-decreasing
     journey: Int64Array  # [N]
+    newest: Int64Array  # [N] the newest report of the journey, see `EventTable.newest`
     last: Int64Array  # [N] index of the last known event, start - 1 when none is known
     last_delay: Int64Array  # [N] seconds, 0 when none is known
     translation: Int64Array  # [N] seconds: last known delay, raised to t - planned of an overdue next event
@@ -101,14 +102,17 @@ class SnapshotBuilder:
         running = table.last_possible[journey] + wait >= t
         snapshot, journey, t = snapshot[running], journey[running], t[running]
 
-        last, last_delay, translation = self.known_delays(journey, t)
+        newest = table.newest(journey, t)
+        last, last_delay, translation = self._delays(journey, newest, t)
         following, more = self._following(journey, last, t, 1)
         next_planned = table.planned[following[:, 0]]
         more = more[:, 0]
         ended = t > table.planned[self._last_running(journey, t)] + last_delay + config.end_grace_s
         silent = t > next_planned + last_delay + config.silence_s
         active = more & ~ended & ~silent
-        return ActiveTrains(snapshot[active], journey[active], last[active], last_delay[active], translation[active])
+        return ActiveTrains(
+            snapshot[active], journey[active], newest[active], last[active], last_delay[active], translation[active]
+        )
 
     def known_delays(self, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         """The known delays of each journey [N] at its instant [N]. The journey need not be running.
@@ -117,10 +121,15 @@ class SnapshotBuilder:
             `last`, `last_delay` and `translation` [N], as in `ActiveTrains`. After the last event of a journey, its
             translation is its last known delay.
         """
+        return self._delays(journeys, self.table.newest(journeys, instants), instants)
+
+    def _delays(
+        self, journeys: Int64Array, newest: Int64Array, instants: Int64Array
+    ) -> tuple[Int64Array, Int64Array, Int64Array]:
         table = self.table
-        last = table.passed(journeys, instants)
+        last = table.passed(journeys, newest)
         at = np.maximum(last, 0)
-        last_delay = np.where(last >= table.start[journeys], table.observed[at] - table.planned[at], 0)
+        last_delay = np.where(last >= table.start[journeys], table.reported[at] - table.planned[at], 0)
         following, more = self._following(journeys, last, instants, 1)
         overdue = instants - table.planned[following[:, 0]]
         translation = np.where(more[:, 0], np.maximum(last_delay, overdue), last_delay)
@@ -173,9 +182,9 @@ class SnapshotBuilder:
             return padded
 
         t_N1 = instants[trains.snapshot][:, None]
-        past_N, past_mask = self._past(trains, t_N1)
-        past_delay = np.where(past_mask, table.observed[past_N] - table.planned[past_N], 0)
-        past_observed = np.where(past_mask, table.observed[past_N] - t_N1, 0)
+        past_N, past_mask = self._past(trains)
+        past_delay = np.where(past_mask, table.reported[past_N] - table.planned[past_N], 0)
+        past_observed = np.where(past_mask, table.reported[past_N] - t_N1, 0)
         next_N, next_mask = self._following(trains.journey, trains.last, t_N1[:, 0], self.config.n_foll)
         observed = table.observed[next_N]
         label_mask = next_mask & (observed < NEVER)
@@ -205,16 +214,16 @@ class SnapshotBuilder:
             label=pad(np.where(label_mask, observed - planned, 0), np.float32),
         )
 
-    def _past(self, trains: ActiveTrains, t_N1: Int64Array) -> tuple[Int64Array, BoolArray]:
-        """The last P events of each train that were observed in order [N, P], and a mask of those that exist."""
+    def _past(self, trains: ActiveTrains) -> tuple[Int64Array, BoolArray]:
+        """The last P known events of each train [N, P], and a mask of those that exist."""
         table = self.table
-        start = table.start[trains.journey]
-        departed = trains.last >= start
-        newest = np.where(departed, table.known_rank[np.maximum(trains.last, 0)] - 1, -1)
-        rank = newest[:, None] + np.arange(1 - self.config.n_prev, 1)
-        event = table.known[np.clip(rank, 0, max(len(table.known) - 1, 0))] if len(table.known) else np.zeros_like(rank)
-        mask = departed[:, None] & (rank >= 0) & (event >= start[:, None]) & (table.observed[event] <= t_N1)
-        return event, mask
+        if not len(table.known):
+            shape = (len(trains.journey), self.config.n_prev)
+            return np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+        newest = np.maximum(trains.newest, 0)
+        place = table.news_end[newest][:, None] + np.arange(-self.config.n_prev, 0)
+        mask = (trains.newest[:, None] >= 0) & (place >= table.news_begin[newest][:, None])
+        return table.known[np.maximum(place, 0)], mask
 
     def _next_features(self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray) -> FloatArray:
         known, n = self.features.values, self.features.n_cumulative

@@ -117,8 +117,8 @@ class InstantSnapshot:
         for line in report.lines():
             log.info(line)
         # Later observations are removed before anything is computed.
-        known = pl.col("observed_ts") <= pl.lit(now, TIMESTAMP)
-        events = events.with_columns(pl.when(known).then(pl.col("observed_ts", "delay_sec")))
+        known = pl.col("reported_ts") <= pl.lit(now, TIMESTAMP)
+        events = events.with_columns(pl.when(known).then(pl.col("reported_ts", "observed_ts", "delay_sec")))
         journeys = read_journeys(folder, days, data.timezone)
         loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
         return cls(

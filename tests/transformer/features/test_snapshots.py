@@ -108,10 +108,31 @@ def test_silent_train_is_not_overdue_for_ever():
     assert not build(table, 610 + 2 + 60.1, silence_s=3_600).train_mask.any()
 
 
-def test_event_observed_after_a_later_one_is_no_input():
-    batch = build(table_of([(600, 600), (610, 640), (620, 622), (700, 700)]), 650)
-    assert batch.past_delay.tolist() == [[[0, 0, 120]]]
-    assert batch.past_mask.tolist() == [[[False, True, True]]]
+def test_a_report_that_most_others_contradict_is_no_input():
+    batch = build(table_of([(600, 600), (610, 640), (620, 622), (630, 632), (700, 700)]), 650)
+    assert batch.past_delay.tolist() == [[[0, 120, 120]]]
+    assert batch.past_mask.tolist() == [[[True, True, True]]]
+
+
+def test_only_reports_up_to_the_instant_decide_which_is_wrong():
+    """The terminus is reported 45 minutes early. The next report of another stop puts it in the wrong."""
+    table = table_of([(600, 601), (610, 611), (620, 621), (630, 631), (660, 615)])
+    assert build(table, 614).past_delay.tolist() == [[[0, 60, 60]]]
+    assert not build(table, 615).train_mask.any()  # by all that is known, the train has arrived
+    batch = build(table, 621)
+    assert batch.past_delay.tolist() == [[[60, 60, 60]]]
+    assert batch.next_mask.tolist() == [[[True, True, False]]]
+
+
+def test_a_run_that_claims_the_plan_is_no_input_once_an_earlier_stop_is_seen():
+    late = [(600, 605), (605, 610), (610, 615), (615, 620)]
+    claims = [(617, 617), (623, 623), (640, 640), (645, 645)]
+    table = table_of([*late, *claims])
+    assert build(table, 616).last_delay.tolist() == [[300]]
+    assert build(table, 617).last_delay.tolist() == [[0]]  # nothing contradicts it yet
+    assert build(table, 620).last_delay.tolist() == [[300]]
+    assert build(table, 641).last_delay.tolist() == [[300]]  # later claims continue the run
+    assert build(table, 641).translation.tolist() == [[(641 - 617) * 60]]
 
 
 def test_trains_of_several_snapshots_are_padded_apart():
