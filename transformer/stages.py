@@ -6,12 +6,13 @@ be written as JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from transformer.config import Config
@@ -26,6 +27,7 @@ from transformer.features.cache import embeddings_folder, obtain_inputs, statist
 from transformer.files import content_hash, write_json
 from transformer.parquet import write_parquet
 from transformer.text import duration
+from transformer.tracking.client import FINISHED
 from transformer.tracking.names import (
     AIRFLOW_RUN,
     BEST_OVERRIDES,
@@ -45,12 +47,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ModelSource = str | Path  # the id of an MLflow run, or a run folder
+Stage = TypeVar("Stage", bound=Callable[..., dict[str, Any]])
 
 
+def _in_run(finishes: bool) -> Callable[[Stage], Stage]:
+    """Decorate a stage: its MLflow run is RUNNING while the stage runs, see `RunLog.running_stage`."""
+
+    def decorate(stage: Stage) -> Stage:
+        @functools.wraps(stage)
+        def in_run(config: Config, run_id: str, *options: Any, **named: Any) -> dict[str, Any]:
+            with RunLog(config, run_id).running_stage(finishes):
+                return stage(config, run_id, *options, **named)
+
+        return cast(Stage, in_run)
+
+    return decorate
+
+
+@_in_run(finishes=False)
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure that the event tables of every split are in `data.local_folder`, complete and readable."""
     run = RunLog(config, run_id)
-    run.begin()
     survey = Survey(config.data, Path(config.paths.cache), validating=True)
     split = _fetch_split(config, run, survey)
     folder = Path(config.data.local_folder)
@@ -81,10 +98,10 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     }
 
 
+@_in_run(finishes=False)
 def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, Any]:
     """Compute the statistics and embeddings of the training dates, or reuse those with the same content hash."""
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     reuse = config.training.use_precomputed
     statistics, embeddings = obtain_inputs(
@@ -107,6 +124,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     }
 
 
+@_in_run(finishes=True)
 def train_model(
     config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
@@ -120,7 +138,6 @@ def train_model(
         UserError: `resume` together with another run as `warm_start_run_id`.
     """
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
@@ -171,7 +188,12 @@ def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | Non
     """
     from transformer.evaluation.evaluate import EvaluationRequest, evaluate
 
-    return evaluate(config, run_id, request or EvaluationRequest())
+    request = request or EvaluationRequest()
+    run = RunLog(config, run_id)
+    if request.window is not None or run.check() == FINISHED:
+        return evaluate(config, run_id, request)
+    with run.running_stage(finishes=True):
+        return evaluate(config, run_id, request)
 
 
 def register_model(config: Config, run_id: str) -> dict[str, Any]:
@@ -272,6 +294,7 @@ def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> d
     return {"file": str(out), "keys": predictions.height, "delays_per_key": keys.n}
 
 
+@_in_run(finishes=True)
 def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:
     """Run trials of the study `search.study_name` until the study has `search.n_trials`.
 
@@ -282,7 +305,6 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
         warm_start_run_id: every trial begins with the best weights of this run.
     """
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS
@@ -307,6 +329,7 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
     }
 
 
+@_in_run(finishes=True)
 def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Report the study `search.study_name`: table, figures, best values, and the conf that trains with them.
 
@@ -320,7 +343,6 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     from transformer.tuning.worker import close_ended_runs
 
     run = RunLog(config, run_id)
-    run.begin()
     target = run_folder(config, run_id) / "study"
     with database_errors(config), read_database(config) as storage:
         study = find_study(config, storage)

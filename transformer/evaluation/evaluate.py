@@ -35,7 +35,6 @@ from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.text import duration
-from transformer.tracking.client import FINISHED
 from transformer.tracking.names import GIT_COMMIT, artifact_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
@@ -78,7 +77,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
             already has results.
     """
     run = RunLog(config, run_id)
-    status = run.check()
+    run.check()
     folder = run_folder(config, run_id)
     source = folder / "from_mlflow" if run_id else folder  # a local copy may be old, or from elsewhere
     trained = download_trained(run, source) if run_id else TrainedModel.load(source)
@@ -87,8 +86,6 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     scope = _scope(request, trained.split, config, now)
     of_last_dates = request.window is not None and request.window.count is not None
     newest = _newest_observation(config, now) if of_last_dates else NewestObservation()
-    if request.window is None and status != FINISHED:
-        run.begin()
     if request.window is not None and (found := _earlier(run, folder, scope)) and not _asked_again(run, scope, request):
         return _told_once_more(run, scope, request, found)
     examination = Examination(now)
