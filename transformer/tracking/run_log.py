@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -160,6 +161,25 @@ class RunLog:
             return ""
         with mlflow_errors(self.config):
             return read_tag(self._client, self._client.get_run(self.run_id), name)
+
+    def get_json_tag(self, name: str) -> Any:
+        """The JSON value of a tag; None if the run lacks the tag or there is no run.
+
+        Raises:
+            UserError: the tag is not JSON.
+        """
+        text = self.get_tag(name)
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise self.unusable_tag(name) from None
+
+    def unusable_tag(self, name: str) -> UserError:
+        """The refusal of a tag with a value that this program did not write."""
+        return UserError(
+            f"MLflow run {self.run_id}: the tag {name!r} does not hold what this program wrote; "
+            "restore its value, or delete it and run the stage again that sets it"
+        )
 
     def get_metric(self, name: str) -> float | None:
         """Latest value of a metric; None if the run lacks it or there is no run."""

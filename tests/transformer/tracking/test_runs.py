@@ -21,6 +21,7 @@ from tests.support.gate import Gate
 from tests.support.messages import assert_names
 from transformer.config import GROUPS, Config, load_config, valid_keys, with_values
 from transformer.errors import DiskError, ServiceError, UserError
+from transformer.evaluation.outcome import Outcome
 from transformer.tracking import runs
 from transformer.tracking.client import mlflow_errors, public_address
 from transformer.tracking.run_log import RunLog
@@ -529,6 +530,19 @@ def test_a_server_that_goes_away_is_a_service_error(mlflow_gate: Gate, tmp_path:
         lambda: run_url(config, run.run_id),
     ):
         assert refusal(act, ServiceError).startswith(f"MLflow at {mlflow_gate.url}: ")
+
+
+@slow
+def test_a_tag_that_a_person_changed_is_one_line(config: Config) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    assert run.get_json_tag("split") is None
+    run.set_tags({"split": '{"train": []}'})
+    assert run.get_json_tag("split") == {"train": []}
+    run.set_tags({"split": '{"train": ["2024-', "evaluated/a": '{"windows": "a"}', "evaluated/b": "[]"})
+    expected = (run.run_id, "does not hold what this program wrote", "restore its value")
+    assert_names(refusal(lambda: run.get_json_tag("split")), "'split'", *expected)
+    for window in ("a", "b"):
+        assert_names(refusal(lambda window=window: Outcome.of_window(run, window)), f"'evaluated/{window}'", *expected)
 
 
 # --- other faults ----------------------------------------------------------------------------------------------------
