@@ -11,11 +11,13 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from transformer.config import Config
+from transformer.data.content import changed_tables, listed, tables_content
 from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
@@ -33,6 +35,7 @@ from transformer.tracking.names import (
     BEST_OVERRIDES,
     BEST_TRIAL,
     DATA_FINGERPRINT,
+    DATA_TABLES,
     MODEL_VERSION,
     SPLIT,
 )
@@ -362,11 +365,46 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
 
 
 def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> Split:
-    """Fetch the event tables of each split, and return the service dates. A tag of the run keeps its first split."""
+    """Fetch the event tables of each split, and return the service dates. A tag of the run keeps its first split.
+
+    Raises:
+        UserError: there are no such dates, or the data have changed since the run began.
+    """
     survey = survey or Survey(config.data, Path(config.paths.cache))
-    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"), survey)
+    split = fetch_split(config, _first_split(run), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
+    if run.run_id:
+        _keep_data(config, run, tables_content(config.data, split.all))
     return split
+
+
+def _first_split(run: RunLog) -> dict[str, list[str]]:
+    """The split with which the run began, in the form of `data.split`; empty for a new run."""
+    found = run.get_json_tag(SPLIT)
+    if found is None:
+        return {}
+    names = [field.name for field in fields(Split)]
+    if not (isinstance(found, dict) and set(found) <= set(names) and all(isinstance(v, list) for v in found.values())):
+        raise run.unusable_tag(SPLIT)
+    return found
+
+
+def _keep_data(config: Config, run: RunLog, now: dict[str, str]) -> None:
+    """Record the tables with which the run began, and refuse others.
+
+    Raises:
+        UserError: a table has changed; the error names it.
+    """
+    before = run.get_json_tag(DATA_TABLES) or {}
+    if changed := changed_tables(before, now):
+        what = f"the data have changed since MLflow run {run.run_id} began: {listed(changed)}"
+        if not config.training.allow_changes_on_resume:
+            raise UserError(
+                f"{what}; restore these tables, train in a new run, or set training.allow_changes_on_resume=true"
+            )
+        log.warning("%s; training.allow_changes_on_resume=true accepts that", what)
+    if before | now != before:
+        run.set_tags({DATA_TABLES: json.dumps(before | now)})
 
 
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:

@@ -35,7 +35,7 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
-from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, GIT_COMMIT, run_page
+from transformer.tracking.names import CONFIG_ARTIFACT, DATA_TABLES, FAILURE_REASON, GIT_COMMIT, run_page
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def open_run(
         if chosen:
             run = existing_run(client, chosen, "run_id")
             reopen(client, run)
+            if not resume and DATA_TABLES in run.data.tags:  # the training begins anew, with the data of today
+                client.delete_tag(chosen, DATA_TABLES)
         else:
             experiment = experiment_of(client, config.training.mlflow.experiment_name)
             opened = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

@@ -39,7 +39,7 @@ from transformer.training.callbacks import (
 )
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_weights
 from transformer.training.datamodule import SnapshotDataModule
-from transformer.training.resume import refuse_changes, training_identity
+from transformer.training.resume import data_identity, refuse_changes, refuse_unfit, training_identity
 from transformer.training.run_folder import INPUTS, TrainingInputs
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,12 @@ def train(
     if warm_start is not None:
         load_weights(module, warm_start, embeddings.edges)
     identity = training_identity(config, split)
-    if resume is not None and not training.allow_changes_on_resume:
-        refuse_changes(identity, resume)
+    if resumable:
+        identity |= data_identity(config, split)
+    if resume is not None:
+        if not training.allow_changes_on_resume:
+            refuse_changes(identity, resume)
+        refuse_unfit(module, resume)
     target = folder / CHECKPOINTS
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Training: it learns, resumes as if it had not stopped, and its checkpoints hold everything needed."""
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from tests.support.messages import assert_names
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
@@ -352,6 +354,67 @@ def test_resuming_with_another_configuration_when_allowed(small_config: Config, 
     longer = {"training.max_epochs": 4, "training.allow_changes_on_resume": True}
     result = run(with_values(small_config, longer, "test"), tmp_path, resume=trained / LAST)
     assert result.epochs == 4
+
+
+@pytest.fixture
+def republished(small_config: Config, tmp_path: Path) -> Config:
+    """The configuration with a copy of the data, which a test may change."""
+    shutil.copytree(small_config.data.local_folder, tmp_path / "data")
+    return with_values(small_config, {"data.local_folder": str(tmp_path / "data")}, "test")
+
+
+def one_point_more(config: Config) -> None:
+    path = Path(config.data.local_folder) / "op_nodes.parquet"
+    point = pl.DataFrame({"op_id": [9_999]}, schema={"op_id": pl.Int32})
+    pl.concat([pl.read_parquet(path), point], how="diagonal").write_parquet(path)
+
+
+def one_event_less(config: Config) -> None:
+    path = Path(config.data.local_folder) / "events" / "events_2025-01-07.parquet"
+    pl.read_parquet(path).head(-1).write_parquet(path)
+
+
+def refusal(config: Config, folder: Path, checkpoint: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        run(config, folder, resume=checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_resuming_on_other_data_names_the_changed_table(republished: Config, trained: Path, tmp_path: Path):
+    run(republished, tmp_path / "same", resume=trained / LAST)
+    one_event_less(republished)
+    message = refusal(republished, tmp_path, trained / LAST)
+    assert "data have changed" in message and ": events/events_2025-01-07.parquet; restore" in message
+    allowed = {"training.max_epochs": 4, "training.allow_changes_on_resume": True}
+    assert run(with_values(republished, allowed, "test"), tmp_path, resume=trained / LAST).epochs == 4
+    one_point_more(republished)
+    message = refusal(republished, tmp_path, trained / LAST)
+    assert ": events/events_2025-01-07.parquet, op_nodes.parquet; restore" in message
+
+
+def test_other_points_are_refused_even_if_changes_are_allowed(republished: Config, trained: Path, tmp_path: Path):
+    """The rows of the weights are those of the points, in their order."""
+    one_point_more(republished)
+    allowed = with_values(republished, {"training.allow_changes_on_resume": True}, "test")
+    assert_names(refusal(allowed, tmp_path, trained / LAST), "operational points", "9999", "warm start")
+
+
+def test_other_sizes_are_refused_even_if_changes_are_allowed(small_config: Config, trained: Path, tmp_path: Path):
+    larger = {"model.d_model": 64, "training.allow_changes_on_resume": True}
+    message = refusal(with_values(small_config, larger, "test"), tmp_path, trained / LAST)
+    assert_names(message, "weights network.", "32", "64", "use the model")
+
+
+def test_a_checkpoint_that_does_not_name_its_data_is_resumed(republished: Config, trained: Path, tmp_path: Path):
+    """Older releases recorded no data."""
+    state = torch.load(trained / LAST, weights_only=True)
+    identity = state["callbacks"]["History"]["identity"]
+    for name in [name for name in identity if name.startswith("data table ")]:
+        del identity[name]
+    torch.save(state, tmp_path / "old.ckpt")
+    one_event_less(republished)
+    assert run(republished, tmp_path, resume=tmp_path / "old.ckpt").epochs == 3
 
 
 def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
