@@ -89,6 +89,19 @@ def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Con
     torch.testing.assert_close(module.network.correction, expected)
 
 
+@pytest.mark.parametrize("timezone", ["America/New_York", "Asia/Tokyo", "Australia/Sydney", "Europe/Brussels"])
+def test_one_validation_date_is_trusted_as_one(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timezone: str
+):
+    """Wherever the railway is: the day of its clock counts, not that of UTC."""
+    counted = []
+    monkeypatch.setattr("transformer.model.module.trusted", lambda correction, n: counted.append(n) or correction)
+    elsewhere = {"data.timezone": timezone, "training.max_epochs": 1, "data.grid.start": "00:00"}
+    config = with_values(small_config, elsewhere, "test")
+    run(config, tmp_path)
+    assert counted == [len(split_of(config).validation)] == [1]
+
+
 def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
     run(small_config, tmp_path / "same")
     assert same_weights(tmp_path / "same" / CHECKPOINTS / LAST, trained / LAST)
