@@ -30,8 +30,8 @@ Batch = dict[str, Tensor]
 def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
     """Turn the arrays of a snapshot batch into tensors, without copying them, and add its calendar.
 
-    The calendar is `time_of_day` [B] in days (0…1), `day_of_week` [B] (0 = Monday) and `local_day` [B] (days since 1970),
-    all in local time.
+    The calendar is `time_of_day` [B] in days (0…1), `day_of_week` [B] (0 = Monday) and `local_day` [B] (days since
+    1970), all in local time.
     """
     local = batch.instant + utc_offset_s(batch.instant, timezone)
     tensors = {name: torch.from_numpy(values) for name, values in vars(batch).items()}

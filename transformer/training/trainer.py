@@ -39,6 +39,7 @@ from transformer.training.callbacks import (
 )
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_weights
 from transformer.training.datamodule import SnapshotDataModule
+from transformer.training.processes import OneMachine
 from transformer.training.resume import data_identity, refuse_changes, refuse_unfit, training_identity
 from transformer.training.run_folder import INPUTS, TrainingInputs
 
@@ -185,7 +186,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
             gradient_clip_val=training.gradient_clip_norm or None,
             callbacks=callbacks,
             logger=logger,
-            plugins=[WholeCheckpoints()],
+            plugins=[WholeCheckpoints(), OneMachine()],
             log_every_n_steps=1,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
@@ -203,9 +204,11 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
 
 
 def _hardware_message(training: TrainingConfig, error: Exception) -> str:
+    given = (training.accelerator, training.devices, training.strategy)
+    remedy = "set training.accelerator=cpu and training.devices=1" if set(given) == {"auto"} else "use auto"
     return (
         f"training.accelerator={training.accelerator}, devices={training.devices}, strategy={training.strategy} "
-        f"is not available here ({first_line(error)}); use auto"
+        f"is not available here ({first_line(error)}); {remedy}"
     )
 
 

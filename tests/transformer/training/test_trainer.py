@@ -2,7 +2,9 @@
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tests.support.messages import assert_names
 from transformer.config import Config, load_config, with_values
@@ -428,6 +431,74 @@ def test_a_checkpoint_that_does_not_name_its_data_is_resumed(republished: Config
     torch.save(state, tmp_path / "old.ckpt")
     one_event_less(republished)
     assert run(republished, tmp_path, resume=tmp_path / "old.ckpt").epochs == 3
+
+
+def unobserved(config: Config, days: Sequence[date], keep: pl.Expr) -> None:
+    """Remove the observations of dates, except those of `keep`."""
+    for day in days:
+        path = Path(config.data.local_folder) / "events" / f"events_{day}.parquet"
+        pl.read_parquet(path).with_columns(pl.when(keep).then(pl.col("observed_ts", "delay_sec"))).write_parquet(path)
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_dates_without_any_observation_are_named(republished: Config, tmp_path: Path, name: str):
+    unobserved(republished, getattr(split_of(republished), name), pl.lit(False))
+    with pytest.raises(UserError) as caught:
+        run(republished, tmp_path)
+    first = getattr(split_of(republished), name)[0]
+    assert_names(caught.value, f"data.split.{name}", "no event is observed", str(first))
+
+
+def test_validation_without_a_label_is_no_divergence(republished: Config, tmp_path: Path):
+    """Trains are observed in the morning alone, and the grid begins at noon."""
+    morning = pl.col("planned_ts").dt.hour() < 7
+    unobserved(republished, split_of(republished).validation, morning)
+    with pytest.raises(UserError) as caught:
+        run(with_values(republished, {"data.grid.start": "12:00"}, "test"), tmp_path)
+    assert_names(caught.value, "data.split.validation", "no delay is observed", "data.grid")
+    assert "diverged" not in str(caught.value)
+
+
+BATCH_SYSTEMS = {
+    "SLURM": {
+        "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
+        "SLURM_NODEID": "1", "SLURM_NODELIST": "node[1-2]", "SLURM_NTASKS_PER_NODE": "2",
+    },
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "7", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1234",
+    },
+    "LSF": {
+        "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/none", "JSM_NAMESPACE_LOCAL_RANK": "1", "JSM_NAMESPACE_SIZE": "4",
+        "JSM_NAMESPACE_RANK": "1",
+    },
+    "Kubeflow": {"KUBERNETES_PORT": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "9", "WORLD_SIZE": "2", "RANK": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", BATCH_SYSTEMS)
+def test_a_batch_system_changes_no_training(
+    small_config: Config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+):
+    for name, value in BATCH_SYSTEMS[system].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TRANSFORMER_TRAINING_PROCESS", raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as Lightning finds it when it is imported
+    run(small_config, tmp_path)
+    assert same_weights(tmp_path / CHECKPOINTS / LAST, trained / LAST)
+    assert rank_zero_only.rank == 0
+
+
+def test_the_remedy_for_automatic_hardware_is_not_auto(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(**_: object) -> L.Trainer:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(trainer.L, "Trainer", refuse)
+    automatic = with_values(small_config, {"training.accelerator": "auto"}, "test")
+    with pytest.raises(UserError, match=r"no driver\); set training\.accelerator=cpu and training\.devices=1$"):
+        run(automatic, tmp_path)
 
 
 def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):
