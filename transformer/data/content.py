@@ -13,8 +13,9 @@ from pathlib import Path
 import polars as pl
 
 from transformer.config import DataConfig
-from transformer.data.events import read_journeys, table_digest
+from transformer.data.events import data_fingerprint, read_journeys, table_digest
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
+from transformer.errors import UserError
 
 _DIGITS = 16  # hex digits of a digest
 _LISTED = 3  # changed tables that a message names
@@ -42,6 +43,24 @@ def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
 def changed_tables(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """The names of the tables that both have, with other content."""
     return sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+
+
+def refuse_replaced(before: Mapping[str, str], data: DataConfig, days: Sequence[date]) -> None:
+    """Refuse to keep what was read from tables that another process replaced meanwhile.
+
+    Derived files stand under the content hash of the tables, so they must not be made of other content.
+
+    Args:
+        before: `data_fingerprint` of `days` before the tables were read.
+
+    Raises:
+        UserError: the error names the replaced tables.
+    """
+    folder = Path(data.local_folder)
+    if changed := changed_tables(before, data_fingerprint(folder, days)):
+        raise UserError(
+            f"{folder}: {listed(changed)} changed while the data were read; run the stage again when they are complete"
+        )
 
 
 def listed(tables: Sequence[str]) -> str:

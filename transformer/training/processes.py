@@ -1,4 +1,4 @@
-"""The processes of a training: all on this machine, started by Lightning, whatever a batch system says."""
+"""The processes of a training. Lightning starts all of them on this machine, inside a job of a batch system too."""
 
 from __future__ import annotations
 
