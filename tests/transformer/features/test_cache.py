@@ -245,9 +245,11 @@ def test_hours_of_a_replaced_file_are_not_kept(
     path = events_path(folder, date(2025, 1, 7))
     known = survey.Survey(republished.data, tmp_path / "cache")
 
-    def hours_of(content: pl.DataFrame, of: Path, timezone: str) -> events.Hours:
+    wanted = survey.hours_of
+
+    def hours_of(content: pl.DataFrame, of: Path, timezone: str) -> survey.Hours:
         content.head(1).write_parquet(path)
-        return events.hours_of(content, of, timezone)
+        return wanted(content, of, timezone)
 
     def planned() -> int:
         return sum(known.hours(folder, date(2025, 1, 7), "UTC").planned.values())

@@ -55,7 +55,7 @@ print(json.dumps({"code": transformer.__file__, "predictions": json.loads(predic
 def run_folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = with_values(small_config, {"training.max_epochs": 1}, "test")
-    split = resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+    split = resolve_split(config.data.split, Path(config.data.local_folder), True, config.data.timezone)
     statistics, embeddings = obtain_inputs(config, split)
     inputs = TrainingInputs(config, split, statistics, embeddings, reference=None)
     train(config, split, inputs.statistics, inputs.embeddings, RunLog(config, ""), folder)
@@ -66,7 +66,7 @@ def run_folder(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def events(small_config: Config) -> pl.DataFrame:
     data = small_config.data
-    day = resolve_split(data.split, Path(data.local_folder), skip_partial=True).test[0]
+    day = resolve_split(data.split, Path(data.local_folder), True, data.timezone).test[0]
     return pl.read_parquet(events_path(Path(data.local_folder), day))
 
 

@@ -29,7 +29,7 @@ from transformer.training.datamodule import SnapshotDataModule
 
 
 def split_of(config: Config) -> Split:
-    return resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+    return resolve_split(config.data.split, Path(config.data.local_folder), True, config.data.timezone)
 
 
 def run(config: Config, folder: Path, **start: Path) -> trainer.TrainingResult:
@@ -374,9 +374,10 @@ def test_resuming_with_another_configuration_when_allowed(small_config: Config, 
 
 @pytest.fixture
 def republished(small_config: Config, tmp_path: Path) -> Config:
-    """The configuration with a copy of the data, which a test may change."""
+    """The configuration with the same dates and a copy of the data, which a test may change."""
     shutil.copytree(small_config.data.local_folder, tmp_path / "data")
-    return with_values(small_config, {"data.local_folder": str(tmp_path / "data")}, "test")
+    days = {f"data.split.{name}": dates for name, dates in split_of(small_config).as_ranges().items()}
+    return with_values(small_config, {**days, "data.local_folder": str(tmp_path / "data")}, "test")
 
 
 def one_point_more(config: Config) -> None:

@@ -76,7 +76,7 @@ def configure(small_overrides: list[str], tmp_path: Path):
 
 
 def tune(config: Config, tmp_path: Path, **options):
-    split = resolve_split(config.data.split, Path(config.data.local_folder), skip_partial=True)
+    split = resolve_split(config.data.split, Path(config.data.local_folder), True, config.data.timezone)
     return run_trials(config, split, RunLog(config, ""), tmp_path / "trials", 0, **options)
 
 
