@@ -20,6 +20,8 @@ from typing import Any
 
 from transformer.errors import DiskError, UserError
 
+_NOT_READABLE = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR})
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 _NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's error on a full disk, which has no errno
 
 
@@ -38,6 +40,26 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in DiskError.FULL | DiskError.REFUSED:
             raise
         raise DiskError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name `path` in the errors of a file that cannot be read; the system's errors may name none.
+
+    Raises:
+        UserError: this process may not read the file, or the file went away.
+        OSError: another fault, such as that of a disk; a retry may help.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NOT_READABLE:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); let the user of this process read the file and its folder"
+            ) from None
+        if error.errno in _GONE:
+            raise UserError(f"{path} went away while it was read; run again when the data are complete") from None
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -70,19 +92,24 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this package wrote.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: the file is missing, not JSON, or must not be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        with reading(path):
+            if not path.exists():
+                raise UserError(f"{path} does not exist")
+            return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON ({error}); remove it and run the stage again") from None
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        UserError: see `reading`.
+    """
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from transformer.errors import UserError
-from transformer.files import atomic_path
+from transformer.files import atomic_path, reading
 
 UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; PanicException is no Exception
+
+
+class _Content(BytesIO):
+    """The bytes of a file, which keep the file's name."""
+
+    name: str
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -29,12 +36,21 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
         remedy: how to get a sound file. The error message ends with it.
 
     Raises:
-        UserError: the file is missing, truncated or not Parquet.
+        UserError: the file is missing, truncated or not Parquet, must not be read, or changed meanwhile.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; {remedy}")
+    with reading(path):
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; {remedy}")
+        with path.open("rb") as file:
+            # Whole first: Polars would map the file, and a file that shrinks under a map ends the process by SIGBUS.
+            before = os.fstat(file.fileno())
+            content = _Content(file.read())
+            after = os.fstat(file.fileno())  # of the same file, even if another file has taken the name
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise UserError(f"{path} changed while it was read; run again when it is complete")
+    content.name = str(path)
     try:
-        return pl.read_parquet(path, glob=False)
+        return pl.read_parquet(content, glob=False)
     except UNREADABLE as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None

@@ -6,15 +6,18 @@ be written as JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from transformer.config import Config
+from transformer.data.content import changed_tables, listed, tables_content
 from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
@@ -26,11 +29,13 @@ from transformer.features.cache import embeddings_folder, obtain_inputs, statist
 from transformer.files import content_hash, write_json
 from transformer.parquet import write_parquet
 from transformer.text import duration
+from transformer.tracking.client import FINISHED
 from transformer.tracking.names import (
     AIRFLOW_RUN,
     BEST_OVERRIDES,
     BEST_TRIAL,
     DATA_FINGERPRINT,
+    DATA_TABLES,
     MODEL_VERSION,
     SPLIT,
 )
@@ -45,12 +50,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ModelSource = str | Path  # the id of an MLflow run, or a run folder
+Stage = TypeVar("Stage", bound=Callable[..., dict[str, Any]])
 
 
+def _in_run(finishes: bool) -> Callable[[Stage], Stage]:
+    """Decorate a stage: its MLflow run is RUNNING while the stage runs, see `RunLog.running_stage`."""
+
+    def decorate(stage: Stage) -> Stage:
+        @functools.wraps(stage)
+        def in_run(config: Config, run_id: str, *options: Any, **named: Any) -> dict[str, Any]:
+            with RunLog(config, run_id).running_stage(finishes):
+                return stage(config, run_id, *options, **named)
+
+        return cast(Stage, in_run)
+
+    return decorate
+
+
+@_in_run(finishes=False)
 def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     """Make sure that the event tables of every split are in `data.local_folder`, complete and readable."""
     run = RunLog(config, run_id)
-    run.begin()
     survey = Survey(config.data, Path(config.paths.cache), validating=True)
     split = _fetch_split(config, run, survey)
     folder = Path(config.data.local_folder)
@@ -81,10 +101,10 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     }
 
 
+@_in_run(finishes=False)
 def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, Any]:
     """Compute the statistics and embeddings of the training dates, or reuse those with the same content hash."""
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     reuse = config.training.use_precomputed
     statistics, embeddings = obtain_inputs(
@@ -107,6 +127,7 @@ def compute_statistics_and_embeddings(config: Config, run_id: str) -> dict[str, 
     }
 
 
+@_in_run(finishes=True)
 def train_model(
     config: Config, run_id: str, warm_start_run_id: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
@@ -120,7 +141,6 @@ def train_model(
         UserError: `resume` together with another run as `warm_start_run_id`.
     """
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, LAST
@@ -171,7 +191,12 @@ def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | Non
     """
     from transformer.evaluation.evaluate import EvaluationRequest, evaluate
 
-    return evaluate(config, run_id, request or EvaluationRequest())
+    request = request or EvaluationRequest()
+    run = RunLog(config, run_id)
+    if request.window is not None or run.check() == FINISHED:
+        return evaluate(config, run_id, request)
+    with run.running_stage(finishes=True):
+        return evaluate(config, run_id, request)
 
 
 def register_model(config: Config, run_id: str) -> dict[str, Any]:
@@ -277,6 +302,7 @@ def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> d
     }
 
 
+@_in_run(finishes=True)
 def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | None = None) -> dict[str, Any]:
     """Run trials of the study `search.study_name` until the study has `search.n_trials`.
 
@@ -287,7 +313,6 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
         warm_start_run_id: every trial begins with the best weights of this run.
     """
     run = RunLog(config, run_id)
-    run.begin()
     split = _fetch_split(config, run)
     # Loading torch takes long, so wrong input is refused before.
     from transformer.training.checkpoints import BEST, CHECKPOINTS
@@ -312,6 +337,7 @@ def tune(config: Config, run_id: str, worker: int = 0, warm_start_run_id: str | 
     }
 
 
+@_in_run(finishes=True)
 def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Report the study `search.study_name`: table, figures, best values, and the conf that trains with them.
 
@@ -325,7 +351,6 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     from transformer.tuning.worker import close_ended_runs
 
     run = RunLog(config, run_id)
-    run.begin()
     target = run_folder(config, run_id) / "study"
     with database_errors(config), read_database(config) as storage:
         study = find_study(config, storage)
@@ -345,11 +370,46 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
 
 
 def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> Split:
-    """Fetch the event tables of each split, and return the service dates. A tag of the run keeps its first split."""
+    """Fetch the event tables of each split, and return the service dates. A tag of the run keeps its first split.
+
+    Raises:
+        UserError: there are no such dates, or the data have changed since the run began.
+    """
     survey = survey or Survey(config.data, Path(config.paths.cache))
-    split = fetch_split(config, json.loads(run.get_tag(SPLIT) or "{}"), survey)
+    split = fetch_split(config, _first_split(run), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
+    if run.run_id:
+        _keep_data(config, run, tables_content(config.data, split.all))
     return split
+
+
+def _first_split(run: RunLog) -> dict[str, list[str]]:
+    """The split with which the run began, in the form of `data.split`; empty for a new run."""
+    found = run.get_json_tag(SPLIT)
+    if found is None:
+        return {}
+    names = [field.name for field in fields(Split)]
+    if not (isinstance(found, dict) and set(found) <= set(names) and all(isinstance(v, list) for v in found.values())):
+        raise run.unusable_tag(SPLIT)
+    return found
+
+
+def _keep_data(config: Config, run: RunLog, now: dict[str, str]) -> None:
+    """Record the tables with which the run began, and refuse others.
+
+    Raises:
+        UserError: a table has changed; the error names it.
+    """
+    before = run.get_json_tag(DATA_TABLES) or {}
+    if changed := changed_tables(before, now):
+        what = f"the data have changed since MLflow run {run.run_id} began: {listed(changed)}"
+        if not config.training.allow_changes_on_resume:
+            raise UserError(
+                f"{what}; restore these tables, train in a new run, or set training.allow_changes_on_resume=true"
+            )
+        log.warning("%s; training.allow_changes_on_resume=true accepts that", what)
+    if before | now != before:
+        run.set_tags({DATA_TABLES: json.dumps(before | now)})
 
 
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:

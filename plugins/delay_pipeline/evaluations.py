@@ -257,13 +257,18 @@ def _models(config: Config, run_id: str | None) -> Iterator[tuple[str, str, str]
     from transformer.tracking.runs import run_url
 
     named = {"champion": champion(config), "challenger": challenger(config)}
-    runs = {name: found.run_id for name, found in named.items() if found}
+    foreign = {name: found.foreign for name, found in named.items() if found and found.foreign}
+    for name, why in foreign.items():
+        log.warning("the %s is not evaluated: %s", name, why)
+    runs = {name: found.run_id for name, found in named.items() if found and name not in foreign}
     if runs.get("challenger") == runs.get("champion"):  # after a resumed training the run holds the challenger's files
         runs.pop("champion", None)
     if run_id:
         RunLog(config, run_id).check("warm_start_run_id")
         name = next((name for name, registered in runs.items() if registered == run_id), f"run {run_id[:8]}")
         runs = {name: run_id}
+    elif not runs and foreign:
+        raise UserError("; ".join(f"the {name}: {why}" for name, why in foreign.items()))
     elif not runs:
         raise UserError(
             f"model {config.evaluation.registry.model_name} has no version yet; train one with model_training, or give "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,10 +72,10 @@ def _best(run: dict[str, Any]) -> tuple[str, list[str]]:
     from transformer.tracking.run_log import RunLog
 
     mlflow = RunLog(load_config(run["env"], run["overrides"]), run["run_id"])
-    trial, overrides = mlflow.get_tag(BEST_TRIAL), mlflow.get_tag(BEST_OVERRIDES)
+    trial, overrides = mlflow.get_tag(BEST_TRIAL), mlflow.get_json_tag(BEST_OVERRIDES)
     if not (trial and overrides):
         raise UserError(f"MLflow run {run['run_id']} names no best trial; clear report_study, which records it")
-    return trial, json.loads(overrides)
+    return trial, list(overrides)
 
 
 def _is_of_search(override: str) -> bool:

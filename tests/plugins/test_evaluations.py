@@ -57,6 +57,15 @@ def test_the_first_model_is_evaluated_before_there_is_a_champion(registry):
         opened()
 
 
+def test_a_version_of_another_program_is_not_evaluated(registry, caplog):
+    registry.versions["champion"].foreign = "version 1 was not registered by this program"
+    assert chosen() == [("challenger", "new-run")]
+    assert "the champion is not evaluated: version 1 was not registered by this program" in caplog.text
+    registry.versions["challenger"].foreign = "version 2 was not registered by this program"
+    with pytest.raises(AirflowFailException, match=r"the champion: version 1 was .*; the challenger: version 2 was"):
+        opened()
+
+
 def test_an_asset_event_that_a_person_made_names_no_model(registry):
     given = {"run_type": "asset_triggered", "events": [(1, {"from_rest_api": True})], "conf": {}}
     assert chosen(**given) == list(ALIASES.items())

@@ -24,7 +24,7 @@ class FakeRegistry:
     def __init__(self, **runs: str) -> None:
         """Take `champion="run id"` and `challenger="run id"`."""
         self.versions = {
-            alias: SimpleNamespace(version=number, run_id=run_id)
+            alias: SimpleNamespace(version=number, run_id=run_id, foreign="")
             for number, (alias, run_id) in enumerate(runs.items(), 1)
         }
         self.tags: dict[str, dict[str, str]] = {run_id: {} for run_id in runs.values()}
@@ -67,6 +67,9 @@ class FakeRegistry:
 
             def get_tag(self, name):
                 return registry.tags[self.run_id].get(name, "")
+
+            def get_json_tag(self, name):
+                return json.loads(self.get_tag(name) or "null")
 
         tracking = SimpleNamespace(RunLog=RunLog, run_url=lambda config, run_id: f"http://mlflow/#/{run_id}")
         for package, name, double in (

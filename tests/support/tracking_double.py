@@ -1,5 +1,6 @@
 """A double of `transformer.tracking` for a DAG without an MLflow server. It records how the run was closed."""
 
+import json
 import sys
 from typing import ClassVar
 
@@ -29,6 +30,9 @@ class FakeTracking:
 
         def get_tag(self, name):
             return FakeTracking.tags.get(name, "")
+
+        def get_json_tag(self, name):
+            return json.loads(self.get_tag(name) or "null")
 
     @classmethod
     def install(cls, monkeypatch, opened):

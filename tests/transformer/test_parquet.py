@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import errno
+import io
+import os
 import re
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from tests.support.messages import assert_names
+from transformer import parquet
 from transformer.errors import UserError
+from transformer.files import file_digest, read_json
 from transformer.parquet import read_parquet, write_parquet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,6 +73,61 @@ def test_a_file_that_polars_panics_at_is_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pl, "read_parquet", panic)
     with pytest.raises(UserError, match=r"a\.parquet.*not Parquet \(called .*\).*make it again$"):
         read_parquet(tmp_path / "a.parquet", "make it again")
+
+
+def test_a_file_that_changes_while_it_is_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process writes into the same file, instead of renaming a whole file."""
+    path = tmp_path / "a.parquet"
+    write_parquet(path, pl.DataFrame({"a": [1]}))
+    whole = parquet._Content
+
+    def content(read: bytes) -> BytesIO:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return whole(read)
+
+    monkeypatch.setattr(parquet, "_Content", content)
+    with pytest.raises(UserError) as caught:
+        read_parquet(path, "make it")
+    assert_names(caught.value, str(path), "changed while it was read", "run again")
+
+
+def test_a_file_that_another_one_replaces_is_read_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    write_parquet(path, pl.DataFrame({"a": [1]}))
+    write_parquet(other, pl.DataFrame({"a": [2, 3]}))
+    whole = parquet._Content
+    monkeypatch.setattr(parquet, "_Content", lambda read: (other.rename(path), whole(read))[1])
+    assert read_parquet(path, "make it")["a"].to_list() == [1]
+
+
+@pytest.mark.parametrize("read", [lambda path: read_parquet(path, "make it"), file_digest, read_json])
+@pytest.mark.parametrize(
+    ("number", "parts"),
+    [
+        (errno.EACCES, ["cannot be read (Permission denied)", "let the user of this process read"]),
+        (errno.ENOENT, ["went away while it was read", "run again"]),
+        (errno.ESTALE, ["went away while it was read", "run again"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], number: int, parts: list[str]
+) -> None:
+    """Permissions do not bind root, so the fault is in the call that opens the file."""
+    path = tmp_path / "a.parquet"
+    path.touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))  # some errors name no file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", refused)
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert_names(caught.value, str(path), *parts)
+        number = errno.EIO
+        with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
+            read(path)
 
 
 def test_missing_parquet_is_one_line(tmp_path: Path) -> None:

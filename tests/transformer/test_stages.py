@@ -324,6 +324,52 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     assert_names(caught.value, TEST_DAY, "--again")
 
 
+@pytest.mark.slow
+def test_a_run_keeps_the_data_with_which_it_began(
+    results, small_overrides: list[str], mlflow_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Data are published again between two stages of one run."""
+    folder = tmp_path / "data"
+    shutil.copytree(results[0].data.local_folder, folder)
+    own = [f"data.local_folder={folder}", f"paths.runs={tmp_path}/runs", "training.max_epochs=1"]
+    address = ["training.mlflow.use_mlflow=true", f"training.mlflow.tracking_uri={mlflow_server}"]
+    config = load_config("local", [*small_overrides, *address, *own])
+    allowing = with_values(config, {"training.allow_changes_on_resume": True}, "test")
+    run_id = open_run(config, env="local")
+    stages.fetch_files(config, run_id)
+    stages.train_model(config, run_id)
+    stages.evaluate_model(config, run_id)
+
+    def change(table: str) -> None:
+        frame = pl.read_parquet(folder / table)
+        frame.reverse().write_parquet(folder / table)
+
+    def refusal(stage, *options: object) -> str:
+        with pytest.raises(UserError) as caught:
+            stage(config, run_id, *options)
+        return str(caught.value)
+
+    remedies = ("restore", "training.allow_changes_on_resume=true")
+    change("op_nodes.parquet")
+    for stage in (stages.fetch_files, stages.compute_statistics_and_embeddings, stages.train_model, stages.tune):
+        assert_names(refusal(stage), run_id, ": op_nodes.parquet; ", "new run", *remedies)
+    assert_names(refusal(stages.train_model, None, True), run_id, ": op_nodes.parquet; ", "new run", *remedies)
+    stages.evaluate_model(config, run_id)  # the points may be those of more dates
+    assert f"since MLflow run {run_id} began: op_nodes.parquet" in caplog.text
+    stages.fetch_files(allowing, run_id)
+    stages.fetch_files(config, run_id)  # the new points are recorded now
+
+    change("events/events_2025-01-13.parquet")
+    assert_names(refusal(stages.evaluate_model), run_id, "events_2025-01-13", "test dates", "--from", *remedies)
+    stages.evaluate_model(config, run_id, EvaluationRequest(Window(count=1)))
+    stages.evaluate_model(allowing, run_id)
+    open_run(config, env="local", run_id=run_id)  # the training begins anew
+    stages.fetch_files(config, run_id)
+
+    RunLog(config, run_id).set_tags({"split": '{"train": "2025-01-06"}'})
+    assert_names(refusal(stages.fetch_files), run_id, "'split'", "does not hold what this program wrote")
+
+
 def test_changing_the_test_date_changes_no_model(small_overrides: list[str], results, tmp_path: Path):
     """Nothing of the test date reaches the training: rewrite it and the best checkpoint stays the same."""
     config, by_stage = results

@@ -367,7 +367,9 @@ class TrainingConfig(Group):
     vary_history: bool = Field(
         True, description="with up to ten training dates, each epoch leaves more of them out of history"
     )
-    allow_changes_on_resume: bool = Field(False, description="true = a resumed training may have another configuration")
+    allow_changes_on_resume: bool = Field(
+        False, description="true = a resumed run may have another configuration and other data"
+    )
     overfit_batches: Whole = Field(0, ge=0, description="debug: train and validate on this many fixed batches")
     loss: LossConfig = Field(default_factory=LossConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)

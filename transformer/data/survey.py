@@ -42,13 +42,15 @@ class Survey:
     def hours(self, folder: Path, day: date, timezone: str) -> Hours:
         """Events per hour of the clock, as `dates.read_hours` returns them."""
         path = events_path(folder, day)
-        kept = self._cache / "hours" / f"{content_hash(VERSION, timezone, table_digest(path))}.json"
+        digest = table_digest(path)
+        kept = self._cache / "hours" / f"{content_hash(VERSION, timezone, digest)}.json"
         if kept.is_file():
             counts = read_json(kept)
             return Hours(*({int(hour): events for hour, events in counts[name].items()} for name in Hours._fields))
         content = read_parquet(path, REMEDY)
         hours = hours_of(content, path, timezone)
-        write_json(kept, hours._asdict())
+        if table_digest(path) == digest:  # another process may have replaced the file meanwhile
+            write_json(kept, hours._asdict())
         if self._validating:
             self._validate(content, day)
         return hours

@@ -80,8 +80,11 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl
     """The champion's evaluation rows.
 
     Raises:
-        UserError: the champion's files are damaged, or it was trained or validated on some of the dates.
+        UserError: the champion's files are damaged, it was trained or validated on some of the dates, or another
+            program registered it.
     """
+    if best.foreign:
+        raise UserError(f"the champion: {best.foreign}")
     log.info("evaluation: predicting with the champion, version %d of run %s", best.version, best.run_id)
     with tempfile.TemporaryDirectory() as temporary:
         champion = TrainedModel.load(RunLog(config, best.run_id).download_folder(best.folder, Path(temporary)))

@@ -17,11 +17,13 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from transformer.config import Config
+from transformer.data.content import changed_tables, listed, tables_content
 from transformer.data.dates import Split, format_dates
 from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.data.points import read_op_nodes
+from transformer.data.tables import op_nodes_path
 from transformer.errors import UserError
 from transformer.evaluation.comparison import compare_with_champion
 from transformer.evaluation.measures import Measures
@@ -35,8 +37,7 @@ from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.text import duration
-from transformer.tracking.client import FINISHED
-from transformer.tracking.names import GIT_COMMIT, artifact_page
+from transformer.tracking.names import DATA_TABLES, GIT_COMMIT, artifact_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
 from transformer.training import callbacks, checkpoints
@@ -78,7 +79,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
             already has results.
     """
     run = RunLog(config, run_id)
-    status = run.check()
+    run.check()
     folder = run_folder(config, run_id)
     source = folder / "from_mlflow" if run_id else folder  # a local copy may be old, or from elsewhere
     trained = download_trained(run, source) if run_id else TrainedModel.load(source)
@@ -87,10 +88,10 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     scope = _scope(request, trained.split, config, now)
     of_last_dates = request.window is not None and request.window.count is not None
     newest = _newest_observation(config, now) if of_last_dates else NewestObservation()
-    if request.window is None and status != FINISHED:
-        run.begin()
     if request.window is not None and (found := _earlier(run, folder, scope)) and not _asked_again(run, scope, request):
         return _told_once_more(run, scope, request, found)
+    if request.window is None:
+        _refuse_other_data(run, config, scope.days)
     examination = Examination(now)
     began = time.monotonic()
     rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
@@ -165,6 +166,26 @@ def _scope(request: EvaluationRequest, split: Split, config: Config, now: dateti
         scope = Scope.of_dates(days)
     fetch_dates(config, scope.days)
     return scope
+
+
+def _refuse_other_data(run: RunLog, config: Config, days: Sequence[date]) -> None:
+    """Refuse test dates whose tables have changed since the run began. Other points may have been added meanwhile.
+
+    Raises:
+        UserError: the error names the changed tables.
+    """
+    before = run.get_json_tag(DATA_TABLES)
+    points = op_nodes_path(Path(config.data.local_folder)).name
+    changed = changed_tables(before, tables_content(config.data, days)) if before else []
+    if not changed:
+        return
+    what = f"the data of the test dates have changed since MLflow run {run.run_id} began: {listed(changed)}"
+    if changed != [points] and not config.training.allow_changes_on_resume:
+        raise UserError(
+            f"{what}; restore these tables, evaluate the dates as a window (--from, --to), "
+            "or set training.allow_changes_on_resume=true"
+        )
+    log.warning(what)
 
 
 def _unseen(window: Window, days: tuple[date, ...], split: Split) -> tuple[date, ...]:

@@ -74,5 +74,8 @@ class Outcome:
 
     @classmethod
     def _of_tag(cls, run: RunLog, name: str) -> Self | None:
-        found = run.get_tag(name)
-        return cls.read(json.loads(found)) if found else None
+        found = run.get_json_tag(name)
+        try:
+            return None if found is None else cls.read(found)
+        except (TypeError, ValueError, AttributeError):
+            raise run.unusable_tag(name) from None

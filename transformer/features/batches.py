@@ -30,11 +30,13 @@ Batch = dict[str, Tensor]
 def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
     """Turn the arrays of a snapshot batch into tensors, without copying them, and add its calendar.
 
-    The calendar is `time_of_day` [B] in days (0…1) and `day_of_week` [B] (0 = Monday), both in local time.
+    The calendar is `time_of_day` [B] in days (0…1), `day_of_week` [B] (0 = Monday) and `local_day` [B] (days since
+    1970), all in local time.
     """
     local = batch.instant + utc_offset_s(batch.instant, timezone)
     tensors = {name: torch.from_numpy(values) for name, values in vars(batch).items()}
     tensors["time_of_day"] = torch.from_numpy((local % 86_400 / 86_400).astype(np.float32))
+    tensors["local_day"] = torch.from_numpy(local // 86_400)
     tensors["day_of_week"] = torch.from_numpy((local // 86_400 + 3) % 7)  # 1 January 1970 was a Thursday
     return tensors
 

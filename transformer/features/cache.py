@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 import polars as pl
 
 from transformer.config import Config, to_dict
+from transformer.data.content import refuse_replaced
 from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, each_day
 from transformer.data.points import read_op_nodes
@@ -87,8 +88,9 @@ def obtain_inputs(
         recompute_embeddings: likewise.
 
     Raises:
-        UserError: unreadable data, or a damaged cache.
+        UserError: unreadable data, data that were replaced meanwhile, or a damaged cache.
     """
+    fingerprint = data_fingerprint(Path(config.data.local_folder), split.train)
     statistics = None if recompute_statistics else _reused(config, statistics_folder(config, split), load_statistics)
     embeddings = None if recompute_embeddings else _reused(config, embeddings_folder(config, split), Embeddings.load)
     if statistics is None:
@@ -100,6 +102,7 @@ def obtain_inputs(
             if embeddings is None:
                 tables.append(edge_counts(read.events))
         statistics = computing.result()
+        refuse_replaced(fingerprint, config.data, split.train)
         folder = statistics_folder(config, split)
         save_statistics(statistics, folder, replace=recompute_statistics)
         log.info("statistics: written to %s", folder)
@@ -110,6 +113,7 @@ def obtain_inputs(
     if embeddings is None:
         log.info("embeddings: computing over %d service dates", len(split.train))
         embeddings = _compute_embeddings(config, edges)
+        refuse_replaced(fingerprint, config.data, split.train)
         folder = embeddings_folder(config, split)
         embeddings.save(folder, replace=recompute_embeddings)
         points = embeddings.points

@@ -17,6 +17,7 @@ from types import MappingProxyType
 import polars as pl
 
 from transformer.config import DataConfig, to_dict
+from transformer.data.content import refuse_replaced
 from transformer.data.event_table import LAYOUT_VERSION, LoadedTable, Vocabulary, open_table, save_table
 from transformer.data.events import DayEvents, data_fingerprint, each_day, joined, read_journeys
 from transformer.data.profile import EventProfile, load_profile, profile_of, save_profile
@@ -65,7 +66,7 @@ def obtain_reading(
         known: dates that were already read with the same configuration.
 
     Raises:
-        UserError: unreadable or invalid data.
+        UserError: unreadable or invalid data, or data that were replaced meanwhile.
     """
     folder = Path(data.local_folder)
     reading = Reading(_folder_of(data, days, cache))
@@ -74,6 +75,7 @@ def obtain_reading(
             for read in each_day(data, days, known):
                 on_day(read)
         return reading
+    fingerprint = data_fingerprint(folder, days)
     dates = []
     for read in each_day(data, days, known):
         dates.append(read)
@@ -87,6 +89,7 @@ def obtain_reading(
         write_parquet(temporary / _EDGES, merge_edge_counts(edge_counts(read.events) for read in dates))
         first, *others = (profile_of(read.events) for read in dates)
         save_profile(sum(others, start=first), temporary / _PROFILE)
+        refuse_replaced(fingerprint, data, days)
     return reading
 
 

@@ -48,7 +48,7 @@ class DelayModule(LightningModule):
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
         self.val_calibration = QuantileCalibration(self.network.levels)
-        self.val_dates: set[int] = set()  # days since the Unix epoch; every process has a share of each date
+        self.val_dates: set[int] = set()  # local days with labels, since 1970; every process has a share of each date
 
     @classmethod
     def create(
@@ -94,7 +94,7 @@ class DelayModule(LightningModule):
             return
         quantiles, planned = self.network.quantiles(batch), batch["next_planned"]
         self.val_mae.update((self.network.point(quantiles, planned)[mask] - label).abs())
-        self.val_dates.update((batch["instant"] // 86_400).tolist())
+        self.val_dates.update(batch["local_day"][mask.flatten(1).any(1)].tolist())
         self.val_calibration.update(quantiles[mask], label, planned[mask])
         translation = batch["translation"][..., None].expand_as(batch["label"])[mask]
         self.val_translation_mae.update((translation - label).abs())

@@ -23,8 +23,9 @@ from transformer.training.run_folder import INPUTS, TrainedModel
 
 PARTS = (CONFIG_ARTIFACT, f"{CHECKPOINTS}/{BEST}", INPUTS)  # of a run folder
 EXAMPLE_JOURNEYS = 3
-REQUIREMENTS = (  # packages that the import of this module loads
+REQUIREMENTS = (  # packages that a prediction loads
     "boto3", "lightning", "numpy", "pandas", "polars", "pyarrow", "pydantic", "pyyaml", "scipy", "tenacity", "torch",
+    "tzdata",
 )  # fmt: skip
 
 

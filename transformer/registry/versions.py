@@ -45,15 +45,34 @@ class Registered:
     """A version of the registered model."""
 
     version: int
-    run_id: str  # MLflow run of its training
+    run_id: str  # MLflow run of its training; "" = it names none
     tags: Mapping[str, str]
+
+    @property
+    def foreign(self) -> str:
+        """Why this program cannot use the version, in one line; "" = this program registered it.
+
+        MLflow's own button and its client register any model, and set any alias.
+        """
+        if self.run_id and self.tags.get(CONTENT):
+            return ""
+        missing = f"it has no tag {CONTENT!r}" if self.run_id else "it names no run"
+        return (
+            f"version {self.version} was not registered by this program: {missing}; register its training with "
+            "`register-model --run-id RUN`, and promote that version with `promote --version N`"
+        )
 
     @property
     def folder(self) -> str:
         """Artifact folder of the run that holds the files of this version, in the layout of a run folder.
 
         The other files of the run are newer if its training was resumed after the registration.
+
+        Raises:
+            UserError: this program did not register the version.
         """
+        if self.foreign:
+            raise UserError(self.foreign)
         return f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
 
 
@@ -91,13 +110,13 @@ def promote(config: Config, version: int | str, *, why: str, by: str, instead_of
         The champion. A version that is already champion stays unchanged.
 
     Raises:
-        UserError: there is no such version.
+        UserError: there is no such version, or this program did not register it.
         ChampionChangedError: the champion is not `instead_of`.
         ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
     with ModelVersions.open(config) as models, models.locked(f"promoting {version}") as lock:
         aliases = models.aliases()
-        chosen = models.version(aliases.get(str(version), version))
+        chosen = models.usable(aliases.get(str(version), version))
         current = aliases.get(CHAMPION, 0)
         if current == chosen.version and chosen.tags.get(DECISION) == PROMOTED:
             return chosen
@@ -142,7 +161,7 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
         The new champion, which was the previous champion.
 
     Raises:
-        UserError: there is no previous champion.
+        UserError: there is no previous champion, or this program did not register it.
         ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
     with ModelVersions.open(config) as models, models.locked("rolling back") as lock:
@@ -153,6 +172,7 @@ def rollback(config: Config, *, why: str, by: str) -> Registered:
                 f"model {models.model_name} has no previous champion to go back to; "
                 "name a version with `promote --version N`"
             )
+        models.usable(previous)
         lock.confirm()
         models.name(CHAMPION, previous)  # first, because this alias chooses the model that predicts
         if current:
@@ -219,6 +239,17 @@ class ModelVersions:
                 f"model {self.model_name} has no version {version!r}; copy the number from its page in MLflow"
             ) from None
 
+    def usable(self, version: int | str) -> Registered:
+        """A version that this program registered.
+
+        Raises:
+            UserError: there is no such version, or another program registered it.
+        """
+        found = self.version(version)
+        if found.foreign:
+            raise UserError(f"model {self.model_name}: {found.foreign}")
+        return found
+
     def of_content(self, run_id: str, content: str) -> Registered | None:
         found = self.client.search_model_versions(f"name = '{self.model_name}' and run_id = '{run_id}'")
         return next((_registered(entry) for entry in found if entry.tags.get(CONTENT) == content), None)
@@ -254,4 +285,4 @@ class ModelVersions:
 
 
 def _registered(found: ModelVersion) -> Registered:
-    return Registered(int(found.version), str(found.run_id), dict(found.tags))
+    return Registered(int(found.version), str(found.run_id or ""), dict(found.tags))

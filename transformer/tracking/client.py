@@ -6,14 +6,17 @@ The import of MLflow takes two seconds of CPU time. A function imports it when i
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config
-from transformer.errors import ServiceError, UserError
+from transformer.errors import DiskError, ServiceError, UserError
+from transformer.files import content_hash, writing
 from transformer.text import redact
 from transformer.tracking.names import FAILURE_REASON
 
@@ -23,13 +26,20 @@ if TYPE_CHECKING:
 
 BATCH = 100  # params or tags in one request, the server's limit
 PARAM_LENGTH = 6_000  # characters of a param, the server's limit
+TAG_LENGTH = 8_000  # characters of a tag; the server cuts a longer one off without an error
+METRIC_NAME_LENGTH = 250  # characters; the server refuses a request with a longer name
+TAGS = "tags"  # artifact folder of a run: the values that are too long for a tag
+IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and the first SHOWN characters
+SHOWN = 200
 # By default MLflow retries an unreachable server for minutes, and the user would wait that long for the error.
 _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
+_PROBE = 1_000_000  # bytes; after a failed download, a disk without room for them was full
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # MLflow's names of a run's status
+ENDED = (FINISHED, FAILED, KILLED)
 
 
 def public_address(config: Config) -> str:
@@ -55,17 +65,30 @@ def check_server(config: Config) -> None:
 
 @contextmanager
 def mlflow_errors(config: Config) -> Iterator[None]:
-    """Turn every error of MLflow and of the network into one line that names the server.
+    """Turn every error of MLflow's client and of the network into one line that names the server.
+
+    Other errors inside the block are not the server's fault, and a retry would not help. They pass unchanged.
 
     Raises:
-        ServiceError: for every error except a UserError.
+        ServiceError: for every error that the client raised.
     """
     try:
         yield
-    except (UserError, ServiceError):
+    except (UserError, ServiceError, DiskError):
         raise
-    except Exception as error:  # not chained, because its text may hold the address with the password
+    except Exception as error:
+        if not _of_client(error):
+            raise
+        # not chained, because its text may hold the address with the password
         raise ServiceError(f"MLflow at {public_address(config)}: {_reason(error)}") from None
+
+
+def _of_client(error: Exception) -> bool:
+    """Whether MLflow's client raised the error, or a library that the client called."""
+    from mlflow.exceptions import MlflowException
+
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, MlflowException) or any(name.partition(".")[0] == "mlflow" for name in modules)
 
 
 def refuse_untracked(config: Config, *run_ids: str | None) -> None:
@@ -106,6 +129,22 @@ def existing_run(client: MlflowClient, run_id: str, name: str) -> Run:
     return run
 
 
+def download(client: MlflowClient, run_id: str, artifact: str, folder: str) -> Path:
+    """Fetch an artifact, which is a file or a folder, into a local folder.
+
+    Raises:
+        DiskError: the disk of the folder is full.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(client.download_artifacts(run_id, artifact, folder))
+    except MlflowException:
+        with writing(Path(folder)), tempfile.TemporaryFile(dir=folder) as probe:  # the client keeps no cause
+            probe.write(bytes(_PROBE))
+        raise
+
+
 def reopen(client: MlflowClient, run: Run) -> None:
     """Mark a run as RUNNING again, and delete the reason of an earlier failure."""
     client.update_run(run.info.run_id, status=RUNNING)
@@ -144,10 +183,51 @@ def _shortened(text: str) -> str:
 
 
 def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """Set tags of a run. A value longer than TAG_LENGTH goes into an artifact, and `read_tag` reads it from there."""
     from mlflow.entities import RunTag
 
-    tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
+    tags = []
+    for key, value in values.items():
+        text = str(redact(str(value)))
+        if len(text) > TAG_LENGTH:
+            artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.txt"
+            log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
+            text = f"{IN_ARTIFACT}{artifact}: {text[:SHOWN]}…"
+        tags.append(RunTag(key, text))
     client.log_batch(run_id, tags=tags)
+
+
+def read_tag(client: MlflowClient, run: Run, name: str) -> str:
+    """The whole value of a tag; "" if the run lacks it.
+
+    Raises:
+        UserError: the artifact with the value is gone.
+    """
+    value = str(run.data.tags.get(name, ""))
+    if not value.startswith(IN_ARTIFACT):
+        return value
+    artifact = value.removeprefix(IN_ARTIFACT).partition(": ")[0]
+    run_id = run.info.run_id
+    if not has_artifact(client, run_id, artifact):
+        raise UserError(f"MLflow run {run_id} lacks the artifact {artifact} of its tag {name!r}; use another run")
+    with tempfile.TemporaryDirectory() as temporary:
+        return download(client, run_id, artifact, temporary).read_text(encoding="utf-8")
+
+
+def has_artifact(client: MlflowClient, run_id: str, artifact: str) -> bool:
+    """Whether the run has this artifact, which is a file or a folder."""
+    return artifact in {entry.path for entry in client.list_artifacts(run_id, artifact.rpartition("/")[0] or None)}
+
+
+def metric_name(name: str) -> str:
+    """The name under which the server keeps a metric.
+
+    A name longer than METRIC_NAME_LENGTH keeps its beginning, and ends with a hash of the whole name.
+    """
+    if len(name) <= METRIC_NAME_LENGTH:
+        return name
+    ending = f"-{content_hash(name)}"
+    return name[: METRIC_NAME_LENGTH - len(ending)] + ending
 
 
 def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> None:
@@ -162,5 +242,6 @@ def _reason(error: BaseException) -> str:
     """First line of the first cause: "Connection refused" says more than the error of the request."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    text = str(error).strip() or type(error).__name__
-    return str(redact(text.splitlines()[0][:200]))
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    line = lines[-1] if lines[0].endswith(":") else lines[0]  # of a download, the first line only announces the reason
+    return str(redact(line[:200]))

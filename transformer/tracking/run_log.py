@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -10,22 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from transformer.config import Config, to_yaml
-from transformer.errors import UserError
+from transformer.errors import ServiceError, UserError
 from transformer.files import atomic_folder
 from transformer.tracking.client import (
+    ENDED,
+    FINISHED,
     RUNNING,
     check_server,
     connect,
+    download,
     existing_run,
+    has_artifact,
     log_params,
     log_text,
+    metric_name,
     mlflow_errors,
+    read_tag,
     refuse_untracked,
     reopen,
     set_tags,
 )
-from transformer.tracking.names import CONFIG_ARTIFACT, ORIGIN
+from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, ORIGIN
 from transformer.tracking.runs import close_run, configuration_hash
+
+log = logging.getLogger(__name__)
 
 METRIC_BATCH = 1_000  # metrics in one request, the server's limit
 PARENT = "mlflow.parentRunId"  # MLflow's tag of a nested run
@@ -60,16 +70,39 @@ class RunLog:
         with mlflow_errors(self.config):
             return str(existing_run(self._client, self.run_id, name).info.status)
 
-    def begin(self) -> None:
-        """Check that the run exists, and mark it as RUNNING, since a retry continues a failed run.
+    @contextmanager
+    def running_stage(self, finishes: bool) -> Iterator[None]:
+        """Check that the run exists, and mark it as RUNNING while the block runs.
+
+        A run that was RUNNING stays RUNNING, because the last task of its DAG run closes it. Nobody else closes a run
+        that had ended: after the block it has its former status and reason again.
+
+        Args:
+            finishes: a run that had ended is FINISHED if the block succeeds, since it then has what it lacked.
 
         Raises:
             UserError: no such run, or no MLflow server at the address.
         """
-        self.check()
+        status = self.check()
+        reason = self.get_tag(FAILURE_REASON)
         if self._client is not None:
             with mlflow_errors(self.config):
                 reopen(self._client, self._client.get_run(self.run_id))
+        succeeded = False
+        try:
+            yield
+            succeeded = True
+        finally:
+            if status in ENDED:
+                self._end_again(succeeded, *((FINISHED, "") if succeeded and finishes else (status, reason)))
+
+    def _end_again(self, succeeded: bool, status: str, reason: str) -> None:
+        try:
+            self.close(status, reason)
+        except ServiceError as error:
+            if succeeded:
+                raise
+            log.warning("MLflow run %s stays RUNNING: %s", self.run_id, error)  # the failure of the stage says more
 
     def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
         """Open a run nested in this one, with its own configuration. It inherits the tags `ORIGIN` of this run.
@@ -82,7 +115,7 @@ class RunLog:
             return RunLog(config, "")
         with mlflow_errors(self.config):
             parent = self._client.get_run(self.run_id)
-            inherited = {key: value for key, value in parent.data.tags.items() if key in ORIGIN}
+            inherited = {key: read_tag(self._client, parent, key) for key in ORIGIN if key in parent.data.tags}
             child = self._client.create_run(parent.info.experiment_id, tags={PARENT: self.run_id}, run_name=name)
             origin = {"configuration_hash": configuration_hash(config)}
             set_tags(self._client, child.info.run_id, inherited | origin | dict(tags))
@@ -91,7 +124,7 @@ class RunLog:
         return RunLog(config, child.info.run_id)
 
     def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """Tags of every RUNNING run of this run's experiment that has `tags`, by run id."""
+        """Tags of every RUNNING run of this run's experiment that has `tags`, by run id. Long values are not read."""
         if self._client is None:
             return {}
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
@@ -107,11 +140,12 @@ class RunLog:
         return found
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics. A name that is too long for the server is shortened, see `client.metric_name`."""
         if self._client is not None and values:
             from mlflow.entities import Metric
 
             now = int(time.time() * 1_000)
-            entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+            entries = [Metric(metric_name(name), float(value), now, step) for name, value in values.items()]
             with mlflow_errors(self.config):
                 for first in range(0, len(entries), METRIC_BATCH):
                     self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
@@ -122,18 +156,37 @@ class RunLog:
                 set_tags(self._client, self.run_id, values)
 
     def get_tag(self, name: str) -> str:
-        """Value of a tag; "" if the run lacks it or there is no run."""
+        """Value of a tag, of any length; "" if the run lacks it or there is no run."""
         if self._client is None:
             return ""
         with mlflow_errors(self.config):
-            return str(self._client.get_run(self.run_id).data.tags.get(name, ""))
+            return read_tag(self._client, self._client.get_run(self.run_id), name)
+
+    def get_json_tag(self, name: str) -> Any:
+        """The JSON value of a tag; None if the run lacks the tag or there is no run.
+
+        Raises:
+            UserError: the tag is not JSON.
+        """
+        text = self.get_tag(name)
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise self.unusable_tag(name) from None
+
+    def unusable_tag(self, name: str) -> UserError:
+        """The refusal of a tag with a value that this program did not write."""
+        return UserError(
+            f"MLflow run {self.run_id}: the tag {name!r} does not hold what this program wrote; "
+            "restore its value, or delete it and run the stage again that sets it"
+        )
 
     def get_metric(self, name: str) -> float | None:
         """Latest value of a metric; None if the run lacks it or there is no run."""
         if self._client is None:
             return None
         with mlflow_errors(self.config):
-            return self._client.get_run(self.run_id).data.metrics.get(name)
+            return self._client.get_run(self.run_id).data.metrics.get(metric_name(name))
 
     def close(self, status: str, reason: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, and record `reason`."""
@@ -156,8 +209,7 @@ class RunLog:
         if self._client is None:
             return False
         with mlflow_errors(self.config):
-            entries = self._client.list_artifacts(self.run_id, artifact.rpartition("/")[0] or None)
-        return artifact in {entry.path for entry in entries}
+            return has_artifact(self._client, self.run_id, artifact)
 
     def download(self, artifact: str, target: Path) -> Path:
         """Fetch one artifact file to `target / artifact`, and return that path. The file appears only when complete.
@@ -193,5 +245,5 @@ class RunLog:
                 existing_run(self._client, self.run_id, "MLflow run")
                 if not self.holds(artifact):
                     raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
-                fetched = Path(self._client.download_artifacts(self.run_id, artifact, temporary))
+                fetched = download(self._client, self.run_id, artifact, temporary)
             yield fetched

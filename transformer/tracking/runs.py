@@ -17,8 +17,9 @@ from transformer.config import Config, flatten, to_dict, to_yaml
 from transformer.errors import UserError
 from transformer.files import content_hash
 from transformer.protocol import COMMIT_VARIABLE, IMAGE_VARIABLE
-from transformer.text import redact
+from transformer.text import one_line, redact
 from transformer.tracking.client import (
+    ENDED,
     FAILED,
     FINISHED,
     KILLED,
@@ -34,7 +35,7 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
-from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, GIT_COMMIT, run_page
+from transformer.tracking.names import CONFIG_ARTIFACT, DATA_TABLES, FAILURE_REASON, GIT_COMMIT, run_page
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ def open_run(
         if chosen:
             run = existing_run(client, chosen, "run_id")
             reopen(client, run)
+            if not resume and DATA_TABLES in run.data.tags:  # the training begins anew, with the data of today
+                client.delete_tag(chosen, DATA_TABLES)
         else:
             experiment = experiment_of(client, config.training.mlflow.experiment_name)
             opened = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
@@ -113,16 +116,21 @@ def open_run(
 
 
 def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
-    """End the run as FINISHED, FAILED or KILLED. A tag, which the run's page shows, keeps `reason`."""
+    """End the run as FINISHED, FAILED or KILLED. A tag, which the run's page shows, keeps `reason`.
+
+    Without a reason, the reason of an earlier failure is deleted.
+    """
     if not run_id:
         return
     refuse_untracked(config, run_id)
-    if status not in (FINISHED, FAILED, KILLED):
+    if status not in ENDED:
         raise ValueError(f"status {status!r}, expected {FINISHED}, {FAILED} or {KILLED}")
     client = connect(config)
     with mlflow_errors(config):
         if reason:
-            set_tags(client, run_id, {FAILURE_REASON: reason})
+            set_tags(client, run_id, {FAILURE_REASON: one_line(reason)})
+        elif FAILURE_REASON in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, FAILURE_REASON)
         client.set_terminated(run_id, status)
 
 

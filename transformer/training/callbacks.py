@@ -46,6 +46,11 @@ class History(Callback):
             "val_translation_mae_s": float(figures["val/translation_mae_s"]),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
+        if math.isnan(row["val_translation_mae_s"]):  # translation has no weights, so only labels can be missing
+            raise UserError(
+                "data.split.validation: no delay is observed at the instants of data.grid, so no epoch can be the "
+                "best; name dates with observations, or correct data.grid and data.timezone"
+            )
         for name in ("train_loss", "val_mae_s"):
             if not math.isfinite(row[name]):
                 raise UserError(

@@ -12,8 +12,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from transformer.config import Config
-from transformer.data.dates import Split
+from transformer.data.dates import Split, format_dates
 from transformer.data.event_table import Int64Array, LoadedTable
+from transformer.errors import UserError
 from transformer.features.batches import Batch, SnapshotBatches, snapshot_builder
 from transformer.features.history import varied_folds
 from transformer.features.reading import obtain_reading
@@ -63,6 +64,12 @@ class SnapshotDataModule(LightningDataModule):
             data = self.config.data
             reading = obtain_reading(data, getattr(self.split, name), Path(self.config.paths.cache))
             loaded = reading.table(self.statistics.vocabulary)
+            if not len(loaded.table.known):
+                days = format_dates(getattr(self.split, name))
+                raise UserError(
+                    f"data.split.{name}: no event is observed on {', '.join(days)}, so there is no delay to learn or "
+                    "to measure; name dates with observations"
+                )
             self.loaded[name] = loaded
             self.builders[name] = snapshot_builder(loaded, self.statistics, data)
 

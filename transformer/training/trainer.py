@@ -39,7 +39,8 @@ from transformer.training.callbacks import (
 )
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_weights
 from transformer.training.datamodule import SnapshotDataModule
-from transformer.training.resume import refuse_changes, training_identity
+from transformer.training.processes import OneMachine
+from transformer.training.resume import data_identity, refuse_changes, refuse_unfit, training_identity
 from transformer.training.run_folder import INPUTS, TrainingInputs
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,12 @@ def train(
     if warm_start is not None:
         load_weights(module, warm_start, embeddings.edges)
     identity = training_identity(config, split)
-    if resume is not None and not training.allow_changes_on_resume:
-        refuse_changes(identity, resume)
+    if resumable:
+        identity |= data_identity(config, split)
+    if resume is not None:
+        if not training.allow_changes_on_resume:
+            refuse_changes(identity, resume)
+        refuse_unfit(module, resume)
     target = folder / CHECKPOINTS
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -181,7 +186,7 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
             gradient_clip_val=training.gradient_clip_norm or None,
             callbacks=callbacks,
             logger=logger,
-            plugins=[WholeCheckpoints()],
+            plugins=[WholeCheckpoints(), OneMachine()],
             log_every_n_steps=1,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
@@ -199,9 +204,11 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
 
 
 def _hardware_message(training: TrainingConfig, error: Exception) -> str:
+    given = (training.accelerator, training.devices, training.strategy)
+    remedy = "set training.accelerator=cpu and training.devices=1" if set(given) == {"auto"} else "use auto"
     return (
         f"training.accelerator={training.accelerator}, devices={training.devices}, strategy={training.strategy} "
-        f"is not available here ({first_line(error)}); use auto"
+        f"is not available here ({first_line(error)}); {remedy}"
     )
 
 

@@ -84,10 +84,7 @@ def open_study(
     identity = study_identity(config, space, split, warm_start)
     if IDENTITY not in study.user_attrs:
         if study.get_trials(deepcopy=False, states=_BEGUN):
-            raise UserError(
-                f"study {search.study_name!r} was not made by this pipeline; give another study_name "
-                "(search.study_name)"
-            )
+            raise UserError(_foreign(search.study_name))
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
         _enqueue_defaults(study, space, search)
         study.set_user_attr(IDENTITY, identity)  # last: a study that has it is complete
@@ -110,13 +107,20 @@ def find_study(config: Config, storage: optuna.storages.BaseStorage) -> optuna.S
     """The study `search.study_name`, for reading.
 
     Raises:
-        UserError: the database has no such study.
+        UserError: the database has no such study, or another program made it.
     """
     name = config.search.study_name
     names = optuna.get_all_study_names(storage)
     if name not in names:
         raise UserError(f"search.study_name={name!r} is not in the database, which has: {', '.join(names) or 'none'}")
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    if STUDY_ID not in study.user_attrs:
+        raise UserError(_foreign(name))
+    return study
+
+
+def _foreign(name: str) -> str:
+    return f"study {name!r} was not made by this pipeline; give another study_name (search.study_name)"
 
 
 def study_identity(config: Config, space: SearchSpace, split: Split, warm_start: WarmStart | None) -> dict[str, str]:

@@ -95,6 +95,11 @@ def close_ended_runs(study: optuna.Study, run: RunLog) -> None:
     """Close the MLflow runs of trials whose worker was killed before it closed them."""
     trials = StudyTrials.of(study)
     for run_id, tags in run.running({STUDY_ID: study.user_attrs[STUDY_ID]}).items():
+        if not tags.get(TRIAL, "").isdecimal():
+            log.warning(
+                "MLflow run %s has the tag %s of this study, but no tag %s: not closed", run_id, STUDY_ID, TRIAL
+            )
+            continue
         number = int(tags[TRIAL])
         if number >= len(trials.all):  # the database with this trial was never saved to the bucket
             _close(RunLog(run.config, run_id), KILLED, RETRIED, "its worker died")

@@ -129,6 +129,27 @@ def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list
     assert f"Not compared with the champion: {decision.reason}" in report
 
 
+@pytest.mark.slow
+def test_a_champion_of_another_program_compares_nothing(models: tuple[Config, list[str]]):
+    """A person registered the run's model with MLflow's button, and named it champion."""
+    config, (first, second) = models
+    for run_id in (first, second):
+        stages.register_model(config, run_id)
+    client, name = MlflowClient(config.training.mlflow.tracking_uri), config.evaluation.registry.model_name
+    before = client.get_registered_model(name).aliases
+    try:
+        by_hand = client.create_model_version(name, f"runs:/{first}/model", first)
+        client.set_registered_model_alias(name, "champion", by_hand.version)
+        found = stages.evaluate_model(config, second, EvaluationRequest(LAST, again=True))
+    finally:
+        client.delete_model_version(name, by_hand.version)
+        if "champion" in before:
+            client.set_registered_model_alias(name, "champion", before["champion"])
+    decision = PromotionDecision.read(found["outcome"]["decision"])
+    assert decision.text.startswith("not judged: the champion: ")
+    assert_names(decision.text, f"version {by_hand.version}", "not registered by this program", "register-model")
+
+
 def _version(config: Config, run_id: str) -> int:
     return int(RunLog(config, run_id).get_tag("model_version"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tests.support.messages import assert_names
-from transformer.config import Config
+from transformer.config import Config, DataConfig
+from transformer.data import events, survey
 from transformer.data.dates import Split, available_dates
-from transformer.data.events import read_days
+from transformer.data.events import DayEvents, read_days
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import events_path, op_nodes_path
 from transformer.errors import UserError
+from transformer.features import cache, reading
 from transformer.features.cache import (
     embeddings_folder,
     obtain_inputs,
@@ -203,3 +205,58 @@ def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split,
     np.testing.assert_array_equal(extended.matrix(known), embeddings.points.matrix(known))
     assert not embeddings.points.matrix([new])[1].any()
     assert extended.matrix([new])[1].any()
+
+
+# --- data that are replaced while they are read ----------------------------------------------------------------------
+@pytest.fixture
+def republished(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The configuration with a copy of the data, of which one date is replaced when its events have been read."""
+    shutil.copytree(config.data.local_folder, tmp_path / "data")
+    config.data.local_folder = str(tmp_path / "data")
+    path = events_path(tmp_path / "data", date(2025, 1, 7))
+
+    def each_day(data: DataConfig, days: Sequence[date]) -> Iterator[DayEvents]:
+        for read in events.each_day(data, days):
+            yield read
+            if read.day == date(2025, 1, 7):
+                pl.read_parquet(path).head(-1).write_parquet(path)
+
+    for module in (cache, reading):
+        monkeypatch.setattr(module, "each_day", lambda data, days, *_: each_day(data, days))
+    return config
+
+
+def test_nothing_is_kept_of_data_that_were_replaced_meanwhile(republished: Config, split: Split) -> None:
+    """The folder of the cache would have the hash of the new data, and hold statistics of the old data."""
+    for act in (
+        lambda: obtain_inputs(republished, split),
+        lambda: reading.obtain_reading(republished.data, split.train, Path(republished.paths.cache)),
+    ):
+        with pytest.raises(UserError) as caught:
+            act()
+        assert_names(caught.value, "events/events_2025-01-07.parquet", "changed while the data were read", "run the")
+    assert not [path for path in Path(republished.paths.cache).rglob("*") if path.is_file()]
+
+
+def test_hours_of_a_replaced_file_are_not_kept(
+    republished: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(republished.data.local_folder)
+    path = events_path(folder, date(2025, 1, 7))
+    known = survey.Survey(republished.data, tmp_path / "cache")
+
+    wanted = survey.hours_of
+
+    def hours_of(content: pl.DataFrame, of: Path, timezone: str) -> survey.Hours:
+        content.head(1).write_parquet(path)
+        return wanted(content, of, timezone)
+
+    def planned() -> int:
+        return sum(known.hours(folder, date(2025, 1, 7), "UTC").planned.values())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(survey, "hours_of", hours_of)
+        assert planned() > 1
+    assert not list((tmp_path / "cache").rglob("*.json"))
+    assert planned() == 1
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1

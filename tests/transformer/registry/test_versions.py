@@ -252,6 +252,28 @@ def test_a_version_that_is_not_there_is_one_line(config: Config, versions: list[
 
 
 @slow
+@pytest.mark.parametrize("named_run", [True, False], ids=["MLflow's button", "the client without a run"])
+def test_a_version_of_another_program_is_one_line(
+    config: Config, client: MlflowClient, versions: list[Registered], named_run: bool
+) -> None:
+    name = config.evaluation.registry.model_name
+    run_id = open_run(config, env="local") if named_run else None
+    client.create_model_version(name, f"runs:/{run_id}/model" if run_id else "s3://bucket/model", run_id)
+    expected = ("version 4", "not registered by this program", "`register-model --run-id RUN`", "`promote --version N`")
+    assert_names(refusal(lambda: promote(config, 4, **TELL)), f"model {name}", *expected)
+    assert numbers(config) == (None, None, 3)
+    promote(config, 1, **TELL)
+    client.set_registered_model_alias(name, PREVIOUS_CHAMPION, "4")
+    assert_names(refusal(lambda: rollback(config, **TELL)), f"model {name}", *expected)
+    client.set_registered_model_alias(name, "champion", "4")
+    found = champion(config)
+    assert found is not None and found.run_id == (run_id or "")
+    assert_names(refusal(lambda: found.folder), *expected)
+    assert promote(config, 3, **TELL).tags["decision"] == "promoted"  # it may be replaced
+    assert numbers(config) == (3, 4, None)
+
+
+@slow
 def test_no_password_reaches_a_tag(config: Config, versions: list[Registered]) -> None:
     promoted = promote(config, 1, why="see http://me:geheim@host/x", by="anna")
     assert promoted.tags["decision_reason"] == "see http://***@host/x"

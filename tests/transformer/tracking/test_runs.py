@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -15,9 +20,10 @@ from mlflow.entities import Run
 from tests.support.gate import Gate
 from tests.support.messages import assert_names
 from transformer.config import GROUPS, Config, load_config, valid_keys, with_values
-from transformer.errors import ServiceError, UserError
+from transformer.errors import DiskError, ServiceError, UserError
+from transformer.evaluation.outcome import Outcome
 from transformer.tracking import runs
-from transformer.tracking.client import public_address
+from transformer.tracking.client import mlflow_errors, public_address
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run, run_url
 
@@ -60,6 +66,11 @@ def refusal(act: Callable[[], Any], kind: type[Exception] = UserError) -> str:
     assert "geheim" not in message
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return message
+
+
+def run_stage(run: RunLog, finishes: bool = False) -> None:
+    with run.running_stage(finishes):
+        pass
 
 
 def artifact_text(client: MlflowClient, run: Run | str, path: str, folder: Path) -> str:
@@ -113,7 +124,6 @@ def test_opening_again_forgets_why_it_failed(config: Config, client: MlflowClien
     for reopen in (
         lambda: open_run(config, env="local", run_id=run_id),
         lambda: open_run(config, env="local", warm_start_run_id=run_id, resume=True),
-        lambda: RunLog(config, run_id).begin(),
     ):
         close_run(config, run_id, "FAILED", "train_model: out of memory")
         run = client.get_run(run_id)
@@ -122,6 +132,60 @@ def test_opening_again_forgets_why_it_failed(config: Config, client: MlflowClien
         run = client.get_run(run_id)
         assert run.info.status == "RUNNING"
         assert "failure_reason" not in run.data.tags
+
+
+@slow
+@pytest.mark.parametrize(
+    ("before", "finishes", "fails", "after"),
+    [
+        (("FINISHED", ""), False, False, ("FINISHED", "")),
+        (("FINISHED", ""), True, True, ("FINISHED", "")),
+        (("FAILED", "fetch_files: no data"), False, False, ("FAILED", "fetch_files: no data")),
+        (("FAILED", "train_model: out of memory"), True, False, ("FINISHED", "")),
+        (("KILLED", "by hand"), True, True, ("KILLED", "by hand")),
+        (("RUNNING", ""), True, False, ("RUNNING", "")),
+        (("RUNNING", ""), True, True, ("RUNNING", "")),
+    ],
+)
+def test_a_stage_leaves_a_run_that_had_ended_ended(
+    config: Config, client: MlflowClient, before: tuple[str, str], finishes: bool, fails: bool, after: tuple[str, str]
+) -> None:
+    run_id = open_run(config, env="local")
+    if before[0] != "RUNNING":
+        close_run(config, run_id, *before)
+
+    def found() -> tuple[str, str]:
+        run = client.get_run(run_id)
+        return run.info.status, run.data.tags.get("failure_reason", "")
+
+    with suppress(KeyError), RunLog(config, run_id).running_stage(finishes):
+        assert found() == ("RUNNING", "")
+        if fails:
+            raise KeyError
+    assert found() == after
+
+
+@slow
+def test_a_server_that_has_gone_does_not_hide_why_a_stage_failed(
+    mlflow_gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("local", [f"training.mlflow.tracking_uri={mlflow_gate.url}"])
+    run_id = open_run(config, env="local")
+    close_run(config, run_id)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="no data"), RunLog(config, run_id).running_stage(finishes=False):
+        mlflow_gate.stop()
+        raise UserError("no data")
+    assert f"MLflow run {run_id} stays RUNNING: MLflow at " in caplog.text
+
+
+@slow
+def test_closing_as_finished_forgets_an_earlier_failure(config: Config, client: MlflowClient) -> None:
+    run_id = open_run(config, env="local")
+    close_run(config, run_id, "FAILED", "train_model: out of memory")
+    close_run(config, run_id)
+    run = client.get_run(run_id)
+    assert (run.info.status, "failure_reason" in run.data.tags) == ("FINISHED", False)
 
 
 @slow
@@ -167,7 +231,7 @@ def test_a_deleted_run_is_one_line(config: Config, client: MlflowClient) -> None
     for act in (
         lambda: open_run(config, env="local", run_id=run_id),
         lambda: open_run(config, env="local", warm_start_run_id=run_id),
-        lambda: RunLog(config, run_id).begin(),
+        lambda: run_stage(RunLog(config, run_id)),
     ):
         assert_names(refusal(act), run_id, "deleted", "restore it")
 
@@ -272,6 +336,58 @@ def test_a_param_longer_than_the_server_takes_is_shortened(config: Config, clien
     assert params["search.space"].endswith("…")
 
 
+LONG = json.dumps({"train": [f"20{year}-01-{day:02d}" for year in range(10, 60) for day in range(1, 29)]})  # 19,000
+
+
+@slow
+@pytest.mark.parametrize("name", ["split", "request/0123456789abcdef", "evaluated/2024-12-20..2024-12-21", "ü b"])
+def test_a_tag_of_any_length_is_read_back(config: Config, client: MlflowClient, name: str) -> None:
+    """The server would cut it off after 8,000 characters, without an error."""
+    run = RunLog(config, open_run(config, env="local"))
+    for value in ("x" * 8_000, "x" * 8_001, LONG, LONG + " ", "é\n" * 5_000, "short"):
+        run.set_tags({name: value})
+        assert run.get_tag(name) == value
+    run.set_tags({name: LONG})
+    shown = client.get_run(run.run_id).data.tags[name]
+    assert shown.startswith("in artifact tags/") and '.txt: {"train": ["2010-01-01", ' in shown and len(shown) < 350
+
+
+@slow
+def test_a_child_inherits_a_long_tag_whole(config: Config, client: MlflowClient) -> None:
+    parent = RunLog(config, open_run(config, env="local"))
+    parent.set_tags({"split": LONG})
+    child = parent.open_child(config, "trial 0", {}, {})
+    client.delete_run(parent.run_id)
+    assert child.get_tag("split") == LONG
+
+
+@slow
+def test_overrides_of_any_length_are_kept(config: Config) -> None:
+    overrides = [f"search.study_name={'a' * 100}{n}" for n in range(100)]
+    assert json.loads(RunLog(config, open_run(config, env="local", overrides=overrides)).get_tag("overrides")) == (
+        overrides
+    )
+
+
+@slow
+def test_a_long_tag_without_its_artifact_is_one_line(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    run.set_tags({"split": LONG})
+    client.set_tag(run.run_id, "split", "in artifact tags/split-gone.txt")
+    assert_names(refusal(lambda: run.get_tag("split")), run.run_id, "'split'", "tags/split-gone.txt", "another run")
+
+
+@slow
+def test_a_metric_name_of_any_length_is_logged_and_read_back(config: Config, client: MlflowClient) -> None:
+    """The server would refuse the whole request."""
+    run = RunLog(config, open_run(config, env="local"))
+    names = ["m" * 250, "m" * 251, f"test/train_type/{'é' * 300}/mae_s", f"test/train_type/{'é' * 300}/rmse_s"]
+    run.log_metrics(dict(zip(names, (1, 2, 3, 4), strict=True)))
+    assert [run.get_metric(name) for name in names] == [1, 2, 3, 4]
+    kept = client.get_run(run.run_id).data.metrics
+    assert names[0] in kept and len(kept) == 4 and max(map(len, kept)) == 250
+
+
 @slow
 def test_the_address_of_a_run(config: Config, secret_config: Config, client: MlflowClient, mlflow_server: str) -> None:
     run_id = open_run(config, env="local")
@@ -299,7 +415,7 @@ def test_the_public_address_of_the_server(uri: str, expected: str) -> None:
 def test_what_a_run_log_writes(config: Config, client: MlflowClient, tmp_path: Path) -> None:
     run_id = open_run(config, env="local")
     run = RunLog(config, run_id)
-    run.begin()
+    run_stage(run)
     run.log_metrics({f"fine/{n}": n for n in range(1_500)})
     run.log_metrics({"val/mae_s": 100}, step=1)
     run.log_metrics({"val/mae_s": 90.5}, step=2)
@@ -337,7 +453,7 @@ def test_a_missing_artifact_or_run_is_one_line(config: Config, tmp_path: Path) -
         message = refusal(lambda artifact=artifact: RunLog(config, run_id).download(artifact, tmp_path))  # type: ignore[misc]
         assert_names(message, f"MLflow run {run_id}", f" {artifact};", "finish an epoch")
     assert_names(refusal(lambda: RunLog(config, "none").download("a/b", tmp_path)), "'none'", "MLflow server")
-    assert_names(refusal(lambda: RunLog(config, "none").begin()), "--run-id='none'", "MLflow server")
+    assert_names(refusal(lambda: run_stage(RunLog(config, "none"))), "--run-id='none'", "MLflow server")
 
 
 # --- without MLflow --------------------------------------------------------------------------------------------------
@@ -347,7 +463,7 @@ def test_without_mlflow_nothing_is_asked_of_a_server(tmp_path: Path) -> None:
     assert run_url(config, "") == ""
     close_run(config, "", "FAILED", "reason")
     run = RunLog(config, "")
-    run.begin()
+    run_stage(run)
     run.log_metrics({"a": 1})
     run.set_tags({"a": "b"})
     run.log_artifact(tmp_path / "none", "x")
@@ -376,7 +492,7 @@ def test_no_server_is_one_line_within_seconds(tmp_path: Path, pauses: list[float
     config = load_config("local", [f"training.mlflow.tracking_uri={NOBODY}"])
     for act in (
         lambda: open_run(config, env="local"),
-        lambda: RunLog(config, "a").begin(),
+        lambda: run_stage(RunLog(config, "a")),
         lambda: RunLog(config, "a").download("b", tmp_path),
     ):
         pauses.clear()
@@ -402,7 +518,7 @@ def test_a_server_that_goes_away_is_a_service_error(mlflow_gate: Gate, tmp_path:
     uri = mlflow_gate.url.replace("//", "//me:geheim@")
     config = load_config("local", [f"training.mlflow.tracking_uri={uri}"])
     run = RunLog(config, open_run(config, env="local"))
-    run.begin()
+    run_stage(run)
     mlflow_gate.stop()
     (tmp_path / "file").touch()
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the same, sooner
@@ -414,6 +530,58 @@ def test_a_server_that_goes_away_is_a_service_error(mlflow_gate: Gate, tmp_path:
         lambda: run_url(config, run.run_id),
     ):
         assert refusal(act, ServiceError).startswith(f"MLflow at {mlflow_gate.url}: ")
+
+
+@slow
+def test_a_tag_that_a_person_changed_is_one_line(config: Config) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    assert run.get_json_tag("split") is None
+    run.set_tags({"split": '{"train": []}'})
+    assert run.get_json_tag("split") == {"train": []}
+    run.set_tags({"split": '{"train": ["2024-', "evaluated/a": '{"windows": "a"}', "evaluated/b": "[]"})
+    expected = (run.run_id, "does not hold what this program wrote", "restore its value")
+    assert_names(refusal(lambda: run.get_json_tag("split")), "'split'", *expected)
+    for window in ("a", "b"):
+        assert_names(refusal(lambda window=window: Outcome.of_window(run, window)), f"'evaluated/{window}'", *expected)
+
+
+# --- other faults ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("error", [KeyError("content"), TypeError("unhashable"), OSError(errno.ENOSPC, "disk full")])
+def test_our_own_error_is_not_blamed_on_the_server(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, mlflow_errors(load_config("local")):
+        raise error
+    assert caught.value is error
+
+
+@slow
+def test_whatever_the_client_raises_is_blamed_on_the_server(
+    config: Config, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that the client calls may raise anything, for example when the answer is that of another program."""
+
+    def get(*_: Any, **__: Any) -> None:
+        raise KeyError("run")
+
+    monkeypatch.setattr(requests.Session, "request", get)
+    message = refusal(lambda: RunLog(config, "a").get_tag("b"), ServiceError)
+    assert message == f"MLflow at {config.training.mlflow.tracking_uri}: 'run'"
+
+
+@slow
+def test_a_disk_that_fills_during_a_download_is_not_blamed_on_the_server(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    (tmp_path / "file").write_bytes(os.urandom(100_000))
+    run.log_artifact(tmp_path / "file", "x")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # the same error path as a full disk: EFBIG
+    try:
+        message = refusal(lambda: run.download("x/file", tmp_path / "down"), DiskError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_names(message, str(tmp_path / "down"), "cannot be written", "free space")
+    assert not list((tmp_path / "down").iterdir())
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -429,7 +597,7 @@ def test_no_password_reaches_the_server_s_pages(
         tags={"from": f"see {uri}"},
     )
     log = RunLog(secret_config, run_id)
-    log.begin()
+    run_stage(log)
     log.set_tags({"address": uri})
     (tmp_path / "a.txt").write_text("artifact")
     log.log_artifact(tmp_path / "a.txt", "x")

@@ -1,7 +1,10 @@
 """Training: it learns, resumes as if it had not stopped, and its checkpoints hold everything needed."""
 
 import copy
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import lightning as L
@@ -9,7 +12,9 @@ import polars as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from tests.support.messages import assert_names
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
@@ -85,6 +90,19 @@ def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Con
     expected = trusted(calibration.compute(), len(split.validation))
     assert expected.any()
     torch.testing.assert_close(module.network.correction, expected)
+
+
+@pytest.mark.parametrize("timezone", ["America/New_York", "Asia/Tokyo", "Australia/Sydney", "Europe/Brussels"])
+def test_one_validation_date_is_trusted_as_one(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timezone: str
+):
+    """Wherever the railway is: the day of its clock counts, not that of UTC."""
+    counted = []
+    monkeypatch.setattr("transformer.model.module.trusted", lambda correction, n: counted.append(n) or correction)
+    elsewhere = {"data.timezone": timezone, "training.max_epochs": 1, "data.grid.start": "00:00"}
+    config = with_values(small_config, elsewhere, "test")
+    run(config, tmp_path)
+    assert counted == [len(split_of(config).validation)] == [1]
 
 
 def test_same_seed_same_model_other_seed_another(small_config: Config, trained: Path, tmp_path: Path):
@@ -352,6 +370,136 @@ def test_resuming_with_another_configuration_when_allowed(small_config: Config, 
     longer = {"training.max_epochs": 4, "training.allow_changes_on_resume": True}
     result = run(with_values(small_config, longer, "test"), tmp_path, resume=trained / LAST)
     assert result.epochs == 4
+
+
+@pytest.fixture
+def republished(small_config: Config, tmp_path: Path) -> Config:
+    """The configuration with the same dates and a copy of the data, which a test may change."""
+    shutil.copytree(small_config.data.local_folder, tmp_path / "data")
+    days = {f"data.split.{name}": dates for name, dates in split_of(small_config).as_ranges().items()}
+    return with_values(small_config, {**days, "data.local_folder": str(tmp_path / "data")}, "test")
+
+
+def one_point_more(config: Config) -> None:
+    path = Path(config.data.local_folder) / "op_nodes.parquet"
+    point = pl.DataFrame({"op_id": [9_999]}, schema={"op_id": pl.Int32})
+    pl.concat([pl.read_parquet(path), point], how="diagonal").write_parquet(path)
+
+
+def one_event_less(config: Config) -> None:
+    path = Path(config.data.local_folder) / "events" / "events_2025-01-07.parquet"
+    pl.read_parquet(path).head(-1).write_parquet(path)
+
+
+def refusal(config: Config, folder: Path, checkpoint: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        run(config, folder, resume=checkpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_resuming_on_other_data_names_the_changed_table(republished: Config, trained: Path, tmp_path: Path):
+    run(republished, tmp_path / "same", resume=trained / LAST)
+    one_event_less(republished)
+    message = refusal(republished, tmp_path, trained / LAST)
+    assert "data have changed" in message and ": events/events_2025-01-07.parquet; restore" in message
+    allowed = {"training.max_epochs": 4, "training.allow_changes_on_resume": True}
+    assert run(with_values(republished, allowed, "test"), tmp_path, resume=trained / LAST).epochs == 4
+    one_point_more(republished)
+    message = refusal(republished, tmp_path, trained / LAST)
+    assert ": events/events_2025-01-07.parquet, op_nodes.parquet; restore" in message
+
+
+def test_other_points_are_refused_even_if_changes_are_allowed(republished: Config, trained: Path, tmp_path: Path):
+    """The rows of the weights are those of the points, in their order."""
+    one_point_more(republished)
+    allowed = with_values(republished, {"training.allow_changes_on_resume": True}, "test")
+    assert_names(refusal(allowed, tmp_path, trained / LAST), "operational points", "9999", "warm start")
+
+
+def test_other_sizes_are_refused_even_if_changes_are_allowed(small_config: Config, trained: Path, tmp_path: Path):
+    larger = {"model.d_model": 64, "training.allow_changes_on_resume": True}
+    message = refusal(with_values(small_config, larger, "test"), tmp_path, trained / LAST)
+    assert_names(message, "weights network.", "32", "64", "use the model")
+
+
+def test_a_checkpoint_that_does_not_name_its_data_is_resumed(republished: Config, trained: Path, tmp_path: Path):
+    """Older releases recorded no data."""
+    state = torch.load(trained / LAST, weights_only=True)
+    identity = state["callbacks"]["History"]["identity"]
+    for name in [name for name in identity if name.startswith("data table ")]:
+        del identity[name]
+    torch.save(state, tmp_path / "old.ckpt")
+    one_event_less(republished)
+    assert run(republished, tmp_path, resume=tmp_path / "old.ckpt").epochs == 3
+
+
+def unobserved(config: Config, days: Sequence[date], keep: pl.Expr) -> None:
+    """Remove the observations of dates, except those of `keep`."""
+    for day in days:
+        path = Path(config.data.local_folder) / "events" / f"events_{day}.parquet"
+        pl.read_parquet(path).with_columns(pl.when(keep).then(pl.col("observed_ts", "delay_sec"))).write_parquet(path)
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_dates_without_any_observation_are_named(republished: Config, tmp_path: Path, name: str):
+    unobserved(republished, getattr(split_of(republished), name), pl.lit(False))
+    with pytest.raises(UserError) as caught:
+        run(republished, tmp_path)
+    first = getattr(split_of(republished), name)[0]
+    assert_names(caught.value, f"data.split.{name}", "no event is observed", str(first))
+
+
+def test_validation_without_a_label_is_no_divergence(republished: Config, tmp_path: Path):
+    """Trains are observed in the morning alone, and the grid begins at noon."""
+    morning = pl.col("planned_ts").dt.hour() < 7
+    unobserved(republished, split_of(republished).validation, morning)
+    with pytest.raises(UserError) as caught:
+        run(with_values(republished, {"data.grid.start": "12:00"}, "test"), tmp_path)
+    assert_names(caught.value, "data.split.validation", "no delay is observed", "data.grid")
+    assert "diverged" not in str(caught.value)
+
+
+BATCH_SYSTEMS = {
+    "SLURM": {
+        "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
+        "SLURM_NODEID": "1", "SLURM_NODELIST": "node[1-2]", "SLURM_NTASKS_PER_NODE": "2",
+    },
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "7", "RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4",
+        "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1234",
+    },
+    "LSF": {
+        "LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/none", "JSM_NAMESPACE_LOCAL_RANK": "1", "JSM_NAMESPACE_SIZE": "4",
+        "JSM_NAMESPACE_RANK": "1",
+    },
+    "Kubeflow": {"KUBERNETES_PORT": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "9", "WORLD_SIZE": "2", "RANK": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", BATCH_SYSTEMS)
+def test_a_batch_system_changes_no_training(
+    small_config: Config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+):
+    for name, value in BATCH_SYSTEMS[system].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TRANSFORMER_TRAINING_PROCESS", raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as Lightning finds it when it is imported
+    run(small_config, tmp_path)
+    assert same_weights(tmp_path / CHECKPOINTS / LAST, trained / LAST)
+    assert rank_zero_only.rank == 0
+
+
+def test_the_remedy_for_automatic_hardware_is_not_auto(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(**_: object) -> L.Trainer:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(trainer.L, "Trainer", refuse)
+    automatic = with_values(small_config, {"training.accelerator": "auto"}, "test")
+    with pytest.raises(UserError, match=r"no driver\); set training\.accelerator=cpu and training\.devices=1$"):
+        run(automatic, tmp_path)
 
 
 def test_best_is_remembered_in_another_folder(trained: Path, tmp_path: Path):

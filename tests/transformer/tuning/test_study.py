@@ -18,9 +18,9 @@ from transformer.tracking.run_log import RunLog
 from transformer.training.trainer import TrainingResult
 from transformer.tuning import worker
 from transformer.tuning.database import open_database
-from transformer.tuning.study import WarmStart, create_pruner, create_sampler, progress
+from transformer.tuning.study import WarmStart, create_pruner, create_sampler, find_study, progress
 from transformer.tuning.trials import superseded
-from transformer.tuning.worker import run_trials
+from transformer.tuning.worker import close_ended_runs, run_trials
 
 pytestmark = pytest.mark.slow  # a hundred seconds together
 
@@ -90,6 +90,22 @@ def refusal(act) -> str:
         act()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# --- studies and runs of other programs -------------------------------------------------------------------------------
+def test_a_study_of_another_program_is_not_reported(configure):
+    config = configure()
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(study_name=config.search.study_name, storage=storage)
+    assert_names(refusal(lambda: find_study(config, storage)), config.search.study_name, "was not made", "study_name")
+
+
+def test_a_run_that_lost_its_tag_of_a_trial_stays_open(caplog: pytest.LogCaptureFixture):
+    study = optuna.create_study()
+    study.set_user_attr("study_id", "a")
+    run = SimpleNamespace(running=lambda tags: {"run-1": {"study_id": "a"}, "run-2": {"study_id": "a", "trial": "x"}})
+    close_ended_runs(study, run)
+    assert "MLflow run run-1 has" in caplog.text and "MLflow run run-2 has" in caplog.text
 
 
 # --- budget ----------------------------------------------------------------------------------------------------------

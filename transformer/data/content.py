@@ -1,0 +1,73 @@
+"""The content of the event tables with which a run began, so that a later stage of the run notices other data.
+
+The files of other dates may change meanwhile: a growing `journeys.parquet` is compared by its rows of the run's dates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.config import DataConfig
+from transformer.data.events import data_fingerprint, read_journeys, table_digest
+from transformer.data.tables import events_path, journeys_path, op_nodes_path
+from transformer.errors import UserError
+
+_DIGITS = 16  # hex digits of a digest
+_LISTED = 3  # changed tables that a message names
+
+
+def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
+    """A digest of each table of `days`, by name: every events file, every date's journeys, and the points.
+
+    Raises:
+        UserError: a table is missing or unreadable.
+    """
+    folder = Path(data.local_folder)
+    paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder)]
+    files = {path.relative_to(folder).as_posix(): table_digest(path)[:_DIGITS] for path in paths}
+    journeys = read_journeys(folder, days, data.timezone).sort("train_id")
+    columns = ["train_id", "train_number", "train_type"]  # all that stages read
+    by_day = journeys.partition_by("service_date", as_dict=True, maintain_order=True)
+    none = journeys.clear()
+    of_journeys = {
+        f"{journeys_path(folder).name} ({day})": _digest(by_day.get((day,), none).select(columns)) for day in days
+    }
+    return files | of_journeys
+
+
+def changed_tables(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of the tables that both have, with other content."""
+    return sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+
+
+def refuse_replaced(before: Mapping[str, str], data: DataConfig, days: Sequence[date]) -> None:
+    """Refuse to keep what was read from tables that another process replaced meanwhile.
+
+    Derived files stand under the content hash of the tables, so they must not be made of other content.
+
+    Args:
+        before: `data_fingerprint` of `days` before the tables were read.
+
+    Raises:
+        UserError: the error names the replaced tables.
+    """
+    folder = Path(data.local_folder)
+    if changed := changed_tables(before, data_fingerprint(folder, days)):
+        raise UserError(
+            f"{folder}: {listed(changed)} changed while the data were read; run the stage again when they are complete"
+        )
+
+
+def listed(tables: Sequence[str]) -> str:
+    """The first tables, and how many there are."""
+    names = ", ".join(tables[:_LISTED])
+    return f"{names} and {len(tables) - _LISTED} more" if len(tables) > _LISTED else names
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    return hashlib.sha256(rows.write_csv(include_header=False).encode()).hexdigest()[:_DIGITS]
