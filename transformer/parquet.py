@@ -40,7 +40,7 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
     """
     with reading(path):
         if not path.is_file():
-            raise UserError(f"{path} does not exist; {remedy}")
+            raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; {remedy}")
         with path.open("rb") as file:
             # Whole first: Polars would map the file, and a file that shrinks under a map ends the process by SIGBUS.
             before = os.fstat(file.fileno())

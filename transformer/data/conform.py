@@ -57,7 +57,7 @@ def conform(
                 column = first
             column = column.dt.convert_time_zone("UTC")
         elif isinstance(found, pl.Datetime) and wanted == pl.Date:
-            column = pl.lit(_midnights(frame[name], timezone, path)).alias(name)
+            column = pl.lit(midnights(frame[name], timezone, path)).alias(name)
         columns.append(column.cast(wanted))
     try:
         return frame.select(columns)
@@ -70,13 +70,17 @@ def _in_zone(column: pl.Expr, timezone: str, which: str) -> pl.Expr:
     return column.dt.replace_time_zone(timezone, ambiguous=which, non_existent="null").dt.convert_time_zone("UTC")  # type: ignore[arg-type]
 
 
-def _midnights(column: pl.Series, timezone: str, path: Path) -> pl.Series:
+def midnights(column: pl.Series, timezone: str, path: Path) -> pl.Series:
     """The dates of timestamps that are all midnight in one zone: the column's own, or `timezone`.
 
-    A date at midnight in Brussels is stored as the evening before in UTC.
+    A date at midnight in Brussels is stored as the evening before in UTC, with or without that zone.
+
+    Raises:
+        UserError: some are not midnight. The message names `path`.
     """
     zone = column.dtype.time_zone if isinstance(column.dtype, pl.Datetime) else None
-    for local in [column, column.dt.convert_time_zone(timezone)] if zone else [column]:
+    aware = column if zone else column.dt.replace_time_zone("UTC")
+    for local in (column, aware.dt.convert_time_zone(timezone)):
         if (local.dt.time().drop_nulls() == time()).all():
             return local.dt.date()
     odd = column.filter(column.dt.time() != time())[0]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from fnmatch import fnmatchcase as fnmatch
 from itertools import groupby
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ from transformer.data.events import hours_of
 from transformer.data.tables import events_path
 from transformer.data.whole_dates import Hours, not_whole
 from transformer.errors import UserError
+from transformer.files import reading
 from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,10 @@ def available_dates(folder: Path) -> list[date]:
         UserError: the folder has none, or a file with another name.
     """
     found = []
-    for path in (folder / "events").glob("events_*.parquet"):
+    events = folder / "events"
+    with reading(events):  # `glob` takes a folder that it may not list for an empty one
+        names = sorted(path.name for path in events.iterdir()) if events.is_dir() else []
+    for path in (events / name for name in names if fnmatch(name, "events_*.parquet")):
         try:
             day = date.fromisoformat(path.stem.removeprefix("events_"))
         except ValueError:

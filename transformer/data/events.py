@@ -16,6 +16,7 @@ import polars as pl
 from transformer.config import DataConfig, ValidationConfig
 from transformer.data.conform import REMEDY, SECOND_READING, conform
 from transformer.data.points import read_op_nodes
+from transformer.data.reach import PLANNED_DAYS
 from transformer.data.reasons import ReadingReport
 from transformer.data.tables import (
     EVENT_SCHEMA,
@@ -31,7 +32,7 @@ from transformer.data.tables import (
 from transformer.data.time_order import impossible_observations, outside_chain
 from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
-from transformer.files import file_digest
+from transformer.files import file_digest, reading
 from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
@@ -182,9 +183,10 @@ def table_digest(path: Path) -> str:
     Raises:
         UserError: the table is missing.
     """
-    if not path.is_file():  # a folder of that name is no table
-        raise UserError(f"{path} does not exist; {REMEDY}")
-    found = path.stat()
+    with reading(path):
+        if not path.is_file():  # a folder of that name is no table
+            raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; {REMEDY}")
+        found = path.stat()
     return _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
@@ -245,7 +247,7 @@ def _drop_unusable(
         "of an unknown event_type": ~pl.col("event_type").is_in(EVENT_TYPES).fill_null(False),
         "of another service date than the file": (pl.col("service_date") != day).fill_null(True),
         "planned more than two days from the service date": (
-            (pl.col("planned_ts").dt.date() - pl.lit(day)).dt.total_days().abs() > 2
+            (pl.col("planned_ts").dt.date() - pl.lit(day)).dt.total_days().abs() > PLANNED_DAYS
         ),
     }
     for reason, rule in rules.items():

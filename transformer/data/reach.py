@@ -11,9 +11,9 @@ from transformer.config import DataConfig, SnapshotConfig, ValidationConfig
 from transformer.data.tables import JOURNEY, events_path
 from transformer.parquet import UNREADABLE
 
-# Reading drops events that are planned more than two UTC dates from their service date: `events.validated_events`.
-DAYS_BEFORE = timedelta(days=2)
-DAYS_AFTER = timedelta(days=3)  # to the end of the second date
+PLANNED_DAYS = 2  # reading drops events that are planned more UTC dates from their service date
+DAYS_BEFORE = timedelta(days=PLANNED_DAYS)
+DAYS_AFTER = timedelta(days=PLANNED_DAYS + 1)  # to the end of the last date
 _REPEATED_HOUR_S = 3_600  # a time without a zone that daylight saving repeats may be this much later
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transformer.config import Config
+from transformer.data.conform import midnights
 from transformer.data.event_table import LoadedTable
 from transformer.data.events import DayEvents, joined, read_journeys
 from transformer.data.reach import dates_running
@@ -255,15 +256,4 @@ def _dates(column: pl.Series, path: Path, timezone: str) -> pl.Series:
         return iso.zip_with(iso.is_not_null(), text)
     if not isinstance(column.dtype, pl.Date | pl.Datetime):
         raise UserError(f"{path}: column {column.name!r} holds {column.dtype}, expected dates")
-    if isinstance(column.dtype, pl.Date):
-        return column
-    # A naive timestamp may be midnight of `timezone` that was written in UTC.
-    zoned = column if column.dtype.time_zone else column.dt.replace_time_zone("UTC")
-    for local in (column, zoned.dt.convert_time_zone(timezone)):
-        if (local.dt.time().drop_nulls() == time()).all():
-            return local.dt.date()
-    odd = column.filter(column.dt.time() != time())[0]
-    raise UserError(
-        f"{path}: column {column.name!r} holds {odd.isoformat()}, which is no date; write dates, or midnight in "
-        f"data.timezone={timezone}"
-    )
+    return column if isinstance(column.dtype, pl.Date) else midnights(column, timezone, path)
