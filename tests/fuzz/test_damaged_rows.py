@@ -79,7 +79,7 @@ def damaged(events: pl.DataFrame, kind: str, rows: pl.Series) -> pl.DataFrame:
 
 def translation_errors(events: pl.DataFrame) -> tuple[pl.DataFrame, ReadingReport]:
     """The error of translation for every label of the grid, and the account of reading."""
-    validation = DATA.validation.model_copy(update={"max_dropped_share": 1.0})
+    validation = DATA.validation.model_copy(update={"max_dropped_share": 1.0, "max_discarded_share": 1.0})
     valid, report = validated_events(events, Path("events.parquet"), DAY, DATA.timezone, validation)
     types = valid.select(*JOURNEY, pl.lit("").alias("train_type")).unique()
     table = build_event_table(valid, types, Vocabulary(valid["op_id"].unique().sort().to_numpy(), ()))

@@ -92,6 +92,9 @@ class ValidationConfig(Group):
     max_dropped_share: float = Field(
         0.2, ge=0, le=1, description="with a larger share of unusable events the files are refused"
     )
+    max_discarded_share: float = Field(
+        0.2, ge=0, le=1, description="with a larger share of discarded observations the files are refused"
+    )
     max_unmatched_share: float = Field(
         0.2,
         ge=0,
@@ -459,6 +462,9 @@ class GateConfig(Group):
         7, gt=0, description="the bootstrap draws whole dates if there are as many, else journeys"
     )
     min_journeys: Whole = Field(30, gt=0, description="with fewer journeys there is no decision")
+    max_discarded_share: float = Field(
+        0.2, ge=0, le=1, description="with a larger share of discarded observations the files are refused"
+    )
     max_unmatched_share: float = Field(
         0.01, ge=0, le=1, description="largest share of rows that only one of the two models predicts"
     )

@@ -85,7 +85,8 @@ def midnights(column: pl.Series, timezone: str, path: Path) -> pl.Series:
             return local.dt.date()
     odd = column.filter(column.dt.time() != time())[0]
     raise UserError(
-        f"{path}: {column.name!r} holds {odd}, which is no date; write dates, or midnight in data.timezone={timezone}"
+        f"{path}: {column.name!r} holds {odd.isoformat()}, which is no date; write dates, or midnight in "
+        f"data.timezone={timezone}"
     )
 
 

@@ -105,8 +105,8 @@ def validated_events(
         the later ones of them are not known yet.
 
     Raises:
-        UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable or have no
-            match in the other tables.
+        UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable, have a
+            wrong observation, or have no match in the other tables.
     """
     schema = {**EVENT_SCHEMA, **{name: column.dtype for name, column in OPTIONAL_EVENT_COLUMNS.items()}}
     raw = conform(found, schema, OPTIONAL, path, timezone, second_readings=("planned_ts", "observed_ts"))
@@ -126,6 +126,13 @@ def validated_events(
         )
     events = _with_cancellations(events, report)
     events = _discard_wrong_observations(events, validation, report)
+    discarded = report.discarded.total() / max(report.kept - report.cancelled - report.unobserved, 1)
+    if discarded > validation.max_discarded_share:
+        reason, count = report.discarded.most_common(1)[0]
+        raise UserError(
+            f"{path}: {discarded:.0%} of its observations are wrong, mostly {count:,} {reason}; "
+            f"mend the file or raise data.validation.max_discarded_share={validation.max_discarded_share}"
+        )
     if keys is not None:
         _count_unmatched(events, keys, path, validation, report)
     return events.select(COLUMNS), report

@@ -135,7 +135,7 @@ def _chains(
             has = (earlier[rows, neighbour] >= 0) & (earlier[rows, neighbour] < events[:, at])
             wrong = claims[rows, neighbour] | (on_plan[rows, neighbour] & ~member[rows, neighbour])
             claims[:, at] = on_plan[:, at] & has & on_plan[rows, neighbour] & wrong
-            # Of equally heavy chains, the one with the newest end has the shortest step.
+            # Among equally heavy chains, the one with the newest end has the shortest step.
             best = at - 1 - np.argmax(np.where(before, total[:, :at], -1)[:, ::-1], axis=1)
             joins = before[rows, best]
             previous[:, at] = np.where(joins, best, -1)

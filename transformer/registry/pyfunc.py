@@ -5,7 +5,8 @@
 
 `events` is a pandas DataFrame with a row per event. It holds the whole timetable of every train that runs at that
 instant, and the times observed so far. Its columns are INPUT, which are those of EVENT_SCHEMA in
-`transformer.data.tables`. Its times are UTC without a zone. Times observed after `at` are not used.
+`transformer.data.tables`. Its times are UTC without a zone. Times observed after `at` are not used. Leave out the
+events that are known to be cancelled.
 
 The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
 seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.

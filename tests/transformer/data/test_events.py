@@ -26,7 +26,7 @@ from transformer.data.tables import (
     op_nodes_path,
 )
 
-LENIENT = ValidationConfig(max_dropped_share=1.0, max_unmatched_share=1.0)
+LENIENT = ValidationConfig(max_dropped_share=1.0, max_discarded_share=1.0, max_unmatched_share=1.0)
 NAIVE = pl.Datetime("us")
 
 
@@ -185,7 +185,9 @@ def test_a_journey_may_run_past_midnight(written: Callable[..., Path]) -> None:
 
 
 def test_an_absurd_delay_costs_the_observation_alone(written: Callable[..., Path]) -> None:
-    validation = ValidationConfig(max_delay_s=600, max_early_s=60, observation_order="keep")
+    validation = LENIENT.model_copy(
+        update={"max_delay_s": 600, "max_early_s": 60, "observation_order": "keep"}
+    )
     planned = NOON
     delays = [600, 601, -60, -61, 0]
     frame = rows(
@@ -373,7 +375,7 @@ def test_a_service_date_at_midnight_of_its_own_zone_is_that_date(written: Callab
 def test_a_service_date_with_a_time_of_day_is_refused(written: Callable[..., Path], zone: str | None) -> None:
     noon = pl.col("service_date").cast(NAIVE).dt.replace_time_zone(zone).dt.offset_by("11h")
     message = refusal(lambda: read(written(sound().with_columns(noon))))
-    assert_names(message, "'service_date'", "2024-12-13 11:00", "no date", "data.timezone=Europe/Brussels")
+    assert_names(message, "'service_date'", "2024-12-13T11:00", "no date", "data.timezone=Europe/Brussels")
 
 
 # --- two runs, impossible observations, cancellations ----------------------------------------------------------------
@@ -392,6 +394,13 @@ def test_two_runs_with_the_same_seq_are_told_apart_by_a_shorter_gap(written: Cal
     events, report = read(written(rows(*mixed)))
     assert events["planned_ts"].to_list() == [at(10 * n) for n in range(5)]
     assert report.dropped == {"of a second run under the same train_id": 3}
+
+
+def test_too_many_wrong_observations_refuse_the_file(written: Callable[..., Path]) -> None:
+    frame = rows(*[{}] * 3, {"observed_ts": at(5_000)}, {"observed_ts": at(5_000)})
+    message = refusal(lambda: read(written(frame), ValidationConfig()))
+    assert_names(message, "40%", "2 later than data.validation.max_delay_s", "data.validation.max_discarded_share=0.2")
+    assert read(written(frame))[1].labels == 3
 
 
 def test_a_train_that_stands_for_hours_is_one_run(written: Callable[..., Path]) -> None:

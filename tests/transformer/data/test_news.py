@@ -1,4 +1,4 @@
-"""What is known of a journey after each report, against a plain loop."""
+"""The known events of a journey after each report, against a plain loop."""
 
 import numpy as np
 from hypothesis import given
