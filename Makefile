@@ -7,7 +7,7 @@ INSTALLER ?=
 MLFLOW_PORT ?= 5000
 AIRFLOW_PORT ?= 8080
 TAG ?= latest
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 export MLFLOW_PORT AIRFLOW_PORT
 # Waiting threads sleep. Threads that spin while they wait are far slower if anything else uses a core (docs/benchmarks.md).
 export OMP_WAIT_POLICY ?= PASSIVE

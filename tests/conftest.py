@@ -26,15 +26,18 @@ os.environ |= {
 }
 
 
-# Two processes that share the tests then end at about the same time. The other files follow in the usual order.
+# The processes that share the tests then end at about the same time. The other files follow in the usual order.
 SLOWEST_FIRST = (
     "tests/e2e/test_browser.py",
     "tests/deploy/test_install.py",
-    "tests/transformer/tuning/test_kills.py",
-    "tests/e2e/test_pods.py",
     "tests/e2e/test_train.py",
-    "tests/transformer/tuning/test_database.py",
+    "tests/transformer/tuning/test_kills.py",
     "tests/e2e/test_tune.py",
+    "tests/transformer/test_stages.py",
+    "tests/e2e/test_pods.py",
+    "tests/transformer/evaluation/test_comparison.py",
+    "tests/e2e/test_ended_by_hand.py",
+    "tests/transformer/tuning/test_database.py",
     "tests/e2e/test_pods_training.py",
     "tests/e2e/test_pods_tuning.py",
     "tests/transformer/tuning/test_study.py",

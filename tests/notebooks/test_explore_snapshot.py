@@ -77,7 +77,7 @@ def table(cell: nbformat.NotebookNode) -> list[dict[str, str]]:
         [html.unescape(text).strip('"') for text in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)]
         for row in re.findall(r"<tr>(.*?)</tr>", shown)
     ]
-    return [dict(zip(head, row, strict=True)) for row in rows if len(row) == len(head) and row[0] not in ("str", "i8")]
+    return [dict(zip(head, row, strict=True)) for row in rows if len(row) == len(head) and row[0] not in ("str", "i16")]
 
 
 @pytest.fixture(scope="module")

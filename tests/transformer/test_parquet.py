@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
 
 
 def test_missing_parquet_is_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.parquet", tmp_path):
+    for path, fault in ((tmp_path / "none.parquet", "does not exist"), (tmp_path, "is a folder")):
         with pytest.raises(UserError) as caught:
             read_parquet(path, "make it")
-        assert_names(caught.value, str(path), "does not exist", "make it")
+        assert_names(caught.value, str(path), fault, "make it")

@@ -58,7 +58,7 @@ def test_each_stage_on_a_machine_of_its_own(
     out = tmp_path / "predictions.csv"
     stages.predict(bare, stages.run_folder(bare, ""), "2025-01-12T08:00", out)
     days = sorted(path.stem[-10:] for path in (tmp_path / "evaluate" / "data" / "events").iterdir())
-    assert days == ["2025-01-11", "2025-01-12", "2025-01-13"]
+    assert days == [f"2025-01-{day:02}" for day in range(9, 14)]  # all whose trains could still run
 
 
 def test_only_the_dates_of_the_split_travel(small_overrides: list[str], sample_bucket: str, tmp_path: Path):

@@ -54,6 +54,7 @@ class RunLog:
         self.config = config
         self.run_id = run_id
         self._client = connect(config) if run_id else None
+        self._exists = False  # True once the server has answered that it has the run
 
     def check(self, name: str = "--run-id") -> str:
         """Check that the run exists, and return its status; "" if there is no run to log into.
@@ -238,11 +239,14 @@ class RunLog:
         """An artifact in a temporary folder on the disk of `target`."""
         if self._client is None:
             raise ValueError("no run to download from")
-        check_server(self.config)  # in a warm start, this is the first request to the server
+        if not self._exists:
+            check_server(self.config)  # in a warm start, this is the first request to the server
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as temporary:
             with mlflow_errors(self.config):
-                existing_run(self._client, self.run_id, "MLflow run")
+                if not self._exists:
+                    existing_run(self._client, self.run_id, "MLflow run")
+                    self._exists = True
                 if not self.holds(artifact):
                     raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
                 fetched = download(self._client, self.run_id, artifact, temporary)

@@ -185,9 +185,7 @@ def test_a_journey_may_run_past_midnight(written: Callable[..., Path]) -> None:
 
 
 def test_an_absurd_delay_costs_the_observation_alone(written: Callable[..., Path]) -> None:
-    validation = LENIENT.model_copy(
-        update={"max_delay_s": 600, "max_early_s": 60, "observation_order": "keep"}
-    )
+    validation = LENIENT.model_copy(update={"max_delay_s": 600, "max_early_s": 60, "observation_order": "keep"})
     planned = NOON
     delays = [600, 601, -60, -61, 0]
     frame = rows(
