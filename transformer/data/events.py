@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -73,7 +73,12 @@ class Keys:
 
 
 def read_events(
-    folder: Path, day: date, timezone: str, validation: ValidationConfig, keys: Keys | None = None
+    folder: Path,
+    day: date,
+    timezone: str,
+    validation: ValidationConfig,
+    keys: Keys | None = None,
+    until: datetime | None = None,
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Read and validate the events of one service date. Arguments and result are those of `validated_events`.
 
@@ -81,7 +86,7 @@ def read_events(
         UserError: the file is missing, truncated or not Parquet, or `validated_events` refuses it.
     """
     path = events_path(folder, day)
-    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, keys)
+    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, keys, until)
 
 
 def validated_events(
@@ -91,12 +96,14 @@ def validated_events(
     timezone: str,
     validation: ValidationConfig,
     keys: Keys | None = None,
+    until: datetime | None = None,
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Validate the content of the events file of one service date.
 
     Args:
         found: content of the file `path`.
         keys: keys of the other tables of the folder; None = events are not compared with them.
+        until: later observations are removed before any rule looks at them; None = all observations are known.
 
     Returns:
         Valid events with COLUMNS, sorted by (train_id, seq), and the report. `cancelled_ts` is the time from which a
@@ -115,7 +122,11 @@ def validated_events(
         raise UserError(f"{path} has no events; leave its date out of data.split or remove the file")
     nonexistent = sum(raw[name].null_count() - found[name].null_count() for name in ("planned_ts", "observed_ts"))
     report.count("notes", "timestamps in an hour that daylight saving skips (read as missing)", nonexistent)
-    events = _drop_unusable(_in_repeated_hours(raw, report), day, validation, report)
+    events = _in_repeated_hours(raw, report)
+    if until is not None:
+        known = pl.col("observed_ts") <= pl.lit(until.astimezone(UTC), TIMESTAMP)
+        events = events.with_columns(pl.when(known).then("observed_ts"))
+    events = _drop_unusable(events, day, validation, report)
     report.kept = events.height
     share = 1 - report.kept / report.events
     if share > validation.max_dropped_share:
@@ -380,12 +391,16 @@ def _count_unmatched(
 
 
 def each_day(
-    data: DataConfig, days: Iterable[date], known: Mapping[date, DayEvents] = MappingProxyType({})
+    data: DataConfig,
+    days: Iterable[date],
+    known: Mapping[date, DayEvents] = MappingProxyType({}),
+    until: datetime | None = None,
 ) -> Iterator[DayEvents]:
     """The validated events of one service date after the other, so that a caller keeps one date in memory.
 
     Args:
-        known: dates that were already read with the same configuration.
+        known: dates that were already read with the same configuration and the same `until`.
+        until: see `validated_events`.
 
     Raises:
         UserError: see `read_events`.
@@ -396,7 +411,8 @@ def each_day(
         if day in known:
             yield known[day]
         else:
-            yield DayEvents(day, *read_events(Path(data.local_folder), day, data.timezone, data.validation, keys))
+            folder = Path(data.local_folder)
+            yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, keys, until))
 
 
 def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, ReadingReport]:

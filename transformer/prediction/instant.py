@@ -19,7 +19,6 @@ from transformer.data.event_table import Int64Array, LoadedTable, in_table_order
 from transformer.data.events import DayEvents, each_day, joined, read_journeys
 from transformer.data.points import read_op_nodes
 from transformer.data.reach import dates_running, has_running_train, may_have_running_train
-from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
@@ -69,6 +68,7 @@ def read_around(
     last: datetime,
     keyed: Collection[date] = (),
     known: Mapping[date, DayEvents] = MappingProxyType({}),
+    until: datetime | None = None,
 ) -> list[DayEvents]:
     """Read the dates of `days` that a prediction between `first` and `last` (UTC) needs; at least one.
 
@@ -79,6 +79,7 @@ def read_around(
     Args:
         keyed: dates that are needed even if their trains have ended.
         known: dates that were already read with the same configuration.
+        until: later observations are removed before anything is computed; None = all are kept.
     """
     zone, folder = ZoneInfo(data.timezone), Path(data.local_folder)
     soon = last + timedelta(seconds=data.snapshot.lead_s)
@@ -87,10 +88,10 @@ def read_around(
     likely = [day for day in days if day in always or may_have_running_train(folder, day, first, last, data)]
     needed = [
         read
-        for read in each_day(data, likely, known)
+        for read in each_day(data, likely, known, until)
         if read.day in always or has_running_train(read.events, first, last, data.snapshot)
     ]
-    return needed or list(each_day(data, days[-1:], known))
+    return needed or list(each_day(data, days[-1:], known, until))
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,11 @@ class InstantSnapshot:
         """Read the data. Arguments and errors are those of `predictions_at`."""
         data, second = config.data, int(instant.timestamp())
         folder, now = Path(data.local_folder), datetime.fromtimestamp(second, UTC)
-        read = read_around(data, days, now, now)
+        read = read_around(data, days, now, now, until=now)
         days = tuple(of_day.day for of_day in read)
         events, report = joined(read, folder)
         for line in report.lines():
             log.info(line)
-        # Later observations are removed before anything is computed.
-        known = pl.col("reported_ts") <= pl.lit(now, TIMESTAMP)
-        events = events.with_columns(pl.when(known).then(pl.col("reported_ts", "observed_ts", "delay_sec")))
         journeys = read_journeys(folder, days, data.timezone)
         loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
         return cls(

@@ -401,6 +401,13 @@ def test_too_many_wrong_observations_refuse_the_file(written: Callable[..., Path
     assert read(written(frame))[1].labels == 3
 
 
+def test_later_observations_have_no_say(written: Callable[..., Path]) -> None:
+    frame = rows(*[{}] * 5, {"observed_ts": at(50 - 45)})
+    events, report = read(written(frame), ValidationConfig(), until=at(4))
+    assert events["delay_sec"].to_list() == [180] + [None] * 5
+    assert (report.unobserved, report.labels, report.discarded) == (5, 1, {})
+
+
 def test_a_train_that_stands_for_hours_is_one_run(written: Callable[..., Path]) -> None:
     stops = [{"planned_ts": at(m), "observed_ts": at(m)} for m in (0, 10, 600, 610)]
     assert read(written(rows(*stops)))[1].dropped == {}
