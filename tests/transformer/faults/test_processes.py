@@ -70,7 +70,7 @@ def test_sigterm_ends_a_stage_in_one_line_and_leaves_nothing_unfinished(
     assert result.is_file()
 
 
-@pytest.mark.parametrize("after_s", [0.05, 1.0])
+@pytest.mark.parametrize("after_s", [0.05, 0.3])  # no machine runs a stage in so short a time
 def test_sigterm_before_a_stage_has_begun(overrides: list[str], tmp_path: Path, after_s: float) -> None:
     """Before Python loads the command line, the signal itself ends the process. The shell reports 143 in both cases."""
     process = start_anew(["-m", "transformer", *arguments(COMPUTE, overrides)])
