@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from transformer.config import Config
 from transformer.data.content import changed_tables, listed, tables_content
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint, read_days
+from transformer.data.events import data_fingerprint, read_days, read_journeys
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.data.points import read_points
 from transformer.data.survey import Survey
@@ -214,7 +214,9 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     day = trained.split.all[-1]  # its events become the input example of the version
     fetch_dates(config, [day])
     events, _ = read_days(config.data, [day])
-    registered = register(run, source, events)
+    journeys = read_journeys(Path(config.data.local_folder), [day], config.data.timezone)
+    names = journeys.select(*JOURNEY, "train_number", "train_type")
+    registered = register(run, source, events.join(names, on=JOURNEY, how="left"))
     run.set_tags({MODEL_VERSION: str(registered.version)})
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
 

@@ -35,7 +35,7 @@ def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
     The model first predicts its own example, so that a model that cannot predict is not registered.
 
     Args:
-        example: valid events; a few of their journeys become the input example.
+        example: valid events with `train_number` and `train_type`; a few of their journeys become the input example.
     """
     trained = TrainedModel.load(folder)
     events = to_pandas(_few_journeys(example))
@@ -76,7 +76,7 @@ def trained_files(folder: Path) -> list[str]:
 
 
 def _few_journeys(events: pl.DataFrame) -> pl.DataFrame:
-    """The events of the journeys that were observed last, with the required columns."""
+    """The events of the journeys that were observed last, with the columns of the signature that they have."""
     last = events.group_by(JOURNEY).agg(pl.col("observed_ts").max()).drop_nulls().sort("observed_ts", *JOURNEY)
     chosen = events.join(last.tail(EXAMPLE_JOURNEYS), on=JOURNEY, how="semi").sort(*JOURNEY, "seq")
-    return chosen.select(INPUT.required_input_names())
+    return chosen.select(name for name in INPUT.input_names() if name in chosen.columns)

@@ -32,7 +32,7 @@ from transformer.training.trainer import train
 pytest.importorskip("transformer.training.run_folder")
 
 from transformer.prediction.instant import predictions_at
-from transformer.registry.package import trained_files, write_model
+from transformer.registry.package import _few_journeys, trained_files, write_model
 from transformer.registry.pyfunc import INPUT, OUTPUT, output_schema, predict
 from transformer.training.run_folder import TrainedModel, TrainingInputs
 
@@ -236,3 +236,11 @@ def test_it_loads_by_its_alias_with_its_requirements_and_nothing_else(
     found = json.loads(answer.stdout.splitlines()[-1])
     assert Path(found["code"]).parts[-3:-1] == ("code", "transformer")
     assert set(found["predictions"]) == {*OUTPUT.input_names(), *ENDS}
+
+
+def test_the_example_has_the_type_and_the_number_of_each_train(events: pl.DataFrame) -> None:
+    """A copy of the example would otherwise predict trains without type and history."""
+    named = events.with_columns(pl.lit("regional").alias("train_type"), pl.col("train_id").alias("train_number"))
+    example = _few_journeys(named)
+    assert {"train_type", "train_number"} <= set(example.columns) <= set(INPUT.input_names())
+    assert set(_few_journeys(events).columns) == set(INPUT.required_input_names())
