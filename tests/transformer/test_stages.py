@@ -336,7 +336,10 @@ def test_a_run_keeps_the_data_with_which_it_began(
     config = load_config("local", [*small_overrides, *address, *own])
     allowing = with_values(config, {"training.allow_changes_on_resume": True}, "test")
     run_id = open_run(config, env="local")
-    stages.fetch_files(config, run_id)
+    quality = stages.fetch_files(config, run_id)["quality"]
+    kept = RunLog(config, run_id)
+    assert json.loads(kept.download("data/account.json", tmp_path / "kept").read_text()) == quality
+    assert kept.holds("data/points.png")
     stages.train_model(config, run_id)
     stages.evaluate_model(config, run_id)
 
