@@ -34,8 +34,16 @@ def at(minutes: float) -> int:
     return int((MIDNIGHT + timedelta(minutes=minutes)).timestamp())
 
 
-def table_of(*journeys: list[tuple[float, float | None]]) -> EventTable:
-    """Journeys of (planned, observed) in minutes after midnight."""
+def table_of(*journeys: list[tuple[float, float | None]], cancelled: dict[int, float] | None = None) -> EventTable:
+    """Journeys of (planned, observed) in minutes after midnight.
+
+    Args:
+        cancelled: the minute from which each event, by its number in the journey, is known to be cancelled.
+    """
+
+    def moment(minutes: float | None) -> datetime | None:
+        return None if minutes is None else MIDNIGHT + timedelta(minutes=minutes)
+
     rows = [
         {
             "train_id": f"T{number}",
@@ -43,14 +51,15 @@ def table_of(*journeys: list[tuple[float, float | None]]) -> EventTable:
             "seq": seq,
             "op_id": 10 + seq,
             "event_type": "A",
-            "planned_ts": MIDNIGHT + timedelta(minutes=planned),
-            "observed_ts": None if observed is None else MIDNIGHT + timedelta(minutes=observed),
+            "planned_ts": moment(planned),
+            "observed_ts": moment(observed),
             "delay_sec": None,
+            "cancelled_ts": moment((cancelled or {}).get(seq)),
         }
         for number, events in enumerate(journeys)
         for seq, (planned, observed) in enumerate(events)
     ]
-    events = pl.DataFrame(rows, schema=EVENT_SCHEMA)
+    events = pl.DataFrame(rows, schema=EVENT_SCHEMA | {"cancelled_ts": pl.Datetime("us", "UTC")})
     types = events.select("train_id", "service_date", pl.lit("regional").alias("train_type")).unique()
     return build_event_table(events, types, Vocabulary(np.arange(10, 40, dtype=np.int32), ("regional",)))
 
@@ -303,27 +312,6 @@ def test_events_that_span_a_century_are_refused():
 
 
 # --- cancelled events ------------------------------------------------------------------------------------------------
-def with_cancelled(cancelled: dict[int, float], events: list[tuple[float, float | None]]) -> EventTable:
-    """One journey, and the minute from which each cancelled event is known to be cancelled."""
-    journey = [
-        {
-            "train_id": "T",
-            "service_date": DAY,
-            "seq": seq,
-            "op_id": 10 + seq,
-            "event_type": "A",
-            "planned_ts": MIDNIGHT + timedelta(minutes=planned),
-            "observed_ts": None if observed is None else MIDNIGHT + timedelta(minutes=observed),
-            "delay_sec": None,
-            "cancelled_ts": MIDNIGHT + timedelta(minutes=cancelled[seq]) if seq in cancelled else None,
-        }
-        for seq, (planned, observed) in enumerate(events)
-    ]
-    frame = pl.DataFrame(journey, schema=EVENT_SCHEMA | {"cancelled_ts": pl.Datetime("us", "UTC")})
-    types = frame.select("train_id", "service_date", pl.lit("regional").alias("train_type")).unique()
-    return build_event_table(frame, types, Vocabulary(np.arange(10, 40, dtype=np.int32), ("regional",)))
-
-
 def points_ahead(table: EventTable, *minutes: float) -> list[list[int]]:
     batch = build(table, *minutes)
     found = []
@@ -334,12 +322,13 @@ def points_ahead(table: EventTable, *minutes: float) -> list[list[int]]:
 
 
 def test_a_cancelled_stop_is_skipped_from_when_that_is_known():
-    table = with_cancelled({2: 605, 3: 605}, [(600, 600), (610, 611), (620, None), (630, None), (640, 641), (650, 650)])
+    events = [(600, 600), (610, 611), (620, None), (630, None), (640, 641), (650, 650)]
+    table = table_of(events, cancelled={2: 605, 3: 605})
     assert points_ahead(table, 604, 605, 612, 639) == [[2, 3, 4], [2, 5, 6], [5, 6], [5, 6]]
 
 
 def test_a_cancelled_rest_ends_the_train_when_that_is_known():
-    table = with_cancelled({2: 615, 3: 615}, [(600, 600), (610, 611), (620, None), (630, None)])
+    table = table_of([(600, 600), (610, 611), (620, None), (630, None)], cancelled={2: 615, 3: 615})
     assert build(table, 614).train_mask.tolist() == [[True]]
     assert points_ahead(table, 614) == [[3, 4]]
     assert build(table, 615).train_mask.tolist() == [[False]]
@@ -347,22 +336,22 @@ def test_a_cancelled_rest_ends_the_train_when_that_is_known():
 
 
 def test_a_train_cancelled_before_its_start_is_never_seen_after_that():
-    table = with_cancelled(dict.fromkeys(range(3), 590), [(600, None), (610, None), (620, None)])
+    table = table_of([(600, None), (610, None), (620, None)], cancelled=dict.fromkeys(range(3), 590))
     for minute in (591, 600, 630, 700):
         assert not build(table, minute).train_mask.any()
-    unknown = with_cancelled(dict.fromkeys(range(3), 600), [(600, None), (610, None), (620, None)])
+    unknown = table_of([(600, None), (610, None), (620, None)], cancelled=dict.fromkeys(range(3), 600))
     assert build(unknown, 599).train_mask.any()  # nobody knew
     assert not build(unknown, 600).train_mask.any()
 
 
 def test_a_cancelled_event_is_no_delay_of_the_next_one():
-    table = with_cancelled({1: 605}, [(600, 600), (610, None), (640, 640)])
+    table = table_of([(600, 600), (610, None), (640, 640)], cancelled={1: 605})
     assert build(table, 620).translation.tolist() == [[0]]
     assert build(table_of([(600, 600), (610, None), (640, 640)]), 620).translation.tolist() == [[600]]
 
 
 def test_the_snapshots_of_other_trains_do_not_change_by_a_cancellation():
     sound = [(600, 602), (610, 613), (620, 625), (630, None)]
-    alone, other = table_of(sound), with_cancelled({3: 700}, sound)
+    alone, other = table_of(sound), table_of(sound, cancelled={3: 700})
     for field in fields(SnapshotBatch):
         np.testing.assert_array_equal(getattr(build(alone, 615), field.name), getattr(build(other, 615), field.name))
