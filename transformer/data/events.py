@@ -128,25 +128,26 @@ def validated_events(
         events = events.with_columns(pl.when(known).then("observed_ts"))
     events = _drop_unusable(events, day, validation, report)
     report.kept = events.height
-    share = 1 - report.kept / report.events
-    if share > validation.max_dropped_share:
-        reason, count = report.dropped.most_common(1)[0]
-        raise UserError(
-            f"{path}: {share:.0%} of its events are unusable, mostly {count:,} {reason}; "
-            f"mend the file or raise data.validation.max_dropped_share={validation.max_dropped_share}"
-        )
+    limit = f"data.validation.max_dropped_share={validation.max_dropped_share}"
+    if report.dropped.total() > validation.max_dropped_share * report.events:
+        raise _too_many(path, "events are unusable", report.dropped, report.events, limit)
     events = _with_cancellations(events, report)
     events = _discard_wrong_observations(events, validation, report)
-    discarded = report.discarded.total() / max(report.kept - report.cancelled - report.unobserved, 1)
-    if discarded > validation.max_discarded_share:
-        reason, count = report.discarded.most_common(1)[0]
-        raise UserError(
-            f"{path}: {discarded:.0%} of its observations are wrong, mostly {count:,} {reason}; "
-            f"mend the file or raise data.validation.max_discarded_share={validation.max_discarded_share}"
-        )
+    observed = report.labels + report.discarded.total()
+    limit = f"data.validation.max_discarded_share={validation.max_discarded_share}"
+    if report.discarded.total() > validation.max_discarded_share * observed:
+        raise _too_many(path, "observations are wrong", report.discarded, observed, limit)
     if keys is not None:
         _count_unmatched(events, keys, path, validation, report)
     return events.select(COLUMNS), report
+
+
+def _too_many(path: Path, what: str, counts: Counter[str], of: int, limit: str) -> UserError:
+    """The refusal of a file because of the share of its rows that are counted under reasons."""
+    reason, count = counts.most_common(1)[0]
+    return UserError(
+        f"{path}: {counts.total() / of:.0%} of its {what}, mostly {count:,} {reason}; mend the file or raise {limit}"
+    )
 
 
 def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataFrame:
@@ -405,13 +406,13 @@ def each_day(
     Raises:
         UserError: see `read_events`.
     """
-    days = list(days)
-    keys = Keys.read(data, days)
+    days, folder = list(days), Path(data.local_folder)
+    unread = [day for day in days if day not in known]
+    keys = Keys.read(data, unread) if unread else None
     for day in days:
         if day in known:
             yield known[day]
         else:
-            folder = Path(data.local_folder)
             yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, keys, until))
 
 
