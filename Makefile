@@ -39,7 +39,8 @@ tune: $(INSTALLED) ## run the whole DAG hyperparameter_tuning: make tune [TRIALS
 
 # The tests of a file run in the same process and share its servers. Each process has one thread, since more would wait
 # for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+# Python keeps the bytecode of what it imports, also where the shell says no: the tests start hundreds of processes.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 	@$(BIN)/python -m tests.support.programs
@@ -69,7 +70,7 @@ docs: $(INSTALLED) ## build the documentation site into data/site and check its 
 
 screenshots: $(INSTALLED) ## renew the pictures of Airflow's and MLflow's pages in docs/images
 	@$(BIN)/python -m tests.support.programs
-	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_browser.py
+	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_up.py
 
 bench: $(INSTALLED) ## measure the speeds that docs/benchmarks.md gives
 	@for file in benchmarks/speed/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

@@ -1,5 +1,6 @@
 """Isolation: a separate Airflow home, made before Airflow is imported, and no settings of the shell."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from tests.support.programs import closing_line
 REPOSITORY = Path(__file__).resolve().parents[1]
 SWEEPER = run_folder.begin()  # only in the process that distributes the tests, or runs all of them
 HOME = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder.run_folder()))
+
+gc.set_threshold(100_000, 20, 20)  # of the objects of the imported libraries, no collection frees any
 
 for name in list(os.environ):
     if name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_", "TRANSFORMER_")):
@@ -28,7 +31,7 @@ os.environ |= {
 
 # The processes that share the tests then end at about the same time. The other files follow in the usual order.
 SLOWEST_FIRST = (
-    "tests/e2e/test_browser.py",
+    "tests/e2e/test_up.py",
     "tests/deploy/test_install.py",
     "tests/e2e/test_train.py",
     "tests/transformer/tuning/test_kills.py",
@@ -36,7 +39,6 @@ SLOWEST_FIRST = (
     "tests/transformer/test_stages.py",
     "tests/e2e/test_pods.py",
     "tests/transformer/evaluation/test_comparison.py",
-    "tests/e2e/test_ended_by_hand.py",
     "tests/transformer/tuning/test_database.py",
     "tests/e2e/test_pods_training.py",
     "tests/e2e/test_pods_tuning.py",
@@ -52,6 +54,10 @@ def pytest_collection_modifyitems(items):
     files = {str(REPOSITORY / name): place for place, name in enumerate(SLOWEST_FIRST)}
     assert all(map(os.path.isfile, files)), "a file of SLOWEST_FIRST has moved"
     items.sort(key=lambda item: files.get(str(item.path), len(files)))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # no later collection looks at the modules and the tests
 
 
 def pytest_unconfigure():

@@ -26,8 +26,8 @@ BEGINS = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:make|python|airflow|optuna-dashbo
 ELSEWHERE = {
     r"make train": "tests/e2e/test_train.py::test_training_whole",
     r"make train DATA=.*": "tests/e2e/test_train.py::test_training_whole",
-    r"(\w+=\d+ )*make up": "tests/e2e/test_browser.py::test_up_serves_both",
-    r"make down": "tests/e2e/test_browser.py::test_down_stops_both",
+    r"(\w+=\d+ )*make up": "tests/e2e/test_up.py::test_up_serves_both",
+    r"make down": "tests/e2e/test_up.py::test_down_stops_both",
     r"make tune": "tests/e2e/test_tune.py::test_a_study_whole_and_gone_on_with",
     r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",

@@ -3,6 +3,7 @@
 import ast
 import errno
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ SYSTEM = {
 LEAST_LETTERS = 8  # fixed letters of a message; a text with fewer letters would match any message
 
 
+@cache
 def templates() -> list[re.Pattern[str]]:
     """Return a pattern for every text of the program. The values in a text match anything."""
     found = []
@@ -37,9 +39,6 @@ def templates() -> list[re.Pattern[str]]:
     return found
 
 
-TEMPLATES = templates()
-
-
 @pytest.mark.parametrize("title", ENTRIES)
 def test_an_entry_says_symptom_cause_and_remedy(title: str) -> None:
     assert "**Cause.**" in ENTRIES[title]
@@ -50,7 +49,7 @@ def test_an_entry_says_symptom_cause_and_remedy(title: str) -> None:
 @pytest.mark.parametrize("message", [message for messages in QUOTED.values() for message in messages])
 def test_a_quoted_message_is_one_of_the_program(message: str) -> None:
     said = re.sub("^…:? ", "", message)  # some messages have two texts: a name and the message itself
-    assert message in SYSTEM or any(t.fullmatch(message) or t.fullmatch(said) for t in TEMPLATES)
+    assert message in SYSTEM or any(t.fullmatch(message) or t.fullmatch(said) for t in templates())
 
 
 @pytest.mark.parametrize("message", SYSTEM)

@@ -1,6 +1,6 @@
 """`make up` and `make down`: the processes that they leave alone, and the error about a busy port.
 
-`test_browser.py` covers the servers that they start and stop.
+`test_up.py` covers the servers that they start and stop.
 """
 
 import json

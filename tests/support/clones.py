@@ -58,7 +58,7 @@ class Clone:
 def cloned(folder: Path) -> Iterator[Clone]:
     """Copy the parts of the repository that commands need. At the end, stop all servers of the clone."""
     for part in PARTS:
-        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / part, folder / part)  # with the bytecode, which is valid at any path
     clone = Clone(folder, free_port(), free_port())
     try:
         yield clone

@@ -46,6 +46,7 @@ def main(address: Path) -> None:
     assert threads <= HARMLESS_THREADS, f"a fork would lack {threads - HARMLESS_THREADS}, and keep the locks they hold"
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
+    gc.set_threshold(100_000, 20, 20)  # as of `python -m transformer`
     request = _serve(address)
     status = 0
     try:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support import servers
+from tests.support.figures import undrawn
 from tests.support.gate import Gate
 from tests.support.models import simulated, trained
 from transformer.config import Config, load_config
@@ -87,6 +88,13 @@ def mlflow_gate(mlflow_server: str) -> Iterator[Gate]:
     gate = Gate(urlsplit(mlflow_server).port or 0)
     yield gate
     gate.stop()
+
+
+@pytest.fixture
+def undrawn_figures() -> Iterator[None]:
+    """Evaluations take less than half of their time, and save each figure as a PNG of one pixel."""
+    with undrawn():
+        yield
 
 
 @pytest.fixture

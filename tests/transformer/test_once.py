@@ -104,6 +104,7 @@ def test_a_fetch_reads_what_its_hours_were_known_of(config: Config, process: Cal
     assert use.read == Counter(names(TRAIN, VALIDATION, TEST))
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 @pytest.mark.parametrize("window", [Window(count=2), Window(FIRST + timedelta(days=6), FIRST + timedelta(days=7))])
 def test_a_window_is_read_once_though_the_newest_observation_is_looked_for(
     trained_folder: Path, small_config: Config, process: Callable[[], Any], tmp_path: Path, window: Window

@@ -61,6 +61,7 @@ def test_folders_may_have_any_name(small_overrides: list[str], sample_folder: Pa
     assert pl.read_csv(odd / "out.csv", glob=False).height > 0
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_evaluating_again_gives_the_same_figures(results):
     config, by_stage = results
     assert stages.evaluate_model(config, "")["metrics"] == by_stage["evaluate_model"]["metrics"]
@@ -97,6 +98,7 @@ def test_drift_is_measured_against_the_training_dates(results):
     assert metrics["test/drift/planned_events"] > metrics["test/drift/observed_events"] > 100
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_validation_figures_are_those_of_the_evaluation(results):
     """Train-then-evaluate gives the same metric: evaluate the best checkpoint on the validation date."""
     config, by_stage = results
@@ -142,6 +144,7 @@ def copied(results, small_overrides: list[str], tmp_path: Path) -> Config:
     return other
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_an_evaluation_needs_the_run_and_its_dates_alone(results, copied: Config):
     """Without cache and training data, the figures are the same to the last digit."""
     found = stages.evaluate_model(copied, "")
@@ -149,6 +152,7 @@ def test_an_evaluation_needs_the_run_and_its_dates_alone(results, copied: Config
     assert {path.name for path in Path(copied.paths.cache).iterdir()} == {"tables"}
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_settings_of_today_make_no_other_model(results, copied: Config, caplog: pytest.LogCaptureFixture):
     changed = with_values(copied, {"data.snapshot.n_prev": 2, "data.split.train": ["2030-01-01"]}, "test")
     shutil.copytree(stages.run_folder(copied, ""), stages.run_folder(changed, ""))
@@ -158,6 +162,7 @@ def test_settings_of_today_make_no_other_model(results, copied: Config, caplog: 
     assert "data.snapshot.n_prev=5 (given: 2)" in caplog.text
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_drifted_events_are_warned_of(results, copied: Config, caplog: pytest.LogCaptureFixture):
     """The trains of the same date are half an hour later and seldom observed."""
     path = next((Path(copied.data.local_folder) / "events").iterdir())
@@ -175,6 +180,7 @@ def test_drifted_events_are_warned_of(results, copied: Config, caplog: pytest.Lo
     assert "Read the result with care" in page and "delays: PSI" in page and "on the training dates" in page
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_a_run_of_an_older_training_is_evaluated_without_drift(results, copied: Config):
     (stages.run_folder(copied, "") / "inputs" / "reference.json").unlink()
     found = stages.evaluate_model(copied, "")
@@ -187,6 +193,7 @@ def test_a_run_of_an_older_training_is_evaluated_without_drift(results, copied: 
 TEST_DAY = "2025-01-13..2025-01-13"
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_a_window_has_results_of_its_own(results):
     config, by_stage = results
     found = stages.evaluate_model(config, "", EvaluationRequest(Window(count=1)))
@@ -205,6 +212,7 @@ def metrics_of(by_stage: dict[str, dict]) -> dict[str, float]:
     return by_stage["evaluate_model"]["metrics"]
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_the_last_dates_must_be_fresh_where_a_limit_says_so(results, caplog: pytest.LogCaptureFixture):
     config, _ = results
 
@@ -250,6 +258,7 @@ def test_a_window_that_says_nothing_is_refused(results, window: Window, parts: l
     assert_names(caught.value, *parts)
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_of_the_last_dates_those_that_made_the_model_are_left_out(results, caplog: pytest.LogCaptureFixture):
     config, _ = results
     with caplog.at_level("INFO"):
@@ -261,6 +270,7 @@ def test_of_the_last_dates_those_that_made_the_model_are_left_out(results, caplo
     assert everything["dates"] == ["2025-01-12", "2025-01-13"]
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_windows_on_the_command_line(results, capsys: pytest.CaptureFixture[str]):
     config, _ = results
     flat = flatten(to_dict(config))
@@ -273,6 +283,7 @@ def test_windows_on_the_command_line(results, capsys: pytest.CaptureFixture[str]
     )
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 @pytest.mark.slow
 def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     results, small_overrides: list[str], mlflow_server: str, tmp_path: Path
@@ -324,6 +335,7 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
     assert_names(caught.value, TEST_DAY, "--again")
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 @pytest.mark.slow
 def test_a_run_keeps_the_data_with_which_it_began(
     results, small_overrides: list[str], mlflow_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -13,7 +13,7 @@ from transformer.errors import UserError
 from transformer.evaluation.evaluate import EvaluationRequest
 from transformer.evaluation.window import Window
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn_figures")]
 
 
 def machine(small_overrides: list[str], sample_bucket: str, disk: Path) -> Config:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.figures import undrawn
 from tests.support.messages import assert_names
 from transformer import stages
 from transformer.config import Config, load_config
@@ -53,13 +54,15 @@ def models(
         config = load_config("local", [*given, f"training.max_epochs={epochs}", "training.snapshots_per_epoch=256"])
         run_id = open_run(config, env="local")
         stages.train_model(config, run_id)
-        stages.evaluate_model(config, run_id)
+        with undrawn():
+            stages.evaluate_model(config, run_id)
         close_run(config, run_id)
         runs.append(run_id)
     return load_config("local", given), runs
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]], caplog: pytest.LogCaptureFixture):
     """Register, judge and promote the first model. Register and judge the second. Then repeat some requests."""
     config, (first, second) = models
@@ -115,6 +118,7 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list[str]]):
     config, (first, second) = models
     for run_id in (first, second):
@@ -130,6 +134,7 @@ def test_dates_that_made_either_model_compare_nothing(models: tuple[Config, list
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_a_champion_of_another_program_compares_nothing(models: tuple[Config, list[str]]):
     """A person registered the run's model with MLflow's button, and named it champion."""
     config, (first, second) = models
@@ -155,6 +160,7 @@ def _version(config: Config, run_id: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]):
     """On this date every train keeps its delay, so the knowledge of the model misleads."""
     config, (first, _) = models
@@ -177,6 +183,7 @@ def test_a_model_whose_data_change_has_degraded(models: tuple[Config, list[str]]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_a_model_is_registered_from_its_run(models: tuple[Config, list[str]]):
     config, (first, _) = models
     with pytest.raises(UserError) as caught:

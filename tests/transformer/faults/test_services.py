@@ -27,7 +27,7 @@ from transformer.storage.shared_folder import COMPLETE
 from transformer.tracking import names, runs
 from transformer.training import callbacks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn_figures")]
 
 SECRET = "geheim"
 

@@ -28,6 +28,7 @@ def live_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn_figures")
 def test_stages_give_the_same_whatever_the_machine_s_time_zone(
     overrides: list[str], tmp_path: Path, live_in: Callable[[str], None]
 ) -> None:

@@ -38,7 +38,7 @@ def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
         *small_overrides,
         "training.mlflow.use_mlflow=true",
         f"training.mlflow.tracking_uri={mlflow_server}",
-        "training.snapshots_per_epoch=160",
+        "training.snapshots_per_epoch=64",
         f"search.space={json.dumps(SPACE)}",
         "search.pruner.n_startup_trials=2",
         "search.pruner.n_warmup_epochs=1",

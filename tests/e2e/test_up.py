@@ -1,12 +1,16 @@
-"""`make up` as a person sees it: the pages of Airflow and MLflow in Chromium.
+"""`make up` as a person sees it: the pages of Airflow and MLflow in Chromium, and a DAG run that is ended by hand.
 
-The tests also take the screenshots of the documentation, and `make screenshots` keeps them.
+The tests share one Airflow, whose start takes a minute. They also take the screenshots of the documentation, and
+`make screenshots` keeps them.
 """
 
 import json
 import os
 import re
+import signal
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,10 +42,13 @@ SMALL = [
 ]
 
 
+LONG = ["training.max_epochs=1000", "training.early_stopping.enabled=false", "data.grid.step_s=3600"]
+
+
 @pytest.fixture(scope="module")
-def up(tmp_path_factory, browser):
-    """A clone whose servers are up, and the output of `make up`. Without a browser, no server starts."""
-    with cloned(tmp_path_factory.mktemp("browser") / "a clone") as clone:
+def up(tmp_path_factory):
+    """A clone whose servers are up, and the output of `make up`."""
+    with cloned(tmp_path_factory.mktemp("up") / "a clone") as clone:
         done = clone.with_databases().run("services.py", "up")
         assert done.returncode == 0, done.stderr
         yield clone, done.stdout
@@ -60,15 +67,16 @@ def browser():
 def page(up, browser):
     """A page of Airflow, logged in."""
     clone, said = up
-    password = re.search(r"user admin, password (\S+)", said).group(1)
     context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, base_url=f"http://127.0.0.1:{clone.airflow_port}"
+        viewport={"width": 1280, "height": 800},
+        base_url=f"http://127.0.0.1:{clone.airflow_port}",
+        reduced_motion="reduce",
     )
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto("/")
     page.fill("input[name=username]", "admin")
-    page.fill("input[name=password]", password)
+    page.fill("input[name=password]", password_in(said))
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Welcome")).to_be_visible(timeout=PATIENCE_MS)
     yield page
@@ -89,6 +97,27 @@ def take(tmp_path):
     return screenshot
 
 
+@pytest.fixture
+def ask(up):
+    """A function that asks Airflow's API."""
+    clone, said = up
+    server = f"http://127.0.0.1:{clone.airflow_port}"
+
+    def request(address: str, method: str = "GET", token: str = "", **body: Any) -> Any:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        data = json.dumps(body).encode() if body else None
+        wanted = urllib.request.Request(server + address, data, headers, method=method)
+        with urllib.request.urlopen(wanted, timeout=60) as answer:
+            return json.load(answer)
+
+    token = request("/auth/token", "POST", username="admin", password=password_in(said))["access_token"]
+    return lambda address, method="GET", **body: request(address, method, token, **body)
+
+
+def password_in(said):
+    return re.search(r"user admin, password (\S+)", said).group(1)
+
+
 def fill_form(page, overrides):
     """The form of `model_training`, open and filled."""
     page.goto("/dags/model_training")
@@ -107,8 +136,12 @@ def trigger(page, overrides):
 
 
 def watch(page, run):
-    """Return the final state of the run, with the same request as its page."""
+    """Return the final state of the run, with the same request as its page.
+
+    Meanwhile the page is closed: it would ask for its content every few seconds, and draw it.
+    """
     run_id = run.rpartition("/")[2]
+    page.goto("about:blank")
 
     def state():
         return page.request.get(f"/api/v2/dags/model_training/dagRuns/{run_id}").json()["state"]
@@ -200,6 +233,54 @@ def test_the_page_of_a_dag_tells_what_it_does_and_how_to_go_on(page, take, dag):
         expect(text.get_by_role("heading", name=heading, exact=True)).to_be_attached()
     if dag == "model_training":
         take(page, "dag-docs")
+
+
+def training_process(folder: str) -> psutil.Process | None:
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "train-model" in words and "transformer" in words and any(folder in word for word in words):
+            return process
+    return None
+
+
+@pytest.mark.parametrize("moment", ["running", "up_for_retry"])
+def test_a_training_that_was_marked_as_failed_has_failed(up, ask, tiny_data, tmp_path, moment):
+    """Airflow skips the tasks that wait. They alone would make the DAG run a success, and the MLflow run FINISHED."""
+    from mlflow import MlflowClient
+
+    clone, _ = up
+    mlflow = f"http://127.0.0.1:{clone.mlflow_port}"
+    dag = "/api/v2/dags/model_training"
+    own = [
+        f"training.mlflow.tracking_uri={mlflow}",
+        f"data.local_folder={tiny_data}",
+        f"paths.cache={tmp_path}/cache",
+        f"paths.runs={tmp_path}/runs",
+    ]
+    conf = {"overrides": [*LONG, *own]}
+    ask(dag, "PATCH", is_paused=False)
+    run = f"{dag}/dagRuns/" + ask(f"{dag}/dagRuns", "POST", logical_date=None, conf=conf)["dag_run_id"]
+
+    def state(task: str) -> str | None:
+        found: str | None = ask(f"{run}/taskInstances/{task}")["state"]
+        return found
+
+    wait_until(lambda: training_process(str(tmp_path)), "the training", every_s=0.5)
+    if moment == "up_for_retry":
+        process = training_process(str(tmp_path))
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)  # as if out of memory: Airflow tries again after half a minute
+    wait_until(lambda: state("train_model") == moment, moment, every_s=0.5)
+    ask(run, "PATCH", state="failed")
+    wait_until(lambda: ask(run)["state"] in ("success", "failed"), "the end of the DAG run", every_s=0.5)
+
+    assert ask(run)["state"] == "failed"
+    assert state("train_model") == ("failed" if moment == "running" else "skipped")
+    assert (state("register_model"), state("close_run"), state("check_stages")) == ("skipped", "success", "failed")
+    opened = ask(f"{run}/taskInstances/open_run/xcomEntries/run_id")["value"]
+    closed = MlflowClient(mlflow).get_run(opened)
+    assert closed.info.status == "FAILED"
+    assert closed.data.tags["failure_reason"].startswith("train_model: ")
 
 
 def test_down_stops_both(up):
