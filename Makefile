@@ -37,10 +37,10 @@ tune: $(INSTALLED) ## run the whole DAG hyperparameter_tuning: make tune [TRIALS
 	@$(BIN)/python scripts/tune.py $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
 		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
-# The tests of a file run in the same process and share its servers. Each process has one thread, since more would wait
-# for each other.
+# The tests of a file run in the same process and share its servers. Each process has one thread for arrays and one for
+# tables, since more would wait for each other.
 # Python keeps the bytecode of what it imports, also where the shell says no: the tests start hundreds of processes.
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 	@$(BIN)/python -m tests.support.programs

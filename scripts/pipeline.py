@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -174,17 +175,20 @@ def ensure_sample_data(config: Config) -> None:
 def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
     """Make the Airflow database, run every task of the DAG, and print the logs of the tasks."""
     environment = services.airflow_environment(os.environ, pipeline.database) | READABLE_LOG
-    airflow = [sys.executable, "-m", "airflow"]
-    services.AIRFLOW_HOME.mkdir(exist_ok=True)
-    migrate = subprocess.run(
-        [*airflow, "db", "migrate"], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    if migrate.returncode:
-        print(migrate.stdout, migrate.stderr, sep="\n")
-        raise CommandError(f"the Airflow database in {services.AIRFLOW_HOME} cannot be made; the reason is above")
+    ensure_database(services.AIRFLOW_HOME / f"{pipeline.database}.db", environment)
     logical_date = datetime.now(UTC)
     process = subprocess.Popen(
-        [*airflow, "dags", "test", pipeline.dag, logical_date.isoformat(), "--conf", json.dumps(conf)],
+        [
+            sys.executable,
+            "-m",
+            "airflow",
+            "dags",
+            "test",
+            pipeline.dag,
+            logical_date.isoformat(),
+            "--conf",
+            json.dumps(conf),
+        ],
         env=environment,
         cwd=REPOSITORY,
         # Ctrl-C must not reach Airflow, which would take it for a failed try and retry the task. This process stops
@@ -197,6 +201,36 @@ def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
         if process.poll() is None:
             services.stop_tree(psutil.Process(process.pid))
     return read_outcome(pipeline, logical_date, environment)
+
+
+def ensure_database(database: Path, environment: Mapping[str, str]) -> None:
+    """Make Airflow's tables, unless this version of Airflow has made them. A file next to the database says which.
+
+    Raises:
+        CommandError: Airflow cannot make them.
+    """
+    kept, installed = version_file(database), version("apache-airflow-core")
+    if database.is_file() and kept.is_file() and kept.read_text(encoding="utf-8") == installed:
+        return
+    database.parent.mkdir(exist_ok=True)
+    kept.unlink(missing_ok=True)
+    migrate = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if migrate.returncode:
+        print(migrate.stdout, migrate.stderr, sep="\n")
+        raise CommandError(f"the Airflow database {database} cannot be made; the reason is above")
+    kept.write_text(installed, encoding="utf-8")
+
+
+def version_file(database: Path) -> Path:
+    """The file with the version of Airflow that made the tables of a database."""
+    return database.with_suffix(".version")
 
 
 def read_outcome(pipeline: Pipeline, logical_date: datetime, environment: Mapping[str, str]) -> DagOutcome:

@@ -63,9 +63,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(up, browser):
-    """A page of Airflow, logged in."""
+    """A page of Airflow, logged in. Each test goes to the address that it needs."""
     clone, said = up
     context = browser.new_context(
         viewport={"width": 1280, "height": 800},
@@ -97,7 +97,7 @@ def take(tmp_path):
     return screenshot
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ask(up):
     """A function that asks Airflow's API."""
     clone, said = up
@@ -173,8 +173,9 @@ def test_up_serves_both(up):
     assert again.stdout.count("already up") == 2
 
 
-def test_a_training_from_the_form_to_its_figures(up, page, take, tiny_data):
+def test_a_training_from_the_form_to_its_figures(up, ask, page, take, tiny_data):
     clone, _ = up
+    ask("/api/v2/dags/model_evaluation", "PATCH", is_paused=True)  # it would evaluate the new model beside this test
     overrides = [
         *SMALL,
         f"training.mlflow.tracking_uri=http://127.0.0.1:{clone.mlflow_port}",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.support.airflow import migrated_database
@@ -50,7 +51,8 @@ class Clone:
     def with_databases(self) -> Clone:
         """Add Airflow's tables, which the first `make train` of a clone creates."""
         for name in DATABASES:
-            migrated_database(self.folder / ".airflow", name)
+            database = migrated_database(self.folder / ".airflow", name)
+            database.with_suffix(".version").write_text(version("apache-airflow-core"), encoding="utf-8")
         return self
 
 

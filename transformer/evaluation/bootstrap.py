@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -54,8 +54,8 @@ def interval(replicates: FloatArray, n_units: int, confidence: float) -> tuple[F
     if n_units < 2:
         nothing = np.full(replicates.shape[1:], np.nan)
         return nothing, nothing
-    student = stats.t.ppf((1 - confidence) / 2, n_units - 1)
-    tail = stats.norm.cdf(student * np.sqrt(n_units / (n_units - 1)))
+    student = special.stdtrit(n_units - 1, (1 - confidence) / 2)
+    tail = special.ndtr(student * np.sqrt(n_units / (n_units - 1)))
     defined = np.where(np.isfinite(replicates).any(axis=0), replicates, 0.0)
     low, high = np.nanquantile(defined, [tail, 1 - tail], axis=0)
     undefined = ~np.isfinite(replicates).any(axis=0)

@@ -142,7 +142,7 @@ def test_sigterm_hands_the_trial_back_at_once(overrides: list[str], mlflow_serve
 def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
     overrides: list[str], mlflow_server: str, database_url: str, tmp_path: Path
 ):
-    n_trials = 12
+    n_trials = 8
     shared = [*overrides, f"search.storage_url={database_url}", "search.n_workers=4", f"search.n_trials={n_trials}"]
     shared += ["search.heartbeat_s=5"]  # on a busy machine a second may pass without a beat
     config = load_config("local", shared)
