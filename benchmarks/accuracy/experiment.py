@@ -30,8 +30,8 @@ from transformer.errors import UserError
 from transformer.features.batches import snapshot_builder
 from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.features.embeddings import extend
+from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import grid_instants, random_instants
 from transformer.features.statistics import Statistics
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.run_log import RunLog
@@ -170,9 +170,7 @@ class Experiment:
         Columns: KEY, `translation_delay_s`, `observed_delay_s`, `predicted_delay_s`, `unrounded_delay_s`.
         """
         data = self.config.data
-        instants = random_instants(
-            self.split.train, settings.snapshots, data.grid, data.timezone, np.random.default_rng(seed)
-        )
+        instants = training_instants(self.split.train, settings.snapshots, data, np.random.default_rng(seed))
         training, _ = self._tree_rows(self.split.train, instants, context)
         validation, _ = self._tree_rows(self.split.validation, self._grid(self.split.validation), context)
         log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
@@ -189,7 +187,7 @@ class Experiment:
         )
 
     def _grid(self, days: Sequence[date]) -> Int64Array:
-        return grid_instants(tuple(days), self.config.data.grid, self.config.data.timezone)
+        return evaluation_instants(days, self.config.data)
 
     def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
         config, vocabulary = self.config, self.statistics.vocabulary

@@ -23,7 +23,8 @@ from benchmarks.speed.railways import Railway, railway
 from tests.oracles.snapshot_loop import Journey, LiveIndex, journeys_of, live_index, snapshots_by_loop
 from transformer.data.event_table import Int64Array
 from transformer.features.batches import usual_values
-from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, grid_instants
+from transformer.features.instants import grid_instants
+from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder
 
 ROUNDS = 15
 BATCH = 8  # snapshots, as in training

@@ -19,8 +19,9 @@ from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.features.batches import Batch, snapshot_builder, to_tensors
 from transformer.features.cache import Embeddings, obtain_inputs
+from transformer.features.instants import grid_instants, random_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
+from transformer.features.snapshots import SnapshotBuilder
 from transformer.features.statistics import Statistics
 from transformer.model.module import DelayModule
 from transformer.training.trainer import create_module

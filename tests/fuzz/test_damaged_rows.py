@@ -17,7 +17,8 @@ from transformer.data.reasons import ReadingReport
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.tables import JOURNEY, events_path
-from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.features.instants import grid_instants
+from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 
 pytestmark = pytest.mark.slow
 

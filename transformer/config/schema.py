@@ -127,6 +127,11 @@ class SnapshotConfig(Group):
     end_grace_s: Whole = Field(
         300, ge=0, description="time after its last planned event plus its last known delay at which a train leaves"
     )
+    instants: str = Field(
+        "",
+        description="file of the instants of all splits, such as the `dataset_core_spec.yaml` of a RIDE Gold core; "
+        "empty = random instants in training, and those of data.grid in validation and test",
+    )
     silence_s: Whole = Field(
         7_200,
         ge=0,

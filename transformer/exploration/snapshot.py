@@ -24,8 +24,9 @@ from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights
 from transformer.features.batches import to_tensors
+from transformer.features.instants import grid_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.prediction.columns import Interval, intervals_of
 from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant
 from transformer.training.run_folder import TrainedModel

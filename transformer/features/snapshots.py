@@ -17,14 +17,14 @@ A snapshot uses the timetable and the events with `observed <= t`. Only the labe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 
-from transformer.config import GridConfig, SnapshotConfig
+from transformer.config import SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable, Int64Array
 from transformer.features.live_state import LIVE_FEATURES, BoolArray, FloatArray, LiveState, whole_rows
 
@@ -257,36 +257,6 @@ class SnapshotBuilder:
         return live.reshape(*next_mask.shape, len(LIVE_FEATURES))
 
 
-def grid_instants(days: tuple[date, ...], grid: GridConfig, timezone: str) -> Int64Array:
-    """The fixed instants of `days`: one every `step_s`, from `start` to `end` inclusive, in local wall-clock time."""
-    zone = ZoneInfo(timezone)
-    start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
-    instants: list[int] = []
-    for day in days:
-        first = int(datetime.combine(day, start, zone).timestamp())
-        last = int(datetime.combine(day, end, zone).timestamp())
-        instants.extend(range(first, last + 1, grid.step_s))
-    return np.array(instants, np.int64)
-
-
-def random_instants(
-    days: tuple[date, ...], count: int, grid: GridConfig, timezone: str, generator: np.random.Generator
-) -> Int64Array:
-    """Draw `count` instants evenly from the grid's hours of `days`, to the second, in random order.
-
-    Each successive `len(days)` instants contain every date once, so a short epoch also covers all dates equally.
-    """
-    zone = ZoneInfo(timezone)
-    start, end = time.fromisoformat(grid.start), time.fromisoformat(grid.end)
-    spans = np.array(
-        [[datetime.combine(day, start, zone).timestamp(), datetime.combine(day, end, zone).timestamp()] for day in days]
-    )
-    rounds = -(-count // len(days))
-    which = np.concatenate([generator.permutation(len(days)) for _ in range(rounds)])[:count]
-    low, high = spans[which, 0], spans[which, 1]
-    return np.asarray(low + generator.random(count) * (high - low + 1), np.int64)
-
-
 def utc_offset_s(instants: Int64Array, timezone: str) -> Int64Array:
     """Local wall-clock time minus UTC at each instant, in seconds."""
     zone = ZoneInfo(timezone)
@@ -307,7 +277,5 @@ __all__ = [
     "EventFeatures",
     "SnapshotBatch",
     "SnapshotBuilder",
-    "grid_instants",
-    "random_instants",
     "utc_offset_s",
 ]

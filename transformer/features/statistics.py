@@ -35,7 +35,8 @@ from transformer.data.events import (
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
-from transformer.features.snapshots import EventFeatures, SnapshotBuilder, grid_instants
+from transformer.features.instants import grid_instants
+from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.files import atomic_folder, content_hash, read_json, write_json
 from transformer.parquet import UNREADABLE, write_parquet
 

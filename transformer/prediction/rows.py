@@ -16,8 +16,9 @@ from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
 from transformer.data.events import DayEvents
 from transformer.data.tables import EVENT_TYPES, TIMESTAMP
 from transformer.features.batches import SnapshotBatches, snapshot_builder
+from transformer.features.instants import evaluation_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import SnapshotBuilder, grid_instants
+from transformer.features.snapshots import SnapshotBuilder
 from transformer.model.module import DelayModule
 from transformer.prediction.columns import quantile_column
 from transformer.training.run_folder import TrainedModel
@@ -33,7 +34,7 @@ def evaluation_rows(
     on_day: Callable[[DayEvents], None] | None = None,
     known: Mapping[date, DayEvents] = MappingProxyType({}),
 ) -> pl.DataFrame:
-    """Predictions for the grid instants of `days` with the observed delays.
+    """Predictions for the fixed instants of `days` with the observed delays.
 
     Columns: see `labelled_rows`.
 
@@ -51,7 +52,7 @@ def evaluation_rows(
     loaded = reading.table(vocabulary)
     builder = snapshot_builder(loaded, trained.statistics, config.data)
     module = trained.module_for(reading.edges())
-    instants = grid_instants(tuple(days), data.grid, data.timezone)
+    instants = evaluation_instants(days, data)
     return labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
 
 

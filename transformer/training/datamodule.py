@@ -1,4 +1,4 @@
-"""Batches for the Lightning trainer: random instants to train on, the fixed grid to validate on."""
+"""Batches for the Lightning trainer: random instants to train on, and fixed ones to validate on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.errors import UserError
 from transformer.features.batches import Batch, SnapshotBatches, snapshot_builder
 from transformer.features.history import varied_folds
+from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import SnapshotBuilder, grid_instants, random_instants
+from transformer.features.snapshots import SnapshotBuilder
 from transformer.features.statistics import Statistics
 
 
@@ -48,7 +49,7 @@ class SnapshotDataModule(LightningDataModule):
         count = training.snapshots_per_epoch
         if training.overfit_batches:
             count = training.overfit_batches * training.batch_size
-        instants = random_instants(self.split.train, count, data.grid, data.timezone, generator)
+        instants = training_instants(self.split.train, count, data, generator)
         varied = training.vary_history and not training.overfit_batches  # the same batches every epoch
         if varied and (folds := varied_folds(self.statistics, generator)):
             self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
@@ -74,8 +75,7 @@ class SnapshotDataModule(LightningDataModule):
             self.builders[name] = snapshot_builder(loaded, self.statistics, data)
 
     def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
-        data = self.config.data
-        return self._loader(name, grid_instants(tuple(days), data.grid, data.timezone))
+        return self._loader(name, evaluation_instants(days, self.config.data))
 
     def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch]:
         training = self.config.training

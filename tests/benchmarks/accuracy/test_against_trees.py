@@ -19,7 +19,8 @@ from transformer.data.events import read_days, read_journeys
 from transformer.data.tables import TIMESTAMP
 from transformer.features.batches import snapshot_builder
 from transformer.features.history import FEATURES
-from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, grid_instants
+from transformer.features.instants import grid_instants
+from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.prediction.rows import labelled_rows
 from transformer.training.trainer import create_module
 

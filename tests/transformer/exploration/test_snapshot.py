@@ -14,7 +14,7 @@ from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights
 from transformer.exploration.snapshot import TRAIN_COLUMNS, ExploredSnapshot, busiest_instant, explore
 from transformer.features.batches import to_tensors
-from transformer.features.snapshots import grid_instants
+from transformer.features.instants import grid_instants
 from transformer.prediction.instant import InstantSnapshot, dates_around, predictions_at
 from transformer.training.run_folder import TrainedModel
 

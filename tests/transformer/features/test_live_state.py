@@ -14,6 +14,7 @@ from transformer.data.dates import available_dates
 from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
+from transformer.features.instants import random_instants
 from transformer.features.live_state import (
     CHANGE_LIMIT_S,
     DELAY_LIMITS_S,
@@ -29,7 +30,7 @@ from transformer.features.live_state import (
     _ascending,
 )
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, random_instants
+from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder
 
 DAY = date(2025, 1, 6)
 MIDNIGHT = datetime(2025, 1, 6, tzinfo=UTC)

@@ -15,15 +15,9 @@ from transformer.data.event_table import NEVER, EventTable, Vocabulary, _key, bu
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.errors import UserError
+from transformer.features.instants import grid_instants, random_instants
 from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import (
-    EventFeatures,
-    SnapshotBatch,
-    SnapshotBuilder,
-    grid_instants,
-    random_instants,
-    utc_offset_s,
-)
+from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, utc_offset_s
 
 MIDNIGHT = datetime(2025, 1, 6, tzinfo=UTC)
 DAY = date(2025, 1, 6)
@@ -286,15 +280,6 @@ def test_grid_is_local_time_on_both_sides_of_a_clock_change():
         "29 04:00", "29 04:30", "29 05:00", "30 03:00", "30 03:30", "30 04:00",
     ]  # fmt: skip
     assert utc_offset_s(instants, "Europe/Brussels").tolist() == [3_600] * 3 + [7_200] * 3
-
-
-def test_random_instants_are_seeded_and_see_every_date_alike():
-    days = (date(2025, 1, 6), date(2025, 1, 8))
-    draw = [random_instants(days, 100, GridConfig(), "UTC", np.random.default_rng(seed)) for seed in (1, 1, 2)]
-    assert np.array_equal(draw[0], draw[1]) and not np.array_equal(draw[0], draw[2])
-    drawn = [datetime.fromtimestamp(t, UTC) for t in draw[0]]
-    assert [sum(d.date() == day for d in drawn) for day in days] == [50, 50]
-    assert all(5 <= d.hour <= 23 for d in drawn)
 
 
 def test_keys_of_any_journey_and_any_time_do_not_overflow():

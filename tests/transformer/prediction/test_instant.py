@@ -15,7 +15,7 @@ from transformer.cli import main
 from transformer.config import Config, with_values
 from transformer.data.dates import available_dates
 from transformer.errors import UserError
-from transformer.features.snapshots import grid_instants
+from transformer.features.instants import grid_instants
 from transformer.prediction import instant
 from transformer.prediction.columns import PREDICTION_COLUMNS, ROW_SCHEMA, prediction_columns
 from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant, predictions_at
