@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -177,7 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_prediction_options(add("predict", "predict the delays of every train that runs at an instant", _predict))
     _add_config_options(add("config", "print the merged configuration, and the source of each value", _config))
     _add_simulation_options(add("simulate", "write sample data of a simulated railway", _simulate))
-    _add_import_options(add("import-infrabel", "import Infrabel raw punctuality files", _import_infrabel))
+    of_source = add("import", "import the files of a public source of train data", _import)
+    of_source.add_argument("source", nargs="?", metavar="SOURCE", help="word of the source, see --list")
+    of_source.add_argument("--list", action="store_true", help="print what each source offers, and its licence")
+    _add_import_options(of_source)
+    infrabel = add("import-infrabel", "the same as `import infrabel`", _import)
+    infrabel.set_defaults(source="infrabel", list=False)
+    _add_import_options(infrabel)
     return parser
 
 
@@ -224,17 +231,35 @@ def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_import_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--months", required=True, help="2025-01, 2025-01..2025-03, or a list such as 2025-01,2025-03")
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="data folder to write or add to")
+    period = parser.add_mutually_exclusive_group()
+    period.add_argument("--months", help="2025-01, 2025-01..2025-03, or a list such as 2025-01,2025-03")
+    period.add_argument("--dates", help="2025-01-06, 2025-01-06..2025-01-12, or a list of both with commas")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="data folder to write or add to")
     parser.add_argument(
         "--from",
         type=Path,
-        dest="source",
+        dest="folder",
         metavar="FOLDER",
-        help="read the monthly files from this folder, download none",
+        help="read the source's files from this folder, download none; without --months and --dates, all of them",
+    )
+    parser.add_argument("--missing", action="store_true", help="leave out the dates that --to has already")
+    parser.add_argument(
+        "--points",
+        "--operational-points",
+        type=Path,
+        metavar="FILE",
+        help="the source's file of points, for names and positions (default: found next to the other files)",
     )
     parser.add_argument(
-        "--operational-points", type=Path, metavar="CSV", help="Infrabel's operational points, for names and positions"
+        "--keep-zeros",
+        action="store_true",
+        help="rdt, db: keep delays of zero of trains and stations that report no other delay in a file",
+    )
+    parser.add_argument(
+        "--route-types",
+        default="",
+        metavar="TYPES",
+        help="gtfs-rt: the GTFS route types to import, such as 2,100-199 (default: metro and rail)",
     )
 
 
@@ -361,12 +386,42 @@ def _simulate(options: argparse.Namespace) -> dict[str, Any]:
     return simulate(options.to, SimulationConfig(**settings), progress=log.info, overwrite=options.overwrite)
 
 
-def _import_infrabel(options: argparse.Namespace) -> dict[str, Any]:
-    from transformer.data.sources.infrabel import import_infrabel, parse_months
+def _import(options: argparse.Namespace) -> dict[str, Any]:
+    from transformer.data.dates import parse_dates
+    from transformer.data.sources.catalogue import SOURCES, described, source_named
+    from transformer.data.sources.importing import account, import_source
+    from transformer.data.sources.periods import dates_of_months
+    from transformer.data.sources.source import Options
 
-    months = parse_months(options.months)
-    result = import_infrabel(months, options.to, options.source, options.operational_points, progress=log.info)
-    return dict(result)
+    if options.list:
+        print("\n\n".join(described(source.about) for source in SOURCES.values()))
+        return {"sources": list(SOURCES)}
+    if not options.source:
+        raise UserError(f"the source is missing; name one of {', '.join(SOURCES)}, or see them with --list")
+    source = source_named(options.source)
+    if options.to is None:
+        raise UserError(f"--to is missing; name the data folder to write, for example --to data/{options.source}")
+    days: tuple[date, ...] = ()
+    if options.months:
+        days = dates_of_months(options.months)
+    elif options.dates:
+        days = parse_dates(options.dates.split(","), "--dates")
+    elif options.folder is None:
+        raise UserError("--months or --dates is missing; name the service dates to download, or a folder with --from")
+    counts = import_source(
+        source,
+        options.to,
+        days,
+        options.folder,
+        points=options.points,
+        missing=options.missing,
+        options=Options(keep_zeros=options.keep_zeros, route_types=options.route_types),
+        progress=log.info,
+    )
+    for line in account(counts):
+        log.info(line)
+    log.info("licence: %s", source.about.licence)
+    return counts
 
 
 def _log_to_stderr() -> None:

@@ -39,7 +39,8 @@ COMMANDS = {  # what the help of each command names
     "predict": ["delays", "every train", "instant"],
     "config": ["merged configuration", "value"],
     "simulate": ["sample data", "railway"],
-    "import-infrabel": ["Infrabel", "punctuality files"],
+    "import": ["files", "public source"],
+    "import-infrabel": ["import infrabel"],
 }
 slow = pytest.mark.slow
 
@@ -91,6 +92,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 STAGE = {"--env", "--set", "--run-id", "--result"}
+IMPORT = {"--months", "--dates", "--to", "--from", "--missing", "--points", "--keep-zeros", "--route-types", "--result"}
 DECISION = {"--env", "--set", "--result", "--why", "--by"}
 SIMULATION = {
     *("--seed", "--start-date", "--service-dates", "--lines", "--points", "--journeys-per-day", "--weekend-share"),
@@ -118,7 +120,8 @@ SIMULATION = {
         ("predict", {"--env", "--set", "--result", "--run-id", "--run-folder", "--at", "--ride", "--data", "--out"}),
         ("config", {"--env", "--set", "--result"}),
         ("simulate", {"--to", "--overwrite", "--result", *SIMULATION}),
-        ("import-infrabel", {"--months", "--to", "--from", "--operational-points", "--result"}),
+        ("import", {*IMPORT, "--list"}),
+        ("import-infrabel", IMPORT),
     ],
 )
 def test_options_of_each_command(command: str, options: set[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,8 +233,16 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         ),
         (["simulate", "--seed", "one"], ["--seed", "int", "'one'"]),
         (["simulate", "--lines", "0"], ["lines=0", "at least 1"]),
-        (["import-infrabel", "--months", "2025-01"], ["required", "--to"]),
+        (["import-infrabel", "--months", "2025-01"], ["--to is missing"]),
         (["import-infrabel", "--months", "2025-13", "--to", "x"], ["2025-13"]),
+        (["import"], ["the source is missing", "ride", "--list"]),
+        (["import", "rde", "--to", "x"], ["'rde'", "ride"]),
+        (["import", "ride", "--to", "x"], ["--months or --dates is missing", "--from"]),
+        (["import", "ride", "--from", ".", "--to", "x", "--keep-zeros"], ["ride has no option --keep-zeros"]),
+        (
+            ["import", "ride", "--months", "2025-01", "--dates", "2025-01-06"],
+            ["--dates", "not allowed with", "--months"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exits_2(
@@ -250,6 +261,7 @@ NO_STAGE = (
     "predict",
     "config",
     "simulate",
+    "import",
     "import-infrabel",
     "promote",
     "rollback",

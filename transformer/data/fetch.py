@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config, SplitConfig
 from transformer.data.dates import Split, available_dates, configured_split, resolve_split
+from transformer.data.sources import attribution
 from transformer.data.survey import Survey
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
 from transformer.errors import UserError
@@ -47,7 +48,6 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
     """
     data, folder = config.data, Path(config.data.local_folder)
     chosen = SplitConfig(**pinned) if pinned and not configured_split(data.split).all else data.split
-    available = None
     if data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
@@ -55,6 +55,8 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
         available = bucket_dates(bucket)
         wanted = configured_split(chosen).all or available  # partial dates are found by comparing all dates
         sync_data(bucket, [day for day in available if day in set(wanted)], folder)
+    else:
+        available = local_dates(folder)
     return resolve_split(chosen, folder, data.validation.skip_partial_dates, data.timezone, available, survey.hours)
 
 
@@ -64,7 +66,28 @@ def list_dates(config: Config) -> list[date]:
         from transformer.storage.bucket import Bucket
 
         return bucket_dates(Bucket.from_config(config.data))
-    return available_dates(Path(config.data.local_folder))
+    return local_dates(Path(config.data.local_folder))
+
+
+def local_dates(folder: Path) -> list[date]:
+    """Service dates that have an events file in `folder`, sorted.
+
+    Raises:
+        UserError: see `available_dates`. If the folder has the files of a public source, the message says how to import
+            them.
+    """
+    try:
+        return available_dates(folder)
+    except UserError:
+        from transformer.data.sources.catalogue import recognised  # knows every source, and few folders need it
+
+        if (source := recognised(folder)) is None:
+            raise
+        name = source.about.name
+        raise UserError(
+            f"data.local_folder={folder} holds files of the source {name}, which are not event tables yet; run "
+            f"`python -m transformer import {name} --from {folder} --to data/{name}` and name data/{name}"
+        ) from None
 
 
 def fetch_dates(config: Config, days: Sequence[date]) -> None:
@@ -120,6 +143,8 @@ def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
 
     tables = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
     stored = bucket.objects(f"{DATA}/")
+    if f"{DATA}/{attribution.NAME}" in stored:
+        tables.append(attribution.attribution_path(folder))
     wanted: dict[Path, StoredObject] = {}
     for path in tables:
         name = f"{DATA}/{path.relative_to(folder).as_posix()}"

@@ -65,6 +65,11 @@ OPTIONAL_EVENT_COLUMNS: dict[str, Column] = {
         "cancelled event",
     ),
 }
+OPTIONAL_OP_NODE_COLUMNS: dict[str, Column] = {
+    "source_id": Column(
+        pl.String(), "id at the source, such as `fi:1000`, of a point that got its op_id at the import"
+    ),
+}
 EVENT_SCHEMA = {name: column.dtype for name, column in EVENT_COLUMNS.items()}
 OP_NODE_SCHEMA = {name: column.dtype for name, column in OP_NODE_COLUMNS.items()}
 JOURNEY_SCHEMA = {name: column.dtype for name, column in JOURNEY_COLUMNS.items()}
@@ -93,7 +98,9 @@ def write_events(folder: Path, day: date, events: pl.DataFrame) -> None:
 
 
 def write_op_nodes(folder: Path, op_nodes: pl.DataFrame) -> None:
-    frame = op_nodes.select([pl.col(name).cast(dtype) for name, dtype in OP_NODE_SCHEMA.items()])
+    """Write the points atomically, with the columns of OP_NODE_SCHEMA and the optional ones that `op_nodes` has."""
+    optional = {name: column.dtype for name, column in OPTIONAL_OP_NODE_COLUMNS.items() if name in op_nodes.columns}
+    frame = op_nodes.select([pl.col(name).cast(dtype) for name, dtype in {**OP_NODE_SCHEMA, **optional}.items()])
     write_parquet(op_nodes_path(folder), frame.sort("op_id"))
 
 

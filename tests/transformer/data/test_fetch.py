@@ -48,6 +48,12 @@ def test_only_the_dates_asked_for_are_downloaded(store, proxy, tmp_path):
     assert sync_data(store.bucket(proxy), DAYS, tmp_path) == SyncResult(transferred=2, skipped=3, bytes=2 * SIZE)
 
 
+def test_the_licences_come_with_the_data(store, proxy, tmp_path):
+    store.put("sources.json", b"{}")
+    sync_data(store.bucket(proxy), DAYS, tmp_path)
+    assert (tmp_path / "sources.json").read_bytes() == b"{}"
+
+
 def test_a_bucket_without_prefix(store, proxy, tmp_path):
     for name, body in store.content.items():
         store.client.put_object(Bucket=store.name, Key=f"data/{name}", Body=body)

@@ -16,7 +16,10 @@ import pytest
 from tenacity import wait_none
 
 from transformer.data.sources import download, infrabel
-from transformer.data.sources.infrabel import download_month, import_infrabel, parse_months, raw_file_name
+from transformer.data.sources.download import Progress, PublishedFile
+from transformer.data.sources.importing import import_source
+from transformer.data.sources.infrabel import Infrabel, raw_file_name
+from transformer.data.sources.periods import dates_of_months, month_span
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA, OP_NODE_SCHEMA, events_path
 from transformer.errors import ServiceError, UserError
 
@@ -31,6 +34,29 @@ OLDER = [name for name in UNTIL_2025_07 if name not in ("THOP1_COD", "CIRC_TYP")
 LAYOUTS = {"until 2025-07": UNTIL_2025_07, "2025-08": FROM_2025_08, "2025-09": FROM_2025_09, "older": OLDER}
 
 Row = dict[str, str]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def import_infrabel(
+    months: list[str],
+    target: Path,
+    source: Path | None = None,
+    operational_points: Path | None = None,
+    progress: Progress = quiet,
+) -> dict[str, int]:
+    days = dates_of_months(",".join(months))
+    counts = import_source(Infrabel(), target, days, source, points=operational_points, progress=progress)
+    return {name: count for name, count in counts.items() if name not in ("observed", "cancelled")}
+
+
+def download_month(month: str, folder: Path, url: str, progress: Progress = quiet) -> Path:
+    name = raw_file_name(month)
+    file = PublishedFile(name, url + name, *month_span(int(month[:4]), int(month[5:])))
+    download.download(file, folder / name, progress)
+    return folder / name
 
 
 def fixture_rows() -> list[Row]:
@@ -90,28 +116,6 @@ def described(events: pl.DataFrame) -> list[tuple[str, int, int, str, str, str |
 def import_rows(folder: Path, month: str, rows: list[Row], columns: list[str] = UNTIL_2025_07) -> dict[str, int]:
     write_month(folder / "source", month, rows, columns)
     return import_infrabel([month], folder / "target", source=folder / "source")
-
-
-# --- Months ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "months"),
-    [
-        ("2025-01", ["2025-01"]),
-        ("2024-11..2025-02", ["2024-11", "2024-12", "2025-01", "2025-02"]),
-        ("2025-03, 2025-01..2025-02,2025-02", ["2025-01", "2025-02", "2025-03"]),
-    ],
-)
-def test_months_are_sorted_and_unique(text: str, months: list[str]) -> None:
-    assert parse_months(text) == months
-
-
-@pytest.mark.parametrize(
-    "text", ["", "2025", "2025-13", "0000-01", "202501", "2025-01..", "2025-1", "2025-03..2025-01", "a,b"]
-)
-def test_wrong_months_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(UserError, match=r"months .*; write ") as caught:
-        parse_months(text)
-    assert "\n" not in str(caught.value)
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------
@@ -195,7 +199,6 @@ def test_points_take_positions_from_the_list_and_unlisted_ones_keep_their_name(t
         (217, "Charlie", 51.0, 4.75),
         (220, "Alfa", 50.5, 4.25),
         (221, "Delta", 51.25, 5.0),
-        (333, "Foxtrot", 51.5, 5.25),
         (9500, "ECHO GRENS", None, None),
     ]
     assert points.rows() == listed
@@ -245,7 +248,7 @@ def test_points_planned_in_the_same_second_keep_arrival_and_departure_together(t
     ]
     import_rows(tmp_path, "2025-01", rows)
     events = read_events(tmp_path / "target", "2025-01-02")
-    assert events.select("seq", "op_id", "event_type").rows() == [(0, 2, "A"), (1, 2, "D"), (2, 1, "A"), (3, 1, "D")]
+    assert events.select("seq", "op_id", "event_type").rows() == [(0, 1, "A"), (1, 1, "D"), (2, 2, "A"), (3, 2, "D")]
 
 
 # --- Clock changes ---------------------------------------------------------------------------------------------------
@@ -308,9 +311,17 @@ def test_unusable_rows_are_dropped_and_counted_by_reason(tmp_path: Path) -> None
         "dropped_bad_point_number": 1,
         "dropped_bad_time": 3,
         "dropped_no_planned_time": 1,
-        "dropped_outside_months": 1,
+        "dropped_outside_dates": 1,
     }
     assert read_events(tmp_path / "target", "2025-01-02")["delay_sec"].to_list() == [0]
+
+
+def test_a_file_with_another_name_is_known_by_its_columns(tmp_path: Path) -> None:
+    write_month(tmp_path / "source", "2025-01", fixture_rows()).rename(tmp_path / "source" / "my copy.CSV")
+    (tmp_path / "source" / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    (tmp_path / "source" / "empty.csv").touch()
+    counts = import_source(Infrabel(), tmp_path / "target", folder=tmp_path / "source", progress=quiet)
+    assert (counts["events"], counts["service_dates"]) == (10, 2)
 
 
 def test_a_truncated_last_line_is_counted(tmp_path: Path) -> None:
@@ -335,8 +346,11 @@ def test_names_in_latin_1_and_a_byte_order_mark_are_read(tmp_path: Path) -> None
         ("<!DOCTYPE html>\n<html>moved</html>\n", r"202501\.csv .*HTML.*; remove it .*opendata\.infrabel\.be"),
         ("", r"202501\.csv .* DATDEP, TRAIN_NO.*; remove it .*opendata\.infrabel\.be"),
         (",".join(UNTIL_2025_07).replace("PTCAR_NO", "X"), r"202501\.csv .* columns PTCAR_NO; remove it"),
-        (",".join(UNTIL_2025_07) + "\n", r"month 2025-01: .*no usable row.*; download it again"),
-        (",".join(UNTIL_2025_07) + '\n1,"2\n3,4\n', r"202501\.csv .*CSV \(.*\); download it again"),
+        (",".join(UNTIL_2025_07) + "\n", r"202501\.csv: no row .*usable; download it again"),
+        (
+            ",".join(UNTIL_2025_07) + '\n1,"2\n3,4\n',
+            r"202501\.csv cannot be read \(.*\); remove it and download it again",
+        ),
     ],
 )
 def test_a_file_that_is_not_this_csv_is_refused_and_the_target_stays(
@@ -353,7 +367,9 @@ def test_a_file_that_is_not_this_csv_is_refused_and_the_target_stays(
 
 def test_a_missing_file_and_a_wrong_list_of_points_are_refused(tmp_path: Path) -> None:
     write_month(tmp_path, "2025-01", fixture_rows())
-    with pytest.raises(UserError, match=r"Data_raw_punctuality_202502\.csv does not exist; name another"):
+    with pytest.raises(
+        UserError, match=r"no Data_raw_punctuality_YYYYMM\.csv of 2025-02-01\.\.2025-02-28.*; name another"
+    ):
         import_infrabel(["2025-01", "2025-02"], tmp_path / "target", source=tmp_path)
     with pytest.raises(UserError, match=r"punctuality\.csv .* ID, Geo Point, Nom NL complet; remove it"):
         import_infrabel(["2025-01"], tmp_path / "target", source=tmp_path, operational_points=PUNCTUALITY)
@@ -455,7 +471,7 @@ LAST_MODIFIED = "Mon, 03 Feb 2025 06:00:00 GMT"
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileServer]]:
-    monkeypatch.setattr(infrabel, "RETRY_WAIT", wait_none())
+    monkeypatch.setattr(download, "RETRY_WAIT", wait_none())
     running: list[ThreadingHTTPServer] = []
 
     def start(content: bytes, **options: object) -> FileServer:
@@ -472,6 +488,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileServer]
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         files.url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(infrabel, "PUNCTUALITY_URL", files.url)
         return files
 
     yield start
@@ -497,7 +514,7 @@ def test_a_cut_connection_is_resumed_where_it_ended(
     offsets = [int(re.findall(r"\d+", wanted)[0]) for wanted, _ in server.requests if wanted]
     assert 0 < offsets[0] <= 200_000 < offsets[1] <= 300_000
     assert [file.name for file in tmp_path.iterdir()] == [raw_file_name("2025-01")]
-    assert re.fullmatch(r"2025-01: 0\.4 of 0\.4 MB \(100 %\), \d+\.\d\d MB/s", lines[-1])
+    assert re.fullmatch(r"Data_raw_punctuality_202501\.csv: 0\.4 of 0\.4 MB \(100 %\), \d+\.\d\d MB/s", lines[-1])
 
 
 def test_a_later_call_resumes_and_a_complete_file_is_not_fetched_again(
@@ -505,7 +522,7 @@ def test_a_later_call_resumes_and_a_complete_file_is_not_fetched_again(
 ) -> None:
     content = some_bytes(400_000)
     server = serve(content, cuts=[100_000] + [0] * (download.ATTEMPTS - 1))
-    with pytest.raises(ServiceError, match=rf"2025-01: .*{server.url}.*; run the command again") as caught:
+    with pytest.raises(ServiceError, match=rf"202501\.csv: .*{server.url}.*; run the command again") as caught:
         download_month("2025-01", tmp_path, server.url)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / raw_file_name("2025-01")).exists()
@@ -548,17 +565,20 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, serve: Callable[..., FileS
 
 def test_a_month_the_server_lacks_is_named_in_one_line(tmp_path: Path, serve: Callable[..., FileServer]) -> None:
     server = serve(b"")
-    with pytest.raises(UserError, match=r"month 2031-07: .*203107\.csv .*404 Not Found; choose a month") as caught:
-        import_infrabel(["2031-07"], tmp_path / "target", base_url=server.url)
+    with pytest.raises(
+        UserError, match=r"2031-07-01 to 2031-07-31: .*203107\.csv .*404 Not Found; choose dates"
+    ) as caught:
+        import_infrabel(["2031-07"], tmp_path / "target")
     assert "\n" not in str(caught.value)
     assert len(server.requests) == 1
 
 
 def test_import_downloads_into_raw_and_reads_from_there(tmp_path: Path, serve: Callable[..., FileServer]) -> None:
-    server = serve(PUNCTUALITY.read_bytes())
+    serve(PUNCTUALITY.read_bytes())
     lines: list[str] = []
-    counts = import_infrabel(["2025-01"], tmp_path, base_url=server.url, progress=lines.append)
+    counts = import_infrabel(["2025-01"], tmp_path, progress=lines.append)
     assert counts["events"] == 10
     assert (tmp_path / "raw" / raw_file_name("2025-01")).read_bytes() == PUNCTUALITY.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "journeys.parquet", "op_nodes.parquet", "raw"]
-    assert lines[-1] == "2025-01: 10 events, 2 journeys, 2 dates"
+    tables = {"events", "journeys.parquet", "op_nodes.parquet", "sources.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*tables, "raw"}
+    assert lines[-1].endswith("10 events of 2 journeys so far")

@@ -1,0 +1,210 @@
+"""RIDE Silver, the released tables of the open benchmark of train delay prediction (arXiv 2606.05070).
+
+    python -m transformer import ride --months 2024-01 --to data/ride
+
+They hold three years of the whole Belgian network, made from Infrabel's punctuality files. Each month has the tables
+`events/events_YYYYMM.parquet` and `journeys/journeys_YYYYMM.parquet`. The points are in `static/op_nodes.parquet`.
+An event file has one row per event in the order of the journey, and no `seq`. A `service_date` is text such as
+`01JAN2023`. Timestamps have no zone and mean the wall clock of Brussels; see `local_time`.
+
+RIDE removed every journey with a missing or an absurd delay, so no event is unobserved. Its rule for pass-throughs
+differs from that of `infrabel`: a stop without planned dwell is a pass-through here. Do not train on a mix of both.
+
+The tables of lines, links and weather are kept in `ride/` of the data folder. No stage reads them yet.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from transformer.data.sources.download import Progress, PublishedFile
+from transformer.data.sources.infrabel import TIMEZONE, train_type
+from transformer.data.sources.local_time import nearer_instant, planned_instants
+from transformer.data.sources.periods import month_span
+from transformer.data.sources.source import POINT_SCHEMA, About, RawFile, Source
+from transformer.data.tables import ARRIVAL, DEPARTURE, EVENT_TYPES, PASS_THROUGH
+from transformer.errors import ServiceError, UserError
+from transformer.files import atomic_path
+from transformer.parquet import UNREADABLE, read_parquet
+from transformer.text import first_line, one_line
+
+REPOSITORY = "orailix/ride-silver"  # on Hugging Face
+REMEDY = "download it again"
+STATIC = ("line_sections", "node_links", "weather")  # kept for later
+_EVENTS = re.compile(r"events_(\d{4})(0[1-9]|1[0-2])\.parquet")
+_COLUMNS = ("train_id", "service_date", "op_id", "event_type", "planned_ts", "observed_ts")
+_ATTRIBUTES = ("train_relation", "operator")
+
+
+class Ride(Source):
+    """Belgium: the tables of the benchmark."""
+
+    about = About(
+        name="ride",
+        title="RIDE Silver, the benchmark's tables of the whole Belgian network",
+        country="Belgium",
+        timezone=TIMEZONE,
+        depth="2023-01 to 2025-12",
+        size="2.6 M events, some 30 MB",
+        licence="CC BY 4.0; RIDE (arXiv 2606.05070), with data of Infrabel and Open-Meteo",
+        unobserved="all listed events were observed; journeys with gaps, and cancelled trains, are absent",
+        pass_throughs=True,
+        page="https://huggingface.co/datasets/orailix/ride-silver",
+    )
+    layout = "events/events_YYYYMM.parquet"
+
+    def published(self, days: Sequence[date]) -> list[PublishedFile]:
+        months = sorted({(day.year, day.month) for day in days})
+        page = f"{self.about.page}/resolve/main/"
+        found = [("static/op_nodes.parquet", month_span(*months[0]))] if months else []
+        for month in months:
+            name = "{:04d}{:02d}".format(*month)
+            found += [(f"{table}/{table}_{name}.parquet", month_span(*month)) for table in ("events", "journeys")]
+        return [PublishedFile(name, page + name, *span) for name, span in found]
+
+    def fetch(self, days: Sequence[date], raw: Path, progress: Progress) -> None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        names = [file.name for file in self.published(days)]
+        progress(f"{REPOSITORY}: {len(names)} files of the months, and the static tables, into {raw}")
+        try:
+            snapshot_download(
+                REPOSITORY,
+                repo_type="dataset",
+                allow_patterns=[*names, *(f"static/{table}.parquet" for table in STATIC)],
+                local_dir=raw,
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ServiceError(
+                f"the download of {REPOSITORY} failed ({first_line(error)[:160]}); run the command again to "
+                "continue it, or name a folder that has the files with --from"
+            ) from None
+        if missing := [name for name in names if not (raw / name).is_file()]:
+            raise UserError(f"{REPOSITORY} does not have {missing[0]}; choose months from {self.about.depth}")
+
+    def find(self, folder: Path) -> list[RawFile]:
+        found = [(match, path) for path in folder.rglob("events_*.parquet") if (match := _EVENTS.fullmatch(path.name))]
+        return sorted(
+            (RawFile((path,), *month_span(int(match[1]), int(match[2]))) for match, path in found),
+            key=lambda file: file.first,
+        )
+
+    def check(self, file: RawFile) -> None:
+        [path] = file.paths
+        try:
+            names = pl.scan_parquet(path, glob=False).collect_schema().names()
+        except (*UNREADABLE, OSError) as error:
+            raise UserError(f"{path}: truncated or not Parquet ({one_line(str(error))[:160]}); {REMEDY}") from None
+        if missing := [name for name in _COLUMNS if name not in names]:
+            raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(names)}; {REMEDY}")
+
+    def scan(self, file: RawFile, counts: Counter[str]) -> Iterator[pl.LazyFrame]:
+        [path] = file.paths
+        rows = pl.scan_parquet(path, glob=False)
+        schema = rows.collect_schema()
+        for name in ("planned_ts", "observed_ts"):
+            if not isinstance(schema[name], pl.Datetime):
+                raise UserError(f"{path}: column {name!r} holds {schema[name]}, not timestamps; {REMEDY}")
+        kinds = pl.col("event_type")
+        instants = (
+            rows.select(
+                _service_date(schema["service_date"]).alias("service_date"),
+                pl.col("train_id").cast(pl.String),
+                pl.col("op_id").cast(pl.Int32, strict=False),
+                kinds.cast(pl.String),
+                _naive("planned_ts", schema),
+                _naive("observed_ts", schema),
+            )
+            .with_row_index("order")
+            .with_columns(planned_instants("planned_ts", TIMEZONE, ["service_date", "train_id"], "order"))
+            .with_columns(nearer_instant("observed_ts", "planned_ts", TIMEZONE))
+        )
+        visits = instants.select(
+            "service_date",
+            "train_id",
+            "op_id",
+            pl.col("order").cast(pl.Int64),
+            *(
+                pl.when(kinds.is_in([kind, PASS_THROUGH])).then(pl.col(column)).alias(f"{name}_{side}")
+                for side, kind in (("arr", ARRIVAL), ("dep", DEPARTURE))
+                for name, column in (("planned", "planned_ts"), ("observed", "observed_ts"))
+            ),
+            (kinds == PASS_THROUGH).alias("passes"),
+            pl.col("train_id").alias("train_number"),
+            pl.when(pl.col("service_date").is_null())
+            .then(pl.lit("bad_service_date"))
+            .when(pl.col("train_id").is_null())
+            .then(pl.lit("bad_train_number"))
+            .when(pl.col("op_id").is_null())
+            .then(pl.lit("bad_point_number"))
+            .when(pl.col("planned_ts").is_null() | ~kinds.is_in(EVENT_TYPES).fill_null(False))
+            .then(pl.lit("no_planned_time"))
+            .alias("problem"),
+        )
+        yield visits.join(_journeys(path), on=["service_date", "train_id"], how="left", maintain_order="left")
+
+    def points(self, folder: Path) -> pl.DataFrame:
+        paths = [folder] if folder.is_file() else [folder / "static" / "op_nodes.parquet", folder / "op_nodes.parquet"]
+        found = next((path for path in paths if path.is_file()), None)
+        if found is None:
+            return super().points(folder)
+        table = read_parquet(found, REMEDY)
+        if missing := [name for name in ("op_id", "op_name", "lat", "lon") if name not in table.columns]:
+            raise UserError(f"{found}: column {missing[0]!r} is missing; it has {', '.join(table.columns)}; {REMEDY}")
+        return table.select(
+            pl.col("op_id").cast(pl.Int32),
+            pl.lit(None, POINT_SCHEMA["source_id"]).alias("source_id"),
+            pl.col("op_name").cast(pl.String),
+            pl.col("lat", "lon").cast(pl.Float64),
+        )
+
+    def keep(self, folder: Path, target: Path) -> None:
+        for name in STATIC:
+            path = folder / "static" / f"{name}.parquet"
+            if path.is_file():
+                with atomic_path(target / "ride" / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
+
+
+def _service_date(dtype: pl.DataType) -> pl.Expr:
+    column = pl.col("service_date")
+    if dtype != pl.String:
+        return column.cast(pl.Date)
+    written, iso = (column.str.to_date(style, strict=False) for style in ("%d%b%Y", "%Y-%m-%d"))
+    return pl.coalesce(written, iso)
+
+
+def _naive(name: str, schema: pl.Schema) -> pl.Expr:
+    """The wall clock of Brussels, also of a column that has a zone."""
+    dtype, column = schema[name], pl.col(name)
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        column = column.dt.convert_time_zone(TIMEZONE).dt.replace_time_zone(None)
+    return column.cast(pl.Datetime("us"))
+
+
+def _journeys(events: Path) -> pl.LazyFrame:
+    """Attributes of the journeys in the month of an events file. Without its file of journeys, there are none."""
+    path = events.parent.parent / "journeys" / events.name.replace("events", "journeys")
+    empty = {"service_date": pl.Date, "train_id": pl.String, "train_type": pl.String}
+    if not path.is_file():
+        return pl.LazyFrame(schema=empty | dict.fromkeys(_ATTRIBUTES, pl.String))
+    rows = pl.scan_parquet(path, glob=False)
+    schema = rows.collect_schema()
+    attributes = [
+        (pl.col(name) if name in schema else pl.lit(None)).cast(pl.String).alias(name) for name in _ATTRIBUTES
+    ]
+    return (
+        rows.select(
+            _service_date(schema["service_date"]).alias("service_date"), pl.col("train_id").cast(pl.String), *attributes
+        )
+        .unique(["service_date", "train_id"], keep="first", maintain_order=True)
+        .with_columns(train_type("train_relation").alias("train_type"))
+    )
