@@ -14,11 +14,13 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SOURCE_OPTIONS = $(if $(SOURCE),--source '$(SOURCE)') $(if $(MONTHS),--months '$(MONTHS)') $(if $(DATES),--dates '$(DATES)') \
+	$(if $(FROM),--from '$(FROM)')
 BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-all test-fast lint notebook docs screenshots bench bench-accuracy bench-ablation up down lock audit image
+.PHONY: help setup train tune test test-all test-fast lint notebook docs screenshots bench bench-accuracy bench-ride bench-ablation up down lock audit image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -30,12 +32,12 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 		&& "$$python" scripts/install.py $(if $(INSTALLER),--installer '$(INSTALLER)') requirements.txt requirements-dev.txt
 	@touch $@
 
-train: $(INSTALLED) ## run the whole DAG model_training: make train [DATA=folder] [ENV=local] [SET="key=value …"]
-	@$(BIN)/python scripts/train.py $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
+train: $(INSTALLED) ## run the whole DAG model_training: make train [DATA=folder | SOURCE=ride MONTHS=2024-01 [FROM=folder]] [ENV=local] [SET="key=value …"]
+	@$(BIN)/python scripts/train.py $(SOURCE_OPTIONS) $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
 tune: $(INSTALLED) ## run the whole DAG hyperparameter_tuning: make tune [TRIALS=6] [WORKERS=1] [DATA=folder] [ENV=optuna] [SET="key=value …"]
 	@$(BIN)/python scripts/tune.py $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
-		$(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
+		$(SOURCE_OPTIONS) $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(foreach pair,$(SET),--set '$(pair)')
 
 # The tests of a file run in the same process and share its servers. Each process has one thread for arrays and one for
 # tables, since more would wait for each other.
@@ -77,6 +79,10 @@ bench: $(INSTALLED) ## measure the speeds that docs/benchmarks.md gives
 
 bench-accuracy: $(INSTALLED) ## compare the accuracy with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
+
+bench-ride: $(INSTALLED) ## train, export and score on RIDE: make bench-ride CORE=folder [FROM=folder] [DATA=data/ride] [SEEDS="42 43"] [SET="key=value …"]
+	@$(BIN)/python benchmarks/accuracy/ride_core.py --core '$(or $(CORE),data/gold/lite/core)' $(if $(FROM),--from '$(FROM)') \
+		$(BENCH_OPTIONS)
 
 bench-ablation: $(INSTALLED) ## measure the value of each input: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')

@@ -36,6 +36,8 @@ import transformer.config as schema
 from delay_pipeline import params
 from transformer.config.schema import Group
 from transformer.data import events, reasons, tables
+from transformer.data.sources import reasons as source_reasons
+from transformer.data.sources.catalogue import SOURCES
 from transformer.prediction import unknown
 
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
@@ -208,6 +210,21 @@ def _column_type(dtype: pl.DataType) -> str:
 
 
 # --- data quality ----------------------------------------------------------------------------------------------------
+def source_table() -> str:
+    """Return the public sources that can be imported."""
+    rows = [
+        (
+            f"[`{about.name}`]({about.page}) {prose(about.title)}",
+            prose(f"{about.country}; {about.depth}; a month: {about.size}"),
+            prose(about.unobserved),
+            "listed" if about.pass_throughs else "stops only",
+            prose(about.licence),
+        )
+        for about in (source.about for source in SOURCES.values())
+    ]
+    return "\n".join(_table(("source", "country, dates, size", "not observed", "passed points", "licence"), rows))
+
+
 def reason_table(described: Mapping[str, reasons.Reason]) -> str:
     rows = [(prose(text), prose(reason.meaning), prose(reason.remedy)) for text, reason in described.items()]
     return "\n".join(_table(("reason", "meaning", "what to do"), rows))
@@ -232,9 +249,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "reasons-dropped": lambda: reason_table(reasons.DROPPED),
     "reasons-discarded": lambda: reason_table(reasons.DISCARDED),
     "reasons-noted": lambda: reason_table(reasons.NOTED),
+    "sources": source_table,
+    "reasons-left-out": lambda: reason_table(source_reasons.LEFT_OUT),
     "reasons-unknown": lambda: reason_table(unknown.UNKNOWN),
     "columns-events": lambda: columns({**tables.EVENT_COLUMNS, **tables.OPTIONAL_EVENT_COLUMNS}, events.OPTIONAL),
-    "columns-op_nodes": lambda: columns(tables.OP_NODE_COLUMNS, set()),
+    "columns-op_nodes": lambda: columns(
+        {**tables.OP_NODE_COLUMNS, **tables.OPTIONAL_OP_NODE_COLUMNS}, set(tables.OPTIONAL_OP_NODE_COLUMNS)
+    ),
     "columns-journeys": lambda: columns(tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)),
 }
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(REPOSITORY))  # also for the scripts that import this mod
 
 from transformer.config import Config, load_config
 from transformer.errors import UserError
+from transformer.files import read_json
 from transformer.protocol import ENV_VARIABLE, ERROR_XCOM, RESULT_XCOM
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
@@ -80,6 +81,15 @@ def options_parser(description: str, pipeline: Pipeline) -> argparse.ArgumentPar
         help=f"environment in include/config; default: {ENV_VARIABLE} or, if that is unset, {pipeline.env}",
     )
     parser.add_argument("--data", type=Path, help="folder of event tables; default: sample data from the simulator")
+    parser.add_argument(
+        "--source", help="public source to import into data/SOURCE first, see `python -m transformer import --list`"
+    )
+    period = parser.add_mutually_exclusive_group()
+    period.add_argument("--months", help="months to import, such as 2024-01 or 2024-01..2024-03")
+    period.add_argument("--dates", help="service dates to import, such as 2024-01-06..2024-01-12")
+    parser.add_argument(
+        "--from", type=Path, dest="folder", help="import the source's files of this folder, and download none"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -152,6 +162,30 @@ def run_whole(
         print(hint)
     if started:
         print(f"MLflow ran for this {pipeline.product} only. To see its page, start MLflow and Airflow with `make up`.")
+
+
+def import_missing(options: argparse.Namespace) -> tuple[Path | None, list[str]]:
+    """Import what the folder of a source lacks. Return the folder of event tables, and overrides for its railway.
+
+    Without a source, nothing is imported.
+
+    Raises:
+        UserError, CommandError: the options contradict each other, or the import failed.
+    """
+    asked = {"--months": options.months, "--dates": options.dates, "--from": options.folder}
+    if options.source is None:
+        if given := [name for name, value in asked.items() if value]:
+            raise UserError(f"{given[0]} needs SOURCE; name one, for example SOURCE=ride")
+        return options.data, options.overrides
+    folder = options.data or REPOSITORY / "data" / options.source
+    if any(asked.values()) or not any(folder.glob(EVENT_FILES)):
+        command = [sys.executable, "-m", "transformer", "import", options.source, "--to", str(folder), "--missing"]
+        command += [word for name, value in asked.items() if value for word in (name, str(value))]
+        if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
+            raise CommandError(f"the import of {options.source} failed; the reason is above")
+    kept = read_json(folder / "sources.json")
+    zone = kept.get(options.source, {}).get("timezone") if isinstance(kept, dict) else None
+    return folder, [*([f"data.timezone={zone}"] if zone else []), *options.overrides]
 
 
 def require_data(folder: Path) -> None:

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from pipeline import Pipeline, exit_status, options_parser, run_whole
+from pipeline import Pipeline, exit_status, import_missing, options_parser, run_whole
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.tuning.space import read_space
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tune(options: argparse.Namespace) -> None:
+    options.data, options.overrides = import_missing(options)
     conf = {"n_trials": whole_number("TRIALS", options.trials), "n_workers": whole_number("WORKERS", options.workers)}
     overrides = [f"search.study_name={study_name(options.data)}", *SHORT_TRIALS, *options.overrides]
     asked = [*overrides, *(f"search.{key}={value}" for key, value in conf.items())]

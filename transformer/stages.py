@@ -22,6 +22,7 @@ from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days, read_journeys
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.data.points import read_points
+from transformer.data.sources.attribution import licence_lines, warn_of_other_zone
 from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
@@ -35,6 +36,7 @@ from transformer.tracking.names import (
     BEST_OVERRIDES,
     BEST_TRIAL,
     DATA_FINGERPRINT,
+    DATA_LICENCES,
     DATA_TABLES,
     MODEL_VERSION,
     SPLIT,
@@ -77,6 +79,9 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     log.info("data: %d service dates in %s", len(split.all), folder)
     for name, days in split.as_dict().items():
         log.info("  %s: %s", name, _listed(days))
+    for line in licence_lines(folder):
+        log.info("licence of %s", line)
+    warn_of_other_zone(folder, config.data.timezone)
     points = read_points(folder, config.data.timezone)
     for line in points.lines():
         log.info(line)
@@ -380,6 +385,8 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
     survey = survey or Survey(config.data, Path(config.paths.cache))
     split = fetch_split(config, _first_split(run), survey)
     run.set_tags({SPLIT: json.dumps(split.as_ranges())})
+    if licences := licence_lines(Path(config.data.local_folder)):
+        run.set_tags({DATA_LICENCES: "\n".join(licences)})
     if run.run_id:
         _keep_data(config, run, tables_content(config.data, split.all))
     return split

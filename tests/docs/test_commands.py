@@ -42,7 +42,9 @@ ELSEWHERE = {
     r"\. \.venv/bin/activate": "tests/docs/test_commands.py::test_the_environment_can_be_activated",
     r"make docs": "tests/docs/test_site.py::site",
     r"airflow dags trigger .*": "tests/docs/test_commands.py::test_a_dag_is_triggered",
-    r"python -m transformer (import-infrabel) .*": "tests/transformer/data/sources/test_infrabel.py",
+    r"python -m transformer import .*": "tests/transformer/data/sources/test_conformance.py",
+    r"make train SOURCE=.*": "tests/e2e/test_train.py::test_training_on_a_public_source",
+    r"make bench-ride .*": "tests/benchmarks/accuracy/test_ride_core.py",
     r"python -m transformer (promote|rollback)": "tests/transformer/registry/test_versions.py",
 }
 # Cheap settings, on top of those that a command names.

@@ -6,10 +6,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from datetime import date, timedelta
 
 import pytest
 
 from tests.support.airflow import migrated_database
+from tests.transformer.data.sources.layouts import RideLayout, journey
 
 SMALL = [
     "training.max_epochs=1",
@@ -37,13 +39,17 @@ def runs(clone):
         (["--data", "scripts"], r"DATA=scripts .*events/\*\.parquet; name a folder"),
         (["--set", "training.max_epoch=1"], r"did you mean 'training\.max_epochs'"),
         (["--env", "locl"], "environment 'locl'"),
+        (["--months", "2024-01"], "--months needs SOURCE"),
+        (["--source", "ride"], "--months or --dates is missing"),
+        (["--source", "rde", "--months", "2024-01"], "source 'rde' is unknown; choose one of ride"),
     ],
 )
 def test_wrong_input_is_one_line_before_anything_starts(clone, arguments, words):
     done = clone.run("train.py", *arguments)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert re.search(words, done.stderr)
+    said = [line for line in done.stderr.splitlines() if not line.endswith("failed; the reason is above")]
+    assert len(said) == 1
+    assert re.search(words, said[0])
     assert not (clone.folder / ".airflow").exists()
 
 
@@ -86,6 +92,26 @@ def test_a_stage_that_refuses_its_data_is_one_line(clone, tiny_data):
     ((status, tags),) = runs(clone)
     assert status == "FAILED"
     assert tags["failure_reason"].startswith("fetch_files: ")
+
+
+@pytest.mark.slow
+def test_training_on_a_public_source(clone, tmp_path):
+    """RIDE's files in a folder, imported and trained on in one command. The split of so few trains is named."""
+    days = [date(2025, 1, 6) + timedelta(days=number) for number in range(4)]
+    calls = [
+        call for day in days for train in range(30) for call in journey(day, f"{day} {6 + train // 3:02d}:00", train)
+    ]
+    RideLayout().write(tmp_path / "silver", calls)
+    split = [f"data.split.{name}={json.dumps(list(map(str, dates)))}" for name, dates in (
+        ("train", days[:2]), ("validation", days[2:3]), ("test", days[3:]),
+    )]  # fmt: skip
+    own = [word for setting in (*SMALL, *split, "training.mlflow.use_mlflow=false") for word in ("--set", setting)]
+    done = clone.with_databases().run("train.py", "--source", "ride", "--from", str(tmp_path / "silver"), *own)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "licence of RIDE" in done.stdout
+    assert "points: 4, 4 of them with a position" in done.stdout
+    assert "translation" in done.stdout
+    assert (clone.folder / "data" / "ride" / "sources.json").is_file()
 
 
 @pytest.mark.slow

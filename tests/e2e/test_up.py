@@ -175,7 +175,7 @@ def test_up_serves_both(up):
 
 def test_a_training_from_the_form_to_its_figures(up, ask, page, take, tiny_data):
     clone, _ = up
-    ask("/api/v2/dags/model_evaluation", "PATCH", is_paused=True)  # it would evaluate the new model beside this test
+    ask("/api/v2/dags/model_evaluation", "PATCH", is_paused=True)  # it would evaluate the new model meanwhile
     overrides = [
         *SMALL,
         f"training.mlflow.tracking_uri=http://127.0.0.1:{clone.mlflow_port}",

@@ -1,4 +1,4 @@
-"""What `make train` and `make tune` share: the database of Airflow."""
+"""`make train` and `make tune` share the database of Airflow, and make its tables."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer.registry.versions import CHALLENGER, DECISION, MODELS, ModelVersions, Registered
+from transformer.tracking.names import DATA_LICENCES
 from transformer.tracking.run_log import RunLog
 
 if TYPE_CHECKING:
@@ -38,8 +39,14 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
             write_model(folder, Path(temporary) / content, example)
             run.log_artifacts(Path(temporary), MODELS)
     with ModelVersions.open(run.config) as models, models.locked(f"registering run {run.run_id}"):
-        registered = models.of_content(run.run_id, content) or models.create(run.run_id, content)
+        registered = models.of_content(run.run_id, content) or models.create(run.run_id, content, _card(run))
         if registered.version == models.newest() and DECISION not in registered.tags:
             models.name(CHALLENGER, registered.version)
     log.info("registered as version %d of model %s", registered.version, models.model_name)
     return registered
+
+
+def _card(run: RunLog) -> str:
+    """The text that MLflow's page of a version shows: where the model's data come from."""
+    licences = run.get_tag(DATA_LICENCES)
+    return f"Trained by MLflow run {run.run_id}." + (f"\n\nData:\n\n{licences}" if licences else "")

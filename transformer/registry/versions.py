@@ -261,14 +261,16 @@ class ModelVersions:
         )
         return int(found[0].version)
 
-    def create(self, run_id: str, content: str) -> Registered:
+    def create(self, run_id: str, content: str, description: str = "") -> Registered:
         try:
             self.client.create_registered_model(self.model_name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODELS}/{content}"
-        created = self.client.create_model_version(self.model_name, source, run_id, tags={CONTENT: content})
+        created = self.client.create_model_version(
+            self.model_name, source, run_id, tags={CONTENT: content}, description=description
+        )
         return _registered(created)
 
     def decide(self, version: int, decision: str, why: str, by: str) -> None:

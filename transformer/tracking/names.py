@@ -4,6 +4,7 @@ AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
 GIT_COMMIT = "git_commit"  # tag: commit of the code
 DATA_FINGERPRINT = "data_fingerprint"  # tag: content hash of the event tables
 DATA_TABLES = "data_tables"  # tag: digest of each event table with which the run began, a JSON object by name
+DATA_LICENCES = "data_licences"  # tag: a line for each source of the data, with its licence
 SPLIT = "split"  # tag: the service dates of each split, as data.split takes them
 MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 BEST_TRIAL = "best_trial"  # tag: number of a study's best trial

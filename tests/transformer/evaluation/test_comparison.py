@@ -12,12 +12,14 @@ from tests.support.figures import undrawn
 from tests.support.messages import assert_names
 from transformer import stages
 from transformer.config import Config, load_config
+from transformer.data.sources.attribution import attribution_path
 from transformer.errors import UserError
 from transformer.evaluation.comparison import ChampionComparison
 from transformer.evaluation.decision import DECLINE, PROMOTE, PromotionDecision
 from transformer.evaluation.evaluate import EvaluationRequest
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.window import Window
+from transformer.files import write_json
 from transformer.registry import versions
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, open_run
@@ -41,6 +43,8 @@ def models(
     """The runs of a model trained for four epochs and of a model trained for ten epochs. Neither is registered."""
     folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(sample_folder, folder / "data")
+    licence = {"ride": {"title": "RIDE Silver", "licence": "CC BY 4.0; RIDE"}}
+    write_json(attribution_path(folder / "data"), licence)
     given = [
         *small_overrides,
         "training.mlflow.use_mlflow=true",
@@ -68,6 +72,11 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     config, (first, second) = models
     assert stages.register_model(config, first)["version"] == 1
     assert stages.register_model(config, first)["version"] == 1  # once, however often
+    client = MlflowClient(config.training.mlflow.tracking_uri)
+    assert (
+        "RIDE Silver: CC BY 4.0; RIDE"
+        in client.get_model_version(config.evaluation.registry.model_name, "1").description
+    )
     found = stages.evaluate_model(config, first, EvaluationRequest(LAST, id="a"))
     outcome = Outcome.find(RunLog(config, first), "a")
     assert outcome == Outcome.read(found["outcome"])
@@ -98,6 +107,7 @@ def test_the_second_model_has_the_first_to_beat(models: tuple[Config, list[str]]
     assert decision.verdict == (PROMOTE if better else DECLINE)
     report = Path(found["report"]).read_text(encoding="utf-8")
     assert f"Version 2: {decision.verdict}." in report
+    assert "data licence of RIDE Silver" in report and "CC BY 4.0; RIDE" in report
     run = MlflowClient(config.training.mlflow.tracking_uri).get_run(second)
     assert run.data.tags[f"gate/{DAY}"] == f"{decision.verdict}: {decision.reason}"
     assert run.data.tags["model_version"] == "2"
