@@ -251,6 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reasons-noted": lambda: reason_table(reasons.NOTED),
     "sources": source_table,
     "reasons-left-out": lambda: reason_table(source_reasons.LEFT_OUT),
+    "reasons-changed": lambda: reason_table(source_reasons.CHANGED),
     "reasons-unknown": lambda: reason_table(unknown.UNKNOWN),
     "columns-events": lambda: columns({**tables.EVENT_COLUMNS, **tables.OPTIONAL_EVENT_COLUMNS}, events.OPTIONAL),
     "columns-op_nodes": lambda: columns(
