@@ -419,7 +419,7 @@ def _stops(folder: Path) -> pl.DataFrame | None:
                 content = archive.read("stops.txt")
         else:
             content = path.read_bytes()
-        return pl.read_csv(content, columns=columns, infer_schema=False, encoding="utf8-lossy")
+        return pl.read_csv(content, columns=columns, infer_schema=False, encoding="utf8-lossy", glob=False)
     except (*_BROKEN, *UNREADABLE, KeyError) as error:
         raise UserError(
             f"{path}: no table of stops ({one_line(str(error))[:160]}); name the stops.txt of the Swiss GTFS "
