@@ -40,7 +40,7 @@ from transformer.text import one_line
 RAW = "raw"  # folder of downloaded files, in the data folder
 ROWS_AT_ONCE = 2_000_000  # dates are read together up to so many rows
 JOURNEYS_AT_ONCE = 300_000  # `journeys.parquet` is written whole, so not for each date
-_TOTALS = ("rows", "events", "journeys", "service_dates", "op_nodes", "observed", "cancelled")
+_TOTALS = ("rows", "events", "observed", "cancelled", "journeys", "service_dates", "op_nodes", "positions")
 
 
 def import_source(
@@ -68,7 +68,8 @@ def import_source(
 
     Returns:
         Counts: `rows` read; `events`, `journeys`, `service_dates` and `op_nodes` written; `observed` and `cancelled`
-        events; rows `dropped_<reason>`; and visits that the source changed, `changed_<reason>`.
+        events; points with `positions`; rows `dropped_<reason>`; and visits that the source changed,
+        `changed_<reason>`.
 
     Raises:
         UserError: a file is missing or not of this source, the source lacks an option, or no row is usable. `target`
@@ -102,12 +103,16 @@ def import_source(
             f"{'; '.join(line.strip() for line in account(counts))}; download the files again, or name other dates"
         )
     source.keep(folder or target / RAW, target)
-    counts["op_nodes"] = read_parquet(op_nodes_path(target), _AGAIN).height
+    op_nodes = read_parquet(op_nodes_path(target), _AGAIN)
+    counts |= {"op_nodes": op_nodes.height, "positions": op_nodes["lat"].count()}
     note_import(target, source.about_files(folder or target / RAW), sorted(run.written))
     return {name: count for name, count in counts.items() if count or name in _TOTALS}
 
 
 _AGAIN = "remove it and import again"
+
+
+_WORDS = {"op_nodes": "points in op_nodes", "positions": "points with a position"}
 
 
 def account(counts: Mapping[str, int]) -> Iterator[str]:
@@ -116,7 +121,9 @@ def account(counts: Mapping[str, int]) -> Iterator[str]:
     for name, count in counts.items():
         kind, _, reason = name.partition("_")
         table = {"dropped": LEFT_OUT, "changed": CHANGED}.get(kind, {})
-        words = f"{kind}: {table[reason].meaning}" if reason in table else name.replace("_", " ")
+        words = f"{kind}: {table[reason].meaning}" if reason in table else _WORDS.get(name, name.replace("_", " "))
+        if name == "observed" and counts.get("events"):
+            words += f", {count / counts['events']:.1%} of the events"
         yield f"{count:>{width},}  {words}"
 
 

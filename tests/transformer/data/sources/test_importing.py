@@ -78,9 +78,11 @@ def test_another_time_zone_than_that_of_the_source_is_warned_of(
 
 
 def test_the_account_gives_the_reason_of_each_row() -> None:
-    lines = list(account({"rows": 1_200, "events": 1_000, "dropped_no_planned_time": 200}))
-    assert lines[:2] == ["1,200  rows", "1,000  events"]
-    assert lines[2].startswith("  200  dropped: there is no planned time")
+    counts = {"rows": 1_200, "events": 1_000, "observed": 250, "positions": 3, "dropped_no_planned_time": 200}
+    lines = list(account(counts))
+    assert lines[:3] == ["1,200  rows", "1,000  events", "  250  observed, 25.0% of the events"]
+    assert lines[3] == "    3  points with a position"
+    assert lines[4].startswith("  200  dropped: there is no planned time")
 
 
 def test_every_source_describes_itself() -> None:

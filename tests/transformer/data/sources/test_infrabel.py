@@ -49,7 +49,7 @@ def import_infrabel(
 ) -> dict[str, int]:
     days = dates_of_months(",".join(months))
     counts = import_source(Infrabel(), target, days, source, points=operational_points, progress=progress)
-    return {name: count for name, count in counts.items() if name not in ("observed", "cancelled")}
+    return {name: count for name, count in counts.items() if name not in ("observed", "cancelled", "positions")}
 
 
 def download_month(month: str, folder: Path, url: str, progress: Progress = quiet) -> Path:
