@@ -104,7 +104,7 @@ def import_source(
         )
     source.keep(folder or target / RAW, target)
     op_nodes = read_parquet(op_nodes_path(target), _AGAIN)
-    counts |= {"op_nodes": op_nodes.height, "positions": op_nodes["lat"].count()}
+    counts.update(op_nodes=op_nodes.height, positions=op_nodes["lat"].count())
     note_import(target, source.about_files(folder or target / RAW), sorted(run.written))
     return {name: count for name, count in counts.items() if count or name in _TOTALS}
 
