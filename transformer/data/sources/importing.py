@@ -18,6 +18,7 @@ from typing import Any, cast
 import polars as pl
 
 from transformer.data.dates import format_dates
+from transformer.data.reasons import Reason
 from transformer.data.sources.attribution import imported_dates, note_import
 from transformer.data.sources.download import Progress
 from transformer.data.sources.numbering import Numbering
@@ -40,6 +41,8 @@ from transformer.text import one_line
 RAW = "raw"  # folder of downloaded files, in the data folder
 ROWS_AT_ONCE = 2_000_000  # dates are read together up to so many rows
 JOURNEYS_AT_ONCE = 300_000  # `journeys.parquet` is written whole, so not for each date
+_AGAIN = "remove it and import again"
+_WORDS = {"op_nodes": "points in op_nodes", "positions": "points with a position"}
 _TOTALS = ("rows", "events", "observed", "cancelled", "journeys", "service_dates", "op_nodes", "positions")
 
 
@@ -89,13 +92,15 @@ def import_source(
         source.check(file)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".import-") as scratch:
-        wanted = set(days) or set().union(*map(_span, files))
+        wanted = (set(days) or set().union(*map(_span, files))) - kept
         run = _Import(source, target, points or folder or target / RAW, wanted, Path(scratch), progress)
-        for number, file in enumerate(files, start=1):
-            run.stage(file)
-            progress(f"{file.name}: read, file {number} of {len(files)}")
-            run.write(before=file.first if number < len(files) else None)
-        run.write_journeys()
+        try:
+            for number, file in enumerate(files, start=1):
+                run.stage(file)
+                progress(f"{file.name}: read, file {number} of {len(files)}")
+                run.write(before=file.first if number < len(files) else None)
+        finally:
+            run.write_journeys()  # also of the dates that were written before a file that is refused
     counts = run.counts
     if not counts["events"]:
         raise UserError(
@@ -107,12 +112,6 @@ def import_source(
     counts.update(op_nodes=op_nodes.height, positions=op_nodes["lat"].count())
     note_import(target, source.about_files(folder or target / RAW), sorted(run.written))
     return {name: count for name, count in counts.items() if count or name in _TOTALS}
-
-
-_AGAIN = "remove it and import again"
-
-
-_WORDS = {"op_nodes": "points in op_nodes", "positions": "points with a position"}
 
 
 def account(counts: Mapping[str, int]) -> Iterator[str]:
@@ -180,15 +179,20 @@ class _Import:
         rows = pl.scan_parquet(path, glob=False)
         found = rows.group_by("service_date", "problem").len().collect(engine="streaming")
         self.counts["rows"] += int(found["len"].sum())
-        for problem, count in found.drop_nulls("problem").group_by("problem").agg(pl.col("len").sum()).iter_rows():
-            if problem not in LEFT_OUT:
-                raise ValueError(f"{problem!r} is no reason of LEFT_OUT")
-            self.counts[f"dropped_{problem}"] += count
+        self._count("dropped", LEFT_OUT, found.group_by("problem").agg(pl.col("len").sum()))
         usable = dict(found.filter(pl.col("problem").is_null()).select("service_date", "len").iter_rows())
         outside = [day for day in usable if day not in self._wanted or day in self.written]
         for day in outside:
             self.counts["dropped_outside_dates"] += usable.pop(day)
         return usable
+
+    def _count(self, kind: str, reasons: Mapping[str, Reason], rows: pl.DataFrame) -> None:
+        """Add the rows of each reason; null is no reason."""
+        for reason, count in rows.iter_rows():
+            if reason is not None and reason not in reasons:
+                raise ValueError(f"{reason!r} is no reason of rows that are {kind}")
+            if reason is not None:
+                self.counts[f"{kind}_{reason}"] += count
 
     def write(self, before: date | None) -> None:
         """Write the due dates before a date, or all of them. Their rows are then forgotten."""
@@ -246,13 +250,11 @@ class _Import:
     def _write_date(self, day: date, rows: pl.DataFrame) -> bool:
         """Write the events of a service date and its points. Return false if no event is left."""
         found = _conformed(self._source.visits(rows, self.counts), VISIT_SCHEMA)
-        problems = found.drop_nulls("problem")["problem"].value_counts()
-        self.counts.update({f"dropped_{problem}": count for problem, count in problems.iter_rows()})
+        self._count("dropped", LEFT_OUT, found["problem"].value_counts())
         found = self._numbering.apply(found.filter(pl.col("problem").is_null()))
         visits = found.unique(VISIT_KEY, keep="first", maintain_order=True)
         self.counts["dropped_duplicate"] += found.height - visits.height
-        changes = visits.drop_nulls("changed")["changed"].value_counts()
-        self.counts.update({f"changed_{change}": count for change, count in changes.iter_rows()})
+        self._count("changed", CHANGED, visits["changed"].value_counts())
         events = events_of(visits)
         if events.is_empty():
             return False

@@ -16,6 +16,7 @@ from transformer.data.sources.catalogue import SOURCES, described, source_named
 from transformer.data.sources.importing import account, import_source
 from transformer.data.sources.numbering import FIRST, Numbering
 from transformer.data.sources.ride import Ride
+from transformer.data.tables import events_path
 from transformer.errors import UserError
 
 DAYS = [date(2025, 1, 6), date(2025, 1, 7)]
@@ -41,6 +42,29 @@ def test_only_what_is_missing_is_imported(tmp_path: Path) -> None:
     assert imported_dates(tmp_path / "data", "ride") == tuple(DAYS)
     counts, lines = run(tmp_path / "nowhere", tmp_path / "data", *DAYS, missing=True)
     assert counts == {} and "already" in lines[-1]
+
+
+def test_what_is_there_is_not_imported_again(tmp_path: Path) -> None:
+    """A month of which a date was imported before, without naming dates."""
+    write(tmp_path / "raw")
+    run(tmp_path / "raw", tmp_path / "data", DAYS[0])
+    kept = events_path(tmp_path / "data", DAYS[0])
+    kept.write_bytes(b"as it was")
+    counts, _ = run(tmp_path / "raw", tmp_path / "data", missing=True)
+    assert (counts["service_dates"], counts["dropped_outside_dates"]) == (1, 1)
+    assert kept.read_bytes() == b"as it was"
+
+
+def test_the_tables_agree_though_a_later_file_is_refused(tmp_path: Path) -> None:
+    days = [date(2025, 1, 6), date(2025, 2, 3), date(2025, 3, 3)]
+    RideLayout().write(tmp_path / "raw", [Call(day, 825, None, at(f"{day} 08:00")) for day in days])
+    march = tmp_path / "raw" / "events" / "events_202503.parquet"
+    pl.read_parquet(march).with_columns(pl.lit("no date").alias("service_date")).write_parquet(march)
+    with pytest.raises(UserError, match=r"events_202503\.parquet: no row of it is usable"):
+        run(tmp_path / "raw", tmp_path / "data")
+    written = sorted((tmp_path / "data" / "events").iterdir())
+    assert [path.name for path in written] == ["events_2025-01-06.parquet"]
+    assert pl.read_parquet(tmp_path / "data" / "journeys.parquet")["service_date"].to_list() == [days[0]]
 
 
 def test_dates_without_trains_are_not_missing(tmp_path: Path) -> None:
