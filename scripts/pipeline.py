@@ -29,9 +29,9 @@ sys.path.insert(0, str(REPOSITORY))  # also for the scripts that import this mod
 
 from transformer.config import Config, load_config
 from transformer.errors import UserError
-from transformer.files import read_json
 from transformer.protocol import ENV_VARIABLE, ERROR_XCOM, RESULT_XCOM
 
+AIRFLOW = (sys.executable, "-m", "airflow")
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EVENT_FILES = "events/*.parquet"
 # Settings for a log in the terminal: the lines of the tasks, and of Airflow only the begin and end of each task.
@@ -172,19 +172,24 @@ def import_missing(options: argparse.Namespace) -> tuple[Path | None, list[str]]
     Raises:
         UserError, CommandError: the options contradict each other, or the import failed.
     """
-    asked = {"--months": options.months, "--dates": options.dates, "--from": options.folder}
+    asked = {
+        "--months": options.months,
+        "--dates": options.dates,
+        "--from": options.folder and options.folder.resolve(),  # the import runs in the repository
+    }
     if options.source is None:
         if given := [name for name, value in asked.items() if value]:
             raise UserError(f"{given[0]} needs SOURCE; name one, for example SOURCE=ride")
         return options.data, options.overrides
-    folder = options.data or REPOSITORY / "data" / options.source
+    from transformer.data.sources.attribution import read_attribution  # loads Polars, which few trainings need here
+
+    folder = (options.data or REPOSITORY / "data" / options.source).resolve()
     if any(asked.values()) or not any(folder.glob(EVENT_FILES)):
         command = [sys.executable, "-m", "transformer", "import", options.source, "--to", str(folder), "--missing"]
         command += [word for name, value in asked.items() if value for word in (name, str(value))]
         if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
             raise CommandError(f"the import of {options.source} failed; the reason is above")
-    kept = read_json(folder / "sources.json")
-    zone = kept.get(options.source, {}).get("timezone") if isinstance(kept, dict) else None
+    zone = read_attribution(folder).get(options.source, {}).get("timezone")
     return folder, [*([f"data.timezone={zone}"] if zone else []), *options.overrides]
 
 
@@ -212,17 +217,7 @@ def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:
     ensure_database(services.AIRFLOW_HOME / f"{pipeline.database}.db", environment)
     logical_date = datetime.now(UTC)
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "airflow",
-            "dags",
-            "test",
-            pipeline.dag,
-            logical_date.isoformat(),
-            "--conf",
-            json.dumps(conf),
-        ],
+        [*AIRFLOW, "dags", "test", pipeline.dag, logical_date.isoformat(), "--conf", json.dumps(conf)],
         env=environment,
         cwd=REPOSITORY,
         # Ctrl-C must not reach Airflow, which would take it for a failed try and retry the task. This process stops
@@ -249,7 +244,7 @@ def ensure_database(database: Path, environment: Mapping[str, str]) -> None:
     database.parent.mkdir(exist_ok=True)
     kept.unlink(missing_ok=True)
     migrate = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"],
+        [*AIRFLOW, "db", "migrate"],
         env=environment,
         cwd=REPOSITORY,
         capture_output=True,

@@ -1,7 +1,9 @@
-"""`make train` and `make tune` share the database of Airflow, and make its tables."""
+"""`make train` and `make tune` share the import of a public source, and the database of Airflow."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,43 @@ def test_tables_that_cannot_be_made_are_one_line_and_tried_again(
     for _ in range(2):
         with pytest.raises(CommandError, match=r"train\.db cannot be made"):
             pipeline.ensure_database(tmp_path / "train.db", {})
+
+
+# --- public sources --------------------------------------------------------------------------------------------------
+def asked(**options: object) -> argparse.Namespace:
+    given = dict.fromkeys(("data", "source", "months", "dates", "folder")) | {"overrides": ["a=1"]}
+    return argparse.Namespace(**given | options)
+
+
+@pytest.fixture
+def imports(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that import."""
+    made: list[list[str]] = []
+
+    def run(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+        made.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(pipeline.subprocess, "run", run)
+    return made
+
+
+def test_a_folder_of_a_source_is_imported_into_where_it_is_named(
+    imports: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Paths are those of the person's folder, though the import runs in the repository."""
+    monkeypatch.chdir(tmp_path)
+    options = asked(source="ride", data=Path("mine"), folder=Path("silver"))
+    assert pipeline.import_missing(options) == (tmp_path / "mine", ["a=1"])
+    words = ["import", "ride", "--to", f"{tmp_path}/mine", "--missing", "--from", f"{tmp_path}/silver"]
+    assert [command[3:] for command in imports] == [words]
+
+
+def test_what_was_imported_is_trained_on_in_its_time_zone(imports: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "events_2025-01-06.parquet").touch()
+    assert pipeline.import_missing(asked(source="ride", data=tmp_path)) == (tmp_path, ["a=1"])
+    (tmp_path / "sources.json").write_text(json.dumps({"ride": {"timezone": "Europe/Brussels"}}), encoding="utf-8")
+    overrides = ["data.timezone=Europe/Brussels", "a=1"]
+    assert pipeline.import_missing(asked(source="ride", data=tmp_path)) == (tmp_path, overrides)
+    assert imports == []

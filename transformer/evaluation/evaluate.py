@@ -23,7 +23,7 @@ from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.data.points import read_op_nodes
-from transformer.data.sources.attribution import licence_lines
+from transformer.data.sources.attribution import licences
 from transformer.data.tables import op_nodes_path
 from transformer.errors import UserError
 from transformer.evaluation.comparison import compare_with_champion
@@ -274,7 +274,6 @@ def _degradation(run: RunLog, scope: Scope, result: EvaluationResult, max_drop: 
 
 def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationRequest, split: Split) -> Provenance:
     commit = git_commit()
-    licences = licence_lines(Path(given.data.local_folder))
     named = scope.days if request.window is not None else None
     return Provenance(
         run_id=run.run_id,
@@ -290,7 +289,7 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
             "trained with commit": run.get_tag(GIT_COMMIT),
             "trained on": dates_text(split.train),
             "validated on": dates_text(split.validation),
-            **{f"data licence of {line.partition(':')[0]}": line.partition(": ")[2] for line in licences},
+            **{f"data licence of {title}": text for title, text in licences(Path(given.data.local_folder)).items()},
         },
     )
 

@@ -42,10 +42,15 @@ def read_attribution(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def licences(folder: Path) -> dict[str, str]:
+    """The licence of each source of the data in a folder, by the title of the source."""
+    found = read_attribution(folder)
+    return {str(entry.get("title", name)): str(entry.get("licence", "")) for name, entry in found.items()}
+
+
 def licence_lines(folder: Path) -> list[str]:
     """One line per source of the data in a folder."""
-    found = read_attribution(folder)
-    return [f"{entry.get('title', name)}: {entry.get('licence', '')}" for name, entry in found.items()]
+    return [f"{title}: {licence}" for title, licence in licences(folder).items()]
 
 
 def imported_dates(folder: Path, source: str) -> tuple[date, ...]:
