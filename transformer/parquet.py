@@ -11,6 +11,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from transformer.errors import UserError
 from transformer.files import atomic_path, reading
+from transformer.text import first_line
 
 UNREADABLE = (PolarsError, PanicException)  # Polars raises these on a damaged file; PanicException is no Exception
 
@@ -27,6 +28,21 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     frame.write_parquet(content, compression="zstd")
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
+
+
+def parquet_schema(path: Path, remedy: str) -> pl.Schema:
+    """Read the columns of a Parquet file, and no row.
+
+    Args:
+        remedy: how to get a sound file. The error message ends with it.
+
+    Raises:
+        UserError: the file is missing, truncated or not Parquet, or must not be read.
+    """
+    try:
+        return pl.scan_parquet(path, glob=False).collect_schema()
+    except (*UNREADABLE, OSError) as error:
+        raise _not_parquet(path, error, remedy) from None
 
 
 def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
@@ -52,5 +68,8 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
     try:
         return pl.read_parquet(content, glob=False)
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path}: truncated or not Parquet ({reason}); {remedy}") from None
+        raise _not_parquet(path, error, remedy) from None
+
+
+def _not_parquet(path: Path, error: BaseException, remedy: str) -> UserError:
+    return UserError(f"{path}: truncated or not Parquet ({first_line(error)[:160]}); {remedy}")

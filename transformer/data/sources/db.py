@@ -41,14 +41,14 @@ import polars as pl
 
 from transformer.data.sources import iris
 from transformer.data.sources.download import PublishedFile
-from transformer.data.sources.infrabel import MAX_DAYS_FROM_SERVICE_DATE
+from transformer.data.sources.expressions import first_problem, near_service_date, train_kind, without_planned_time
 from transformer.data.sources.local_time import earlier_instant, in_order, nearer_instant
 from transformer.data.sources.never_reported import without_silent_zeros
-from transformer.data.sources.periods import month_span
+from transformer.data.sources.periods import month_span, months_of
 from transformer.data.sources.services import without_re_routed
 from transformer.data.sources.source import About, RawFile, Source
 from transformer.errors import UserError
-from transformer.parquet import UNREADABLE
+from transformer.parquet import UNREADABLE, parquet_schema
 from transformer.text import one_line
 
 PAGE = "https://huggingface.co/datasets/piebro/deutsche-bahn-data"
@@ -91,8 +91,7 @@ class DeutscheBahn(Source):
     has_options = frozenset({"keep_zeros"})
 
     def published(self, days: Sequence[date]) -> list[PublishedFile]:
-        months = sorted({(day.year, day.month) for day in days})
-        names = {month: "data-{:04d}-{:02d}.parquet".format(*month) for month in months}
+        names = {month: "data-{:04d}-{:02d}.parquet".format(*month) for month in months_of(days)}
         folder = f"{PAGE}/resolve/main/monthly_processed_data/"
         return [PublishedFile(name, folder + name, *month_span(*month)) for month, name in names.items()]
 
@@ -109,10 +108,7 @@ class DeutscheBahn(Source):
         path = file.paths[0]
         if iris.is_recording(path):
             return
-        try:
-            schema = pl.scan_parquet(path, glob=False).collect_schema()
-        except (*UNREADABLE, OSError) as error:
-            raise UserError(f"{path}: truncated or not Parquet ({one_line(str(error))[:160]}); {REMEDY}") from None
+        schema = parquet_schema(path, REMEDY)
         if missing := _missing(schema):
             raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(schema)}; {REMEDY}")
         for name in TIMES:
@@ -187,22 +183,19 @@ def _typed_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
         *(_cancelled(name, names).alias(f"cancelled_{side}") for side, name in SIDES.items()),
     )
     added = pl.col("is_additional_stop").fill_null(False) if "is_additional_stop" in names else pl.lit(False)
-    problem = (
-        pl.when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(_is_no_train())
-        .then(pl.lit("no_train"))
-        .when(pl.col("op_id").is_null())
-        .then(pl.lit("bad_point_number"))
-        .when(added)
-        .then(pl.lit("additional_stop"))
-        .when(pl.any_horizontal(_far(f"{kind}_{side}") for kind in ("planned", "observed") for side in SIDES))
-        .then(pl.lit("bad_time"))
-        .when(pl.col("planned_arr").is_null() & pl.col("planned_dep").is_null())
-        .then(pl.lit("no_planned_time"))
+    times = [f"{kind}_{side}" for kind in ("planned", "observed") for side in SIDES]
+    problem = first_problem(
+        {
+            "bad_service_date": pl.col("service_date").is_null(),
+            "no_train": _is_no_train(),
+            "bad_point_number": pl.col("op_id").is_null(),
+            "additional_stop": added,
+            "bad_time": pl.any_horizontal(pl.col(name).is_not_null() & ~near_service_date(name) for name in times),
+            "no_planned_time": without_planned_time(),
+        }
     )
     return (
-        rows.with_columns(problem.alias("problem"))
+        rows.with_columns(problem)
         .with_columns(earlier_instant(f"planned_{side}", TIMEZONE) for side in SIDES)
         .with_columns(nearer_instant(f"observed_{side}", f"planned_{side}", TIMEZONE) for side in SIDES)
         .select(
@@ -222,12 +215,9 @@ def _typed_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
             "cancelled_arr",
             "cancelled_dep",
             pl.coalesce(optional("train_number"), "hash").alias("train_number"),
-            pl.when(pl.col("category").str.to_uppercase().is_in(LONG_DISTANCE))
-            .then(pl.lit("long_distance"))
-            .when(pl.col("category").is_not_null())
-            .then(pl.lit("regional"))
-            .otherwise(pl.lit("other"))
-            .alias("train_type"),
+            train_kind(
+                pl.col("category").str.to_uppercase().is_in(LONG_DISTANCE), pl.col("category").is_not_null()
+            ).alias("train_type"),
             pl.coalesce(optional("train_name"), "line", "category").alias("train_relation"),
             optional("operator").alias("operator"),
             "problem",
@@ -244,11 +234,6 @@ def _cancelled(name: str, names: Sequence[str]) -> pl.Expr:
 def _is_no_train() -> pl.Expr:
     category, line = (pl.col(name).str.to_lowercase() for name in ("category", "line"))
     return (category.str.contains(NO_TRAIN) | line.str.contains(NO_TRAIN_LINE)).fill_null(False)
-
-
-def _far(name: str) -> pl.Expr:
-    days = (pl.col(name).dt.date() - pl.col("service_date")).dt.total_days()
-    return (days.abs() > MAX_DAYS_FROM_SERVICE_DATE).fill_null(False)
 
 
 def _stations(path: Path) -> Iterator[tuple[int, str, float | None, float | None]]:

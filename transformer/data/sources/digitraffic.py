@@ -41,8 +41,9 @@ from typing import Any
 import polars as pl
 
 from transformer.data.sources.download import PublishedFile
+from transformer.data.sources.expressions import first_problem, near_service_date, without_planned_time
 from transformer.data.sources.periods import dates_between, month_span
-from transformer.data.sources.source import POINT_SCHEMA, About, RawFile, Source, Unreadable
+from transformer.data.sources.source import About, RawFile, Source, Unreadable
 from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.parquet import UNREADABLE
@@ -54,7 +55,6 @@ REMEDY = "remove it and download it again"
 STATIONS = "stations.json"
 PASSENGERS = {"Long-distance": "long_distance", "Commuter": "regional"}
 REQUIRED = ("trainNumber", "departureDate", "timeTableRows")
-MAX_DAYS_FROM_SERVICE_DATE = 7
 CHUNK = 1 << 22  # bytes
 CHECKED = 1 << 20  # characters, with a whole train
 SNIFFED = 1 << 16  # characters that tell whether a file holds trains
@@ -313,21 +313,17 @@ def _visits(trains: Sequence[str], counts: Counter[str]) -> pl.DataFrame:
         category.replace_strict(PASSENGERS, default="other", return_dtype=pl.String).alias("train_type"),
         pl.coalesce(pl.col("commuterLineID").replace("", None), "trainType").alias("train_relation"),
         pl.col("operatorShortCode").alias("operator"),
-        pl.when(category.is_null())
-        .then(pl.lit("unknown_mode"))
-        .when(~category.is_in(list(PASSENGERS)))
-        .then(pl.lit("no_train"))
-        .when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(number.is_null())
-        .then(pl.lit("bad_train_number"))
-        .when(pl.col("countryCode").is_null() | pl.col("stationUICCode").is_null())
-        .then(pl.lit("bad_point_number"))
-        .when("bad_time")
-        .then(pl.lit("bad_time"))
-        .when(pl.col("planned_arr").is_null() & pl.col("planned_dep").is_null())
-        .then(pl.lit("no_planned_time"))
-        .alias("problem"),
+        first_problem(
+            {
+                "unknown_mode": category.is_null(),
+                "no_train": ~category.is_in(list(PASSENGERS)),
+                "bad_service_date": pl.col("service_date").is_null(),
+                "bad_train_number": number.is_null(),
+                "bad_point_number": pl.col("countryCode").is_null() | pl.col("stationUICCode").is_null(),
+                "bad_time": pl.col("bad_time"),
+                "no_planned_time": without_planned_time(),
+            }
+        ),
     )
 
 
@@ -349,8 +345,7 @@ def _instant(name: str) -> pl.Expr:
 
 
 def _unreadable(text: str, instant: str) -> pl.Expr:
-    days = (pl.col(instant).dt.date() - pl.col("service_date")).dt.total_days()
-    return pl.col(text).is_not_null() & ~(days.abs() <= MAX_DAYS_FROM_SERVICE_DATE).fill_null(False)
+    return pl.col(text).is_not_null() & ~near_service_date(instant)
 
 
 def _stations(path: Path) -> pl.DataFrame:
@@ -366,7 +361,6 @@ def _stations(path: Path) -> pl.DataFrame:
     except (*_BROKEN, *UNREADABLE) as error:
         raise UserError(f"{path}: no list of stations ({one_line(str(error))[:160]}); {REMEDY}") from None
     return stations.select(
-        pl.lit(None, POINT_SCHEMA["op_id"]).alias("op_id"),
         pl.format("fi:{}:{}", "countryCode", "stationUICCode").alias("source_id"),
         pl.col("stationName").alias("op_name"),
         pl.col("latitude").alias("lat"),

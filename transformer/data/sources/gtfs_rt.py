@@ -42,6 +42,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from transformer.data.sources.download import PublishedFile
+from transformer.data.sources.expressions import first_problem
 from transformer.data.sources.gtfs_snapshots import covered, is_archive, updates
 from transformer.data.sources.gtfs_static import (
     TRAINS,
@@ -240,7 +241,7 @@ def _calls(batch: pl.LazyFrame, feed: StaticFeed | None, types: Sequence[int]) -
     matched = _without_feed(calls) if feed is None else _matched(calls, feed, types)
     start = pl.col("start_date").str.to_date("%Y%m%d", strict=False)
     has_stop = pl.col("stop_id").is_not_null() | pl.col("stop_sequence").is_not_null()
-    kind = pl.col("route_type")
+    kind, in_timetable = pl.col("route_type"), pl.col("in_timetable")
     rows = matched.with_columns(pl.coalesce(start, "inferred_date").alias("service_date"))
     return rows.select(
         "service_date",
@@ -255,17 +256,15 @@ def _calls(batch: pl.LazyFrame, feed: StaticFeed | None, types: Sequence[int]) -
         "trip_ran",
         "trip_status",
         *(pl.col(name) for name in _ATTRIBUTES),
-        pl.when(pl.col("trip_id").is_null())
-        .then(pl.lit("bad_train_number"))
-        .when(~kind.is_in(types))
-        .then(pl.lit("no_train"))
-        .when(~pl.col("in_timetable") & ((kind.is_null() & pl.lit(feed is not None)) | ~has_stop))
-        .then(pl.lit("no_timetable"))
-        .when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(pl.col("in_timetable") & has_stop & pl.col("seq").is_null())
-        .then(pl.lit("other_stop"))
-        .alias("problem"),
+        first_problem(
+            {
+                "bad_train_number": pl.col("trip_id").is_null(),
+                "no_train": ~kind.is_in(types),
+                "no_timetable": ~in_timetable & ((kind.is_null() & pl.lit(feed is not None)) | ~has_stop),
+                "bad_service_date": pl.col("service_date").is_null(),
+                "other_stop": in_timetable & has_stop & pl.col("seq").is_null(),
+            }
+        ),
     )
 
 

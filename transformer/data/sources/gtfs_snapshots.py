@@ -21,8 +21,7 @@ from typing import IO, Any, NamedTuple
 
 import polars as pl
 
-from transformer.errors import UserError
-from transformer.parquet import UNREADABLE
+from transformer.parquet import UNREADABLE, parquet_schema
 from transformer.text import one_line
 
 log = logging.getLogger(__name__)
@@ -223,11 +222,8 @@ def updates(paths: Iterable[Path], unreadable: Callable[[str], None]) -> Iterato
 
 
 def _parquet_updates(path: Path) -> Iterator[pl.LazyFrame]:
-    try:
-        rows = pl.scan_parquet(path, glob=False)
-        schema = rows.collect_schema()
-    except (*UNREADABLE, OSError) as error:
-        raise UserError(f"{path}: truncated or not Parquet ({one_line(str(error))[:160]}); get it again") from None
+    schema = parquet_schema(path, "get it again")
+    rows = pl.scan_parquet(path, glob=False)
     flat = "stopTimeUpdate" not in schema
     size = ROWS_AT_ONCE if flat else ROWS_AT_ONCE // 20  # a row of trips has some 20 stops
     for start in range(0, rows.select(pl.len()).collect().item(), size):

@@ -33,9 +33,17 @@ from typing import NoReturn
 import polars as pl
 
 from transformer.data.sources.download import PublishedFile
+from transformer.data.sources.expressions import (
+    filled_text,
+    first_problem,
+    near_service_date,
+    train_kind,
+    without_planned_time,
+)
 from transformer.data.sources.local_time import earlier_instant, nearer_instant
-from transformer.data.sources.periods import month_span
-from transformer.data.sources.source import POINT_SCHEMA, About, RawFile, Source
+from transformer.data.sources.periods import month_span, months_of
+from transformer.data.sources.source import About, RawFile, Source
+from transformer.data.sources.text_files import scan_text, without_cut_line
 from transformer.errors import UserError
 from transformer.files import reading
 
@@ -48,7 +56,6 @@ COLUMNS = ["DATDEP", "TRAIN_NO", "RELATION", "TRAIN_SERV", "PTCAR_NO", "PTCAR_LG
 STOP_CODE = "THOP1_COD"  # absent from older files
 RUN_THROUGH_CODES = ("D", "P")
 DATE_LENGTH = len("02JAN2023")
-MAX_DAYS_FROM_SERVICE_DATE = 7  # a time further away is a typing error or a placeholder such as 31DEC9999
 _NAME = re.compile(r"Data_raw_punctuality_(\d{4})(0[1-9]|1[0-2])\.csv", re.IGNORECASE)
 
 # First letters of RELATION, such as `IC` in `IC 03` or `S` in `S61-1`. Trains with other letters are `other`.
@@ -77,8 +84,7 @@ class Infrabel(Source):
     layout = "Data_raw_punctuality_YYYYMM.csv"
 
     def published(self, days: Sequence[date]) -> list[PublishedFile]:
-        months = sorted({(day.year, day.month) for day in days})
-        names = {month: raw_file_name("{:04d}-{:02d}".format(*month)) for month in months}
+        names = {month: raw_file_name("{:04d}-{:02d}".format(*month)) for month in months_of(days)}
         return [PublishedFile(name, PUNCTUALITY_URL + name, *month_span(*month)) for month, name in names.items()]
 
     def find(self, folder: Path) -> list[RawFile]:
@@ -96,18 +102,7 @@ class Infrabel(Source):
     def scan(self, file: RawFile, counts: Counter[str]) -> Iterator[pl.LazyFrame]:
         [path] = file.paths
         header = _read_columns(path, COLUMNS, separator=",")
-        lines = pl.scan_csv(
-            path,
-            infer_schema=False,
-            empty_string_is_null=False,
-            truncate_ragged_lines=True,
-            encoding="utf8-lossy",
-            glob=False,
-        )
-        if last_line_is_cut(path, len(header)):
-            counts["rows"] += 1
-            counts["dropped_truncated_line"] += 1
-            lines = lines.head(lines.select(pl.len()).collect().item() - 1)
+        lines = without_cut_line(scan_text(path), path, len(header), counts)
         yield _typed_rows(lines, STOP_CODE in header)
 
     def points(self, folder: Path) -> pl.DataFrame:
@@ -119,12 +114,11 @@ class Infrabel(Source):
 
 def _span(path: Path) -> tuple[date, date] | None:
     """The service dates in a file with another name; None = it is no such file."""
-    header = _header(path, separator=",")
-    if not {"DATDEP", *COLUMNS} <= set(header):
+    if not set(COLUMNS) <= set(_header(path, separator=",")):
         return None
-    lines = pl.scan_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy", glob=False)
     day = _parsed_date("DATDEP")
-    first, last = lines.select(day.min().alias("first"), day.max().alias("last")).collect(engine="streaming").row(0)
+    spans = scan_text(path).select(day.min().alias("first"), day.max().alias("last"))
+    first, last = spans.collect(engine="streaming").row(0)
     return (first, last) if first else None
 
 
@@ -148,22 +142,19 @@ def _typed_rows(lines: pl.LazyFrame, has_stop_code: bool) -> pl.LazyFrame:
         )
     )
     unreadable = [
-        (pl.col(f"{kind}_TIME_{side}") != "") & ~_near_service_date(name) for name, (kind, side) in local.items()
+        (pl.col(f"{kind}_TIME_{side}") != "") & ~near_service_date(name) for name, (kind, side) in local.items()
     ]
-    problem = (
-        pl.when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(pl.col("train_id").is_null())
-        .then(pl.lit("bad_train_number"))
-        .when(pl.col("op_id").is_null())
-        .then(pl.lit("bad_point_number"))
-        .when(pl.any_horizontal(unreadable))
-        .then(pl.lit("bad_time"))
-        .when(pl.col("planned_arr").is_null() & pl.col("planned_dep").is_null())
-        .then(pl.lit("no_planned_time"))
+    problem = first_problem(
+        {
+            "bad_service_date": pl.col("service_date").is_null(),
+            "bad_train_number": pl.col("train_id").is_null(),
+            "bad_point_number": pl.col("op_id").is_null(),
+            "bad_time": pl.any_horizontal(unreadable),
+            "no_planned_time": without_planned_time(),
+        }
     )
     return (
-        rows.with_columns(problem.alias("problem"))
+        rows.with_columns(problem)
         .with_columns(earlier_instant(f"planned_{side}".lower(), TIMEZONE) for side in SIDES)
         .with_columns(nearer_instant(f"real_{side}".lower(), f"planned_{side}".lower(), TIMEZONE) for side in SIDES)
         .select(
@@ -171,7 +162,7 @@ def _typed_rows(lines: pl.LazyFrame, has_stop_code: bool) -> pl.LazyFrame:
             "train_id",
             "op_id",
             *(
-                pl.when(pl.col(column) != "").then(pl.col(column)).alias(name)
+                filled_text(column).alias(name)
                 for name, column in (
                     ("op_name", "PTCAR_LG_NM_NL"),
                     ("train_relation", "RELATION"),
@@ -202,11 +193,6 @@ def _local_time(kind: str, side: str) -> pl.Expr:
     return pl.when(day.str.len_bytes() == DATE_LENGTH).then(parsed)
 
 
-def _near_service_date(name: str) -> pl.Expr:
-    days = (pl.col(name).dt.date() - pl.col("service_date")).dt.total_days()
-    return (days.abs() <= MAX_DAYS_FROM_SERVICE_DATE).fill_null(False)
-
-
 def _passes(code: pl.Expr) -> pl.Expr:
     no_dwell = (pl.col("planned_arr") == pl.col("planned_dep")).fill_null(False)
     one_real_time = pl.col("real_arr").eq_missing(pl.col("real_dep"))
@@ -216,13 +202,7 @@ def _passes(code: pl.Expr) -> pl.Expr:
 def train_type(column: str) -> pl.Expr:
     """Return the type of Belgian trains from a column of relations."""
     prefix = pl.col(column).str.to_uppercase().str.extract(r"^([A-Z]+)")
-    return (
-        pl.when(prefix.is_in(LONG_DISTANCE))
-        .then(pl.lit("long_distance"))
-        .when(prefix.is_in(REGIONAL))
-        .then(pl.lit("regional"))
-        .otherwise(pl.lit("other"))
-    )
+    return train_kind(prefix.is_in(LONG_DISTANCE), prefix.is_in(REGIONAL))
 
 
 # --- Reading and refusing --------------------------------------------------------------------------------------------
@@ -242,7 +222,6 @@ def _read_operational_points(path: Path) -> pl.DataFrame:
     return (
         points.select(
             number.cast(pl.Int32, strict=False).alias("op_id"),
-            pl.lit(None, POINT_SCHEMA["source_id"]).alias("source_id"),
             name.alias("op_name"),
             *(degrees.struct.field(axis).cast(pl.Float64, strict=False) for axis in ("lat", "lon")),
         )
@@ -270,12 +249,3 @@ def _header(path: Path, separator: str) -> list[str]:
 
 def _refuse(path: Path, fault: str) -> NoReturn:
     raise UserError(f"{path} {fault}; remove it and download it again from opendata.infrabel.be")
-
-
-def last_line_is_cut(path: Path, fields: int) -> bool:
-    """Return whether the last line is truncated: it has no line end, and fewer fields than the header."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 16)))
-        tail = file.read()
-    last_line = tail.rpartition(b"\n")[2].decode(errors="replace")
-    return bool(last_line) and len(next(csv.reader([last_line]), [])) < fields

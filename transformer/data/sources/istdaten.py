@@ -45,9 +45,16 @@ from typing import IO
 import polars as pl
 
 from transformer.data.sources.download import PublishedFile
+from transformer.data.sources.expressions import (
+    filled_text,
+    first_problem,
+    near_service_date,
+    train_kind,
+    without_planned_time,
+)
 from transformer.data.sources.local_time import earlier_instant, nearer_instant
-from transformer.data.sources.periods import month_span
-from transformer.data.sources.source import POINT_SCHEMA, About, RawFile, Source, Unreadable
+from transformer.data.sources.periods import month_span, months_of
+from transformer.data.sources.source import About, RawFile, Source, Unreadable
 from transformer.errors import UserError
 from transformer.parquet import UNREADABLE
 from transformer.text import one_line
@@ -71,7 +78,6 @@ TRAIN = "zug"
 MEASURED = ("REAL", "GESCHAETZT")
 LONG_DISTANCE = ("EC", "EN", "EXT", "IC", "ICE", "ICN", "IR", "NJ", "PE", "RJ", "RJX", "TGV")
 REGIONAL = ("R", "RB", "RE", "REX", "S", "SN", "TER")
-MAX_DAYS_FROM_SERVICE_DATE = 7
 ENCODING_SAMPLE = 1 << 24  # bytes; names with umlauts come within them
 CHUNK = 1 << 20  # bytes
 
@@ -97,7 +103,7 @@ class IstDaten(Source):
     layout = "ist-daten-YYYY-MM.zip or YYYY-MM-DD_istdaten.csv"
 
     def published(self, days: Sequence[date]) -> list[PublishedFile]:
-        months = sorted({(day.year, day.month) for day in days})
+        months = months_of(days)
         if months and months[0] < FIRST_MONTH:
             raise UserError("the archive of Ist-Daten begins in 2018-01; choose later dates")
         names = {month: _zip_name(*month) for month in months}
@@ -312,22 +318,18 @@ def _typed_rows(lines: pl.LazyFrame) -> pl.LazyFrame:
             *(_local_time(column).alias(name) for name, column in local.items()),
         )
     )
-    unreadable = [_filled(column) & ~_near_service_date(name) for name, column in local.items()]
-    problem = (
-        pl.when(_is_cut())
-        .then(pl.lit("truncated_line"))
-        .when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(~_filled("FAHRT_BEZEICHNER"))
-        .then(pl.lit("bad_train_number"))
-        .when(pl.col("op_id").is_null())
-        .then(pl.lit("bad_point_number"))
-        .when(pl.any_horizontal(unreadable))
-        .then(pl.lit("bad_time"))
-        .when(pl.col("planned_arr").is_null() & pl.col("planned_dep").is_null())
-        .then(pl.lit("no_planned_time"))
+    unreadable = [_filled(column) & ~near_service_date(name) for name, column in local.items()]
+    problem = first_problem(
+        {
+            "truncated_line": _is_cut(),
+            "bad_service_date": pl.col("service_date").is_null(),
+            "bad_train_number": ~_filled("FAHRT_BEZEICHNER"),
+            "bad_point_number": pl.col("op_id").is_null(),
+            "bad_time": pl.any_horizontal(unreadable),
+            "no_planned_time": without_planned_time(),
+        }
     )
-    instants = rows.with_columns(problem.alias("problem"), *(_measured(*side) for side in SIDES.items()))
+    instants = rows.with_columns(problem, *(_measured(*side) for side in SIDES.items()))
     for side in SIDES:
         instants = instants.with_columns(earlier_instant(f"planned_{side}", TIMEZONE)).with_columns(
             nearer_instant(f"observed_{side}", f"planned_{side}", TIMEZONE)
@@ -336,24 +338,20 @@ def _typed_rows(lines: pl.LazyFrame) -> pl.LazyFrame:
         "service_date",
         pl.col("FAHRT_BEZEICHNER").alias("train_id"),
         "op_id",
-        _text("HALTESTELLEN_NAME").alias("op_name"),
+        filled_text("HALTESTELLEN_NAME").alias("op_name"),
         *local,
         _is_true(LAST).alias("passes"),
         *(pl.col("cancelled").alias(f"cancelled_{side}") for side in SIDES),
-        _text("LINIEN_ID").alias("train_number"),
+        filled_text("LINIEN_ID").alias("train_number"),
         _train_type().alias("train_type"),
-        pl.coalesce(_text("LINIEN_TEXT"), _text("VERKEHRSMITTEL_TEXT")).alias("train_relation"),
-        pl.coalesce(_text("BETREIBER_ABK"), _text("BETREIBER_NAME")).alias("operator"),
+        pl.coalesce(filled_text("LINIEN_TEXT"), filled_text("VERKEHRSMITTEL_TEXT")).alias("train_relation"),
+        pl.coalesce(filled_text("BETREIBER_ABK"), filled_text("BETREIBER_NAME")).alias("operator"),
         "problem",
     )
 
 
 def _filled(name: str) -> pl.Expr:
     return pl.col(name) != ""
-
-
-def _text(name: str) -> pl.Expr:
-    return pl.when(_filled(name)).then(pl.col(name))
 
 
 def _is_true(name: str) -> pl.Expr:
@@ -381,11 +379,6 @@ def _local_time(name: str) -> pl.Expr:
     return whole.str.to_datetime("%d.%m.%Y %H:%M:%S", time_unit="us", strict=False)
 
 
-def _near_service_date(name: str) -> pl.Expr:
-    days = (pl.col(name).dt.date() - pl.col("service_date")).dt.total_days()
-    return (days.abs() <= MAX_DAYS_FROM_SERVICE_DATE).fill_null(False)
-
-
 def _measured(side: str, columns: tuple[str, str]) -> pl.Expr:
     """The observed time of a side: null unless its status says so."""
     observed = pl.col(f"{columns[1]}_STATUS").is_in(MEASURED) & ~pl.col("cancelled")
@@ -394,13 +387,7 @@ def _measured(side: str, columns: tuple[str, str]) -> pl.Expr:
 
 def _train_type() -> pl.Expr:
     kind = pl.col("VERKEHRSMITTEL_TEXT").str.to_uppercase().str.extract(r"^([A-Z]+)")
-    return (
-        pl.when(kind.is_in(LONG_DISTANCE))
-        .then(pl.lit("long_distance"))
-        .when(kind.is_in(REGIONAL))
-        .then(pl.lit("regional"))
-        .otherwise(pl.lit("other"))
-    )
+    return train_kind(kind.is_in(LONG_DISTANCE), kind.is_in(REGIONAL))
 
 
 # --- Points ----------------------------------------------------------------------------------------------------------
@@ -428,7 +415,7 @@ def _stops(folder: Path) -> pl.DataFrame | None:
 
 
 def _positions(stops: pl.DataFrame) -> pl.DataFrame:
-    """One row per station, in the columns of POINT_SCHEMA, with degrees to 5 decimals (1 m)."""
+    """One row per station with the columns of POINT_SCHEMA that are known, with degrees to 5 decimals (1 m)."""
     number, axes = pl.col("stop_id"), ("lat", "lon")
     return (
         stops.select(
@@ -446,6 +433,4 @@ def _positions(stops: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("rank") == pl.col("rank").min().over("op_id"))
         .group_by("op_id", maintain_order=True)
         .agg(pl.col("op_name").first(), *(pl.col(axis).mean().round(5) for axis in axes))
-        .with_columns(pl.lit(None, POINT_SCHEMA["source_id"]).alias("source_id"))
-        .select(list(POINT_SCHEMA))
     )

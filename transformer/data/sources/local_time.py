@@ -1,9 +1,8 @@
 """Wall-clock times of sources as instants, also in the hours that the two clock changes skip and repeat.
 
 In the hour that autumn repeats, a planned time is the first of the two instants, or the second if the order of the
-journey says so. A real time is the instant nearer to
-the planned time, so that no delay gains or loses an hour. A time in the hour that spring skips is read at the offset
-before the change: 02:30 is the instant 03:30.
+journey says so. A real time is the instant nearer to the planned time, so that no delay gains or loses an hour. A time
+in the hour that spring skips is read at the offset before the change: 02:30 is the instant 03:30.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Iterable
 from datetime import date, timedelta
 
 from transformer.errors import UserError
@@ -24,6 +25,11 @@ def dates_of_months(text: str) -> tuple[date, ...]:
             raise UserError(f"months {part.strip()!r} begins after its end; write the earlier month first")
         months.update(range(start, end + 1))
     return tuple(day for number in sorted(months) for day in dates_between(*month_span(number // 12, number % 12 + 1)))
+
+
+def months_of(days: Iterable[date]) -> list[tuple[int, int]]:
+    """The years and months of dates, sorted and without repeats."""
+    return sorted({(day.year, day.month) for day in days})
 
 
 def month_span(year: int, month: int) -> tuple[date, date]:

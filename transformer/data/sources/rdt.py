@@ -36,11 +36,18 @@ from pathlib import Path
 import polars as pl
 
 from transformer.data.sources.download import PublishedFile
-from transformer.data.sources.infrabel import MAX_DAYS_FROM_SERVICE_DATE, last_line_is_cut
+from transformer.data.sources.expressions import (
+    filled_text,
+    first_problem,
+    near_service_date,
+    train_kind,
+    without_planned_time,
+)
 from transformer.data.sources.never_reported import without_silent_zeros
-from transformer.data.sources.periods import month_span
+from transformer.data.sources.periods import month_span, months_of
 from transformer.data.sources.services import without_re_routed, without_repeated
 from transformer.data.sources.source import About, RawFile, Source
+from transformer.data.sources.text_files import scan_text, without_cut_line
 from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.parquet import UNREADABLE
@@ -86,7 +93,7 @@ class RijdenDeTreinen(Source):
     has_options = frozenset({"keep_zeros"})
 
     def published(self, days: Sequence[date]) -> list[PublishedFile]:
-        months = sorted({(day.year, day.month) for day in days})
+        months = months_of(days)
         periods = dict.fromkeys((year, month if year >= FIRST_MONTHLY_YEAR else None) for year, month in months)
         found = [PublishedFile(STATIONS, f"{URL}stations/{STATIONS}", min(days), max(days))] if days else []
         for year, month in periods:
@@ -113,10 +120,8 @@ class RijdenDeTreinen(Source):
         [path] = file.paths
         try:
             lines = _lines(path)
-            if path.suffix == ".csv" and last_line_is_cut(path, len(_header(path))):
-                counts["rows"] += 1
-                counts["dropped_truncated_line"] += 1
-                lines = lines.head(lines.select(pl.len()).collect().item() - 1)
+            if path.suffix == ".csv":
+                lines = without_cut_line(lines, path, len(_header(path)), counts)
             visits = _typed_rows(lines)
             if self.options.keep_zeros:
                 lines.select(pl.len()).collect(engine="streaming")  # raises here if the gzipped file is cut off
@@ -160,15 +165,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> pl.LazyFrame:
-    # Polars decompresses a gzipped file as a stream.
-    return pl.scan_csv(
-        path,
-        infer_schema=False,
-        empty_string_is_null=False,
-        truncate_ragged_lines=True,
-        encoding="utf8-lossy",
-        glob=False,
-    ).select(COLUMNS)
+    return scan_text(path).select(COLUMNS)
 
 
 def _dates(path: Path) -> tuple[date, date] | None:
@@ -195,25 +192,21 @@ def _typed_rows(lines: pl.LazyFrame) -> pl.LazyFrame:
         *(_cancelled(name).alias(f"cancelled_{side}") for side, name in _SIDES.items()),
     )
     kind = pl.col("Service:Type").str.to_lowercase()
-    problem = (
-        pl.when(pl.col("service_date").is_null())
-        .then(pl.lit("bad_service_date"))
-        .when(kind.str.contains(NO_TRAIN))
-        .then(pl.lit("no_train"))
-        .when(pl.col("train_id").is_null())
-        .then(pl.lit("bad_train_number"))
-        .when(pl.col("source_id").is_null() | pl.col("order").is_null())
-        .then(pl.lit("bad_point_number"))
-        .when(pl.any_horizontal(_unreadable(side, name) for side, name in _SIDES.items()))
-        .then(pl.lit("bad_time"))
-        .when(pl.col("planned_arr").is_null() & pl.col("planned_dep").is_null())
-        .then(pl.lit("no_planned_time"))
+    problem = first_problem(
+        {
+            "bad_service_date": pl.col("service_date").is_null(),
+            "no_train": kind.str.contains(NO_TRAIN),
+            "bad_train_number": pl.col("train_id").is_null(),
+            "bad_point_number": pl.col("source_id").is_null() | pl.col("order").is_null(),
+            "bad_time": pl.any_horizontal(_unreadable(side, name) for side, name in _SIDES.items()),
+            "no_planned_time": without_planned_time(),
+        }
     )
     return rows.select(
         "service_date",
         "train_id",
         "source_id",
-        _text("Stop:Station name").alias("op_name"),
+        filled_text("Stop:Station name").alias("op_name"),
         "order",
         "planned_arr",
         "planned_dep",
@@ -222,25 +215,16 @@ def _typed_rows(lines: pl.LazyFrame) -> pl.LazyFrame:
         "cancelled_arr",
         "cancelled_dep",
         pl.coalesce(_whole_number("Service:Train number").cast(pl.String), "train_id").alias("train_number"),
-        pl.when(kind.str.contains(LONG_DISTANCE))
-        .then(pl.lit("long_distance"))
-        .when(kind.str.contains(REGIONAL))
-        .then(pl.lit("regional"))
-        .otherwise(pl.lit("other"))
-        .alias("train_type"),
-        _text("Service:Type").alias("train_relation"),
-        _text("Service:Company").alias("operator"),
-        problem.alias("problem"),
+        train_kind(kind.str.contains(LONG_DISTANCE), kind.str.contains(REGIONAL)).alias("train_type"),
+        filled_text("Service:Type").alias("train_relation"),
+        filled_text("Service:Company").alias("operator"),
+        problem,
     )
 
 
 def _source_id(column: str) -> pl.Expr:
     code = pl.col(column).str.strip_chars().str.to_uppercase()
     return pl.when(code != "").then(pl.lit("nl:") + code)
-
-
-def _text(column: str) -> pl.Expr:
-    return pl.when(pl.col(column) != "").then(pl.col(column))
 
 
 def _whole_number(column: str) -> pl.Expr:
@@ -263,7 +247,5 @@ def _observed(side: str) -> pl.Expr:
 
 def _unreadable(side: str, name: str) -> pl.Expr:
     """Whether the time or the delay of a side cannot be read, or is far from the service date."""
-    time, delay = pl.col(f"planned_{side}"), pl.col(f"delay_{side}")
-    near = (time.dt.date() - pl.col("service_date")).dt.total_days().abs() <= MAX_DAYS_FROM_SERVICE_DATE
-    bad_time = (pl.col(f"Stop:{name} time") != "") & ~near.fill_null(False)
-    return bad_time | ((pl.col(f"Stop:{name} delay") != "") & delay.is_null())
+    bad_time = (pl.col(f"Stop:{name} time") != "") & ~near_service_date(f"planned_{side}")
+    return bad_time | ((pl.col(f"Stop:{name} delay") != "") & pl.col(f"delay_{side}").is_null())

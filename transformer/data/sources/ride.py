@@ -25,15 +25,16 @@ from pathlib import Path
 import polars as pl
 
 from transformer.data.sources.download import Progress, PublishedFile
+from transformer.data.sources.expressions import first_problem
 from transformer.data.sources.infrabel import TIMEZONE, train_type
 from transformer.data.sources.local_time import nearer_instant, planned_instants
-from transformer.data.sources.periods import month_span
-from transformer.data.sources.source import POINT_SCHEMA, About, RawFile, Source
+from transformer.data.sources.periods import month_span, months_of
+from transformer.data.sources.source import About, RawFile, Source
 from transformer.data.tables import ARRIVAL, DEPARTURE, EVENT_TYPES, PASS_THROUGH
 from transformer.errors import ServiceError, UserError
 from transformer.files import atomic_path
-from transformer.parquet import UNREADABLE, read_parquet
-from transformer.text import first_line, one_line
+from transformer.parquet import parquet_schema, read_parquet
+from transformer.text import first_line
 
 REPOSITORY = "orailix/ride-silver"  # on Hugging Face
 REMEDY = "download it again"
@@ -61,7 +62,7 @@ class Ride(Source):
     layout = "events/events_YYYYMM.parquet"
 
     def published(self, days: Sequence[date]) -> list[PublishedFile]:
-        months = sorted({(day.year, day.month) for day in days})
+        months = months_of(days)
         page = f"{self.about.page}/resolve/main/"
         found = [("static/op_nodes.parquet", month_span(*months[0]))] if months else []
         for month in months:
@@ -99,10 +100,7 @@ class Ride(Source):
 
     def check(self, file: RawFile) -> None:
         [path] = file.paths
-        try:
-            names = pl.scan_parquet(path, glob=False).collect_schema().names()
-        except (*UNREADABLE, OSError) as error:
-            raise UserError(f"{path}: truncated or not Parquet ({one_line(str(error))[:160]}); {REMEDY}") from None
+        names = parquet_schema(path, REMEDY).names()
         if missing := [name for name in _COLUMNS if name not in names]:
             raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(names)}; {REMEDY}")
 
@@ -139,15 +137,14 @@ class Ride(Source):
             ),
             (kinds == PASS_THROUGH).alias("passes"),
             pl.col("train_id").alias("train_number"),
-            pl.when(pl.col("service_date").is_null())
-            .then(pl.lit("bad_service_date"))
-            .when(pl.col("train_id").is_null())
-            .then(pl.lit("bad_train_number"))
-            .when(pl.col("op_id").is_null())
-            .then(pl.lit("bad_point_number"))
-            .when(pl.col("planned_ts").is_null() | ~kinds.is_in(EVENT_TYPES).fill_null(False))
-            .then(pl.lit("no_planned_time"))
-            .alias("problem"),
+            first_problem(
+                {
+                    "bad_service_date": pl.col("service_date").is_null(),
+                    "bad_train_number": pl.col("train_id").is_null(),
+                    "bad_point_number": pl.col("op_id").is_null(),
+                    "no_planned_time": pl.col("planned_ts").is_null() | ~kinds.is_in(EVENT_TYPES).fill_null(False),
+                }
+            ),
         )
         yield visits.join(_journeys(path), on=["service_date", "train_id"], how="left", maintain_order="left")
 
@@ -161,7 +158,6 @@ class Ride(Source):
             raise UserError(f"{found}: column {missing[0]!r} is missing; it has {', '.join(table.columns)}; {REMEDY}")
         return table.select(
             pl.col("op_id").cast(pl.Int32),
-            pl.lit(None, POINT_SCHEMA["source_id"]).alias("source_id"),
             pl.col("op_name").cast(pl.String),
             pl.col("lat", "lon").cast(pl.Float64),
         )
