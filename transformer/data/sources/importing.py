@@ -187,8 +187,8 @@ class _Import:
         return usable
 
     def _count(self, kind: str, reasons: Mapping[str, Reason], rows: pl.DataFrame) -> None:
-        """Add the rows of each reason; null is no reason."""
-        for reason, count in rows.iter_rows():
+        """Add the rows of each reason, in the order of their names; null is no reason."""
+        for reason, count in rows.sort(rows.columns[0]).iter_rows():
             if reason is not None and reason not in reasons:
                 raise ValueError(f"{reason!r} is no reason of rows that are {kind}")
             if reason is not None:
