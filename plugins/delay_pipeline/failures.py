@@ -9,7 +9,7 @@ import pendulum
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.types import RuntimeTaskInstanceProtocol
-from kubernetes.client import V1ContainerStateWaiting, V1Pod
+from kubernetes.client import V1ContainerState, V1ContainerStateWaiting, V1Pod
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
@@ -45,7 +45,7 @@ def one_line_failures(ti: RuntimeTaskInstanceProtocol) -> Iterator[None]:
     except ServiceError as error:
         failure = AirflowException(one_line(str(error)))
     except ApiException as error:
-        failure = AirflowException(f"Kubernetes refused: {_status_message(error)}")
+        failure = AirflowException(f"Kubernetes refused: {status_message(error)}")
     except HTTPError as error:
         failure = AirflowException(f"Kubernetes does not answer: {' '.join(str(error).split())}")
     except (Exception, AirflowTaskTimeout) as error:
@@ -85,19 +85,21 @@ def stage_failure(stage: str, status: int, said: str) -> AirflowException:
     return AirflowException(said or f"{stage} exited with {status} and wrote no output")
 
 
-def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str) -> AirflowException:
+def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str, reason: str = "") -> AirflowException:
     """Return the failure of a stage, from the status of its pod.
 
     Args:
         pod: the pod as last seen; None = it no longer exists.
         remedy: text for a pod that ran out of memory or found no node.
+        reason: why the cluster ended the pod, if that was seen before it was gone (`taken_away`).
     """
+    if reason := (taken_away(pod) if pod else "") or reason:
+        return AirflowException(f"{stage}: {reason}")
     if pod is None:
         return AirflowException(f"{stage}: its pod no longer exists: the node was lost or the pod was deleted")
-    if taken_away := _taken_away(pod):
-        return AirflowException(f"{stage}: {taken_away}")
-    states = {entry.name: entry.state for entry in pod.status.container_statuses or []}
-    state = states.get(container)
+    if reason := cannot_start(pod, container):
+        return AirflowFailException(f"{stage}: {reason}")
+    state = _state(pod, container)
     if state and (ended := state.terminated):
         if ended.reason == "OOMKilled":
             return AirflowException(f"{stage} ran out of memory; {remedy}")
@@ -107,14 +109,35 @@ def pod_failure(stage: str, pod: V1Pod | None, container: str, remedy: str) -> A
     return AirflowException(f"{stage}: {_unfinished(pod, waiting, remedy)}")
 
 
-def _taken_away(pod: V1Pod) -> str:
+def taken_away(pod: V1Pod) -> str:
     """Return why the cluster ended the pod, or "" if it did not."""
     if pod.status.reason:  # Evicted, NodeLost, DeadlineExceeded, UnexpectedAdmissionError …
         return f"Kubernetes ended its pod: {pod.status.reason}{_colon(pod.status.message)}"
     for condition in pod.status.conditions or []:
         if condition.type == "DisruptionTarget" and condition.status == "True":
             return f"Kubernetes ended its pod: {condition.reason}{_colon(condition.message)}"
+    # Only Kubernetes 1.26 and newer tell an eviction from a deletion.
+    if pod.metadata.deletion_timestamp and pod.status.phase != "Succeeded":
+        return "its pod was deleted while it ran: by a person, or because its node was drained or lost"
     return ""
+
+
+def cannot_start(pod: V1Pod, container: str) -> str:
+    """Return why the container will not start before a person does something; "" = it may start.
+
+    A secret or config map that the pod names does not exist, or lacks a key.
+    """
+    state = _state(pod, container)
+    if not (state and state.waiting and state.waiting.reason == "CreateContainerConfigError"):
+        return ""
+    return (
+        f"its container cannot start{_colon(state.waiting.message)}; make it in namespace {pod.metadata.namespace}, "
+        "or change compute.kubernetes.secret"
+    )
+
+
+def _state(pod: V1Pod, container: str) -> V1ContainerState | None:
+    return next((entry.state for entry in pod.status.container_statuses or [] if entry.name == container), None)
 
 
 def _unfinished(pod: V1Pod, waiting: V1ContainerStateWaiting | None, remedy: str) -> str:
@@ -134,7 +157,7 @@ def _colon(message: str | None) -> str:
     return f": {' '.join(message.split())}" if message else ""
 
 
-def _status_message(error: ApiException) -> str:
+def status_message(error: ApiException) -> str:
     """Return the message of the API server. The text of the exception itself has many lines of headers."""
     try:
         return str(json.loads(error.body)["message"])

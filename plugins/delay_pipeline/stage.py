@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections import deque
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
-from airflow.providers.cncf.kubernetes.utils.pod_manager import PodPhase
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager, PodPhase
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseTrigger
 from kubernetes.client import models as k8s
+from kubernetes.client.exceptions import ApiException
 
 from delay_pipeline import REPOSITORY
 from delay_pipeline.credentials import stage_environment
-from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure
+from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure, status_message
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
+from delay_pipeline.pods import TAKEN_AWAY, PauseTrigger, StagePodManager, StagePodTrigger, exceeded_quota
 from delay_pipeline.process import ProcessGroup
 from transformer import protocol
 from transformer.config import Config, load_config
@@ -28,6 +34,7 @@ from transformer.text import redact
 
 MODULE = ["-m", "transformer"]
 GPU_RESOURCE = "nvidia.com/gpu"
+QUOTA_PAUSES_S = (30, 600)  # shortest and longest pause between two tries to start a pod that a quota refuses
 
 
 class StageOperator(KubernetesPodOperator):
@@ -97,9 +104,42 @@ class StageOperator(KubernetesPodOperator):
             if config.compute.backend == "kubernetes":
                 self._configure_pod(config)
                 self.pod = self.pod_request_obj = None  # in `airflow dags test`, a retry reuses this operator object
-                super().execute(context)
+                self._start_pod(config, context, waits_since=time.time())
             else:
                 self._run_here(config, context)
+
+    def start_pod_again(self, context: Context, event: float) -> None:
+        """Start the pod that the quota of the namespace refused. This runs in a new process, on a new operator."""
+        with one_line_failures(context["ti"]):
+            config = self._config()
+            self._configure_pod(config)
+            self._start_pod(config, context, waits_since=event)
+
+    def _start_pod(self, config: Config, context: Context, waits_since: float) -> None:
+        """Create the pod and defer until it ends, or defer until the quota of the namespace has room for it."""
+        try:
+            super().execute(context)
+        except ApiException as error:
+            waited_s = time.time() - waits_since
+            if not exceeded_quota(error) or waited_s >= config.compute.kubernetes.quota_timeout_s:
+                raise
+            pause_s = min(max(waited_s, QUOTA_PAUSES_S[0]), QUOTA_PAUSES_S[1])
+            self.log.info("waiting for room in the namespace, next try in %.0f s: %s", pause_s, status_message(error))
+            self.defer(trigger=PauseTrigger(pause_s, waits_since), method_name=self.start_pod_again.__name__)
+
+    @cached_property
+    def pod_manager(self) -> PodManager:
+        return StagePodManager(kube_client=self.client, callbacks=self.callbacks)
+
+    def invoke_defer_method(self, *arguments: Any, **options: Any) -> None:
+        # Without a connection, the provider's hook opens the cluster that it runs in, and its trigger opens none.
+        self.in_cluster = self.hook.is_in_cluster or None
+        super().invoke_defer_method(*arguments, **options)
+
+    def defer(self, *, trigger: BaseTrigger, **options: Any) -> None:
+        if isinstance(trigger, KubernetesPodTrigger):
+            trigger = StagePodTrigger(**trigger.serialize()[1])
+        super().defer(trigger=trigger, **options)
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
         pod = super().get_or_create_pod(pod_request_obj, context)
@@ -120,7 +160,7 @@ class StageOperator(KubernetesPodOperator):
                 if self.pod and self.pod.status.phase == PodPhase.SUCCEEDED:
                     self.log.warning("the pod could not be watched to its end, but it succeeded")
                     return
-                raise self._pod_failure(config) from None
+                raise self._pod_failure(config, event.get(TAKEN_AWAY, "")) from None
 
     def on_kill(self) -> None:
         if self._group:
@@ -211,14 +251,14 @@ class StageOperator(KubernetesPodOperator):
     def _note_pod_page(self, pod: str, namespace: str) -> None:
         self.pod_page = self.pod_url.replace("{pod}", pod).replace("{namespace}", namespace)
 
-    def _pod_failure(self, config: Config) -> AirflowException:
+    def _pod_failure(self, config: Config, reason: str) -> AirflowException:
         profile = config.compute.kubernetes.profile(self.stage)
         size = f"{profile.cpu} cores, {profile.memory}" + (f", {profile.gpus} GPUs" if profile.gpus else "")
         remedy = (
             f"its profile {profile.name} has {size}: "
             f"choose another with compute.kubernetes.stages.{self.stage.replace('-', '_')}"
         )
-        return pod_failure(self.stage, self.pod, self.base_container_name, remedy)
+        return pod_failure(self.stage, self.pod, self.base_container_name, remedy, reason)
 
     def _run_here(self, config: Config, context: Context) -> None:
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:

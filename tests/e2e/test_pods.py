@@ -4,6 +4,7 @@ MLflow is replaced by a double; `test_pods_training.py` runs the real stages.
 """
 
 import asyncio
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,8 +105,9 @@ TALK = "import time; print('epoch 1', flush=True); time.sleep(3600)"
         (Fate(TALK, ends="Evicted"), "train-model: Kubernetes ended its pod: Evicted: The node was low on resource"),
         (Fate(TALK, ends="OOMKilled"), "train-model ran out of memory; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs"),
         (Fate(TALK, ends="NodeLost"), "train-model: its pod no longer exists: the node was lost"),
+        (Fate(TALK, ends="Drained"), "train-model: its pod was deleted while it ran"),
     ],
-    ids=["exit 1", "evicted", "out of memory", "node lost"],
+    ids=["exit 1", "evicted", "out of memory", "node lost", "drained"],
 )
 def test_what_may_pass_is_retried_in_a_new_pod(train, cluster, monkeypatch, fate, message):
     cluster.plan("train-model", fate, OK)
@@ -122,6 +124,35 @@ def test_what_may_pass_is_retried_in_a_new_pod(train, cluster, monkeypatch, fate
     (failure,) = failures
     assert str(failure).startswith(message)
     assert "\n" not in str(failure)
+
+
+def test_a_pod_whose_secret_is_missing_says_so_at_once(train, cluster):
+    run = train("compute.kubernetes.secret=train-delays-s3")
+    assert states(run)["fetch_files"] == "failed"
+    (pod,) = cluster.pods
+    assert pod.deleted.is_set()
+    assert re.match(r'fetch_files: fetch-files: .*secret "train-delays-s3" not found; make it', FakeTracking.closed[2])
+
+
+def test_a_stage_waits_while_the_quota_is_used_up(train, cluster, monkeypatch, capsys):
+    monkeypatch.setattr(stage, "QUOTA_PAUSES_S", (0.2, 0.2))
+    cluster.refusals = 3
+    run = train()
+    assert run.state == "success"
+    assert [pod.args[3] for pod in cluster.pods] == STAGES
+    assert run.get_task_instance("fetch_files").try_number == 1
+    said = capsys.readouterr().out
+    assert said.count("is forbidden: exceeded quota: gpus") == 3
+    assert "Traceback" not in said
+
+
+def test_a_stage_does_not_wait_for_ever_while_the_quota_is_used_up(train, cluster, monkeypatch):
+    monkeypatch.setattr(stage, "QUOTA_PAUSES_S", (0.2, 0.2))
+    cluster.refusals = 10_000
+    run = train("compute.kubernetes.quota_timeout_s=1")
+    assert states(run)["fetch_files"] == "failed"
+    assert "exceeded quota: gpus" in FakeTracking.closed[2]
+    assert not cluster.pods
 
 
 def test_a_pod_that_waits_for_its_node_runs_in_the_end(train, cluster):

@@ -1,23 +1,25 @@
 """The status of a pod as a task failure, and the pod configurations that are refused."""
 
 import re
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import models as k8s
 
-from delay_pipeline.failures import one_line_failures, pod_failure
+from delay_pipeline.failures import one_line_failures, pod_failure, taken_away
 from delay_pipeline.params import read_params
 from transformer.config import load_config
 from transformer.errors import UserError
 
 
-def pod(phase, *conditions, state=None, **status):
+def pod(phase, *conditions, state=None, deleted=None, **status):
     containers = [k8s.V1ContainerStatus(name="base", image="i", image_id="", ready=False, restart_count=0, state=state)]
     conditions = [k8s.V1PodCondition(**condition) for condition in conditions]
     spec = k8s.V1PodSpec(containers=[k8s.V1Container(name="base")], node_name="node-1")
     return k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(name="stage-1", namespace="train-delays-dev", deletion_timestamp=deleted),
         spec=spec,
         status=k8s.V1PodStatus(phase=phase, conditions=conditions, container_statuses=containers, **status),
     )
@@ -45,9 +47,10 @@ DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEv
         (pod("Failed", state=ended(143)), ["SIGTERM"]),
         (pod("Failed", state=ended(255)), ["255", "no output"]),
         (
-            pod("Pending", SCHEDULED, state=waiting("CreateContainerConfigError", 'secret "x" not found')),
-            ["container", 'CreateContainerConfigError: secret "x" not found'],
+            pod("Pending", SCHEDULED, state=waiting("ImagePullBackOff", "no such image")),
+            ["container", "ImagePullBackOff: no such image"],
         ),
+        (pod("Running", state=ended(143), deleted=datetime.now(UTC)), ["deleted while it ran", "drained"]),
         (pod("Pending", SCHEDULED), ["container", "node-1"]),
         (pod("Pending"), ["no node", "; choose"]),
         (pod("Running"), ["execution_timeout"]),
@@ -61,6 +64,22 @@ def test_why_a_pod_failed_is_one_line_and_retried(seen, words):
     assert ("choose" in str(failure)) == ("; choose" in words)
     assert "\n" not in str(failure)
     assert not isinstance(failure, AirflowFailException)
+
+
+def test_a_pod_that_is_gone_has_the_reason_that_was_seen_before():
+    seen = "Kubernetes ended its pod: EvictionByEvictionAPI"
+    assert str(pod_failure("s", None, "base", "choose", seen)) == f"s: {seen}"
+
+
+def test_a_missing_secret_is_not_retried():
+    seen = pod("Pending", SCHEDULED, state=waiting("CreateContainerConfigError", 'secret "x" not found'))
+    failure = pod_failure("s", seen, "base", "choose")
+    assert isinstance(failure, AirflowFailException)
+    assert re.search(r'secret "x" not found; .*train-delays-dev.*compute\.kubernetes\.secret', str(failure))
+
+
+def test_a_pod_that_was_deleted_after_its_success_was_not_taken_away():
+    assert taken_away(pod("Succeeded", state=ended(0), deleted=datetime.now(UTC))) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,30 @@
 """The stage operator: arguments, streaming, exit codes and its end by force."""
 
+import asyncio
 import logging
 import os
 import signal
 import sys
 import textwrap
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
+import certifi
 import psutil
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, TaskDeferred
 from airflow.serialization.serialized_objects import OperatorSerialization
+from kubernetes.client import models as k8s
+from kubernetes.config import incluster_config
+from kubernetes_asyncio.config import incluster_config as async_incluster_config
 
 from delay_pipeline import stage
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
+from delay_pipeline.pods import StagePodTrigger
 from delay_pipeline.stage import EvaluateModelOperator, StageOperator
 from tests.support.patience import wait_until
 from tests.support.registry_double import FakeRegistry
@@ -312,6 +320,35 @@ def test_a_kill_without_a_local_process_goes_to_the_pod(monkeypatch):
     monkeypatch.setattr(KubernetesPodOperator, "on_kill", lambda self: killed.append(self.task_id))
     operator().on_kill()
     assert killed == ["train_model"]
+
+
+@pytest.fixture
+def inside_a_pod(monkeypatch, tmp_path):
+    """The files and variables by which a pod of a cluster finds its API server."""
+    certificate = Path(certifi.where())
+    for name, content in (("TOKEN", b"t"), ("CERT", certificate.read_bytes())):
+        (tmp_path / name).write_bytes(content)
+        for module in (incluster_config, async_incluster_config):
+            monkeypatch.setattr(module, f"SERVICE_{name}_FILENAME", str(tmp_path / name))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+
+
+@pytest.mark.usefixtures("inside_a_pod")
+def test_without_a_connection_the_trigger_opens_the_cluster_that_it_runs_in(monkeypatch):
+    def missing(conn_id):
+        raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+    monkeypatch.setattr(BaseHook, "get_connection", missing)
+    task = StageOperator(task_id="fetch_files", stage="fetch-files", mlflow_run=RUN)
+    task.pod = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name="fetch-files-1", namespace="train-delays-dev"))
+    with pytest.raises(TaskDeferred) as deferral:
+        task.invoke_defer_method()
+    path, arguments = deferral.value.trigger.serialize()
+    assert path == "delay_pipeline.pods.StagePodTrigger"
+    hook = StagePodTrigger(**arguments).hook
+    asyncio.run(hook._load_config())
+    assert hook.client_configuration.host == "https://10.96.0.1:443"
 
 
 def test_the_stage_runs_with_this_python():

@@ -25,6 +25,7 @@ from tests.support.patience import PATIENCE_S
 
 PODS, EVENTS = kmock.resource("v1/pods"), kmock.resource("v1/events")
 TERMINATION_MESSAGE_BYTES = 2048  # end of the log that the kubelet keeps under FallbackToLogsOnError
+SANDBOX_S = 0.5  # for which a deleted pod's object outlives its container; in a cluster, some 10 s
 NO_NODE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
@@ -35,7 +36,8 @@ class Fate:
     Attributes:
         script: Python code to run instead of the container's arguments.
         unscheduled_s: seconds until a node takes the pod.
-        ends: reason for which the cluster ends the pod after its first line: `Evicted`, `OOMKilled` or `NodeLost`.
+        ends: reason for which the cluster ends the pod after its first line: `Evicted`, `OOMKilled`, `NodeLost`, or
+            `Drained`: it is deleted, as an eviction through the API deletes it.
     """
 
     script: str = ""
@@ -70,6 +72,10 @@ class Pod:
         return self.container["args"]
 
     @property
+    def secrets(self):
+        return [source["secretRef"]["name"] for source in self.container.get("envFrom", [])]
+
+    @property
     def done(self):
         return self.gone or self.status["phase"] in ("Succeeded", "Failed")
 
@@ -81,6 +87,7 @@ class Cluster:
         self.pods = []  # every pod there ever was, in order of creation
         self.deletions = []  # (name, grace period in seconds or None)
         self.secrets = {}  # by name, the variables of containers whose `envFrom` names the secret
+        self.refusals = 0  # so many pods are refused because a quota is used up
         self._fates = {}
         self._events = []
 
@@ -147,6 +154,11 @@ class Cluster:
 
     def _create(self, request):
         manifest = request.data
+        if self.refusals:
+            self.refusals -= 1
+            reason = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: ..=8, limited: ..=8"
+            name = manifest["metadata"]["name"]
+            raise kmock.KubernetesError(403, "Forbidden", f'pods "{name}" is forbidden: {reason}')
         manifest["metadata"] |= {"creationTimestamp": _stamp(), "uid": f"uid-{len(self.pods)}"}
         manifest["status"] = {"phase": "Pending"}
         fates = self._fates.get(manifest["metadata"]["labels"]["stage"], [Fate()])
@@ -176,10 +188,13 @@ class Cluster:
             raise _not_found(request)
         grace_s = request.params.get("gracePeriodSeconds") or (request.data or {}).get("gracePeriodSeconds")
         self.deletions.append((pod.name, int(grace_s) if grace_s else None))
-        grace_s = float(grace_s or pod.manifest["spec"]["terminationGracePeriodSeconds"])
+        self._begin_deletion(pod, float(grace_s or pod.manifest["spec"]["terminationGracePeriodSeconds"]))
+        return pod.manifest
+
+    def _begin_deletion(self, pod, grace_s):
+        pod.manifest["metadata"]["deletionTimestamp"] = _stamp()
         pod.deleted.set()
         threading.Thread(target=self._terminate, args=(pod, grace_s), daemon=True).start()
-        return pod.manifest
 
     async def _log(self, request):
         if not (pod := self._find(request)):
@@ -236,12 +251,20 @@ class Cluster:
         _condition(pod, "PodScheduled", "True")
         pod.manifest["spec"]["nodeName"] = "node-1"
         self._event(pod, "Normal", "Scheduled", f"Successfully assigned {pod.name} to node-1")
+        if missing := [name for name in pod.secrets if name not in self.secrets]:
+            message = f'secret "{missing[0]}" not found'
+            _container_state(pod, "waiting", reason="CreateContainerConfigError", message=message)
+            pod.deleted.wait()
+            pod.gone = True
+            return
         pod.process = _start(pod, self.secrets)
         _container_state(pod, "running", startedAt=_stamp())
         pod.status.update(phase="Running", startTime=_stamp())
         for line in pod.process.stdout:
             pod.log.append((datetime.now(UTC), line.rstrip("\n")))
-            if pod.fate.ends:
+            if pod.fate.ends == "Drained":
+                self._begin_deletion(pod, grace_s=0)
+            elif pod.fate.ends:
                 _signal(pod, signal.SIGKILL)
         self._finish(pod, pod.process.wait())
 
@@ -265,6 +288,7 @@ class Cluster:
         while not pod.done and time.monotonic() < end:
             time.sleep(0.05)
         _signal(pod, signal.SIGKILL)
+        time.sleep(SANDBOX_S)
         pod.gone = True
 
     def _event(self, pod, kind, reason, message):
@@ -284,8 +308,8 @@ class Cluster:
 
 def _start(pod, secrets):
     variables = {}
-    for source in pod.container.get("envFrom", []):
-        variables |= secrets[source["secretRef"]["name"]]
+    for name in pod.secrets:
+        variables |= secrets[name]
     variables |= {variable["name"]: variable["value"] for variable in pod.container["env"]}
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
     where = {"cwd": pod.disk.name, "start_new_session": True}

@@ -728,6 +728,9 @@ class KubernetesConfig(Group):
     startup_timeout_s: Whole = Field(
         1_200, gt=0, description="time within which the container must then start; a CUDA image has gigabytes"
     )
+    quota_timeout_s: Whole = Field(
+        86_400, gt=0, description="time that a stage waits while the quota of its namespace is used up"
+    )
     profiles: list[ProfileConfig] = Field(
         default_factory=_pod_sizes, description="sizes of pods; a list given here takes the place of this one"
     )
