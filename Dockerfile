@@ -15,7 +15,9 @@ ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 # --- packages: one virtual environment per target. An image gets the environment only. -------------------------------
 FROM ${PYTHON_IMAGE} AS builder
 # Wheels only. A package without a wheel would need a compiler, and fails here.
+# A company's base image holds the certificates of its proxy.
 ENV UV_NO_BUILD=1 \
+    UV_SYSTEM_CERTS=1 \
     UV_NO_CACHE=1 \
     UV_COMPILE_BYTECODE=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -23,8 +25,11 @@ ENV UV_NO_BUILD=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 # The images need neither pip nor uv. The uv of the builder installs into the environment, some times as fast as pip.
-RUN pip install uv==0.13.9 \
+# It has an environment of its own, since Debian's Python lets pip install into no other.
+RUN python -m venv /opt/installer \
+    && /opt/installer/bin/pip install uv==0.13.9 \
     && python -m venv --without-pip /opt/venv
+ENV PATH=/opt/installer/bin:$PATH
 COPY requirements.txt ./
 COPY deploy/requirements/cluster.txt deploy/requirements/
 

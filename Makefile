@@ -20,7 +20,7 @@ BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if 
 	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-all test-fast lint notebook docs screenshots bench bench-accuracy bench-ride bench-ablation up down lock audit image
+.PHONY: help setup train tune test test-all test-fast test-images test-cluster lint notebook docs screenshots bench bench-accuracy bench-ride bench-ablation up down lock audit image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -48,9 +48,16 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 	@$(BIN)/python -m tests.support.programs
 	$(PYTEST)
 
-test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs: make test-all [TEST_GRID=10]
-	@$(BIN)/python -m tests.support.programs
-	TEST_GRID='$(or $(TEST_GRID),10)' $(PYTEST)
+test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs, and the images: make test-all [TEST_GRID=10]
+	@$(BIN)/python -m tests.support.programs --containers
+	TEST_GRID='$(or $(TEST_GRID),10)' TEST_IMAGES=1 $(PYTEST)
+
+test-images: $(INSTALLED) ## build the images with podman and run them confined, as their pods are (root, Debian or Ubuntu)
+	@$(BIN)/python -m tests.support.programs --containers
+	TEST_IMAGES=1 $(BIN)/python -m pytest tests/images
+
+test-cluster: $(INSTALLED) ## install on the cluster of KUBECONFIG, run everything, remove it: make test-cluster REGISTRY=… TAG=… [KEEP=1]
+	@TEST_CLUSTER=1 REGISTRY='$(REGISTRY)' TAG='$(TAG)' KEEP='$(KEEP)' $(BIN)/python -m pytest --verbose tests/cluster
 
 test-fast: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
@@ -93,12 +100,9 @@ up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (M
 down: $(INSTALLED) ## stop the servers of `make up`
 	@$(BIN)/python scripts/services.py down
 
-image: ## build the images for a cluster: make image [REGISTRY=registry.example.org/] [TAG=0.1.0]
-	@for names in trainer:transformer airflow:airflow mlflow:mlflow; do \
-		image="$(REGISTRY)train-delay-$${names#*:}:$(TAG)"; \
-		docker build --target "$${names%:*}" --tag "$$image" --build-arg IMAGE="$$image" --build-arg VERSION="$(TAG)" \
-			--build-arg GIT_COMMIT="$$(git rev-parse HEAD)" . || exit 1; \
-	done
+image: ## build the images for a cluster: make image [REGISTRY=registry.example.org/] [TAG=0.1.0] [ENGINE=docker|podman|buildah]
+	@python=$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh) && "$$python" scripts/build_images.py --registry '$(REGISTRY)' --tag '$(TAG)' \
+		$(if $(ENGINE),--engine '$(ENGINE)') -- $(BUILD_OPTIONS)
 
 lock: $(INSTALLED) ## pin the newest versions that requirements*.in allow, for every supported Python
 	@$(BIN)/python scripts/lock.py

@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import shutil
+import string
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def ancestry(stages, name):
 
 
 def install_packages(target, folder):
-    """Run the stage `<target>-packages` below `folder`, with the pip of a new environment instead of the base image's.
+    """Run the stage `<target>-packages`: `folder` is its /opt, and a new environment has the pip of the base image.
 
     Packages come from uv's cache, and bytecode is not compiled: the packages are the same, and the test is faster.
 
@@ -75,14 +76,15 @@ def install_packages(target, folder):
     environment = for_uv(read_settings(base / "bin" / "python"), os.environ)
     environment["PATH"] = f"{base}/bin:{environment['PATH']}"
     for stage in ancestry(read_stages(), f"{target}-packages"):
-        for instruction, value in stage.instructions:
+        for instruction, text in stage.instructions:
+            value = text.replace("/opt/", f"{folder}/")
             if instruction == "ENV":
-                environment |= dict(word.split("=", 1) for word in shlex.split(value)) | faster
+                settings = string.Template(value).safe_substitute(environment)
+                environment |= dict(word.split("=", 1) for word in shlex.split(settings)) | faster
             elif instruction == "COPY":
                 copy(value, build)
             elif instruction == "RUN":
-                command = ["bash", "-euc", value.replace("/opt/venv", str(venv))]
-                subprocess.run(command, cwd=build, env=environment, check=True)
+                subprocess.run(["bash", "-euc", value], cwd=build, env=environment, check=True)
     shutil.rmtree(base)
     return venv
 

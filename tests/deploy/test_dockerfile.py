@@ -1,7 +1,6 @@
 """The Dockerfile: lint, and the properties of every image that its header states."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -126,23 +125,3 @@ def test_engine_gets_what_images_copy_and_nothing_else(stages, tmp_path):
     patterns = [line for line in patterns if not line.startswith("#")]
     sent = {path for path in exclude_paths(str(tmp_path), patterns) if (tmp_path / path).is_file()}
     assert sent == {str(Path(source) / "module.py") if (REPOSITORY / source).is_dir() else source for source in sources}
-
-
-def test_make_builds_every_target(tmp_path):
-    """Run `make image` with a `docker` that only records its arguments."""
-    docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
-    docker.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = ["make", "--silent", "image", "REGISTRY=registry.example.org/", "TAG=0.1.0"]
-    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-
-    names = {"trainer": "transformer", "airflow": "airflow", "mlflow": "mlflow"}
-    asked = {words[words.index("--target") + 1]: words for words in map(str.split, result.stdout.splitlines())}
-    assert set(asked) == set(TARGETS)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for target, words in asked.items():
-        image = f"registry.example.org/train-delay-{names[target]}:0.1.0"
-        assert words[words.index("--tag") + 1] == image
-        assert {f"IMAGE={image}", "VERSION=0.1.0", f"GIT_COMMIT={commit.stdout.strip()}"} <= set(words)

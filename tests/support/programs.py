@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -83,6 +83,21 @@ POSTGRESQL = Program(
 PROGRAMS = (CHROMIUM, POSTGRESQL)
 
 
+def find_containers() -> Path | None:
+    """Path of podman, if this user is root and all that builds and runs images is there."""
+    names = ("podman", "debootstrap", "/usr/sbin/runc")
+    found = [shutil.which(name) for name in names]
+    return Path(found[0]) if os.geteuid() == 0 and all(found) and found[0] else None
+
+
+CONTAINERS = Program(  # only `make test-images` needs them
+    name="podman",
+    packages=("podman", "runc", "debootstrap"),
+    command=("false",),  # no package of Python has it
+    find=find_containers,
+)
+
+
 def require(program: Program) -> Path:
     """Path of the program. Without the program, the test is skipped, or fails if `CI` is set."""
     return program.find() or _give_up(program)
@@ -99,7 +114,7 @@ def bring(program: Program) -> bool:
             _runs([*apt, "install", "--yes", "--no-install-recommends", *program.packages])
         if program.find():
             return True
-    print(f"{program.name} is missing: python {' '.join(program.command[1:])}", flush=True)
+    print(f"{program.name} is missing: {' '.join(program.command)}", flush=True)
     _runs(list(program.command), settings=program.settings)
     return program.find() is not None
 
@@ -140,8 +155,8 @@ def _runs(command: list[str], user: str | None = None, settings: Mapping[str, st
     return done.returncode == 0
 
 
-def main() -> int:
-    for program in PROGRAMS:
+def main(argv: Sequence[str] = ()) -> int:
+    for program in (*PROGRAMS, *((CONTAINERS,) if "--containers" in argv else ())):
         if not bring(program):
             consequence = "its tests will fail" if os.environ.get("CI") else "its tests will be skipped"
             print(f"{program.name} cannot be had: {consequence}", flush=True)
@@ -149,4 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
