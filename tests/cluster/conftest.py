@@ -5,6 +5,7 @@ A table at the end says what was seen.
 
 import os
 import shutil
+import textwrap
 import time
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from tests.support.models import simulated
 from tests.support.patience import wait_until
 from transformer.data.simulator.settings import SimulationConfig
 
+WIDTH = 110  # of the longest cell of the table
 ASKED = "TEST_CLUSTER"  # variable that `make test-cluster` sets: no other command touches a cluster
 collect_ignore_glob = [] if os.environ.get(ASKED) else ["test_*.py"]
 
@@ -41,7 +43,7 @@ class Table:
 
     def __str__(self):
         head = ("scenario", "Airflow shows", "MLflow shows", "left", "s")
-        lines = [head, *self.rows]
+        lines = [head, *([textwrap.shorten(str(cell), WIDTH, placeholder=" …") for cell in row] for row in self.rows)]
         widths = [max(len(str(line[place])) for line in lines) for place in range(len(head))]
         return "\n".join(
             "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
@@ -69,8 +71,7 @@ class Installation:
 
     def mlflow_run(self, run):
         """The MLflow run of a DAG run, by the result of its first task."""
-        first = "open_study" if run.dag_id == "hyperparameter_tuning" else "open_run"
-        return self.mlflow.get_run(run.xcom(first, "run_id"))
+        return self.mlflow.get_run(run.xcom("open_run", "run_id"))
 
 
 @pytest.fixture(scope="session")
