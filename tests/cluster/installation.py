@@ -26,6 +26,10 @@ MLFLOW = f"http://mlflow.{NAMESPACES['mlflow']}.svc.cluster.local:5000"
 BUCKET = "td-test-data"
 ARTIFACTS = "td-test-mlflow"
 SECRET = "td-test-keys"  # the keys of S3, and the password of the studies' database
+MLFLOW_SETTINGS = {
+    "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{ARTIFACTS}/artifacts",
+    "MLFLOW_SERVER_ALLOWED_HOSTS": f"{MLFLOW.removeprefix('http://')},localhost:*,127.0.0.1:*",
+}
 LITTLE = {"requests": {"cpu": "50m", "memory": "256Mi"}}  # fits on a laptop
 
 
@@ -50,13 +54,15 @@ def install(images, data):
     password, key = secrets.token_hex(12), secrets.token_hex(12)
     names = {"airflow": NAMESPACES["airflow"], "services": SERVICES}
     names |= {"airflow_image": images["airflow"], "services_image": images["test-services"]}
-    apply(_namespaces())
+    deployed = [_adapted(document, images) for document in _deployed()]
+    services = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVICES}}
+    apply([services, *(document for document in deployed if document["kind"] == "Namespace")])
     apply(_secrets(password, key))
     apply(_rendered("services.yaml", names))
     _wait("pod/services", SERVICES)
     with forwarded(SERVICES, "service/s3", 9000, "/") as address:
         _fill(address, data)
-    apply([_adapted(document, images) for document in _deployed()])
+    apply(deployed)
     apply(_rendered("airflow.yaml", names))
     _wait("deployment/mlflow", NAMESPACES["mlflow"])
     _wait("deployment/airflow", NAMESPACES["airflow"])
@@ -91,47 +97,33 @@ def stage_pods():
 
 
 def _deployed():
-    """The objects of deploy/kubernetes that one environment needs."""
-    for name in ("mlflow", "trainers", "priority"):
-        text = (REPOSITORY / "deploy" / "kubernetes" / f"{name}.yaml").read_text()
-        for document in yaml.safe_load_all(text):
-            if name == "trainers":
-                document["metadata"]["namespace"] = "train-delays-dev"  # as `kubectl apply --namespace` does
+    """The objects of deploy/kubernetes that one environment needs, in the namespaces of the tests."""
+    for name in ("namespaces", "priority", "mlflow", "trainers/trainers"):
+        for document in yaml.safe_load_all((REPOSITORY / "deploy" / "kubernetes" / f"{name}.yaml").read_text()):
+            meta = document["metadata"]
+            if name == "trainers/trainers":
+                meta["namespace"] = "train-delays-dev"  # as its kustomization does
+            place = "name" if document["kind"] == "Namespace" else "namespace"
+            if meta.get(place) in NAMESPACES:
+                meta[place] = NAMESPACES[meta[place]]
+            elif document["kind"] == "Namespace":
+                continue
             yield document
 
 
-def _namespaces():
-    made = yaml.safe_load_all((REPOSITORY / "deploy" / "kubernetes" / "namespaces.yaml").read_text())
-    made = [space for space in made if space["metadata"]["name"] in NAMESPACES]
-    for space in made:
-        space["metadata"]["name"] = NAMESPACES[space["metadata"]["name"]]
-    return [*made, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVICES}}]
-
-
 def _adapted(document, images):
-    """The object in the namespaces of the tests, with their images, their bucket, their keys and little to run on."""
-    meta = document["metadata"]
-    meta.pop("annotations", None)  # the roles of AWS
-    if "namespace" in meta:
-        meta["namespace"] = NAMESPACES[meta["namespace"]]
+    """The object with the images, the bucket and the keys of the tests, and little to run on."""
+    document["metadata"].pop("annotations", None)  # the roles of AWS
     for subject in document.get("subjects", []):
         subject["namespace"] = NAMESPACES[subject["namespace"]]
     if document["kind"] == "Deployment":
         pod = document["spec"]["template"]["spec"]
         for container in [*pod["initContainers"], *pod["containers"]]:
             container |= {"image": images["mlflow"], "imagePullPolicy": "IfNotPresent", "resources": LITTLE}
-            container["envFrom"] = [{"secretRef": {"name": SECRET}}]
-            container["args"] = [_argument(argument) for argument in container["args"]]
+            for variable in container["env"]:
+                if variable["name"] in MLFLOW_SETTINGS:
+                    variable["value"] = MLFLOW_SETTINGS[variable["name"]]
     return document
-
-
-def _argument(argument):
-    name, equals, _ = argument.partition("=")
-    values = {
-        "--artifacts-destination": f"s3://{ARTIFACTS}/artifacts",
-        "--allowed-hosts": f"{MLFLOW.removeprefix('http://')},localhost:*,127.0.0.1:*",
-    }
-    return f"{name}={values[name]}" if equals and name in values else argument
 
 
 def _secrets(password, key):
@@ -148,7 +140,7 @@ def _secrets(password, key):
         _secret(SERVICES, "postgres", {"password": password}),
         _secret(NAMESPACES["airflow"], "airflow", airflow),
         _secret(NAMESPACES["mlflow"], "mlflow-database", {"uri": address}),
-        _secret(NAMESPACES["mlflow"], SECRET, keys | {"MLFLOW_S3_ENDPOINT_URL": S3}),
+        _secret(NAMESPACES["mlflow"], "mlflow-s3", keys | {"MLFLOW_S3_ENDPOINT_URL": S3}),
         _secret(STAGES, SECRET, keys | {"PGPASSWORD": password}),
     ]
 
