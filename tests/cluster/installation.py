@@ -129,13 +129,15 @@ def _adapted(document, images):
 def _secrets(password, key):
     database = f"postgres.{SERVICES}.svc.cluster.local:5432"
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": key, "AWS_DEFAULT_REGION": "us-east-1"}
+    metadata = f"postgresql+psycopg://airflow:{password}@{database}/airflow"
     airflow = {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql://airflow:{password}@{database}/airflow",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": metadata,
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
     }
-    address = f"postgresql://mlflow:{password}@{database}/mlflow"
+    address = f"postgresql+psycopg://mlflow:{password}@{database}/mlflow"
     return [
         _secret(SERVICES, "postgres", {"password": password}),
         _secret(NAMESPACES["airflow"], "airflow", airflow),
