@@ -92,11 +92,11 @@ def stage_pods():
 
 def _deployed():
     """The objects of deploy/kubernetes that one environment needs."""
-    for name in ("mlflow", "trainers", "priority"):
-        text = (REPOSITORY / "deploy" / "kubernetes" / f"{name}.yaml").read_text()
+    for name in ("mlflow.yaml", "trainers/trainers.yaml", "priority.yaml"):
+        text = (REPOSITORY / "deploy" / "kubernetes" / name).read_text()
         for document in yaml.safe_load_all(text):
-            if name == "trainers":
-                document["metadata"]["namespace"] = "train-delays-dev"  # as `kubectl apply --namespace` does
+            if name.startswith("trainers"):
+                document["metadata"]["namespace"] = "train-delays-dev"  # as the kustomization of `dev` does
             yield document
 
 
@@ -121,17 +121,16 @@ def _adapted(document, images):
         for container in [*pod["initContainers"], *pod["containers"]]:
             container |= {"image": images["mlflow"], "imagePullPolicy": "IfNotPresent", "resources": LITTLE}
             container["envFrom"] = [{"secretRef": {"name": SECRET}}]
-            container["args"] = [_argument(argument) for argument in container["args"]]
+            container["env"] = [_setting(entry) for entry in container["env"]]
     return document
 
 
-def _argument(argument):
-    name, equals, _ = argument.partition("=")
+def _setting(entry):
     values = {
-        "--artifacts-destination": f"s3://{ARTIFACTS}/artifacts",
-        "--allowed-hosts": f"{MLFLOW.removeprefix('http://')},localhost:*,127.0.0.1:*",
+        "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{ARTIFACTS}/artifacts",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"{MLFLOW.removeprefix('http://')},localhost:*,127.0.0.1:*",
     }
-    return f"{name}={values[name]}" if equals and name in values else argument
+    return entry | {"value": values[entry["name"]]} if entry["name"] in values else entry
 
 
 def _secrets(password, key):

@@ -1,9 +1,13 @@
-"""The YAML for operators: the files in deploy/ and the blocks of docs/deploy.md, and the schema of each."""
+"""The YAML for operators: the files in deploy/ and the blocks of docs/deploy.md. Checks and renders them."""
 
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 
 import kubernetes_validate
+import pytest
 import yaml
 
 from tests.deploy.dockerfile import REPOSITORY
@@ -11,53 +15,74 @@ from transformer.config import load_config
 
 KUBERNETES = "1.37"
 GUIDE = REPOSITORY / "docs" / "deploy.md"
+KUBERNETES_FOLDER = REPOSITORY / "deploy" / "kubernetes"
+INSTALLATION = REPOSITORY / "deploy" / "installation"
 HELM_VALUES = REPOSITORY / "deploy" / "airflow-values.yaml"
+INSTALLATION_VALUES = INSTALLATION / "values.yaml"
 CONFIG_BLOCK = re.compile(r"# include/config/(\w[\w-]*)/(\w+)\.yaml\n")
 
-# Keys of the official chart's values that this pipeline sets or may set; None = any value below the key.
-COMPONENT = dict.fromkeys(
-    (
-        *("replicas", "resources", "env", "args", "command", "serviceAccount", "strategy", "persistence", "enabled"),
-        *("logGroomerSidecar", "nodeSelector", "tolerations", "affinity", "podAnnotations", "labels"),
-        "securityContexts",
-        *("extraVolumes", "extraVolumeMounts", "extraInitContainers", "extraContainers", "priorityClassName"),
-        *("terminationGracePeriodSeconds", "livenessProbe", "startupProbe", "podDisruptionBudget", "annotations"),
-    )
-)
+
+def one_line(value):
+    """Whether `value` is a scalar of one line. The chart writes it into airflow.cfg, which a second line breaks."""
+    return isinstance(value, (str, bool, int)) and "\n" not in str(value)
+
+
+# Keys of the official chart's values that this pipeline sets or may set, and the type of each. "*" is any key.
+SERVICE_ACCOUNT = {"annotations": {"*": str}, "create": bool, "name": str, "automountServiceAccountToken": bool}
+PROBE = dict.fromkeys(("initialDelaySeconds", "timeoutSeconds", "failureThreshold", "periodSeconds"), int)
+COMPONENT = {
+    **dict.fromkeys(("args", "command", "env", "tolerations"), list),
+    **dict.fromkeys(("extraVolumes", "extraVolumeMounts", "extraInitContainers", "extraContainers"), list),
+    **dict.fromkeys(("nodeSelector", "affinity", "podAnnotations", "labels", "annotations", "strategy"), dict),
+    **dict.fromkeys(("securityContexts", "podDisruptionBudget"), dict),
+    **dict.fromkeys(("livenessProbe", "readinessProbe", "startupProbe"), PROBE),
+    **dict.fromkeys(("replicas", "terminationGracePeriodSeconds"), int),
+    "enabled": bool,
+    "logGroomerSidecar": {"enabled": bool},
+    "persistence": {"enabled": bool, "size": str, "storageClassName": str},
+    "priorityClassName": str,
+    "resources": {"requests": dict, "limits": dict},
+    "serviceAccount": SERVICE_ACCOUNT,
+}
 CHART = {
-    "airflowVersion": None,
-    "allowPodLaunching": None,
-    "apiSecretKeySecretName": None,
+    **dict.fromkeys(("airflowVersion", "executor", "extraEnv", "extraEnvFrom"), str),
+    **dict.fromkeys(("apiSecretKeySecretName", "fernetKeySecretName", "jwtSecretName"), str),
+    **dict.fromkeys(("ingress", "labels", "nodeSelector", "pgbouncer", "securityContexts"), dict),
+    **dict.fromkeys(("env", "imagePullSecrets", "secret", "tolerations"), list),
+    **{name: {"enabled": bool} for name in ("postgresql", "redis", "statsd")},
+    "allowPodLaunching": bool,
     "apiServer": COMPONENT,
-    "cleanup": {**COMPONENT, "schedule": None},
-    "config": None,
+    "cleanup": {**COMPONENT, "schedule": str},
+    "config": {"*": {"*": one_line}},
     "createUserJob": COMPONENT,
     "dagProcessor": COMPONENT,
-    "data": dict.fromkeys(["metadataSecretName", "resultBackendSecretName", "brokerUrlSecretName"]),
-    "databaseCleanup": {**COMPONENT, "schedule": None, "retentionDays": None},
-    "env": None,
-    "executor": None,
-    "extraEnv": None,
-    "extraEnvFrom": None,
-    "fernetKeySecretName": None,
-    "imagePullSecrets": None,
-    "images": {"airflow": dict.fromkeys(["repository", "tag", "digest", "pullPolicy"])},
-    "ingress": None,
-    "jwtSecretName": None,
-    "labels": None,
+    "data": dict.fromkeys(("metadataSecretName", "resultBackendSecretName", "brokerUrlSecretName"), str),
+    "databaseCleanup": {**COMPONENT, "schedule": str, "retentionDays": int},
+    "images": dict.fromkeys(
+        ("airflow", "pod_template"), dict.fromkeys(("repository", "tag", "digest", "pullPolicy"), str)
+    ),
     "migrateDatabaseJob": COMPONENT,
-    "nodeSelector": None,
-    "pgbouncer": None,
-    "postgresql": {"enabled": None},
-    "redis": {"enabled": None},
     "scheduler": COMPONENT,
-    "secret": None,
-    "securityContexts": None,
-    "statsd": None,
-    "tolerations": None,
-    "triggerer": {**COMPONENT, "keda": None},
-    "webserver": None,
-    "workers": {**COMPONENT, "safeToEvict": None},
+    "triggerer": {**COMPONENT, "keda": dict},
+    "workers": {**COMPONENT, "safeToEvict": bool},
+}
+# The chart ignores the keys that only kustomize reads.
+ENVIRONMENT = {"annotations": {"*": str}, "gpus": str}
+VALUES = {
+    **CHART,
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str, "annotations": {"*": str}},
+    "mlflow": {"image": str, "artifacts": str, "host": str, "annotations": {"*": str}},
+    "stages": {"*": ENVIRONMENT},
+}
+# The fields that kustomize 4.2 and 5.8 both read without a warning.
+KUSTOMIZATION = {
+    "apiVersion": str,
+    "kind": str,
+    "namespace": str,
+    "resources": list,
+    "replacements": list,
 }
 
 
@@ -89,11 +114,15 @@ def check(source, config_folder):
     assert documents, f"{source.place} is empty"
     if match := CONFIG_BLOCK.match(source.text):
         check_configuration(source.text, *match.groups(), config_folder)
-    elif source.place == str(HELM_VALUES.relative_to(REPOSITORY)) or source.text.startswith("# Helm values\n"):
-        for document in documents:
-            check_keys(document, CHART, source.place)
-    else:
-        for document in documents:
+        return
+    for document in documents:
+        if source.place == str(HELM_VALUES.relative_to(REPOSITORY)) or source.text.startswith("# Helm values\n"):
+            check_values(document, CHART, source.place)
+        elif document.get("kind") == "Installation":
+            check_values(document, VALUES, source.place)
+        elif document.get("kind") == "Kustomization":
+            check_values(document, KUSTOMIZATION, source.place)
+        else:
             assert {"apiVersion", "kind"} <= set(document), (
                 f"{source.place}: neither a manifest, values nor configuration"
             )
@@ -108,9 +137,77 @@ def check_configuration(text, env, group, folder):
     load_config(env, folder=folder)
 
 
-def check_keys(values, known, place):
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(f"{place}: {key!r} is no key of the chart")
-        if known[key] is not None and isinstance(value, dict):
-            check_keys(value, known[key], f"{place}: {key}")
+def check_values(value, known, place):
+    """Check the keys and types of Helm values, and of kustomize's files.
+
+    Raises:
+        ValueError: a key is unknown, or its value is of another type.
+    """
+    if isinstance(known, dict):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}: {value!r} is no mapping")
+        for key, below in value.items():
+            if key not in known and "*" not in known:
+                raise ValueError(f"{place}: {key!r} is no key of the chart")
+            check_values(below, known.get(key, known.get("*")), f"{place}: {key}")
+    elif isinstance(known, type):
+        if not isinstance(value, known) or (known is int and isinstance(value, bool)):
+            raise ValueError(f"{place}: {value!r} is no {known.__name__}")
+    elif not known(value):
+        raise ValueError(f"{place}: {value!r} is not of one line")
+
+
+def helm_values():
+    """The values of an installation, as Helm merges its two files."""
+    merged = yaml.safe_load(HELM_VALUES.read_text())
+    return merge(merged, yaml.safe_load(INSTALLATION_VALUES.read_text()))
+
+
+def merge(under, over):
+    """Lay one tree of values over another. As in Helm, lists are replaced."""
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return under | {key: merge(under.get(key), value) for key, value in over.items()}
+
+
+def dag_bundles():
+    """The text of option `dag_bundle_config_list`, as the chart writes it into airflow.cfg."""
+    values = helm_values()
+    tag = values["images"]["airflow"]["tag"]
+    return values["config"]["dag_processor"]["dag_bundle_config_list"].replace("{{ .Values.images.airflow.tag }}", tag)
+
+
+def environment(container):
+    """The environment variables of a container with a value, with `$(NAME)` replaced as Kubernetes does."""
+    found = {}
+    for entry in container["env"]:
+        if "value" in entry:
+            value = re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), entry["value"])
+            found[entry["name"]] = value
+    return found
+
+
+def kustomize(folder):
+    """The objects that `kubectl apply --kustomize` sends. Without kubectl, the test is skipped, or fails in CI."""
+    kubectl = shutil.which("kubectl")
+    version = run([kubectl, "version", "--client", "--output=json"]) if kubectl else ""
+    if not kubectl or "kustomizeVersion" not in version:  # kubectl tells it since 1.24
+        reason = "not installed: kubectl 1.24 or newer"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return list(yaml.safe_load_all(run([kubectl, "kustomize", str(folder)])))
+
+
+def helm_template(*values):
+    """The objects of the official chart. Skips the test where `helm` or the chart (`HELM_CHART`) is missing."""
+    helm, chart = shutil.which("helm"), os.environ.get("HELM_CHART")
+    if not helm or not chart:
+        pytest.skip("no `helm` on the PATH, or no chart: set HELM_CHART to its folder, archive or name")
+    files = [word for path in values for word in ("--values", str(path))]
+    text = run([helm, "template", "airflow", chart, "--namespace", "airflow", *files])
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    return done.stdout

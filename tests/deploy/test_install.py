@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.deploy.dockerfile import REPOSITORY, copy_code, install_packages
-from tests.deploy.manifests import HELM_VALUES
+from tests.deploy.manifests import dag_bundles, environment
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_port
 
@@ -95,10 +95,10 @@ def mlflow_server(tmp_path_factory):
     run(programs / migration[0], *migration[1:], folder=folder)
 
     port = free_port()
-    changed = {"--host": "127.0.0.1", "--port": str(port), "--artifacts-destination": str(folder / "artifacts")}
+    changed = {"--host": "127.0.0.1", "--port": str(port)}
     program, *arguments = pod["containers"][0]["args"]
     arguments = [f"{key}={changed.get(key, value)}" for key, value in (a.split("=", 1) for a in arguments[1:])]
-    settings = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"] if "value" in entry}
+    settings = environment(pod["containers"][0]) | {"MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts")}
     server = subprocess.Popen(
         [programs / program, "server", *arguments],
         cwd=folder,
@@ -161,8 +161,7 @@ def test_airflow_image_parses_the_bundle_and_opens_a_run(tmp_path, mlflow_server
     assert not {"torch", "lightning", "polars", "mlflow", "numpy"} & set(packages)
 
     home = copy_code("airflow", tmp_path / "airflow")
-    config = yaml.safe_load(HELM_VALUES.read_text())["config"]
-    (bundle,) = json.loads(config["dag_processor"]["dag_bundle_config_list"])
+    (bundle,) = json.loads(dag_bundles())
     repository = tmp_path / "repository"
     repository.mkdir()
     copy_code("airflow", repository)
@@ -179,7 +178,7 @@ def test_airflow_image_parses_the_bundle_and_opens_a_run(tmp_path, mlflow_server
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
-        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": config["dag_processor"]["dag_bundle_config_list"],
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": dag_bundles(),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(tmp_path / "bundles"),
         "AIRFLOW_CONN_GIT_DEFAULT": json.dumps({"conn_type": "git", "host": str(repository)}),
     }
