@@ -129,7 +129,8 @@ class CheckpointUpload(Checkpoint):
             if changed and changed != self._uploaded.get(name):
                 self.run.log_artifact(path, CHECKPOINTS)
                 self._uploaded[name] = changed
-        if not self._owned:
+        # A retry continues from `last` if the tag names its DAG run, so the tag waits until the server has the file.
+        if not self._owned and self._names[-1] in self._uploaded:
             self.run.set_tags({CHECKPOINTS_OF: self.run.get_tag(AIRFLOW_RUN)})
             self._owned = True
 

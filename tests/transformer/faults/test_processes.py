@@ -125,6 +125,30 @@ def test_sigterm_just_before_or_after_a_command(tmp_path: Path, moment: str, sta
     assert (tmp_path / "result.json").exists() == (status == 0)
 
 
+SEARCHED = """
+import atexit, gc, importlib.abc, os, runpy, signal, sys
+
+class Terminate(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformer.stages":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Terminate())
+atexit.register(lambda: print(len(gc.get_objects()), gc.get_freeze_count()))
+runpy.run_module("transformer", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(("stage", "status"), [("config", 0), ("fetch-files", 128 + signal.SIGTERM)])
+def test_python_does_not_search_the_objects_of_a_command_while_it_shuts_down(stage: str, status: int) -> None:
+    """These searches kept the process of a training alive for up to a minute after SIGTERM, on a busy node."""
+    command = [sys.executable, "-c", SEARCHED, stage]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    searched, frozen = map(int, done.stdout.splitlines()[-1].split())
+    assert searched < frozen / 100
+
+
 def test_two_trainings_at_once_on_one_cache_and_in_one_folder(overrides: list[str], tmp_path: Path) -> None:
     """Neither finds statistics, embeddings or tables. Both end with the weights of a lone training, bit for bit.
 

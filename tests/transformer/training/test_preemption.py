@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from tests.support import commands
 from tests.support.grids import grid
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, wait_until
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.tracking import names, runs
@@ -141,6 +142,30 @@ def test_sigterm_ends_with_one_line_and_what_was_done_in_mlflow(overrides: list[
     assert "Traceback" not in log
     assert kept_epochs(config, run_id, tmp_path / "kept") >= 1
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_training_that_ended_in_its_first_epoch_is_begun_again(
+    overrides: list[str], config: Config, uninterrupted, tmp_path: Path
+):
+    """SIGTERM before any checkpoint is in MLflow: the retry does not look for one. The loaders' processes end too."""
+    run_id = open_run(config)
+    process = start_anew([*overrides, "training.num_workers=2"], run_id, tmp_path / "first")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"epoch 1/{EPOCHS}, step" in line:
+            break
+    loaders = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGTERM)
+    log = process.stderr.read()
+    assert process.wait(timeout=PATIENCE_S) == 128 + signal.SIGTERM
+    assert log.strip().splitlines()[-1] == "error: terminated by SIGTERM"
+    assert len(loaders) == 2
+    wait_until(lambda: not any(loader.is_running() for loader in loaders), "the loaders end")
+    assert kept_epochs(config, run_id, tmp_path / "kept") == 0
+    log = finish(start(overrides, run_id, tmp_path / "retry"))
+    assert f"epoch 1/{EPOCHS} done" in log
+    assert history_of(config, run_id, tmp_path / "final") == uninterrupted
 
 
 @pytest.mark.slow
