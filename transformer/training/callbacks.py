@@ -129,7 +129,7 @@ class CheckpointUpload(Checkpoint):
             if changed and changed != self._uploaded.get(name):
                 self.run.log_artifact(path, CHECKPOINTS)
                 self._uploaded[name] = changed
-        if not self._owned:
+        if not self._owned and self._names[-1] in self._uploaded:  # a retry may then continue from the checkpoint
             self.run.set_tags({CHECKPOINTS_OF: self.run.get_tag(AIRFLOW_RUN)})
             self._owned = True
 

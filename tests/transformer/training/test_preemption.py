@@ -144,6 +144,22 @@ def test_sigterm_ends_with_one_line_and_what_was_done_in_mlflow(overrides: list[
 
 
 @pytest.mark.slow
+def test_sigterm_in_the_first_epoch_leaves_no_checkpoint_to_continue_from(
+    overrides: list[str], config: Config, uninterrupted, tmp_path: Path
+):
+    run_id = open_run(config)
+    process = start([*overrides, "training.snapshots_per_epoch=100000"], run_id, tmp_path / "first")
+    for line in process.stderr:
+        if "epoch 1/" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    finish(start(overrides, run_id, tmp_path / "retry"))
+    assert history_of(config, run_id, tmp_path / "final") == uninterrupted
+
+
+@pytest.mark.slow
 def test_another_dag_run_logging_into_the_run_starts_afresh(
     overrides: list[str], config: Config, uninterrupted, tmp_path: Path
 ):
