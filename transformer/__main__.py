@@ -9,14 +9,11 @@ from typing import NoReturn
 
 from transformer.errors import Terminated
 
-TERMINATED = b"error: terminated by SIGTERM\n"
-STATUS = 128 + signal.SIGTERM
-
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """Handle SIGTERM while the command line is imported. No work has begun, so there is nothing to clean up."""
-    os.write(2, TERMINATED)
-    os._exit(STATUS)
+    os.write(2, Terminated.LINE)
+    os._exit(Terminated.STATUS)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -38,8 +35,8 @@ def _run() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except Terminated:  # the signal came just before or just after the command
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.write(2, TERMINATED)
-        status = STATUS
+        os.write(2, Terminated.LINE)
+        status = Terminated.STATUS
     return status
 
 

@@ -1,6 +1,7 @@
 """Exceptions whose message is for the user."""
 
 import errno
+import signal
 
 
 class UserError(ValueError):
@@ -17,6 +18,9 @@ class UserError(ValueError):
 
 class Terminated(BaseException):
     """SIGTERM arrived. It is not an Exception, so no handler of failures catches it."""
+
+    LINE = b"error: terminated by SIGTERM\n"
+    STATUS = 128 + signal.SIGTERM
 
 
 class ServiceError(RuntimeError):

@@ -34,9 +34,13 @@ ENV_VARIABLE = "TRANSFORMER_ENV"
 WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
 RESUME_VARIABLE = "TRANSFORMER_RESUME_RUN"
 IMAGE_VARIABLE = "TRANSFORMER_IMAGE"  # the image that a stage runs in
+NODES_VARIABLE = "TRANSFORMER_NODES"  # number of machines that train one model together
 COMMIT_VARIABLE = "TRANSFORMER_GIT_COMMIT"  # the commit that an image was built from
 
 # XComs
 RESULT_XCOM = "result"  # the JSON object that a local stage writes; nothing depends on it
 ERROR_XCOM = "error"  # one line: why a task failed
 SKIP_XCOM = "skipped"  # one line: why a task skipped itself
+
+# Beginning of the line of a process that ended because another process of its training has ended or does not answer
+LOST_PROCESS = "another process of the training has ended or does not answer"

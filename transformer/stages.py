@@ -176,7 +176,8 @@ def train_model(
         result.val_translation_mae_s,
         result.best_val_skill,
     )
-    run.log_metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
+    if result.is_global_zero:
+        run.log_metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
     return {
         "best_val_mae_s": result.best_val_mae_s,
         "best_val_skill": result.best_val_skill,

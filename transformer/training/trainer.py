@@ -39,16 +39,21 @@ from transformer.training.callbacks import (
 )
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_weights
 from transformer.training.datamodule import SnapshotDataModule
-from transformer.training.processes import OneMachine
+from transformer.training.processes import TrainingProcesses
 from transformer.training.resume import data_identity, refuse_changes, refuse_unfit, training_identity
 from transformer.training.run_folder import INPUTS, TrainingInputs
+from transformer.training.termination import Termination
 
 log = logging.getLogger(__name__)
 # Lightning sets its own logger to INFO when imported, but a task log shows the pipeline's lines.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # snapshots need no workers
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
 warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # true of every retry
+warnings.filterwarnings(
+    "ignore", message=".*It is recommended to use `self.log\\('val/.*sync_dist=True.*"
+)  # synced already
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class TrainingResult:
     val_translation_mae_s: float
     epochs: int
     seconds: float
+    is_global_zero: bool = True  # False in the processes that leave it to the first one to write into the MLflow run
 
     @property
     def best_val_skill(self) -> float:
@@ -107,7 +113,8 @@ def train(
         target.mkdir(parents=True, exist_ok=True)
     history = History(target / HISTORY, identity)
     upload = CheckpointUpload(run, target, resumable)
-    trainer = _trainer(config, run, [history, *callbacks], upload)
+    processes, termination = TrainingProcesses(), Termination()
+    trainer = _trainer(config, run, [history, *callbacks, termination], upload, processes)
     if trainer.is_global_zero:
         reference = obtain_reading(config.data, split.train, Path(config.paths.cache)).profile()
         TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
@@ -124,10 +131,13 @@ def train(
         trainer.precision,
     )
     began = time.monotonic()
+    processes.await_first_node(_rendezvous_s(config))
     try:
-        trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        with termination.watching(trainer):
+            trainer.fit(module, data, ckpt_path=str(resume) if resume else None, weights_only=True)
     except Terminated:
-        upload.copy_changed()
+        if trainer.is_global_zero:
+            upload.copy_changed()
         log.info("terminated after %d complete epochs; a resume or retry continues from there", len(history.rows))
         raise
     if trainer.interrupted:
@@ -140,6 +150,7 @@ def train(
         val_translation_mae_s=best["val_translation_mae_s"],
         epochs=len(history.rows),
         seconds=time.monotonic() - began,
+        is_global_zero=trainer.is_global_zero,
     )
 
 
@@ -160,7 +171,14 @@ def create_module(config: Config, split: Split, statistics: Statistics, embeddin
     return DelayModule.create(config.model, config.training, shape, vectors)
 
 
-def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: CheckpointUpload) -> L.Trainer:
+def _rendezvous_s(config: Config) -> float:
+    """The time by which one node may start later than another: its machine is found and starts the container."""
+    return config.compute.kubernetes.schedule_timeout_s + config.compute.kubernetes.startup_timeout_s
+
+
+def _trainer(
+    config: Config, run: RunLog, callbacks: list[Callback], upload: CheckpointUpload, processes: TrainingProcesses
+) -> L.Trainer:
     training = config.training
     target = upload.folder
     on_terminal = sys.stderr.isatty()
@@ -180,13 +198,14 @@ def _trainer(config: Config, run: RunLog, callbacks: list[Callback], upload: Che
         return L.Trainer(
             accelerator=training.accelerator,
             devices=int(training.devices) if training.devices.isdigit() else training.devices,
-            strategy=training.strategy,
+            num_nodes=processes.nodes,
+            strategy=processes.strategy(training.strategy, _rendezvous_s(config)),
             precision=_precision(training),
             max_epochs=training.max_epochs,
             gradient_clip_val=training.gradient_clip_norm or None,
             callbacks=callbacks,
             logger=logger,
-            plugins=[WholeCheckpoints(), OneMachine()],
+            plugins=[WholeCheckpoints(), processes],
             log_every_n_steps=1,
             enable_progress_bar=on_terminal,
             enable_model_summary=False,
