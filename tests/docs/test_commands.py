@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench": "tests/benchmarks/speed/test_training.py",
     r"make (test|test-all|test-fast|lint)": ".ci/run",
+    r"make test-(images|cluster)": ".ci/cluster.sh",
     r"make audit( SERVICE=osv)?": "tests/scripts/test_audit.py",
     r"make setup": ".ci/run",
     r"make lock": "tests/docs/test_commands.py::test_make_knows_the_target",  # the rest needs a package index
