@@ -42,6 +42,18 @@ class Postgres:
         self.admin(f"CREATE DATABASE {name} OWNER {self.user}")
         return self.url(name)
 
+    def offer_tls(self) -> None:
+        """Let clients that ask for it connect with TLS. The certificate is the server's own."""
+        folder = Path(str(self.admin("SHOW data_directory")[0][0]))
+        key, certificate = folder / "server.key", folder / "server.crt"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+        subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        key.chmod(0o600)
+        for path in (key, certificate):
+            shutil.chown(path, folder.owner())
+        self.admin("ALTER SYSTEM SET ssl = on")
+        self.admin("SELECT pg_reload_conf()")
+
 
 def postgres_server() -> Postgres:
     """The server of this test run. Without PostgreSQL, the test is skipped, or fails if `CI` is set."""
