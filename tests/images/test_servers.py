@@ -19,7 +19,8 @@ def address(monkeypatch):
 
 
 def test_airflow_makes_its_tables_and_lists_every_dag(airflow, address):
-    environment = [("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", address), ("AIRFLOW__CORE__LOAD_EXAMPLES", "False")]
+    engines = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC")
+    environment = [*((engine, address) for engine in engines), ("AIRFLOW__CORE__LOAD_EXAMPLES", "False")]
     commands = "airflow db migrate && airflow db check && airflow dags reserialize && airflow dags list --output json"
     # Airflow writes below its home, as the official chart lets it.
     done = run(airflow, "sh", "-euc", commands, network="host", environment=environment, confined=False)
