@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from delay_pipeline import REPOSITORY
 from delay_pipeline.credentials import stage_environment
 from delay_pipeline.failures import last_word, one_line_failures, pod_failure, stage_failure, status_message
 from delay_pipeline.links import MlflowRunLink, PodLink, ReportLink
+from delay_pipeline.multi_node import MultiNodeJob, MultiNodeTrigger
 from delay_pipeline.pods import TAKEN_AWAY, PauseTrigger, StagePodManager, StagePodTrigger, exceeded_quota
 from delay_pipeline.process import ProcessGroup
 from transformer import protocol
@@ -40,7 +42,8 @@ QUOTA_PAUSES_S = (30, 600)  # shortest and longest pause between two tries to st
 class StageOperator(KubernetesPodOperator):
     """Run `python -m transformer <stage>`, on the worker or in a pod, as `compute.backend` of the configuration says.
 
-    The triggerer watches a pod and copies its log. The task is deferred meanwhile, and takes no worker slot.
+    A profile with several nodes makes it a Job of several pods; the first one stands for all. The triggerer watches a
+    pod and copies its log. The task is deferred meanwhile, and takes no worker slot.
 
     Args:
         stage: stage name of the command line, for example `train-model`.
@@ -95,6 +98,8 @@ class StageOperator(KubernetesPodOperator):
         self.worker = worker
         self.pod_url = self.pod_page = ""
         self._group: ProcessGroup | None = None
+        self._job: MultiNodeJob | None = None
+        self._nodes = 1
 
     def execute(self, context: Context) -> None:
         # Airflow stores links when a task ends. This push shows the link while the task runs.
@@ -103,7 +108,9 @@ class StageOperator(KubernetesPodOperator):
             config = self._config()
             if config.compute.backend == "kubernetes":
                 self._configure_pod(config)
-                self.pod = self.pod_request_obj = None  # in `airflow dags test`, a retry reuses this operator object
+                self.pod = self.pod_request_obj = self._job = (
+                    None  # in `airflow dags test`, a retry reuses this operator object
+                )
                 self._start_pod(config, context, waits_since=time.time())
             else:
                 self._run_here(config, context)
@@ -138,11 +145,17 @@ class StageOperator(KubernetesPodOperator):
 
     def defer(self, *, trigger: BaseTrigger, **options: Any) -> None:
         if isinstance(trigger, KubernetesPodTrigger):
-            trigger = StagePodTrigger(**trigger.serialize()[1])
+            watching = MultiNodeTrigger if self._job else StagePodTrigger
+            trigger = watching(**trigger.serialize()[1])
         super().defer(trigger=trigger, **options)
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
-        pod = super().get_or_create_pod(pod_request_obj, context)
+        if self._nodes > 1:
+            self._job = MultiNodeJob.start(self.hook, pod_request_obj, self._nodes)
+            self.trigger_kwargs = self._job.event
+            pod = self._job.pod(0)
+        else:
+            pod = super().get_or_create_pod(pod_request_obj, context)
         self._note_pod_page(pod.metadata.name, pod.metadata.namespace)
         if self.pod_page:  # pushed here so that the link shows while the pod runs
             context["ti"].xcom_push(key=PodLink().xcom_key, value=self.pod_page)
@@ -154,17 +167,27 @@ class StageOperator(KubernetesPodOperator):
             config = self._config()
             self._configure_pod(config)
             self._note_pod_page(event["name"], event["namespace"])
-            try:
-                super().trigger_reentry(context, event)
-            except AirflowException:
-                if self.pod and self.pod.status.phase == PodPhase.SUCCEEDED:
-                    self.log.warning("the pod could not be watched to its end, but it succeeded")
-                    return
-                raise self._pod_failure(config, event.get(TAKEN_AWAY, "")) from None
+            self._job = MultiNodeJob.of_event(self.hook, event, self._nodes)
+            self.trigger_kwargs = self._job.event if self._job else None
+            with self._job.deleted_in_the_end() if self._job else nullcontext():
+                try:
+                    super().trigger_reentry(context, event)
+                except AirflowException:
+                    if self.pod and self.pod.status.phase == PodPhase.SUCCEEDED:
+                        self.log.warning("the pod could not be watched to its end, but it succeeded")
+                        return
+                    raise self._failure(config, event.get(TAKEN_AWAY, "")) from None
+
+    def process_pod_deletion(self, pod: k8s.V1Pod, *, reraise: bool = True) -> bool:
+        if self._job:  # it goes with all of its pods, after their state has been read
+            return False
+        return bool(super().process_pod_deletion(pod, reraise=reraise))
 
     def on_kill(self) -> None:
         if self._group:
             self._group.stop()
+        elif self._job:
+            self._job.delete()
         else:
             super().on_kill()
 
@@ -204,6 +227,7 @@ class StageOperator(KubernetesPodOperator):
                 )
         kubernetes = config.compute.kubernetes
         profile = kubernetes.profile(self.stage)
+        self._nodes = profile.nodes
         self.image = kubernetes.image
         self.image_pull_policy = kubernetes.image_pull_policy
         self.namespace = kubernetes.namespace
@@ -251,14 +275,22 @@ class StageOperator(KubernetesPodOperator):
     def _note_pod_page(self, pod: str, namespace: str) -> None:
         self.pod_page = self.pod_url.replace("{pod}", pod).replace("{namespace}", namespace)
 
-    def _pod_failure(self, config: Config, reason: str) -> AirflowException:
+    def _failure(self, config: Config, reason: str) -> AirflowException:
+        def of_pod(pod: k8s.V1Pod | None, reason: str) -> AirflowException:
+            return self._pod_failure(config, pod, reason)
+
+        if self._job:
+            return self._job.failure(self.base_container_name, reason, of_pod)
+        return of_pod(self.pod, reason)
+
+    def _pod_failure(self, config: Config, pod: k8s.V1Pod | None, reason: str) -> AirflowException:
         profile = config.compute.kubernetes.profile(self.stage)
         size = f"{profile.cpu} cores, {profile.memory}" + (f", {profile.gpus} GPUs" if profile.gpus else "")
         remedy = (
             f"its profile {profile.name} has {size}: "
             f"choose another with compute.kubernetes.stages.{self.stage.replace('-', '_')}"
         )
-        return pod_failure(self.stage, self.pod, self.base_container_name, remedy, reason)
+        return pod_failure(self.stage, pod, self.base_container_name, remedy, reason)
 
     def _run_here(self, config: Config, context: Context) -> None:
         with tempfile.TemporaryDirectory(prefix=f"{self.stage}-") as folder:

@@ -260,7 +260,8 @@ def test_airflow_may_do_what_the_pod_operator_does():
     assert rights["pods"] == {"create", "get", "list", "watch", "patch", "delete"}
     assert rights["pods/log"] == {"get"}
     assert rights["events"] >= {"get", "list"}
-    assert set(rights) == {"pods", "pods/log", "events"}
+    assert (rights["jobs"], rights["services"]) == ({"create", "list", "delete"}, {"create"})  # of several nodes
+    assert set(rights) == {"pods", "pods/log", "events", "jobs", "services"}
     accounts = {subject["name"] for subject in manifest("RoleBinding", "stage-launcher")["subjects"]}
     assert accounts == {"airflow-worker", "airflow-triggerer"}
 

@@ -112,6 +112,11 @@ def test_exit_2_of_a_pod_is_not_retried():
         ("profiles=[{name: a, memory: 8}]", ["memory=8", "512Mi, 8Gi or 1Ti"]),
         ("profiles=[{name: a, node_selector: [gpu]}]", ["'gpu'", "label", "key=value"]),
         ("profiles=[{name: a, tolerations: [gpu]}]", ["'gpu'", "taint", "key:NoSchedule"]),
+        ("profiles=[{name: gpu-1, nodes: 0}]", ["'gpu-1'", "nodes=0", "above 0"]),
+        (
+            "profiles=[{name: gpu-1, nodes: 2}, {name: cpu-small}, {name: cpu-large}]",
+            ["compute.kubernetes.stages.tune='gpu-1'", "several nodes", "only train-model", "nodes=1"],
+        ),
         ("namespace=A_b", ["compute.kubernetes.namespace", "'A_b'"]),
         ("image=''", ["compute.kubernetes.image", "''", "registry/name:tag"]),
         ("schedule_timeout_s=0", ["compute.kubernetes.schedule_timeout_s", "0", "above 0"]),

@@ -17,10 +17,12 @@ import pytest
 import yaml
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import ApiClient
 
+from delay_pipeline import multi_node
 from delay_pipeline.stage import StageOperator
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,6 +89,24 @@ def test_pod_is_the_golden_one(built, name, stage, overrides):
     if os.environ.get("GOLDEN") == "write":
         path.write_text(yaml.safe_dump(manifest, sort_keys=False), encoding="utf-8")
     assert manifest == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_several_nodes_are_the_golden_job_and_service(built):
+    small = "{name: cpu-small}, {name: cpu-large}, {name: gpu-1}"
+    profiles = f"compute.kubernetes.profiles=[{{name: gpus, gpus: 4, nodes: 2}}, {small}]"
+    _, manifest = built("train-model", profiles, "compute.kubernetes.stages.train_model=gpus")
+    manifest["metadata"]["name"] = "train-model-xxxxxxxx"
+    del manifest["metadata"]["labels"]["airflow_version"]
+    job = multi_node.job_manifest(PodGenerator.deserialize_model_dict(manifest), nodes=2)
+    written = ApiClient().sanitize_for_serialization(job)
+    job.metadata.uid = "0123"  # Kubernetes gives it
+    written = [written, ApiClient().sanitize_for_serialization(multi_node.service_manifest(job))]
+    for part in written:
+        kubernetes_validate.validate(part, KUBERNETES, strict=True)
+    path = GOLDEN / "nodes.yaml"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(yaml.safe_dump_all(written, sort_keys=False), encoding="utf-8")
+    assert written == list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(

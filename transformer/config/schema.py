@@ -664,6 +664,7 @@ class ProfileConfig(Entry):
     cpu: Whole = Field(1, gt=0, description="reserved cores; a stage uses more if the node has spare ones")
     memory: Quantity = Field("4Gi", description="reserved memory, and its limit")
     gpus: Whole = Field(0, ge=0, description="number of NVIDIA GPUs")
+    nodes: Whole = Field(1, gt=0, description="number of such pods that train one model together; train-model only")
     shared_memory: Quantity = Field(
         "1Gi", description="size of /dev/shm for data loaders and NCCL; it counts as memory"
     )
@@ -759,10 +760,15 @@ class ComputeConfig(Group):
     @model_validator(mode="after")
     def _stages_have_profiles(self) -> Self:
         names = [profile.name for profile in self.kubernetes.profiles]
-        for stage, name in vars(self.kubernetes.stages).items():
-            if self.backend == "kubernetes" and name not in names:
-                key = f"compute.kubernetes.stages.{stage}"
+        for stage, name in vars(self.kubernetes.stages).items() if self.backend == "kubernetes" else ():
+            key = f"compute.kubernetes.stages.{stage}"
+            if name not in names:
                 raise MisfitError(f"{key}={name!r} is no profile{nearest(name, names, listed=True)}", key)
+            if stage != "train_model" and self.kubernetes.profile(stage).nodes > 1:
+                raise MisfitError(
+                    f"{key}={name!r} has several nodes, which only train-model can use; choose a profile with nodes=1",
+                    key,
+                )
         return self
 
 
