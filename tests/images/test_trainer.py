@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import time
 
 import pytest
@@ -27,6 +28,8 @@ SETTINGS = [
     "model.n_layers=1",
     "evaluation.gate.min_journeys=5",
 ]
+
+LONG = ["training.max_epochs=1000", "training.snapshots_per_epoch=256", "training.early_stopping.patience=1000"]
 
 
 def command(stage, *settings):
@@ -57,16 +60,16 @@ def test_a_whole_training_without_network(trainer, data):
 def test_sigterm_ends_a_training_with_its_checkpoint(trainer, data):
     """Kubernetes ends a pod so, and kills it when 120 s are over."""
     stages = ["fetch-files", "compute-statistics-and-embeddings", "train-model"]
-    script = " && ".join(" ".join(command(stage, "training.max_epochs=1000")) for stage in stages)
+    script = " && ".join(" ".join(command(stage, *LONG)) for stage in stages)
     # exec, since the shell of a pod is not there either: tini signals the stage itself
     script = script.replace("&& python -m transformer train-model", "&& exec python -m transformer train-model")
     container = start(trainer, "sh", "-euc", script, volumes=data)
     try:
 
         def said():
-            return podman("logs", container, capture_output=True).stdout
+            return podman("logs", container, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
-        wait_until(lambda: len(re.findall("mae_s", said())) > 1, "two epochs", every_s=0.5)
+        wait_until(lambda: len(re.findall(r"epoch \d+/\d+ done", said())) > 1, "two epochs", every_s=0.5)
         began = time.monotonic()
         podman("stop", "--time=110", container, capture_output=True)
         seconds = time.monotonic() - began
