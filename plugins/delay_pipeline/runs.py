@@ -115,20 +115,23 @@ def skip_unless_tuned(context: Context) -> None:
 
 
 def close_run(run: dict[str, Any] | None, context: Context) -> None:
-    """Mark the MLflow run FINISHED, or FAILED with the first failed task and its error."""
-    if not (run and run["run_id"]):
+    """Mark the MLflow run FINISHED, or FAILED with the first failed task and its error. Delete pods that are left."""
+    if not run:
         log.info("no MLflow run to close: this DAG run opened none")
         return
     reason = failure_reason(context) or stop_reason(context)
     with one_line_failures(context["ti"]):
+        config = load_config(run["env"], run["overrides"])
+        if config.compute.backend == "kubernetes":
+            from delay_pipeline.leftovers import delete_leftovers
+
+            delete_leftovers(config, context["ti"].dag_id, context["ti"].run_id)
+        if not run["run_id"]:
+            log.info("no MLflow run to close: nothing is logged to MLflow")
+            return
         from transformer.tracking import runs
 
-        runs.close_run(
-            load_config(run["env"], run["overrides"]),
-            run["run_id"],
-            status="FAILED" if reason else "FINISHED",
-            reason=reason,
-        )
+        runs.close_run(config, run["run_id"], status="FAILED" if reason else "FINISHED", reason=reason)
     log.info("MLflow run %s closed: %s", run["run_id"], reason or "FINISHED")
 
 

@@ -17,11 +17,13 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from delay_pipeline import stage
 from delay_pipeline.failures import pod_failure
+from delay_pipeline.leftovers import delete_leftovers
 from delay_pipeline.links import PodLink
 from delay_pipeline.stage import StageOperator
 from tests.support.cluster import Cluster, Fate
 from tests.support.patience import wait_until
 from tests.support.tracking_double import FakeTracking
+from transformer.config import load_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow_database")]
 
@@ -266,6 +268,17 @@ def test_a_task_killed_while_deferred_takes_its_pod_along(deferred, cluster):
 
     asyncio.run(cancel())
     saved_and_gone(pod, cluster)
+
+
+def test_the_end_of_a_dag_run_takes_the_pods_along_that_its_tasks_left(deferred, cluster):
+    """A person ends the task while it starts to wait, so neither the task nor its trigger deletes the pod."""
+    _, _, pod = deferred
+    config = load_config("dev")
+    delete_leftovers(config, "model_training", "manual__2")
+    assert cluster.deletions == []
+    delete_leftovers(config, "model_training", "manual__1")
+    wait_until(lambda: pod.gone)
+    assert [name for name, _ in cluster.deletions] == [pod.name]
 
 
 def test_a_task_killed_before_it_waits_takes_its_pod_along(deferred, cluster):
