@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The images, and `make test-cluster` on a real Kubernetes of this machine, where it has what they need. Otherwise one
-# line says what is missing.
+# The images, and with CLUSTER=1 `make test-cluster` on a real Kubernetes of this machine, where it has what they need.
+# Otherwise one line says what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools=$(readlink -f "${CLUSTER_TOOLS:-../shared/tools/cluster}") # scripts that start a cluster; docs/deploy.md names others
@@ -14,8 +14,10 @@ not_run() {
 for program in podman runc debootstrap; do
     PATH=$PATH:/usr/sbin command -v "$program" >/dev/null || not_run "test-images and test-cluster" "no $program"
 done
+podman info >/dev/null 2>&1 || not_run "test-images and test-cluster" "podman cannot work here: \`podman info\` says why"
 make test-images
 
+[ -n "${CLUSTER:-}" ] || not_run test-cluster "it is asked for with CLUSTER=1"
 [ -x "$tools/up.sh" ] || not_run test-cluster "no scripts that start a cluster in $tools (CLUSTER_TOOLS)"
 [ -x "$KUBE_BIN/kubelet" ] || not_run test-cluster "no Kubernetes server in $KUBE_BIN (KUBE_BIN)"
 for program in containerd etcd dnsmasq iptables; do

@@ -9,10 +9,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
+import pendulum
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
 from kubernetes.client import VersionApi
@@ -37,7 +37,7 @@ POLL_S = 1.0
 TAIL_LINES = 20  # of the log of each other node, shown after a failure
 ALL_PODS = "Foreground"  # a deleted Job is gone when all that it owns is gone
 
-_EVER = datetime.min.replace(tzinfo=UTC)
+_EVER = pendulum.datetime(1970, 1, 1)
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ class _Part(IntEnum):
     WELL = 6
 
 
-def _part(pod: k8s.V1Pod | None, container: str, ended_by_job: bool) -> tuple[_Part, datetime]:
+def _part(pod: k8s.V1Pod | None, container: str, ended_by_job: bool) -> tuple[_Part, pendulum.DateTime]:
     """The part of a node, and since when it has it."""
     if pod is None:
         return (_Part.ENDED if ended_by_job else _Part.GONE), _EVER
