@@ -23,8 +23,6 @@ IMAGES = {  # target of the Dockerfile → name of the image
     "airflow": "train-delay-airflow",
     "mlflow": "train-delay-mlflow",
 }
-# Engine → a command that works only where the engine does. A docker client often has no server.
-WORKS = {"docker": ("docker", "info"), "podman": ("podman", "info"), "buildah": ("buildah", "info")}
 BUILD = {
     "docker": ("docker", "build"),
     "podman": ("podman", "build", "--format", "docker"),
@@ -49,10 +47,12 @@ def choose_engine(wanted: str = "") -> str:
         if not shutil.which(engine):
             continue
         found.append(engine)
-        if subprocess.run(WORKS[engine], stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0:
+        # It works only where the engine does: a docker client often has no server.
+        info = subprocess.run([engine, "info"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if info.returncode == 0:
             return engine
     if found:
-        raise BuildError(f"{' and '.join(found)} cannot work here: `{' '.join(WORKS[found[0]])}` says why")
+        raise BuildError(f"{' and '.join(found)} cannot work here: `{found[0]} info` says why")
     raise BuildError(f"no {wanted or 'docker, podman or buildah'} on the PATH; install one of the three")
 
 

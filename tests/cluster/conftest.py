@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tests.cluster.airflow_api import Airflow
 from tests.cluster.installation import NAMESPACES, STAGES, Images, install, overrides, remove, stage_pods
 from tests.cluster.kubectl import KubectlError, forwarded, kubectl
-from tests.support.models import simulated
+from tests.support.models import TINY_TRAINING, simulated
 from tests.support.patience import wait_until
 from transformer.data.simulator.settings import SimulationConfig
 
@@ -23,16 +23,7 @@ WIDTH = 110  # of the longest cell of the table
 ASKED = "TEST_CLUSTER"  # variable that `make test-cluster` sets: no other command touches a cluster
 collect_ignore_glob = [] if os.environ.get(ASKED) else ["test_*.py"]
 
-SMALL = [
-    "training.max_epochs=4",
-    "training.snapshots_per_epoch=64",
-    "training.log_every_s=0.5",
-    "data.grid.step_s=7200",
-    "model.d_model=16",
-    "model.n_heads=2",
-    "model.n_layers=1",
-    "evaluation.gate.min_journeys=5",
-]
+SMALL = ["training.max_epochs=4", *TINY_TRAINING]
 
 
 @dataclass

@@ -9,21 +9,13 @@ from mlflow import MlflowClient
 
 from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods
 from tests.support.cluster import Cluster
+from tests.support.models import TINY_TRAINING
 from tests.support.servers import answers
 
 pytestmark = pytest.mark.slow
 
 NAME = "training-in-pods"
-SMALL = [
-    "training.max_epochs=2",
-    "training.snapshots_per_epoch=64",
-    "training.log_every_s=0.5",
-    "data.grid.step_s=7200",
-    "model.d_model=16",
-    "model.n_heads=2",
-    "model.n_layers=1",
-    "evaluation.gate.min_journeys=5",
-]
+SMALL = ["training.max_epochs=2", *TINY_TRAINING]
 
 
 def test_the_whole_pipeline_in_pods(tmp_path, mlflow, s3):

@@ -12,7 +12,7 @@ from tests.support.servers import answers
 
 
 @pytest.fixture
-def address(monkeypatch):
+def address():
     """Address of an empty database, with its password."""
     server = postgres_server()
     return server.database().replace("@", f":{server.password}@")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.support.images import podman, run, start
-from tests.support.models import simulated
+from tests.support.models import TINY_TRAINING, simulated
 from tests.support.patience import wait_until
 from transformer.data.simulator.settings import SimulationConfig
 
@@ -21,12 +21,7 @@ SETTINGS = [
     "paths.cache=/tmp/cache",
     "paths.runs=/tmp/runs",
     "training.mlflow.use_mlflow=false",
-    "training.snapshots_per_epoch=64",
-    "data.grid.step_s=7200",
-    "model.d_model=16",
-    "model.n_heads=2",
-    "model.n_layers=1",
-    "evaluation.gate.min_journeys=5",
+    *TINY_TRAINING,
 ]
 
 LONG = ["training.max_epochs=1000", "training.snapshots_per_epoch=256", "training.early_stopping.patience=1000"]

@@ -11,6 +11,17 @@ from tests.support.run_folder import once
 if TYPE_CHECKING:
     from transformer.data.simulator.settings import SimulationConfig
 
+# Overrides of a training that takes seconds on such a railway, and of its evaluation.
+TINY_TRAINING = [
+    "training.snapshots_per_epoch=64",
+    "training.log_every_s=0.5",
+    "data.grid.step_s=7200",
+    "model.d_model=16",
+    "model.n_heads=2",
+    "model.n_layers=1",
+    "evaluation.gate.min_journeys=5",
+]
+
 
 def simulated(simulation: SimulationConfig) -> Path:
     """Folder of the event tables of a railway. Tests must not write into it."""
