@@ -80,6 +80,12 @@ class Run:
         path = f"{self.path}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.airflow.ask("GET", path)["value"]
 
+    def error(self, task_id):
+        """Why the last try of a task failed; "" = it has not failed. Airflow deletes it when the next try begins."""
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries"
+        entries = self.airflow.ask("GET", path)["xcom_entries"]
+        return self.xcom(task_id, "error") if any(entry["key"] == "error" for entry in entries) else ""
+
     def log(self, task_id, tries=1):
         """The log that the page of a task shows, without times; "" = it has not begun."""
         if self.tasks().get(task_id, (None, 0))[1] < tries:

@@ -53,8 +53,11 @@ def evict(pod):
 def fails(installation, task, *overrides, state=RETRY):
     """Trigger a training, wait for the first failure of a task, and return the run and the error."""
     run = installation.airflow.trigger("model_training", installation.conf(*overrides))
-    run.wait_for_task(task, state)
-    error = run.xcom(task, "error")
+    seen = []
+    run.wait_for(lambda: seen or seen.extend(filter(None, [run.error(task)])), f"the failure of {task}")
+    if state != RETRY:  # the next try may have begun
+        run.wait_for_task(task, state)
+    (error,) = seen
     assert "\n" not in error
     return run, error
 

@@ -45,14 +45,16 @@ def test_a_training_succeeds_in_pods_of_its_own(installation, trained, note):
 
 def test_the_evaluation_decides_on_the_new_model(installation, trained, note):
     run, _ = trained
-    airflow = installation.airflow
-    run.wait_for(lambda: airflow.runs("model_evaluation"), "the evaluation")
-    (evaluation,) = airflow.runs("model_evaluation")
-    evaluation.wait("success")
-    mlflow_run = installation.mlflow_run(run)
-    decisions = [value for name, value in mlflow_run.data.tags.items() if name.startswith("gate/")]
-    assert len(decisions) == 1
-    note("model_evaluation started by the asset: success", f"gate: {decisions[0].partition(':')[0]}")
+
+    def decisions():
+        tags = installation.mlflow_run(run).data.tags
+        return [value for name, value in tags.items() if name.startswith("gate/")]
+
+    run.wait_for(decisions, "the decision on the model")
+    for evaluation in installation.airflow.runs("model_evaluation"):  # other tests train models too
+        evaluation.wait("success")
+    assert len(decisions()) == 1
+    note("model_evaluation started by the asset: success", f"gate: {decisions()[0].partition(':')[0]}")
 
 
 def test_a_cleared_task_runs_again_in_the_same_mlflow_run(installation, trained, note):
