@@ -21,6 +21,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
     Unfinished files are deleted. Finished epochs stay.
     """
+    Terminated.arrived = True
     raise Terminated
 
 

@@ -1,6 +1,9 @@
 """Exceptions whose message is for the user."""
 
+from __future__ import annotations
+
 import errno
+import os
 import signal
 
 
@@ -17,14 +20,44 @@ class UserError(ValueError):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. It is not an Exception, so no handler of failures catches it."""
+    """SIGTERM arrived. It is not an Exception, so no handler of failures catches it.
 
+    Attributes:
+        arrived: True from then on. Nothing waits any more for a server that does not answer.
+    """
+
+    arrived = False
     LINE = b"error: terminated by SIGTERM\n"
     STATUS = 128 + signal.SIGTERM
 
 
 class ServiceError(RuntimeError):
     """A service that the pipeline needs (MLflow, S3) did not answer. One line, exit status 1; a retry may help."""
+
+
+class UnansweredError(ServiceError):
+    """A server did not answer, or answered that it cannot work now. It may answer later, see `waiting.patiently`.
+
+    Attributes:
+        server: kind and address of the server.
+        reason: what was seen in place of an answer.
+    """
+
+    def __init__(self, server: str, reason: str, remedy: str, waited_s: float = 0.0) -> None:
+        waited = f" for {waited_s:.0f} s" if waited_s >= 1 else ""
+        super().__init__(f"{server} did not answer{waited} ({reason}); {remedy}")
+        self.server = server
+        self.reason = reason
+        self._remedy = remedy
+
+    def after(self, waited_s: float) -> UnansweredError:
+        """The same error of a process that waited that long."""
+        return UnansweredError(self.server, self.reason, self._remedy, waited_s)
+
+
+def remedy(*, laptop: str, pod: str) -> str:
+    """The remedy that fits the place where this process runs."""
+    return pod if "KUBERNETES_SERVICE_HOST" in os.environ else laptop
 
 
 class DiskError(OSError):

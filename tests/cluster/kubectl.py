@@ -7,9 +7,9 @@ import subprocess
 
 import yaml
 
+from tests.support.http import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
-from tests.support.servers import answers
 
 KUBECTL = shutil.which("kubectl") or "kubectl"
 

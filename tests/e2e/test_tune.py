@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_train import OVERRIDES, runs
+from tests.support.http import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
-from tests.support.servers import answers
 
 SPACE = "search.space=[{key: training.learning_rate, low: 3e-4, high: 3e-3, log: true}]"
 STUDY = [*OVERRIDES, "--set", SPACE]

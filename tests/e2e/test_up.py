@@ -18,9 +18,9 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from tests.support.clones import cloned
+from tests.support.http import answers
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.programs import CHROMIUM, require
-from tests.support.servers import answers
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from tests.support.http import answers
 from tests.support.images import podman, run, start
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 from tests.support.postgres import postgres_server
-from tests.support.servers import answers
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,13 +15,14 @@ import boto3
 import botocore.loaders
 import pytest
 
-from tests.support.servers import s3_server
-from transformer.config import DataConfig
+from tests.support.servers import EVERY_SERVER, every_server
+from transformer.config import Config, DataConfig
 from transformer.storage.bucket import Bucket, TransferSettings
 
 LOADER = botocore.loaders.create_loader()
-SECRET = "wJalrXUtnFEMI-planted-secret"
-QUICK = TransferSettings(threads=4, attempts=3, backoff_s=0.01, connect_timeout_s=2, read_timeout_s=5)
+ACCESS_KEY, SECRET = "AKIAPLANTED", "wJalrXUtnFEMI-planted-secret"
+QUICK = TransferSettings(threads=4, attempts=3, wait_s=1.0, first_pause_s=0.01, connect_timeout_s=2, read_timeout_s=5)
+IMPATIENT = replace(QUICK, wait_s=0.0, attempts=1)
 DAYS = [date(2024, 12, day) for day in (13, 14, 16)]
 SIZE = 40_000  # bytes of an event table
 PART = 5 << 20  # bytes, the smallest part of a multipart upload
@@ -41,10 +42,15 @@ class Reply:
 
 @dataclass
 class Proxy:
-    """Forwards to the S3 server. `before` may change the request's headers, `after` the reply."""
+    """Forwards to the S3 server.
+
+    `before` may change the request's headers, `instead` may answer in place of the server, and `after` may change the
+    server's reply.
+    """
 
     upstream: str
     before: Callable[[str, str, dict[str, str]], None] = lambda method, path, headers: None
+    instead: Callable[[str, str, dict[str, str]], Reply | None] = lambda method, path, headers: None
     after: Callable[[str, str, Reply], None] = lambda method, path, reply: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
@@ -64,12 +70,14 @@ class Handler(BaseHTTPRequestHandler):
         headers = dict(self.headers)
         headers.pop("Expect", None)
         proxy.before(method, path, headers)
-        connection = HTTPConnection(proxy.upstream, timeout=10)
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        reply = Reply(answer.status, dict(answer.getheaders()), answer.read())
-        connection.close()
-        proxy.after(method, path, reply)
+        reply = proxy.instead(method, path, headers)
+        if reply is None:
+            connection = HTTPConnection(proxy.upstream, timeout=10)
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            reply = Reply(answer.status, dict(answer.getheaders()), answer.read())
+            connection.close()
+            proxy.after(method, path, reply)
         self.send_response_only(reply.status)
         reply.headers.pop("Transfer-Encoding", None)
         reply.headers["Connection"] = "close"
@@ -93,7 +101,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAPLANTED")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
@@ -102,10 +110,10 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: LOADER)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Host and port of an S3 server."""
-    with s3_server() as url:
+@pytest.fixture(scope="module", params=EVERY_SERVER)
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Host and port of an S3 server: moto's or Ceph's."""
+    with every_server(request.param, ACCESS_KEY, SECRET) as url:
         yield urlsplit(url).netloc
 
 
@@ -118,6 +126,11 @@ def proxy(server: str) -> Iterator[Proxy]:
     yield meddler
     http.shutdown()
     http.server_close()
+
+
+def open_bucket(settings: TransferSettings = QUICK, **data: str) -> Bucket:
+    """The bucket of these values of `data`."""
+    return Bucket.from_config(Config(data=DataConfig(**data)), settings)
 
 
 @dataclass
@@ -138,8 +151,7 @@ class Store:
         return [entry["Key"].removeprefix(f"{self.prefix}/") for entry in listed]
 
     def bucket(self, proxy: Proxy, settings: TransferSettings = QUICK) -> Bucket:
-        data = DataConfig(bucket_name=self.name, bucket_prefix=f"/{self.prefix}/", endpoint_url=proxy.url)
-        return Bucket.from_config(data, settings)
+        return open_bucket(settings, bucket_name=self.name, bucket_prefix=f"/{self.prefix}/", endpoint_url=proxy.url)
 
     def assert_whole(self, folder: Path) -> None:
         assert {name: (folder / name).read_bytes() for name in self.content} == self.content
@@ -148,7 +160,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def owner(server: str) -> object:
-    keys = {"aws_access_key_id": "owner", "aws_secret_access_key": "owner", "region_name": "us-east-1"}
+    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
     return boto3.session.Session(**keys).client("s3", endpoint_url=f"http://{server}")
 
 

@@ -7,23 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
+import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.support.ceph import ceph_server
+from tests.support.http import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 from tests.support.run_folder import once, start_server
-
-
-def answers(url: str) -> bytes | None:
-    """Body of the answer to a GET without a proxy; None = no good answer."""
-    try:
-        with build_opener(ProxyHandler({})).open(url, timeout=60) as answer:
-            return bytes(answer.read())
-    except (URLError, OSError):
-        return None
 
 
 def mlflow_server() -> tuple[str, Path]:
@@ -43,6 +35,20 @@ def _start_mlflow(folder: Path) -> dict[str, str]:
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: answers(f"{url}/health") == b"OK", "MLflow", process, log)
     return {"url": url, "folder": str(folder)}
+
+
+# Parameters of a fixture that starts each S3 server, see `every_server`.
+EVERY_SERVER = ["moto", pytest.param("ceph", marks=pytest.mark.s3)]
+
+
+@contextmanager
+def every_server(kind: str, access_key: str, secret_key: str) -> Iterator[str]:
+    """Address of an S3 server of a kind. It knows a user of these keys."""
+    if kind == "moto":
+        with s3_server() as url:
+            yield url
+    else:
+        yield ceph_server(access_key, secret_key)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from tests.support import servers
 from tests.support.figures import undrawn
 from tests.support.gate import Gate
 from tests.support.models import simulated, trained
+from transformer import waiting
 from transformer.config import Config, load_config
 from transformer.data.simulator.settings import SimulationConfig
 
@@ -99,11 +100,11 @@ def undrawn_figures() -> Iterator[None]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that clients of HTTP servers would have paused before each retry. They do not really pause."""
-    from urllib3.util import retry
-
+    """Seconds that this process would have waited for a server before each repetition. It does not really wait."""
     paused: list[float] = []
-    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=paused.append, time=time.time))
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(paused), sleep=time.sleep)
+    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(waiting, "sleep_using_event", lambda _: paused.append)
     return paused
 
 

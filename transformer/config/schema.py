@@ -755,6 +755,12 @@ class ComputeConfig(Group):
     backend: Literal["local", "kubernetes"] = Field(
         "local", description="local = a process next to the Airflow worker; kubernetes = one pod per stage"
     )
+    service_wait_s: float = Field(
+        120.0,
+        ge=0,
+        description="s for which a stage waits for S3, MLflow or PostgreSQL that does not answer; then it ends with "
+        "exit status 1, and Airflow tries it again",
+    )
     kubernetes: KubernetesConfig = Field(default_factory=KubernetesConfig)
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
     if data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
-        bucket = Bucket.from_config(data)
+        bucket = Bucket.from_config(config)
         available = bucket_dates(bucket)
         wanted = configured_split(chosen).all or available  # partial dates are found by comparing all dates
         sync_data(bucket, [day for day in available if day in set(wanted)], folder)
@@ -65,7 +65,7 @@ def list_dates(config: Config) -> list[date]:
     if config.data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
-        return bucket_dates(Bucket.from_config(config.data))
+        return bucket_dates(Bucket.from_config(config))
     return local_dates(Path(config.data.local_folder))
 
 
@@ -95,7 +95,7 @@ def fetch_dates(config: Config, days: Sequence[date]) -> None:
     if config.data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
-        sync_data(Bucket.from_config(config.data), days, Path(config.data.local_folder))
+        sync_data(Bucket.from_config(config), days, Path(config.data.local_folder))
 
 
 def bucket_dates(bucket: Bucket) -> list[date]:
@@ -187,7 +187,8 @@ class _SyncRecord:
 
     def holds(self, path: Path, item: StoredObject) -> bool:
         """Whether `path` is an exact copy of this version of the object."""
-        from transformer.storage.bucket import Arrived, md5
+        from transformer.storage.bucket import Arrived
+        from transformer.storage.etags import md5
 
         if not path.is_file() or path.stat().st_size != item.size:
             return False

@@ -153,7 +153,7 @@ def _fetched(config: Config, folder: Path) -> bool:
     from transformer.storage.bucket import Bucket
     from transformer.storage.shared_folder import download_folder
 
-    return download_folder(Bucket.from_config(config.data), f"{folder.parent.name}/{folder.name}", folder)
+    return download_folder(Bucket.from_config(config), f"{folder.parent.name}/{folder.name}", folder)
 
 
 def _share(config: Config, folder: Path, replace: bool) -> None:
@@ -162,5 +162,5 @@ def _share(config: Config, folder: Path, replace: bool) -> None:
         from transformer.storage.bucket import Bucket
         from transformer.storage.shared_folder import upload_folder
 
-        bucket = Bucket.from_config(config.data)
+        bucket = Bucket.from_config(config)
         upload_folder(bucket, folder, f"{folder.parent.name}/{folder.name}", replace=replace)

@@ -22,7 +22,7 @@ from transformer.config import Config
 from transformer.errors import ServiceError, UserError
 from transformer.registry.lock import RegistryLock, locked
 from transformer.text import redact
-from transformer.tracking.client import check_server, mlflow_errors
+from transformer.tracking.client import check_server, connect, mlflow_errors
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class ModelVersions:
             raise UserError("training.mlflow.use_mlflow=false has no model registry; set it to true")
         check_server(config)
         with mlflow_errors(config):
-            yield cls(config, MlflowClient(config.training.mlflow.tracking_uri))
+            yield cls(config, connect(config))
 
     @property
     def model_name(self) -> str:

@@ -7,26 +7,23 @@ Layout under `s3://<data.bucket_name>/<data.bucket_prefix>/`:
     optuna/<file>                               study database; <file>.lock names the process that may write it
 
 Credentials come only from the standard chain (environment, profile, web identity of the pod, instance), never from the
-configuration. Any S3-compatible endpoint works.
+configuration. Stores differ in their conditions, see `storage.probe`; the guide has a table of stores.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
-import mmap
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -37,41 +34,35 @@ from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 from urllib3.exceptions import HTTPError
 
-from transformer.config import DataConfig
-from transformer.errors import ServiceError, UserError
+from transformer.config import Config
+from transformer.errors import UserError
 from transformer.files import atomic_path
+from transformer.storage import etags
+from transformer.storage.errors import (
+    NO_CREDENTIALS,
+    BrokenTransferError,
+    Place,
+    code_of,
+    credentials_remedy,
+    status_of,
+)
+from transformer.storage.probe import StoreFeatures, probe
+from transformer.waiting import FIRST_PAUSE_S, patiently, reporting_silence
 
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 20  # bytes read at once
 MB = 1e6
-_ETAG = re.compile(r"[0-9a-f]{32}(-(?P<parts>\d+))?")
-_REFUSED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidIdentityToken"}  # answered with 400
-_ELSEWHERE_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
-_NO_CREDENTIALS = (
-    aws.NoCredentialsError,
-    aws.PartialCredentialsError,
-    aws.CredentialRetrievalError,
-    aws.UnknownCredentialError,
-    aws.NoAuthTokenError,
-    aws.TokenRetrievalError,
-    aws.SSOError,
-    aws.ProfileNotFound,
-    aws.ConfigParseError,
-    aws.ConfigNotFound,
-)
-_CREDENTIALS_REMEDY = (
-    "check the credentials of the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE) or of the pod's service account, "
-    "and that they may list, read and, to save results, write this bucket"
-)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """Timeouts, retries and parallelism of S3 requests."""
+    """Timeouts, repetitions and parallelism of S3 requests."""
 
     threads: int = 8  # files at a time
-    attempts: int = 5  # per request, and per file whose download breaks off
-    backoff_s: float = 1.0  # longest pause before a file is tried again, doubled each time up to 20 s
+    wait_s: float = 120.0  # to wait for a server that does not answer
+    attempts: int = 5  # per file that is damaged or changes during its download
+    first_pause_s: float = FIRST_PAUSE_S  # before a request is repeated
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     log_every_s: float = 5.0
@@ -104,15 +95,13 @@ class Arrived:
     modified_ns: int
 
 
-class _BrokenTransferError(ServiceError):
-    """The download of one object broke off, or the object was damaged or changed during the download."""
-
-
 class Bucket:
     """The part of an S3 bucket under `prefix`.
 
+    Every method waits for a store that does not answer, see `waiting.patiently`.
+
     Every method raises UserError for refused or missing credentials, and for a bucket or object that does not exist.
-    The error names bucket or key and the remedy. ServiceError means that the service did not answer in all attempts.
+    The error names bucket or key and the remedy. UnansweredError means that the store did not answer all that time.
     """
 
     def __init__(self, client: Any, name: str, prefix: str, settings: TransferSettings) -> None:
@@ -120,15 +109,23 @@ class Bucket:
         self.name = name
         self.prefix = prefix
         self._settings = settings
+        url = urlsplit(client.meta.endpoint_url)
+        self._place = Place(name, f"{url.scheme}://{url.netloc.rpartition('@')[2]}")
+        self._asked = (self._place, prefix)
+        self._contents: dict[str, str] = {}  # MD5 of downloads with an ETag that fits no usual size of parts, by key
 
     @classmethod
-    def from_config(cls, data: DataConfig, settings: TransferSettings | None = None) -> Bucket:
+    def from_config(cls, config: Config, settings: TransferSettings | None = None) -> Bucket:
         """The bucket of `data.bucket_name`, `data.bucket_prefix` and `data.endpoint_url`; nothing is sent yet.
+
+        Args:
+            settings: None = the usual ones, with `compute.service_wait_s`.
 
         Raises:
             UserError: one of the three values is wrong, or the profile of the credentials cannot be read.
         """
-        settings = settings or TransferSettings()
+        data = config.data
+        settings = settings or TransferSettings(wait_s=config.compute.service_wait_s)
         if not data.bucket_name:
             raise UserError("data.bucket_name is empty; set it, or switch off the transfers from and to S3")
         prefix = data.bucket_prefix.strip("/")
@@ -137,7 +134,7 @@ class Bucket:
         options = ClientConfig(
             connect_timeout=settings.connect_timeout_s,
             read_timeout=settings.read_timeout_s,
-            retries={"mode": "standard", "total_max_attempts": settings.attempts},
+            retries={"mode": "standard", "total_max_attempts": 1},  # `patiently` repeats requests, and says so
             max_pool_connections=settings.threads,
             # Content-MD5 guards the uploads instead: some S3-compatible services refuse the newer checksum trailers.
             request_checksum_calculation="when_required",
@@ -145,14 +142,19 @@ class Bucket:
         _check_endpoint(data.endpoint_url)
         try:
             client = boto3.session.Session().client("s3", endpoint_url=data.endpoint_url, config=options)
-        except _NO_CREDENTIALS as error:
-            raise UserError(f"s3://{data.bucket_name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
+        except NO_CREDENTIALS as error:
+            raise Place(data.bucket_name, "").no_credentials(error) from None
         except (ValueError, aws.BotoCoreError) as error:
             raise UserError(
                 f"s3://{data.bucket_name}: S3 cannot be used ({type(error).__name__}); "
                 "check data.endpoint_url and AWS_REGION"
             ) from None
         return cls(client, data.bucket_name, prefix, settings)
+
+    @property
+    def wait_s(self) -> float:
+        """Time for which each method waits for a store that does not answer."""
+        return self._settings.wait_s
 
     def address(self, name: str = "") -> str:
         """Address of the object `name` in messages; "" = the part of the bucket under `prefix`."""
@@ -189,28 +191,52 @@ class Bucket:
         """
         return self._put(self._key(name), path)
 
+    @cached_property
+    def features(self) -> StoreFeatures:
+        """The answers of the store to conditions under this prefix. The first use in a process finds out, and logs it.
+
+        Raises:
+            UserError: the credentials may not write there.
+        """
+        with _probing:
+            if self._asked not in _probed:
+                # An answer that was lost would make the repeated request fail its condition: try all of them again.
+                _probed[self._asked] = self._patiently(partial(probe, self._client, self._place, self._key("")))
+                log.info("S3: %s at %s: %s", self.address(), self._place.endpoint, _probed[self._asked])
+            return _probed[self._asked]
+
     def read_text(self, name: str) -> StoredText | None:
         """The object `name` with its content; None if it does not exist."""
         key = self._key(name)
-        with self._one_line(key):
+
+        def read() -> tuple[dict[str, Any], str] | None:
             try:
                 response = self._client.get_object(Bucket=self.name, Key=key)
             except self._client.exceptions.NoSuchKey:
                 return None
-            text = response["Body"].read().decode("utf-8", errors="replace")
-        now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return StoredText(text, _unquoted(response["ETag"]), (now - response["LastModified"]).total_seconds())
+            return response, response["Body"].read().decode("utf-8", errors="replace")
 
-    def write_text(self, name: str, text: str, replaces: str) -> bool:
+        if (found := self._answer(key, read)) is None:
+            return None
+        response, text = found
+        now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return StoredText(text, etags.unquoted(response["ETag"]), (now - response["LastModified"]).total_seconds())
+
+    def write_text(self, name: str, text: str, replaces: str, within_s: float | None = None) -> bool:
         """Write a small object only if its current ETag is `replaces` ("" = only if it does not exist).
 
+        Args:
+            within_s: the longest time to wait for the store; None = the usual one.
+
         Returns:
-            False if the bucket holds another version. A service without conditions writes in any case: a caller that
-            must be the only writer reads the object back.
+            False if the bucket holds another version. A store without this condition writes in any case, see
+            `features`: a caller that must be the only writer reads the object back. A repeated request, after a lost
+            answer, finds its own version and returns False.
         """
-        condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
-        body = text.encode()
-        return self._write_if(self._client.put_object, condition, Key=self._key(name), Body=body) is not None
+        works = self.features.if_match if replaces else self.features.creates
+        condition = self.features.must_replace(replaces) if works else {}
+        put = partial(self._client.put_object, Body=text.encode())
+        return self._write_if(put, condition, self._key(name), within_s) is not None
 
     def copy(self, source: str, target: str, replaces: str) -> str | None:
         """Copy an object inside the bucket. Readers of `target` see one step. `replaces` is as in `write_text`.
@@ -218,33 +244,43 @@ class Bucket:
         Returns:
             ETag of the copy; None if the bucket holds another version of `target`, or no `source`.
         """
-        condition = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
+        condition = self._condition(self.features.copies, target, replaces)
+        if condition is None:
+            return None
         origin = {"Bucket": self.name, "Key": self._key(source)}
-        answer = self._write_if(self._client.copy_object, condition, Key=self._key(target), CopySource=origin)
-        return None if answer is None else _unquoted(answer["CopyObjectResult"]["ETag"])
+        copy = partial(self._client.copy_object, CopySource=origin)
+        answer = self._write_if(copy, condition, self._key(target))
+        return None if answer is None else etags.unquoted(answer["CopyObjectResult"]["ETag"])
 
     def delete(self, name: str, etag: str = "") -> None:
         """Delete an object if it exists; with `etag`, only that version of the object."""
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
-        self._write_if(self._client.delete_object, condition, Key=self._key(name))
+        condition = self._condition(self.features.deletes, name, etag) if etag else {}
+        if condition is not None:
+            self._write_if(self._client.delete_object, condition, self._key(name))
+
+    def _condition(self, works: bool, name: str, etag: str) -> dict[str, str] | None:
+        """The condition that `name` has this ETag. A store without it is asked before: None = it has another."""
+        if works:
+            return self.features.must_replace(etag)
+        found = self.find(name)
+        return {} if (found.etag if found else "") == etag else None
 
     def _write_if(
-        self, request: Callable[..., dict[str, Any]], condition: dict[str, str], **arguments: Any
+        self, request: Callable[..., dict[str, Any]], condition: dict[str, str], key: str, within_s: float | None = None
     ) -> dict[str, Any] | None:
         """The answer to a request that changes an object on a condition; None if the condition is not met."""
-        with self._one_line(arguments["Key"]):
+
+        def write() -> dict[str, Any] | None:
             try:
-                try:
-                    return request(Bucket=self.name, **arguments, **condition)
-                except aws.ClientError as error:
-                    if _status(error) != 501:  # some S3-compatible services have not implemented the condition
-                        raise
-                    return request(Bucket=self.name, **arguments)
+                return request(Bucket=self.name, Key=key, **condition)
             except aws.ClientError as error:
                 # 409: another request is changing the object. NoSuchKey: the object was deleted.
-                if _status(error) in (409, 412) or error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                unmet = condition and status_of(error) in {409, 412, *self.features.refusals}
+                if unmet or code_of(error) == "NoSuchKey":
                     return None
                 raise
+
+        return self._answer(key, write, within_s)
 
     def download(
         self, wanted: Mapping[Path, StoredObject], arrived: Callable[[Arrived], None] = lambda _: None
@@ -264,138 +300,174 @@ class Bucket:
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+        if progress.unverified:
+            log.info(
+                "S3: %d of %d files have the size of their objects, but their content could not be compared: the ETags "
+                "are not formed from MD5, or from parts of an unusual size",
+                progress.unverified,
+                len(wanted),
+            )
 
     def _fetch(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> Arrived:
-        """Download one object to `path`. If it breaks off or changes, download its current version again."""
+        """Download one object to `path`. If it is damaged or changes, download its current version again."""
         for attempt in Retrying(
-            retry=retry_if_exception_type(_BrokenTransferError),
+            retry=retry_if_exception_type(BrokenTransferError),
             stop=stop_after_attempt(self._settings.attempts) | stop_when_event_set(stop),
-            wait=wait_random_exponential(multiplier=self._settings.backoff_s, max=20),
+            wait=wait_random_exponential(multiplier=self._settings.first_pause_s, max=20),
             sleep=sleep_using_event(stop),
             reraise=True,
         ):
             with attempt, atomic_path(path) as temporary:
-                if attempt.retry_state.attempt_number > 1:
+                again = attempt.retry_state.attempt_number > 1
+                if again:
                     item = self._current(item.key)
-                self._stream(item, temporary, progress, stop)
+                self._patiently(partial(self._stream, item, temporary, progress, stop), stop)
+                self._verify(item, temporary, progress, again)
                 arrival = Arrived(path, item.etag, temporary.stat().st_mtime_ns)
         return arrival
 
     def _stream(self, item: StoredObject, path: Path, progress: _Progress, stop: threading.Event) -> None:
-        """Write the content of exactly this version of an object to `path`, and verify it.
+        """Write the content of exactly this version of an object to `path`.
 
-        If the object has an additional checksum of S3, botocore checks it while reading. Size and ETag are checked
-        here.
+        If the object has an additional checksum of S3, botocore checks it while reading.
         """
-        where = self._address(item.key)
-        with self._one_line(item.key):
-            # If-Match is enough for S3; the comparison below is for services that ignore it.
+        with self._place.errors_of(item.key):
+            # If-Match is enough for S3; the comparison below is for stores that ignore it.
             response = self._client.get_object(Bucket=self.name, Key=item.key, IfMatch=f'"{item.etag}"')
-        if _unquoted(response["ETag"]) != item.etag:
-            raise _BrokenTransferError(f"{where} changed while it was being downloaded; run the stage again")
+        if etags.unquoted(response["ETag"]) != item.etag:
+            raise BrokenTransferError(
+                f"{self._place.address(item.key)} changed while it was being downloaded; run the stage again"
+            )
+        read = 0
         try:
             with path.open("wb") as file:
                 for block in response["Body"].iter_chunks(_BLOCK):
                     if stop.is_set():
                         raise CancelledError
                     file.write(block)
+                    read += len(block)
                     progress.add(len(block))
-        except (aws.BotoCoreError, HTTPError) as error:
-            raise _BrokenTransferError(
-                f"{where} broke off {self._settings.attempts} times ({type(error).__name__}); run the stage again"
-            ) from None
+        except BaseException as error:
+            progress.add(-read)
+            if isinstance(error, (aws.BotoCoreError, HTTPError)):
+                reason = f"the download of {item.key} broke off, {type(error).__name__}"
+                raise self._place.unanswered(reason) from None
+            raise
         finally:
             response["Body"].close()
-        encrypted = response.get("SSECustomerAlgorithm") or response.get("ServerSideEncryption", "AES256") != "AES256"
-        if path.stat().st_size != item.size or not (encrypted or self._matches_etag(path, item)):
-            raise _BrokenTransferError(f"{where} differs from its size and ETag; upload it again")
+        progress.encrypted[item.key] = bool(response.get("SSECustomerAlgorithm")) or (
+            response.get("ServerSideEncryption", "AES256") != "AES256"  # then the ETag is no MD5
+        )
 
-    def _matches_etag(self, path: Path, item: StoredObject) -> bool:
-        """Whether the file is the one the ETag was made of; true where the ETag cannot tell."""
-        form = _ETAG.fullmatch(item.etag)
-        if form is None:
-            return True
-        if form["parts"] is None:
-            return md5(path).hexdigest() == item.etag
-        part_size = self._part_size(item, int(form["parts"]))
-        return part_size is None or _multipart_etag(path, part_size) == item.etag
+    def _verify(self, item: StoredObject, path: Path, progress: _Progress, again: bool) -> None:
+        """Compare a downloaded file with the object's size and ETag.
+
+        Args:
+            again: the object has been downloaded before, and differed from its ETag or changed.
+
+        Raises:
+            BrokenTransferError: they differ.
+        """
+        same: bool | None = path.stat().st_size == item.size
+        if same:
+            same = None if progress.encrypted[item.key] else self._has_etag(path, item)
+        if same is None or (not same and path.stat().st_size == item.size and self._has_opaque_etags(again)):
+            progress.unverified += 1
+        elif not same:
+            raise BrokenTransferError(
+                f"{self._place.address(item.key)} differs from its size and ETag; upload it again"
+            )
+
+    def _has_etag(self, path: Path, item: StoredObject) -> bool | None:
+        """Whether the object's ETag was formed from the content of this file; None = unknown."""
+        parts = etags.parts_of(item.etag)
+        if parts is None:
+            return None
+        if parts == 0:
+            return etags.md5(path).hexdigest() == item.etag
+        if size := self._part_size(item, parts):
+            return etags.multipart_etag(path, size) == item.etag
+        usual = etags.possible_part_sizes(item.size, parts)
+        return any(etags.multipart_etag(path, size) == item.etag for size in usual) or self._came_before(path, item)
+
+    def _came_before(self, path: Path, item: StoredObject) -> bool | None:
+        """None if an earlier download of this object had the same content, so that the ETag is what cannot be known."""
+        digest = etags.md5(path).hexdigest()
+        before, self._contents[item.key] = self._contents.get(item.key), digest
+        return None if before == digest else False
+
+    def _has_opaque_etags(self, find_out: bool) -> bool:
+        """Whether the ETags of this store are known not to be formed from MD5. Only a write can find out."""
+        try:
+            return (find_out or self._asked in _probed) and not self.features.md5_etags
+        except UserError:
+            return False
 
     def _part_size(self, item: StoredObject, parts: int) -> int | None:
-        """Bytes per part of a multipart upload; None where the service does not say, or they differ."""
-        with self._one_line(item.key):
+        """Bytes per part of a multipart upload; None where the store does not say, or they differ."""
+
+        def head() -> dict[str, Any]:
             try:
-                first = self._client.head_object(Bucket=self.name, Key=item.key, PartNumber=1)
-            except aws.ClientError:
-                return None
-        size = int(first["ContentLength"])
+                return dict(self._client.head_object(Bucket=self.name, Key=item.key, PartNumber=1))
+            except aws.ClientError as error:
+                if status_of(error) in (400, 405, 501):  # the store has no numbers of parts
+                    return {}
+                raise
+
+        first = self._answer(item.key, head)
+        size = int(first.get("ContentLength", 0))
         return size if size and first.get("PartsCount") == parts == -(-item.size // size) else None
 
     def _current(self, key: str) -> StoredObject:
-        with self._one_line(key):
-            found = self._client.head_object(Bucket=self.name, Key=key)
-        return StoredObject(key, found["ContentLength"], _unquoted(found["ETag"]))
+        found = self._answer(key, partial(self._client.head_object, Bucket=self.name, Key=key))
+        return StoredObject(key, found["ContentLength"], etags.unquoted(found["ETag"]))
 
     def _list(self, start: str) -> dict[str, StoredObject]:
         """Every object whose key begins with `start`, by key."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start)
-        with self._one_line():
+
+        def listed() -> dict[str, StoredObject]:
             return {
-                entry["Key"]: StoredObject(entry["Key"], entry["Size"], _unquoted(entry["ETag"]))
+                entry["Key"]: StoredObject(entry["Key"], entry["Size"], etags.unquoted(entry["ETag"]))
                 for page in pages
                 for entry in page.get("Contents", ())
             }
 
+        return self._answer("", listed)
+
     def _put(self, key: str, path: Path) -> str:
-        digest = base64.b64encode(md5(path).digest()).decode()
-        with self._one_line(key), path.open("rb") as file:
-            response = self._client.put_object(Bucket=self.name, Key=key, Body=file, ContentMD5=digest)
-        return _unquoted(response["ETag"])
+        digest = base64.b64encode(etags.md5(path).digest()).decode()
+
+        def put() -> dict[str, Any]:
+            with path.open("rb") as file:
+                return dict(self._client.put_object(Bucket=self.name, Key=key, Body=file, ContentMD5=digest))
+
+        return etags.unquoted(self._answer(key, put)["ETag"])
+
+    def _answer(self, key: str, request: Callable[[], Answer], within_s: float | None = None) -> Answer:
+        """The answer to a request about the object `key`, "" = about the bucket."""
+
+        def once() -> Answer:
+            with self._place.errors_of(key), reporting_silence(self._place.endpoint):
+                return request()
+
+        return self._patiently(once, within_s=within_s)
+
+    def _patiently(
+        self, request: Callable[[], Answer], stop: threading.Event | None = None, within_s: float | None = None
+    ) -> Answer:
+        wait_s = self._settings.wait_s if within_s is None else min(within_s, self._settings.wait_s)
+        return patiently(request, wait_s, first_pause_s=self._settings.first_pause_s, stop=stop)
 
     def _key(self, *parts: str) -> str:
         return "/".join([*([self.prefix] if self.prefix else []), *parts])
 
     def _address(self, key: str) -> str:
-        return f"s3://{self.name}/{key or self.prefix}"
+        return self._place.address(key or self.prefix)
 
-    @contextmanager
-    def _one_line(self, key: str = "") -> Iterator[None]:
-        """Turn an error of botocore into one line, without botocore's text, which may quote the request."""
-        try:
-            yield
-        except aws.ClientError as error:
-            raise self._explained(error, key) from None
-        except _NO_CREDENTIALS as error:
-            raise UserError(f"s3://{self.name}: {type(error).__name__}; {_CREDENTIALS_REMEDY}") from None
-        except aws.ParamValidationError:
-            raise UserError(f"data.bucket_name={self.name!r} is not a valid name of a bucket; correct it") from None
-        except (aws.BotoCoreError, HTTPError) as error:
-            raise ServiceError(
-                f"s3://{self.name}: {self._endpoint()} did not answer in {self._settings.attempts} attempts "
-                f"({type(error).__name__}); check data.endpoint_url and the network, then run the stage again"
-            ) from None
 
-    def _explained(self, error: aws.ClientError, key: str) -> UserError | ServiceError:
-        code = " ".join(str(error.response.get("Error", {}).get("Code", "")).split())[:80]
-        status = _status(error)
-        if code == "NoSuchBucket" or (status == 404 and not key):
-            return UserError(f"data.bucket_name={self.name!r} does not exist at {self._endpoint()}; correct it")
-        if status in (401, 403) or code in _REFUSED_CODES:
-            return UserError(f"s3://{self.name}: access refused ({code}); {_CREDENTIALS_REMEDY}")
-        if status == 404:
-            return UserError(f"{self._address(key)} no longer exists; upload it again or leave it out")
-        if code in _ELSEWHERE_CODES:
-            return UserError(
-                f"s3://{self.name} is not in the region of {self._endpoint()}; set AWS_REGION to the bucket's region"
-            )
-        if status == 412:
-            return _BrokenTransferError(
-                f"{self._address(key)} changed while it was being downloaded; run the stage again"
-            )
-        return ServiceError(f"{self._address(key)}: S3 answered {status} {code}; run the stage again")
-
-    def _endpoint(self) -> str:
-        url = urlsplit(self._client.meta.endpoint_url)
-        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+_probed: dict[tuple[Place, str], StoreFeatures] = {}  # of this process, by place and prefix
+_probing = threading.Lock()
 
 
 class _Progress:
@@ -403,6 +475,8 @@ class _Progress:
 
     def __init__(self, total_files: int, total_bytes: int, log_every_s: float) -> None:
         self.files = 0
+        self.unverified = 0
+        self.encrypted: dict[str, bool] = {}  # by key, as the answer to the download says
         self._total_files = total_files
         self._total_bytes = total_bytes
         self._log_every_s = log_every_s
@@ -433,7 +507,7 @@ def _check_endpoint(url: str | None) -> None:
     if url is None:
         return
     if "@" in url:
-        raise UserError(f"data.endpoint_url holds a user name or password; {_CREDENTIALS_REMEDY}")
+        raise UserError(f"data.endpoint_url holds a user name or password; {credentials_remedy()}")
     if not re.fullmatch(r"https?://[\w.:\[\]-]+(/.*)?", url):
         raise UserError(f"data.endpoint_url={url!r} is not an address; write it like https://s3.example.org")
 
@@ -442,30 +516,3 @@ def is_plain(name: str) -> bool:
     """Whether a path made of a folder and `name` stays inside that folder, in a bucket and on every file system."""
     parts = name.split("/")
     return not set(parts) & {"", ".", ".."} and not re.search(r"[\\:\x00-\x1f]", name)
-
-
-def _status(error: aws.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _unquoted(etag: str) -> str:
-    return etag.strip('"')
-
-
-_new_md5 = partial(hashlib.md5, usedforsecurity=False)  # S3's checksum; it does not protect against forgery
-
-
-def md5(path: Path) -> hashlib._Hash:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _new_md5)
-
-
-def _multipart_etag(path: Path, part_size: int) -> str:
-    """The ETag of a multipart upload: the MD5 over the MD5s of its parts, and their number."""
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
-        digests = [_new_md5(view[start : start + part_size]).digest() for start in range(0, len(view), part_size)]
-    return f"{_new_md5(b''.join(digests)).hexdigest()}-{len(digests)}"

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from transformer.errors import UserError
-from transformer.files import atomic_folder, content_hash, file_digest, write_json
+from transformer.files import atomic_folder, content_hash, file_digest
 from transformer.storage.bucket import Bucket, StoredObject, is_plain
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def upload_folder(bucket: Bucket, folder: Path, key_prefix: str, replace: bool =
         Whether `folder` was uploaded. `download_folder` ignores an interrupted upload.
     """
     where = bucket.address(key_prefix)
+    marker_name = f"{key_prefix}/{COMPLETE}"
     if not replace and _current(bucket, key_prefix) is not None:
         log.info("S3: %s exists already", where)
         return False
@@ -67,10 +68,14 @@ def upload_folder(bucket: Bucket, folder: Path, key_prefix: str, replace: bool =
     content = content_hash(files)
     for name in files:
         bucket.put_file(folder / name, f"{key_prefix}/{content}/{name}")
-    with tempfile.TemporaryDirectory() as scratch:
-        marker = Path(scratch) / COMPLETE
-        write_json(marker, {"content": content, "files": files})
-        bucket.put_file(marker, f"{key_prefix}/{COMPLETE}")
+    text = json.dumps({"content": content, "files": files}, indent=2)
+    before = bucket.find(marker_name)
+    bucket.write_text(marker_name, text, replaces=before.etag if before else "")
+    # Another machine may have been faster. A store without conditions lets the last one win, so read it back.
+    after = bucket.read_text(marker_name)
+    if after is None or after.text != text:
+        log.info("S3: %s was uploaded by another machine at the same time", where)
+        return False
     log.info("S3: %s uploaded, %d files", where, len(files))
     return True
 

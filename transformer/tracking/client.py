@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformer.config import Config
 from transformer.errors import DiskError, ServiceError, UserError
 from transformer.files import content_hash, writing
 from transformer.text import redact
 from transformer.tracking.names import FAILURE_REASON
+from transformer.tracking.patient_client import PatientClient, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,10 +32,8 @@ METRIC_NAME_LENGTH = 250  # characters; the server refuses a request with a long
 TAGS = "tags"  # artifact folder of a run: the values that are too long for a tag
 IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and the first SHOWN characters
 SHOWN = 200
-# By default MLflow retries an unreachable server for minutes, and the user would wait that long for the error.
 _HTTP_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",  # seconds; the three retries take about 7 s
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `PatientClient` repeats requests: it says so, and repeats none twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 _PROBE = 1_000_000  # bytes; after a failed download, a disk without room for them was full
@@ -48,18 +47,21 @@ def public_address(config: Config) -> str:
 
 
 def check_server(config: Config) -> None:
-    """Refuse at once if no MLflow server answers.
+    """Check that an MLflow server answers and accepts the credentials. It is waited for, see `waiting.patiently`.
 
     Raises:
-        UserError: no server answers; the error names the address and the remedy.
+        UserError: it is no MLflow server, or it refuses the credentials; the error names the address and the remedy.
+        UnansweredError: no server answers.
     """
     client = connect(config)
     try:
         client.search_experiments(max_results=1)
+    except (UserError, ServiceError):
+        raise
     except Exception as error:
         raise UserError(
-            f"no MLflow server answers at training.mlflow.tracking_uri={public_address(config)} ({_reason(error)}); "
-            "start it with `make up`, correct the address, or set training.mlflow.use_mlflow=false"
+            f"no MLflow server is at training.mlflow.tracking_uri={public_address(config)} ({reason_of(error)}); "
+            "correct the address, or set training.mlflow.use_mlflow=false"
         ) from None
 
 
@@ -80,7 +82,7 @@ def mlflow_errors(config: Config) -> Iterator[None]:
         if not _of_client(error):
             raise
         # not chained, because its text may hold the address with the password
-        raise ServiceError(f"MLflow at {public_address(config)}: {_reason(error)}") from None
+        raise ServiceError(f"MLflow at {public_address(config)}: {reason_of(error)}") from None
 
 
 def _of_client(error: Exception) -> bool:
@@ -105,12 +107,13 @@ def connect(config: Config) -> MlflowClient:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     uri = config.training.mlflow.tracking_uri
     try:
-        return MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=uri)
     except Exception as error:
         raise UserError(
-            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({_reason(error)}); "
+            f"training.mlflow.tracking_uri={public_address(config)} cannot be used ({reason_of(error)}); "
             "set the address of a server, such as http://127.0.0.1:5000, or sqlite:///mlflow.db"
         ) from None
+    return cast("MlflowClient", PatientClient(client, public_address(config), config.compute.service_wait_s))
 
 
 def existing_run(client: MlflowClient, run_id: str, name: str) -> Run:
@@ -236,12 +239,3 @@ def log_text(client: MlflowClient, run_id: str, text: str, artifact: str) -> Non
         path = Path(temporary) / name
         path.write_text(text, encoding="utf-8")
         client.log_artifact(run_id, str(path), folder)
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the first cause: "Connection refused" says more than the error of the request."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    line = lines[-1] if lines[0].endswith(":") else lines[0]  # of a download, the first line only announces the reason
-    return str(redact(line[:200]))

@@ -19,7 +19,7 @@ from transformer.config import Config
 from transformer.errors import UserError
 from transformer.files import atomic_path, read_json, write_json
 from transformer.text import duration
-from transformer.tracking.client import mlflow_errors
+from transformer.tracking.client import connect, mlflow_errors
 from transformer.tracking.names import AIRFLOW_RUN
 from transformer.tracking.run_log import RunLog
 from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, HISTORY, LAST
@@ -187,6 +187,7 @@ class RunLogger(MLFlowLogger):
 
     def __init__(self, config: Config, run_id: str) -> None:
         super().__init__(run_id=run_id, tracking_uri=config.training.mlflow.tracking_uri)
+        self._mlflow_client = connect(config)  # Lightning's own does not wait for a server that goes away
         self._config = config
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -23,24 +23,24 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from transformer.config import Config
-from transformer.errors import ServiceError, UserError
+from transformer.errors import ServiceError, UnansweredError, UserError, remedy
 from transformer.files import content_hash
 from transformer.storage.bucket import Bucket, TransferSettings
 from transformer.text import redact
 from transformer.tuning.bucket_copy import BucketCopy
 from transformer.tuning.lease import LeaseSettings, OccupiedError, leased, only_writer_here
+from transformer.tuning.patient_storage import PatientStorage, away, raise_unanswered
+from transformer.waiting import patiently
 
 log = logging.getLogger(__name__)
 
 OnStale = Callable[[optuna.Study, FrozenTrial], None]
 
 _STALE_BEATS = 4  # missed heartbeats after which a worker counts as dead
-# The process must notice that the bucket does not answer before the lease expires.
-_TRANSFER = TransferSettings(attempts=3, connect_timeout_s=5.0, read_timeout_s=20.0)
 # A connection whose other end vanished ends within a minute, on both sides. Then the server frees its locks.
 _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # s, s, times
 _SESSION = "; ".join(
@@ -126,7 +126,7 @@ def read_database(config: Config) -> Iterator[RDBStorage]:
     if config.data.download_data_from_s3:
         try:
             with only_writer_here(path, ""):
-                BucketCopy(path, Bucket.from_config(config.data, _TRANSFER)).fetch()
+                BucketCopy(path, _bucket(config, DatabaseSettings())).fetch()
         except OccupiedError as occupied:
             log.info("%s; the local file is read without a download", str(occupied).partition(";")[0])
     if not path.is_file():
@@ -195,7 +195,7 @@ def _open_sqlite(config: Config, holder: str, settings: DatabaseSettings) -> Ite
     with ExitStack() as stack:
         stack.enter_context(only_writer_here(path, holder))
         if data.download_data_from_s3 or data.save_results_to_s3:
-            bucket = Bucket.from_config(data, _TRANSFER)
+            bucket = _bucket(config, settings)
             copy = BucketCopy(path, bucket)
             if data.save_results_to_s3:
                 lease = stack.enter_context(leased(bucket, copy.lease_name, holder, settings.lease))
@@ -206,6 +206,12 @@ def _open_sqlite(config: Config, holder: str, settings: DatabaseSettings) -> Ite
             else:
                 copy.refuse_unknown()
         yield StudyDatabase(stack.enter_context(_storage(config)), alone=True, save=save)
+
+
+def _bucket(config: Config, settings: DatabaseSettings) -> Bucket:
+    """The bucket of the study. The process notices that it does not answer before the lease of the study expires."""
+    wait_s = min(config.compute.service_wait_s, settings.lease.renewable_s)
+    return Bucket.from_config(config, TransferSettings(wait_s=wait_s, connect_timeout_s=5.0, read_timeout_s=20.0))
 
 
 @contextmanager
@@ -225,19 +231,14 @@ def _open_postgresql(config: Config, on_stale: OnStale, settings: DatabaseSettin
 def _storage(config: Config, **heartbeats: Any) -> Iterator[RDBStorage]:
     """Optuna's storage with its tables. It is disconnected at the end."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    creating: AbstractContextManager[None] = nullcontext()
-    if url := config.search.storage_url:
-        # Without the lock, workers that start at the same instant would create the same tables.
-        creating = _advisory_lock(config, "tables", DatabaseSettings.exclusive_within_s)
-        engine = {**_postgresql_engine(), "pool_pre_ping": True}
-    else:
-        url = sqlalchemy.URL.create("sqlite", database=str(Path(config.paths.optuna_db).resolve())).render_as_string()
-        engine = {"connect_args": {"timeout": 60.0}}  # s for which a writer waits for a reader, such as the dashboard
-    with creating, database_errors(config), warnings.catch_warnings():
+    opened = partial(_postgresql_storage if config.search.storage_url else _sqlite_storage, config, **heartbeats)
+    with database_errors(config), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are experimental
         try:
-            storage = RDBStorage(url, engine, **heartbeats)
+            storage = opened()
         except RuntimeError as error:  # tables of another version of Optuna; the error says how to upgrade them
+            if isinstance(error, ServiceError):
+                raise
             raise UserError(f"{_address(config)}: {error}") from None
     try:
         yield storage
@@ -246,10 +247,63 @@ def _storage(config: Config, **heartbeats: Any) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
+def _sqlite_storage(config: Config, **heartbeats: Any) -> RDBStorage:
+    url = sqlalchemy.URL.create("sqlite", database=str(Path(config.paths.optuna_db).resolve())).render_as_string()
+    timeout_s = 60.0  # for which a writer waits for a reader, such as the dashboard
+    return RDBStorage(url, {"connect_args": {"timeout": timeout_s}}, **heartbeats)
+
+
+def _postgresql_storage(config: Config, **heartbeats: Any) -> RDBStorage:
+    def connect() -> RDBStorage:
+        # Without the lock, workers that start at the same instant would create the same tables.
+        with _advisory_lock(config, "tables", DatabaseSettings.exclusive_within_s), _unanswered(config):
+            return PatientStorage(
+                config.search.storage_url,
+                {**_postgresql_engine(), "pool_pre_ping": True},
+                wait_s=config.compute.service_wait_s,
+                unanswered=partial(_away, config),
+                **heartbeats,
+            )
+
+    return patiently(connect, config.compute.service_wait_s)
+
+
+def _away(config: Config, error: BaseException) -> UnansweredError | None:
+    """The error to raise in place of this one of psycopg, if the server is away."""
+    if not away(error) or _refused(error):
+        return None
+    return UnansweredError(
+        _address(config),
+        _reason(error),
+        remedy(
+            laptop="check that it runs and is reachable, then run again",
+            pod="ask those who run it, or check the network of the cluster, then run again",
+        ),
+    )
+
+
+@contextmanager
+def _unanswered(config: Config) -> Iterator[None]:
+    """Raise UnansweredError in place of an error of SQLAlchemy or Optuna which says that the server is away."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        if (instead := _away(config, _cause(error))) is not None:
+            raise instead from None
+        raise
+
+
 def _postgresql_engine() -> dict[str, Any]:
     """Options of a connection to PostgreSQL."""
     return {
-        "connect_args": {"connect_timeout": 10, "tcp_user_timeout": 60_000, **_KEEPALIVES},  # s, ms
+        "connect_args": {
+            "connect_timeout": 10,  # s
+            "tcp_user_timeout": 60_000,  # ms
+            # Prepared statements belong to a connection of the server. Behind a pooler, such as pgbouncer in
+            # transaction mode, the next transaction has another one.
+            "prepare_threshold": None,
+            **_KEEPALIVES,
+        },
         "pool_events": [(_prepare, "connect")],
     }
 
@@ -266,28 +320,44 @@ def _advisory_lock(config: Config, what: str, within_s: float) -> Iterator[None]
     The lock belongs to a transaction and not to a session, so it also works through a connection pooler.
 
     Raises:
-        ServiceError: another worker kept the lock for `within_s`, or the connection broke while the lock was held.
+        ServiceError: another worker kept the lock for `within_s`, or the server does not answer.
     """
     key = int(content_hash("train delays", what), 16) - 2**63  # any signed 64-bit number
     with database_errors(config):
         engine = sqlalchemy.create_engine(config.search.storage_url, poolclass=NullPool, **_postgresql_engine())
-        connection = engine.connect()
+        raise_unanswered(engine, partial(_away, config))
+        connection = patiently(partial(_locked, config, engine, key, what, within_s), config.compute.service_wait_s)
     with connection:
-        with database_errors(config):
-            limit = {"milliseconds": f"{within_s * 1_000:.0f}"}
-            connection.execute(sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, true)"), limit)
-            try:
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            except OperationalError as error:
-                if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
-                    raise
-                raise ServiceError(
-                    f"{_address(config)}: another worker has kept the {what} for {within_s:.0f} s; "
-                    "stop it if it hangs, then run the stage again"
-                ) from None
         yield
-        with database_errors(config):
-            connection.commit()
+        try:
+            with database_errors(config):
+                connection.commit()
+        except UnansweredError as error:
+            # The block has written its results, so it is not repeated.
+            log.warning("the lock of the %s was lost before its end, and another worker may have it: %s", what, error)
+
+
+def _locked(config: Config, engine: sqlalchemy.Engine, key: int, what: str, within_s: float) -> sqlalchemy.Connection:
+    """A connection whose transaction holds the advisory lock `key`."""
+    connection = engine.connect()
+    try:
+        limit = {"milliseconds": f"{within_s * 1_000:.0f}"}
+        connection.execute(sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, true)"), limit)
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    except BaseException as error:
+        connection.close()
+        if isinstance(_cause(error), psycopg.errors.LockNotAvailable):
+            raise ServiceError(
+                f"{_address(config)}: another worker has kept the {what} for {within_s:.0f} s; "
+                "stop it if it hangs, then run the stage again"
+            ) from None
+        raise
+    return connection
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the server refused a connection for a reason that only the user can mend."""
+    return isinstance(error, psycopg.Error) and error.sqlstate is None and bool(_REFUSED.search(_reason(error)))
 
 
 def _explained(config: Config, error: BaseException) -> UserError | ServiceError:
@@ -298,8 +368,7 @@ def _explained(config: Config, error: BaseException) -> UserError | ServiceError
         return ServiceError(f"{where} cannot be used ({reason}); check its folder and the disk, then run again")
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return UserError(f"{where}: {reason}; let its user create tables there, GRANT CREATE ON SCHEMA public TO …")
-    refused = isinstance(cause, psycopg.Error) and cause.sqlstate is None and _REFUSED.search(reason)
-    if refused or isinstance(cause, ArgumentError | psycopg.ProgrammingError):
+    if _refused(cause) or isinstance(cause, ArgumentError | psycopg.ProgrammingError):
         return UserError(f"{where}: {reason}; correct search.storage_url, and give its user's password in PGPASSWORD")
     return ServiceError(f"{where} did not answer ({reason}); check that it runs and is reachable, then run again")
 

@@ -3,6 +3,10 @@
 On a machine, the kernel's lock on a file gives the right. The lock ends with its process. For the bucket, a lease gives
 the right. It is an object that its holder writes and renews, each time on the condition that no other process has
 written it. The lease expires by the clock of the service, so wrong clocks of machines do not matter.
+
+Some stores have no conditional writes. There a process writes the lease, waits, and reads it back: of several processes
+that write at the same time, the last one has it. A holder renews only while the lease is far from expiring, so it never
+overwrites the lease of a process that took over.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +28,11 @@ from pathlib import Path
 
 from transformer.errors import ServiceError, UserError
 from transformer.storage.bucket import Bucket
+from transformer.waiting import patiently
 
 log = logging.getLogger(__name__)
+
+_TRIES = 3  # to take the lease over from an earlier process of the same study that renews it at the same time
 
 
 class OccupiedError(UserError):
@@ -37,6 +45,12 @@ class LeaseSettings:
 
     renew_every_s: float = 30.0
     expires_after_s: float = 180.0
+    settles_s: float = 2.0  # longer than a write takes; for stores without conditional writes
+
+    @property
+    def renewable_s(self) -> float:
+        """The age up to which a lease is renewed without a condition. A process that may take it waits longer."""
+        return self.expires_after_s * 2 / 3
 
 
 @dataclass(frozen=True)
@@ -117,43 +131,78 @@ class Lease:
 
         Raises:
             OccupiedError: another process has the lease; the error names that process.
+            ServiceError: an earlier process of the same holder is still renewing the lease.
+            UserError: the store does not even read back what it wrote, so no process can know that it is alone.
         """
+        if not (self._conditional or self._bucket.features.reads_back):
+            raise UserError(
+                f"{self._bucket.address(self._name)}: this store has no conditional writes and does not read back what "
+                "it wrote, so two studies could destroy each other's trials; keep studies in PostgreSQL "
+                "(search.storage_url), or set data.save_results_to_s3=false"
+            )
+        for _ in range(_TRIES):
+            first, left_s = self._try_to_acquire()
+            if first.token == self.token:
+                return
+            if not self._same_study(first):
+                raise self._occupied(first, left_s)
+        raise ServiceError(
+            f"{self._bucket.address(self._name)} is being written by an earlier process of the same study: {first}; "
+            "stop it, or run the stage again when it has ended"
+        )
+
+    def _try_to_acquire(self) -> tuple[Writer, float]:
+        """Write the lease if that is allowed. Return who has it now, and the seconds until it expires."""
         stored = self._bucket.read_text(self._name)
         if stored is not None:
             first = Writer.from_text(stored.text)
             left_s = self._settings.expires_after_s - stored.age_s
-            same_study = self._writer.holder != "" and first.holder == self._writer.holder
-            if left_s > 0 and not same_study:
-                raise self._occupied(first, left_s)
+            if left_s > 0 and not self._same_study(first):
+                return first, left_s
             log.warning("S3: %s is taken over from %s", self._bucket.address(self._name), first)
         self._bucket.write_text(self._name, self._writer.to_text(), stored.etag if stored else "")
-        # Read it back: another process may have been faster, or the service may ignore conditions.
+        if not self._conditional:
+            time.sleep(self._settings.settles_s)
+        # Read it back: another process may have been faster, or the answer may have been lost.
         stored = self._bucket.read_text(self._name)
-        first = Writer.from_text(stored.text if stored else "")
-        if first.token != self.token:
-            raise self._occupied(first, self._settings.expires_after_s)
+        return Writer.from_text(stored.text if stored else ""), self._settings.expires_after_s
+
+    def _same_study(self, first: Writer) -> bool:
+        return self._writer.holder != "" and first.holder == self._writer.holder
+
+    @property
+    def _conditional(self) -> bool:
+        return self._bucket.features.conditional
 
     def renew(self) -> None:
         """Renew the lease, for its whole time from now on.
 
-        A lease that expired, but that no other process took, belongs to this process again.
+        A lease that expired, but that no other process took, belongs to this process again, if the store has
+        conditional writes. Otherwise another process may be about to take it.
 
         Raises:
             ServiceError: another process took the lease for good, or the service does not answer.
         """
         with self._renewing:
-            for _ in range(2):  # the second time, if an answer was lost and the repeated request was refused
-                if self._lost:
-                    break
-                stored = self._bucket.read_text(self._name)
-                first = Writer.from_text(stored.text if stored else "")
-                if stored is None:
-                    self._lost = "was removed by another process"
-                elif first.token != self.token:
-                    self._lost = f"was taken over by {first}"
-                elif self._bucket.write_text(self._name, self._writer.to_text(), stored.etag):
-                    return
-            lost = self._lost or "could not be renewed"
+            # The conditional write itself waits for the service. Without conditions, look again before each write.
+            patiently(self._renew, 0.0 if self._conditional else self._bucket.wait_s)
+
+    def _renew(self) -> None:
+        within_s = None if self._conditional else self._settings.expires_after_s / 6
+        for _ in range(2):  # the second time, if an answer was lost and the repeated request was refused
+            if self._lost:
+                break
+            stored = self._bucket.read_text(self._name)
+            first = Writer.from_text(stored.text if stored else "")
+            if stored is None:
+                self._lost = "was removed by another process"
+            elif first.token != self.token:
+                self._lost = f"was taken over by {first}"
+            elif not self._conditional and stored.age_s > self._settings.renewable_s:
+                self._lost = f"was not renewed for {stored.age_s:.0f} s"
+            elif self._bucket.write_text(self._name, self._writer.to_text(), stored.etag, within_s):
+                return
+        lost = self._lost or "could not be renewed"
         raise ServiceError(f"{self._bucket.address(self._name)} {lost}; this process saves nothing any more")
 
     def release(self) -> None:

@@ -13,7 +13,6 @@ from tests.support.object_store import (
     DAYS,
     FIRST,
     PART,
-    QUICK,
     SECRET,
     SIZE,
     TABLES,
@@ -22,12 +21,13 @@ from tests.support.object_store import (
     cut,
     damage,
     files_in,
+    open_bucket,
     times,
 )
-from transformer.config import DataConfig
+from tests.support.stores import STORES, answer_like
 from transformer.data.fetch import SyncResult, bucket_dates, sync_data
-from transformer.errors import ServiceError, UserError
-from transformer.storage.bucket import Bucket, TransferSettings
+from transformer.errors import ServiceError, UnansweredError, UserError
+from transformer.storage.bucket import TransferSettings
 
 pytestmark = pytest.mark.usefixtures("credentials")
 
@@ -57,7 +57,7 @@ def test_the_licences_come_with_the_data(store, proxy, tmp_path):
 def test_a_bucket_without_prefix(store, proxy, tmp_path):
     for name, body in store.content.items():
         store.client.put_object(Bucket=store.name, Key=f"data/{name}", Body=body)
-    bucket = Bucket.from_config(DataConfig(bucket_name=store.name, endpoint_url=proxy.url), QUICK)
+    bucket = open_bucket(bucket_name=store.name, endpoint_url=proxy.url)
     assert bucket_dates(bucket) == DAYS
     sync_data(bucket, DAYS, tmp_path)
     store.assert_whole(tmp_path)
@@ -164,7 +164,7 @@ def test_a_connection_cut_mid_file_is_tried_again(store, proxy, tmp_path):
 
 def test_a_connection_cut_for_ever_leaves_nothing_half_written(store, proxy, tmp_path):
     proxy.after = times(10**6, cut, FIRST)
-    with pytest.raises(ServiceError, match=rf"^s3://\S+/{FIRST} .*3 times \(\w+\); run the stage again$"):
+    with pytest.raises(UnansweredError, match=rf"the download of \S+{FIRST} broke off, \w+\); .*run the stage again$"):
         sync_data(store.bucket(proxy), DAYS, tmp_path)
     assert FIRST not in files_in(tmp_path)
     assert not any(name.endswith(".tmp") for name in files_in(tmp_path))
@@ -175,13 +175,13 @@ def test_a_connection_cut_for_ever_leaves_nothing_half_written(store, proxy, tmp
     store.assert_whole(tmp_path)
 
 
-def multipart(store: Store) -> None:
-    body = os.urandom(2 * PART + 12_345)
+def multipart(store: Store, size: int = PART) -> None:
+    body = os.urandom(2 * size + 12_345)
     key = {"Bucket": store.name, "Key": f"team/delays/data/{FIRST}"}
     upload = store.client.create_multipart_upload(**key)["UploadId"]
     parts = []
-    for number, start in enumerate(range(0, len(body), PART), start=1):
-        chunk = {"PartNumber": number, "Body": body[start : start + PART]}
+    for number, start in enumerate(range(0, len(body), size), start=1):
+        chunk = {"PartNumber": number, "Body": body[start : start + size]}
         parts.append({"PartNumber": number, "ETag": store.client.upload_part(**key, UploadId=upload, **chunk)["ETag"]})
     store.client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload={"Parts": parts})
     store.content[FIRST] = body
@@ -250,11 +250,11 @@ def test_an_etag_that_is_no_md5_does_not_stop_an_encrypted_object(store, proxy, 
 def test_two_processes_sync_one_folder_at_once(store, proxy, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(  # prose: allow length – a program
-        "import sys; from datetime import date; from pathlib import Path; from transformer.config import DataConfig;"
+        "import sys; from datetime import date; from pathlib import Path; from transformer.config import Config;"
         "from transformer.data.fetch import bucket_dates, sync_data; from transformer.storage.bucket import Bucket;"
         "url, name, folder = sys.argv[1:];"
-        "data = DataConfig(bucket_name=name, bucket_prefix='team/delays', endpoint_url=url);"
-        "bucket = Bucket.from_config(data); sync_data(bucket, bucket_dates(bucket), Path(folder))"
+        "data = {'bucket_name': name, 'bucket_prefix': 'team/delays', 'endpoint_url': url};"
+        "bucket = Bucket.from_config(Config(data=data)); sync_data(bucket, bucket_dates(bucket), Path(folder))"
     )
     folder = tmp_path / "data"
     both = [commands.start(str(program), proxy.url, store.name, str(folder)) for _ in range(2)]
@@ -302,6 +302,35 @@ def test_a_date_that_is_a_folder_of_parts_is_refused(store, proxy):
 
 
 def test_a_bucket_without_events_is_refused(store, proxy):
-    data = DataConfig(bucket_name=store.name, bucket_prefix="elsewhere", endpoint_url=proxy.url)
     with pytest.raises(UserError, match=rf"^s3://{store.name}/elsewhere/data/events/ .*events_YYYY-MM-DD\.parquet"):
-        bucket_dates(Bucket.from_config(data, QUICK))
+        bucket_dates(open_bucket(bucket_name=store.name, bucket_prefix="elsewhere", endpoint_url=proxy.url))
+
+
+@pytest.mark.parametrize(("size", "times_read", "unknown"), [(PART, 2, 0), (PART + 7, 3, 1)])
+def test_a_multipart_upload_is_verified_without_the_number_of_its_parts(
+    store, proxy, tmp_path, caplog, size, times_read, unknown
+):
+    """The store does not say how many parts an object had, so the usual sizes are tried."""
+    caplog.set_level(logging.INFO)
+    multipart(store, size)
+
+    def forget(method: str, path: str, reply: Reply) -> None:
+        if "partNumber=1" in path:
+            reply.status, reply.headers, reply.body = 405, {}, b""
+
+    damaged = times(1, damage, FIRST)
+    proxy.after = lambda *request: (forget(*request), damaged(*request))
+    sync_data(store.bucket(proxy), DAYS, tmp_path)
+    store.assert_whole(tmp_path)
+    # Parts of an unusual size: two equal downloads are taken for the content.
+    assert sum(path.endswith(FIRST) for path in proxy.objects_read()) == times_read
+    assert ("1 of 5 files have the size of their objects" in caplog.text) == unknown
+
+
+def test_etags_that_are_no_md5_are_found_out_and_said(store, proxy, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    answer_like(proxy, STORES["ETag no MD5"], store.client)
+    sync_data(store.bucket(proxy), DAYS, tmp_path)
+    store.assert_whole(tmp_path)
+    assert "5 of 5 files have the size of their objects, but their content could not be compared" in caplog.text
+    assert sync_data(store.bucket(proxy), DAYS, tmp_path).transferred == 0

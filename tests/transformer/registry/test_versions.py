@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from tests.support import commands
 from tests.support.messages import assert_names
 from transformer.config import Config, load_config
-from transformer.errors import ServiceError, UserError
+from transformer.errors import ServiceError, UnansweredError, UserError
 from transformer.files import file_digest
 from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, locked
 from transformer.registry.register import register
@@ -286,10 +286,11 @@ def test_without_mlflow_there_is_no_registry() -> None:
 
 
 @slow
-def test_a_server_that_is_away_is_one_line() -> None:
+def test_a_server_that_is_away_is_one_line(pauses: list[float]) -> None:
     config = load_config("local", ["training.mlflow.tracking_uri=http://me:geheim@127.0.0.1:9"])
-    message = refusal(lambda: rollback(config, **TELL))
-    assert_names(message, "no MLflow server answers", "training.mlflow.tracking_uri=", "127.0.0.1:9")
+    message = refusal(lambda: rollback(config, **TELL), UnansweredError)
+    assert sum(pauses) >= 120
+    assert_names(message, "MLflow at http://127.0.0.1:9 did not answer for 12", "training.mlflow.tracking_uri")
 
 
 # --- several at once -------------------------------------------------------------------------------------------------

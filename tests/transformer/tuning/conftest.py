@@ -10,9 +10,10 @@ import botocore.loaders
 import pytest
 
 from tests.support.postgres import Postgres, postgres_server
-from tests.support.servers import s3_server
+from tests.support.servers import EVERY_SERVER, every_server
 
 LOADER = botocore.loaders.create_loader()
+ACCESS_KEY, SECRET_KEY = "AKIASTUDIES", "planted-secret"
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +61,9 @@ class Store:
         self.client.delete_object(Bucket=self.name, Key=f"team/delays/{name}")
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    with s3_server() as url:
+@pytest.fixture(scope="session", params=EVERY_SERVER)
+def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    with every_server(request.param, ACCESS_KEY, SECRET_KEY) as url:
         yield url
 
 
@@ -72,8 +73,8 @@ def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAPLANTED")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     # To read the description of the API for each client would take longer than most of these tests.
     monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: LOADER)

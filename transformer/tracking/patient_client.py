@@ -1,0 +1,195 @@
+"""MLflow's client that waits for a server that goes away.
+
+Every request is repeated until the server answers, see `waiting.patiently`. The connection may break after the server
+has carried out a request, and before its answer arrives. The repetition of such a request changes nothing more.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from transformer.errors import UnansweredError, UserError, remedy
+from transformer.text import redact
+from transformer.waiting import patiently, reporting_silence
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
+
+CREATION = "mlflow.creation"  # tag of a run: unique to the request that created it; pages hide names like this
+# MLflow joins the errors of several files into a text.
+_BROKEN_OFF = re.compile(
+    r"ConnectionError|ConnectionReset|Timeout|RetryError|ProtocolError|ChunkedEncodingError|IncompleteRead|"
+    r"EndpointConnection|ConnectionClosed|RemoteDisconnected|too many 5\d\d error responses"
+)
+_REFUSALS = (401, 403)
+Answer = TypeVar("Answer")
+
+
+class PatientClient:
+    """Has every method of `MlflowClient`.
+
+    Args:
+        server: address for messages, without credentials.
+        wait_s: see `waiting.patiently`.
+
+    Every method raises UnansweredError if the server did not answer all that time, UserError if it refuses the
+    credentials or has no permission for them, and MLflow's own errors otherwise.
+    """
+
+    def __init__(self, client: MlflowClient, server: str, wait_s: float) -> None:
+        self._client = client
+        self._server = server
+        self._wait_s = wait_s
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if name.startswith("_") or not callable(found):
+            return found
+
+        @wraps(found)
+        def repeated(*arguments: Any, **named: Any) -> Any:
+            return self._patiently(partial(found, *arguments, **named))
+
+        return repeated
+
+    def create_run(self, experiment_id: str, tags: dict[str, Any] | None = None, **named: Any) -> Run:
+        mark = uuid.uuid4().hex
+        create = partial(self._client.create_run, experiment_id, tags={**(tags or {}), CREATION: mark}, **named)
+
+        def find() -> Run | None:
+            found = self._client.search_runs([experiment_id], f"tags.`{CREATION}` = '{mark}'", max_results=1)
+            return found[0] if found else None
+
+        return self._once(create, find)
+
+    def create_model_version(self, name: str, source: str, run_id: str | None = None, **named: Any) -> ModelVersion:
+        create = partial(self._client.create_model_version, name, source, run_id, **named)
+        tags = named.get("tags") or {}
+
+        def find() -> ModelVersion | None:
+            found = self._client.search_model_versions(f"name = '{name}'")
+            same = (entry for entry in found if entry.source == source and entry.tags.items() >= tags.items())
+            return next(same, None)
+
+        return self._once(create, find)
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        delete = partial(self._client.delete_tag, run_id, key)
+
+        def find() -> bool | None:
+            return None if key in self._client.get_run(run_id).data.tags else True
+
+        self._once(delete, find)
+
+    def _once(self, request: Callable[[], Answer], find: Callable[[], Answer | None]) -> Answer:
+        """Send a request whose repetition would do harm. Before a repetition, look whether it was carried out.
+
+        Args:
+            find: returns the answer to a request that was carried out; None = it was not.
+        """
+        tries = 0
+
+        def send() -> Answer:
+            nonlocal tries
+            tries += 1
+            found = find() if tries > 1 else None
+            return request() if found is None else found
+
+        return self._patiently(send)
+
+    def _patiently(self, request: Callable[[], Answer]) -> Answer:
+        def send() -> Answer:
+            try:
+                with reporting_silence(f"MLflow at {self._server}"):
+                    return request()
+            except Exception as error:
+                if (explained := self._explained(error)) is not None:
+                    raise explained from None
+                raise
+
+        return patiently(send, self._wait_s)
+
+    def _explained(self, error: Exception) -> Exception | None:
+        """The error to raise instead; None = this one."""
+        import requests
+        from mlflow.exceptions import MlflowException
+
+        causes = list(_causes(error))
+        explained: Exception | None = None
+        if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+            explained = UserError(
+                f"no secure connection to training.mlflow.tracking_uri={self._server} ({reason_of(error)}); check that "
+                "it begins with the right one of http:// and https://, and name the server's certificate in "
+                "REQUESTS_CA_BUNDLE"
+            )
+        elif any(map(_is_of_network, causes)) or (
+            isinstance(error, MlflowException) and "failures occurred" in str(error) and _BROKEN_OFF.search(str(error))
+        ):
+            explained = self._unanswered(reason_of(error))
+        elif isinstance(error, MlflowException) and (status := _status(error)) in _REFUSALS:
+            explained = UserError(
+                f"MLflow at {self._server} refuses access ({status}: {reason_of(error)}); "
+                + remedy(
+                    laptop="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+                    pod="put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into the secret that "
+                    "compute.kubernetes.secret names",
+                )
+                + ", and ask for the permission that is missing"
+            )
+        return explained
+
+    def _unanswered(self, reason: str) -> UnansweredError:
+        return UnansweredError(
+            f"MLflow at {self._server}",
+            reason,
+            remedy(
+                laptop="start it with `make up`, correct training.mlflow.tracking_uri, or set "
+                "training.mlflow.use_mlflow=false",
+                pod="ask those who run it, or correct training.mlflow.tracking_uri of this environment, "
+                "then run the stage again",
+            ),
+        )
+
+
+def _status(error: MlflowException) -> int:
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
+def reason_of(error: BaseException) -> str:
+    """First line of the first cause: "Connection refused" says more than the error of the request."""
+    *_, first = _causes(error)
+    lines = (str(first).strip() or type(first).__name__).splitlines()
+    line = lines[-1] if lines[0].endswith(":") else lines[0]  # of a download, the first line only announces the reason
+    return str(redact(line[:200]))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+        yield error
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether a server could not be reached, or answered that it cannot work now."""
+    import botocore.exceptions as aws
+    import requests
+    import urllib3
+
+    return isinstance(
+        error,
+        requests.exceptions.ConnectionError
+        | requests.exceptions.Timeout
+        | requests.exceptions.RetryError
+        | requests.exceptions.ChunkedEncodingError
+        | urllib3.exceptions.ProtocolError
+        | urllib3.exceptions.TimeoutError
+        | aws.HTTPClientError,
+    )
