@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from tests.support import commands
+from tests.support.commands import finish
 from tests.support.grids import grid
 from tests.support.held import PROGRAM
 from tests.support.patience import PATIENCE_S
@@ -64,12 +65,6 @@ def kill_when(process: commands.Forked, line: str, after_s: float = 0.0) -> str:
             break
     _, rest = process.communicate()
     return said + rest
-
-
-def finish(process: commands.Forked) -> str:
-    _, log = process.communicate(PATIENCE_S)
-    assert process.returncode == 0, log
-    return log
 
 
 def study_of(config: Config) -> optuna.Study:
@@ -149,7 +144,7 @@ def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
     run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]
     kill_when(workers[3], r"epoch 1/3 done")
-    logs = [finish(worker) for worker in workers[:3]]
+    logs = finish(*workers[:3])
     # Its retry, as Airflow starts it, does the rest.
     finish(start(shared, run_id, tmp_path / "pod-3b", worker=3))
     study = study_of(config)
