@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 CREATION = "mlflow.creation"  # tag of a run: unique to the request that created it; pages hide names like this
 # MLflow joins the errors of several files into a text.
 _BROKEN_OFF = re.compile(
-    r"ConnectionError|ConnectionReset|Timeout|RetryError|ProtocolError|ChunkedEncodingError|IncompleteRead|"
-    r"EndpointConnection|ConnectionClosed|RemoteDisconnected|too many 5\d\d error responses"
+    r"Connection(Error|Reset|Closed| aborted| refused| broken)|Max retries exceeded|timed out|IncompleteRead|"
+    r"RemoteDisconnected|EndpointConnectionError|Could not connect to the endpoint|too many 5\d\d error responses"
 )
 _REFUSALS = (401, 403)
 Answer = TypeVar("Answer")
@@ -87,6 +87,20 @@ class PatientClient:
             return None if key in self._client.get_run(run_id).data.tags else True
 
         self._once(delete, find)
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
+        """Download from the place of the artifacts. MLflow's own method forgets why a download failed."""
+        import mlflow.artifacts
+
+        def download() -> str:
+            uri = self._client.get_run(run_id).info.artifact_uri
+            return str(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{uri}/{path}", dst_path=dst_path, tracking_uri=self._client.tracking_uri
+                )
+            )
+
+        return self._patiently(download)
 
     def _once(self, request: Callable[[], Answer], find: Callable[[], Answer | None]) -> Answer:
         """Send a request whose repetition would do harm. Before a repetition, look whether it was carried out.
