@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.programs import CHROMIUM, require
+from transformer.pages.page import SCRIPT
 
 QUIET = [
     "--no-sandbox",  # CI is root
@@ -34,13 +37,14 @@ def chromium() -> Iterator[Any]:
 
 
 class Page(HTMLParser):
-    """The content of a page: tables as lists of cells by heading, texts, and every tag with its attributes."""
+    """The content of a page: tables as lists of cells by heading, texts, scripts, and every tag with its attributes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tables: dict[str, list[list[str]]] = {}
         self.text = ""
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self._heading = ""
         self.feed(path.read_text(encoding="utf-8"))
@@ -67,6 +71,8 @@ class Page(HTMLParser):
             self.tables[self._heading][-1][-1] += data
         elif self.open and self.open[-1] == "h3":
             self._heading += data
+        elif self.open and self.open[-1] == "script":
+            self.scripts.append(data)
         elif "style" not in self.open:
             self.text += data
 
@@ -100,18 +106,26 @@ def _assert_contents_stay(page: Any, width: int) -> None:
     """Fail unless the contents are in sight at the end of the page, and lead to a section."""
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     summary, links = page.locator(".contents summary"), page.locator(".contents a")
-    if width < 1_024:
-        top, height = summary.bounding_box()["y"], page.viewport_size["height"]
-        assert 0 <= top < height
-        assert not links.first.is_visible()
-        summary.click()
+    assert links.first.is_visible() == (width >= 1_024)
     for link in (links.first, links.last):
-        assert link.is_visible()
+        if width < 1_024:
+            assert 0 <= summary.bounding_box()["y"] < page.viewport_size["height"]
+            summary.click()
         link.click()
-        heading = page.locator(link.get_attribute("href"))
-        assert page.evaluate("box => box.getBoundingClientRect().top >= 0", heading.element_handle())
-        assert link.is_visible()
-    if width < 1_024:
-        summary.click()
-    else:
-        page.evaluate("scrollTo(0, 0)")
+        heading, contents = page.locator(link.get_attribute("href")), page.locator(".contents").bounding_box()
+        covered = contents["y"] + contents["height"] if width < 1_024 else 0
+        assert covered - 1 <= heading.bounding_box()["y"] < page.viewport_size["height"], width
+
+
+def assert_safe(page: Page) -> None:
+    """Fail if a page can fetch anything, or can run anything but the script of every page."""
+    assert not {"link", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
+    assert page.scripts == [SCRIPT.read_text(encoding="utf-8")]
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    policies = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    allowed = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policies == [allowed]
+    assert page.tags.index(("meta", {"http-equiv": "Content-Security-Policy", "content": allowed})) < page.tags.index(
+        ("style", {})
+    )
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
