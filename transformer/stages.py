@@ -22,7 +22,7 @@ from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days, read_journeys
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.data.points import read_points
-from transformer.data.sources.attribution import licence_lines, warn_of_other_zone
+from transformer.data.sources.attribution import licence_lines, licences, warn_of_other_zone
 from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
@@ -90,13 +90,16 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.set_tags({DATA_FINGERPRINT: fingerprint})
     if run.run_id:
+        from transformer.data.page import data_page
         from transformer.data.point_map import write_point_map  # loads Matplotlib
 
         with tempfile.TemporaryDirectory() as temporary:
-            picture, account = Path(temporary) / "points.png", Path(temporary) / "account.json"
+            names = ("points.png", "account.json", "report.html")
+            picture, account, page = paths = [Path(temporary) / name for name in names]
             write_point_map(points, picture)
             write_json(account, report.as_dict())
-            for path in (picture, account):
+            data_page(split, report, points, picture, licences(folder)).write(page)
+            for path in paths:
                 run.log_artifact(path, "data")
     return {
         "folder": str(folder),

@@ -352,6 +352,7 @@ def test_a_run_keeps_the_data_with_which_it_began(
     kept = RunLog(config, run_id)
     assert json.loads(kept.download("data/account.json", tmp_path / "kept").read_text()) == quality
     assert kept.holds("data/points.png")
+    assert "</html>" in kept.download("data/report.html", tmp_path / "kept").read_text()
     stages.train_model(config, run_id)
     stages.evaluate_model(config, run_id)
 

@@ -18,7 +18,7 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.content import changed_tables, listed, tables_content
-from transformer.data.dates import Split, format_dates
+from transformer.data.dates import Split, dates_text, format_dates
 from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
@@ -31,7 +31,7 @@ from transformer.evaluation.measures import Measures
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
-from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
+from transformer.evaluation.report.provenance import Provenance, reproducing_commands
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
 from transformer.evaluation.window import Scope, Window, window_name
 from transformer.files import content_hash, read_json, write_json
