@@ -15,6 +15,7 @@ from transformer.errors import UserError
 from transformer.evaluation.evaluate import EvaluationRequest
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.window import Window
+from transformer.tracking.names import artifact_page, run_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run
 from transformer.training.checkpoints import BEST
@@ -312,9 +313,9 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
 
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.get_run(run_id)
-    page = f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
-    assert evaluated["report_url"] == f"{page}/artifacts/evaluation/report.html"
-    assert window["report_url"] == f"{page}/artifacts/evaluation/{TEST_DAY}/report.html"
+    page = run_page(mlflow_server, run.info.experiment_id, run_id)
+    assert evaluated["report_url"] == artifact_page(page, "evaluation/report.html")
+    assert window["report_url"] == artifact_page(page, f"evaluation/{TEST_DAY}/report.html")
     assert f'href="{page}"' in Path(window["report"]).read_text(encoding="utf-8")
     assert run.data.tags["drift/test"] == run.data.tags[f"drift/{TEST_DAY}"]
     assert run.data.tags["drift/test"].startswith("delays: PSI 0.")

@@ -18,7 +18,7 @@ from transformer.config import Config
 from transformer.errors import DiskError, ServiceError, UserError
 from transformer.files import content_hash, writing
 from transformer.text import redact
-from transformer.tracking.names import FAILURE_REASON
+from transformer.tracking.names import EXPERIMENT_KIND, FAILURE_REASON, MODEL_TRAINING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -153,18 +153,27 @@ def reopen(client: MlflowClient, run: Run) -> None:
 
 
 def experiment_of(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of this name, which is created if there is none.
+
+    An experiment without a kind becomes one of model training. A kind that a person chose stays.
+
+    Raises:
+        UserError: the experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, tags={EXPERIMENT_KIND: MODEL_TRAINING}))
         except MlflowException:  # another run has created it in the same instant
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
         raise UserError(f"MLflow experiment {name!r} was deleted; restore it or set training.mlflow.experiment_name")
+    if EXPERIMENT_KIND not in found.tags:
+        client.set_experiment_tag(found.experiment_id, EXPERIMENT_KIND, MODEL_TRAINING)
     return str(found.experiment_id)
 
 

@@ -24,6 +24,7 @@ from transformer.errors import DiskError, ServiceError, UserError
 from transformer.evaluation.outcome import Outcome
 from transformer.tracking import runs
 from transformer.tracking.client import mlflow_errors, public_address
+from transformer.tracking.origin import process_user
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run, run_url
 
@@ -104,6 +105,50 @@ def test_a_new_run_tells_where_it_comes_from(
     written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
     assert written["training"]["max_epochs"] == 8
     assert set(written) == set(GROUPS)
+
+
+@slow
+def test_a_run_shows_its_source_and_its_user(
+    config: Config, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(run_id: str) -> tuple[str, ...]:
+        tags = client.get_run(run_id).data.tags
+        keys = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "mlflow.user")
+        return tuple(tags[key] for key in keys)
+
+    monkeypatch.setenv("LOGNAME", "linus")
+    by_hand = open_run(config, env="local")
+    assert shown(by_hand) == ("python -m transformer", "LOCAL", "0123abcd", "linus")
+    by_dag = open_run(config, env="local", tags={"dag_id": "model_training"}, user="ada")
+    assert shown(by_dag) == ("model_training", "JOB", "0123abcd", "ada")
+    assert shown(RunLog(config, by_dag).open_child(config, "trial 0", {}, {}).run_id) == shown(by_dag)
+    monkeypatch.setenv("TRANSFORMER_GIT_COMMIT", "4567cdef")
+    open_run(config, env="local", warm_start_run_id=by_dag, resume=True)
+    assert shown(by_dag) == ("model_training", "JOB", "4567cdef", "ada")  # a person who resumes a run did not create it
+
+
+def test_a_user_id_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 50000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert process_user() == "unknown"
+
+
+@slow
+def test_an_experiment_is_one_of_model_training(client: MlflowClient, mlflow_server: str) -> None:
+    """MLflow opens an experiment without a kind on its pages for GenAI until a training run is in it."""
+
+    def kind_after_opening(name: str) -> str:
+        overrides = [f"training.mlflow.tracking_uri={mlflow_server}", f"training.mlflow.experiment_name={name}"]
+        open_run(load_config("local", overrides), env="local")
+        return str(client.get_experiment_by_name(name).tags["mlflow.experimentKind"])
+
+    client.create_experiment("of an earlier release")
+    client.create_experiment("chosen by a person", tags={"mlflow.experimentKind": "regression"})
+    assert kind_after_opening("new") == "custom_model_development"
+    assert kind_after_opening("of an earlier release") == "custom_model_development"
+    assert kind_after_opening("chosen by a person") == "regression"
 
 
 @slow
@@ -392,7 +437,7 @@ def test_a_metric_name_of_any_length_is_logged_and_read_back(config: Config, cli
 def test_the_address_of_a_run(config: Config, secret_config: Config, client: MlflowClient, mlflow_server: str) -> None:
     run_id = open_run(config, env="local")
     experiment = client.get_run(run_id).info.experiment_id
-    expected = f"{mlflow_server}/#/experiments/{experiment}/runs/{run_id}"
+    expected = f"{mlflow_server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     assert run_url(config, run_id) == run_url(secret_config, run_id) == expected
     assert run_url(config, "") == ""
 
