@@ -43,6 +43,7 @@ from transformer.tracking.names import (
 )
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
+from transformer.training.run_data import split_tables
 
 if TYPE_CHECKING:
     from transformer.evaluation.evaluate import EvaluationRequest  # these modules import torch or MLflow
@@ -389,7 +390,9 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
     if licences := licence_lines(Path(config.data.local_folder)):
         run.set_tags({DATA_LICENCES: "\n".join(licences)})
     if run.run_id:
-        _keep_data(config, run, tables_content(config.data, split.all))
+        content = tables_content(config.data, split.all)
+        _keep_data(config, run, content)
+        run.log_datasets(split_tables(split, content))
     return split
 
 

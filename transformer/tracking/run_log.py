@@ -6,10 +6,10 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config, to_yaml
 from transformer.errors import ServiceError, UserError
@@ -32,8 +32,12 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
+from transformer.tracking.datasets import CONTEXT, EventTables, dataset_input
 from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, ORIGIN
 from transformer.tracking.runs import close_run, configuration_hash
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +109,20 @@ class RunLog:
                 raise
             log.warning("MLflow run %s stays RUNNING: %s", self.run_id, error)  # the failure of the stage says more
 
-    def open_child(self, config: Config, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> RunLog:
+    def open_child(
+        self,
+        config: Config,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        contexts: Collection[str] = (),
+    ) -> RunLog:
         """Open a run nested in this one, with its own configuration. It inherits the tags `ORIGIN` of this run.
 
         Args:
             config: merged configuration of the child, kept as its artifact.
             params: the values that differ between the children.
+            contexts: the child inherits the datasets of this run that have these contexts.
         """
         if self._client is None:
             return RunLog(config, "")
@@ -122,6 +134,8 @@ class RunLog:
             set_tags(self._client, child.info.run_id, inherited | origin | dict(tags))
             log_params(self._client, child, params)
             log_text(self._client, child.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+            if datasets := [used for used in _datasets(parent) if _context(used) in contexts]:
+                self._client.log_inputs(child.info.run_id, datasets)
         return RunLog(config, child.info.run_id)
 
     def running(self, tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -150,6 +164,17 @@ class RunLog:
             with mlflow_errors(self.config):
                 for first in range(0, len(entries), METRIC_BATCH):
                     self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
+
+    def log_datasets(self, tables: Sequence[EventTables]) -> None:
+        """Name event tables as datasets of the run, if it does not name them yet."""
+        if self._client is None:
+            return
+        with mlflow_errors(self.config):
+            used_before = _datasets(self._client.get_run(self.run_id))
+            known = {(used.dataset.name, used.dataset.digest) for used in used_before}
+            inputs = [dataset_input(entry, self.config.data) for entry in tables]
+            if new := [used for used in inputs if (used.dataset.name, used.dataset.digest) not in known]:
+                self._client.log_inputs(self.run_id, new)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
         if self._client is not None and values:
@@ -251,3 +276,12 @@ class RunLog:
                     raise UserError(f"MLflow run {self.run_id} holds no {artifact}; did its training finish an epoch?")
                 fetched = download(self._client, self.run_id, artifact, temporary)
             yield fetched
+
+
+def _datasets(run: Run) -> list[DatasetInput]:
+    return list(run.inputs.dataset_inputs) if run.inputs else []
+
+
+def _context(used: DatasetInput) -> str:
+    """How a run used a dataset."""
+    return next((str(tag.value) for tag in used.tags if tag.key == CONTEXT), "")

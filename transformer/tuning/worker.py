@@ -22,6 +22,7 @@ from transformer.data.dates import Split
 from transformer.errors import ServiceError, UserError
 from transformer.features.cache import obtain_inputs
 from transformer.text import duration, first_line
+from transformer.tracking.datasets import TRAINING
 from transformer.tracking.run_log import RunLog
 from transformer.training.callbacks import MONITORED
 from transformer.training.trainer import TrainingResult, train
@@ -208,7 +209,7 @@ class _Worker:
             STUDY_NAME: self.study.study_name,
             STATE: STATES[TrialState.RUNNING],
         }
-        child = self.run.open_child(config, f"trial {trial.number}", claimed.values, tags)
+        child = self.run.open_child(config, f"trial {trial.number}", claimed.values, tags, contexts=TRAINING)
         trial.set_user_attr(MLFLOW_RUN_ID, child.run_id)
         return child
 
