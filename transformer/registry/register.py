@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer.registry.versions import CHALLENGER, DECISION, MODELS, ModelVersions, Registered
+from transformer.registry.logged import log_trained
+from transformer.registry.versions import CHALLENGER, DECISION, ModelVersions, Registered
 from transformer.tracking.names import DATA_LICENCES
 from transformer.tracking.run_log import RunLog
 
@@ -28,18 +28,15 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
         UserError: there is no such trained model, or no MLflow server answers at the address.
         ServiceError: the server stopped answering, or this process lost the lock on the registry.
     """
-    # Packing a model needs torch. A process that only looks up the champion may have MLflow's client and no torch.
-    from transformer.registry.package import content_of, write_model
+    from transformer.registry.package import content_of  # needs torch, which a process without training may lack
 
     content = content_of(folder)
     with ModelVersions.open(run.config) as models:
         known = models.of_content(run.run_id, content)
-    if known is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            write_model(folder, Path(temporary) / content, example)
-            run.log_artifacts(Path(temporary), MODELS)
+    # The training has logged its model, unless an earlier release trained it.
+    model_id = known.model_id if known else log_trained(run, folder, example)
     with ModelVersions.open(run.config) as models, models.locked(f"registering run {run.run_id}"):
-        registered = models.of_content(run.run_id, content) or models.create(run.run_id, content, _card(run))
+        registered = models.of_content(run.run_id, content) or models.create(run.run_id, content, model_id, _card(run))
         if registered.version == models.newest() and DECISION not in registered.tags:
             models.name(CHALLENGER, registered.version)
     log.info("registered as version %d of model %s", registered.version, models.model_name)

@@ -23,17 +23,20 @@ from transformer.errors import ServiceError, UserError
 from transformer.registry.lock import RegistryLock, locked
 from transformer.text import redact
 from transformer.tracking.client import check_server, mlflow_errors
+from transformer.tracking.logged_models import CONTENT, model_location
 
 log = logging.getLogger(__name__)
 
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
-CONTENT = "content"  # tag: hash of the trained model's files
+MODEL_ID = "model_id"  # tag: the logged model
 DECISION = (
     "decision"  # tag: `promoted`, `declined`, `replaced` or `rolled back`; tags `decision_…` say why, when and by whom
 )
 PROMOTED = "promoted"
-MODELS = "model"  # artifact folder of a run; it has a folder for each model that was registered from the run
-TRAINED = "artifacts/trained"  # folder inside a registered model; it has the files of the trained model
+MODELS = (
+    "model"  # artifact folder of a run, where earlier releases kept a folder for each model registered from the run
+)
+TRAINED = "artifacts/trained"  # folder inside a packed model; it has the files of the trained model
 
 
 class ChampionChangedError(ServiceError):
@@ -63,8 +66,13 @@ class Registered:
         )
 
     @property
+    def model_id(self) -> str:
+        """The logged model with the files of this version; "" = an earlier release registered it, from its run."""
+        return self.tags.get(MODEL_ID, "")
+
+    @property
     def folder(self) -> str:
-        """Artifact folder of the run that holds the files of this version, in the layout of a run folder.
+        """Folder with the files of this version in the layout of a run folder: in the logged model, or else in the run.
 
         The other files of the run are newer if its training was resumed after the registration.
 
@@ -73,7 +81,7 @@ class Registered:
         """
         if self.foreign:
             raise UserError(self.foreign)
-        return f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
+        return TRAINED if self.model_id else f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
 
 
 def challenger(config: Config) -> Registered | None:
@@ -261,15 +269,20 @@ class ModelVersions:
         )
         return int(found[0].version)
 
-    def create(self, run_id: str, content: str, description: str = "") -> Registered:
+    def create(self, run_id: str, content: str, model_id: str, description: str = "") -> Registered:
         try:
             self.client.create_registered_model(self.model_name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODELS}/{content}"
+        source = model_location(self.config, model_id)
         created = self.client.create_model_version(
-            self.model_name, source, run_id, tags={CONTENT: content}, description=description
+            self.model_name,
+            source,
+            run_id,
+            tags={CONTENT: content, MODEL_ID: model_id},
+            description=description,
+            model_id=model_id,  # the server only tags the logged model with it
         )
         return _registered(created)
 

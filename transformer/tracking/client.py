@@ -28,8 +28,8 @@ BATCH = 100  # params or tags in one request, the server's limit
 PARAM_LENGTH = 6_000  # characters of a param, the server's limit
 TAG_LENGTH = 8_000  # characters of a tag; the server cuts a longer one off without an error
 METRIC_NAME_LENGTH = 250  # characters; the server refuses a request with a longer name
-TAGS = "tags"  # artifact folder of a run: the values that are too long for a tag
-IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and the first SHOWN characters
+TAGS = "tags"  # artifact folder of a run: the values that are no text for people, or too long for a tag
+IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and at most SHOWN characters
 SHOWN = 200
 # By default MLflow retries an unreachable server for minutes, and the user would wait that long for the error.
 _HTTP_SETTINGS = {
@@ -199,11 +199,33 @@ def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> No
     for key, value in values.items():
         text = str(redact(str(value)))
         if len(text) > TAG_LENGTH:
-            artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.txt"
-            log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
-            text = f"{IN_ARTIFACT}{artifact}: {text[:SHOWN]}…"
+            text = keep_in_artifact(client, run_id, key, text, text)
         tags.append(RunTag(key, text))
     client.log_batch(run_id, tags=tags)
+
+
+def keep_in_artifact(client: MlflowClient, run_id: str, key: str, text: str, shown: str, ending: str = "txt") -> str:
+    """Keep the value `text` of a tag in an artifact, and return what the tag has to be.
+
+    Args:
+        shown: a text for people in the tag; at most SHOWN characters of it are kept.
+    """
+    artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.{ending}"
+    log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
+    return f"{IN_ARTIFACT}{artifact}: {shown if len(shown) <= SHOWN else f'{shown[:SHOWN]}…'}"
+
+
+def copy_tag(client: MlflowClient, run: Run, key: str, target: str) -> str:
+    """Return a tag of `run` as it has to be in the run `target`, and copy the artifact that holds its value."""
+    value = str(run.data.tags[key])
+    if value.startswith(IN_ARTIFACT):
+        log_text(client, target, read_tag(client, run, key), _artifact_in(value))
+    return value
+
+
+def _artifact_in(tag: str) -> str:
+    """The path of the artifact that holds the value of a tag."""
+    return tag.removeprefix(IN_ARTIFACT).partition(": ")[0]
 
 
 def read_tag(client: MlflowClient, run: Run, name: str) -> str:
@@ -215,7 +237,7 @@ def read_tag(client: MlflowClient, run: Run, name: str) -> str:
     value = str(run.data.tags.get(name, ""))
     if not value.startswith(IN_ARTIFACT):
         return value
-    artifact = value.removeprefix(IN_ARTIFACT).partition(": ")[0]
+    artifact = _artifact_in(value)
     run_id = run.info.run_id
     if not has_artifact(client, run_id, artifact):
         raise UserError(f"MLflow run {run_id} lacks the artifact {artifact} of its tag {name!r}; use another run")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer.config import DataConfig
+from transformer.tracking.logged_models import Scored
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -44,6 +45,11 @@ def dataset_input(tables: EventTables, data: DataConfig) -> DatasetInput:
         ),
         [InputTag(CONTEXT, tables.context)],
     )
+
+
+def scored_on(model_id: str, tables: EventTables, data: DataConfig) -> Scored:
+    """The place of the metrics that a logged model reaches on event tables."""
+    return Scored(model_id, dataset_name(tables, data), tables.digest)
 
 
 def dataset_name(tables: EventTables, data: DataConfig) -> str:

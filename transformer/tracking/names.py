@@ -2,6 +2,7 @@
 
 DAG_ID = "dag_id"  # tag: the DAG that opened a run
 AIRFLOW_RUN = "airflow_run_id"  # tag: the DAG run that a run belongs to
+OVERRIDES = "overrides"  # tag: the overrides of the configuration, a JSON list of key=value
 GIT_COMMIT = "git_commit"  # tag: commit of the code
 DATA_FINGERPRINT = "data_fingerprint"  # tag: content hash of the event tables
 DATA_TABLES = "data_tables"  # tag: digest of each event table with which the run began, a JSON object by name
@@ -31,6 +32,12 @@ _AS_MODEL_TRAINING = "?workflowType=machine_learning"
 def run_page(server: str, experiment_id: str, run_id: str) -> str:
     """Address of the page of a run, in the face for model training."""
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_AS_MODEL_TRAINING}"
+
+
+def sibling_page(run_page: str, run_id: str) -> str:
+    """Address of the page of another run of the same experiment."""
+    start, mark, end = run_page.partition("/runs/")
+    return f"{start}{mark}{run_id}{''.join(end.partition('?')[1:])}" if mark else run_page
 
 
 def artifact_page(run_page: str, artifact: str) -> str:

@@ -5,7 +5,6 @@ Credentials in `training.mlflow.tracking_uri` are sent to the server only. No ta
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -35,12 +34,14 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
+from transformer.tracking.json_tags import json_tag, overrides_text
 from transformer.tracking.names import (
     CONFIG_ARTIFACT,
     DAG_ID,
     DATA_TABLES,
     FAILURE_REASON,
     GIT_COMMIT,
+    OVERRIDES,
     SOURCE_COMMIT,
     run_page,
 )
@@ -116,7 +117,7 @@ def open_run(
             # An existing run keeps its creator.
             **{key: value for key, value in origin.items() if key == SOURCE_COMMIT or key not in run.data.tags},
             "env": env,
-            "overrides": json.dumps(redact(list(overrides))),
+            OVERRIDES: json_tag(client, run.info.run_id, OVERRIDES, list(overrides), overrides_text(overrides)),
             "configuration_hash": configuration_hash(config),
             GIT_COMMIT: origin[SOURCE_COMMIT],
             "image": _training_image(config),

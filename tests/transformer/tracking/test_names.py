@@ -1,6 +1,6 @@
 import pytest
 
-from transformer.tracking.names import artifact_page, is_run_id, run_page
+from transformer.tracking.names import artifact_page, is_run_id, run_page, sibling_page
 
 
 @pytest.mark.parametrize("text", ["0123456789abcdef0123456789abcdef", "my-run_7", "a.b"])
@@ -24,3 +24,5 @@ def test_pages_open_in_the_face_for_model_training() -> None:
         "http://mlflow/#/experiments/7/runs/abc/artifacts/evaluation/report.html?workflowType=machine_learning"
     )
     assert artifact_page("", "evaluation/report.html") == ""
+    assert sibling_page(page, "def") == run_page("http://mlflow", "7", "def")
+    assert sibling_page("", "def") == ""

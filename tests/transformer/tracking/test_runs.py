@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -91,9 +92,10 @@ def test_a_new_run_tells_where_it_comes_from(
     assert run.info.status == "RUNNING"
     assert run.info.run_name.startswith("local 20")
     assert client.get_experiment(run.info.experiment_id).name == "train-delays"
+    assert RunLog(config, run_id).get_json_tag("overrides") == ["training.seed=1", "a=b"]
     assert {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")} == {
         "env": "local",
-        "overrides": '["training.seed=1", "a=b"]',
+        "overrides": run.data.tags["overrides"],
         "configuration_hash": configuration_hash(config),
         "git_commit": "0123abcd",
         "image": "registry/trains:1",
@@ -243,7 +245,7 @@ def test_resuming_with_another_configuration_keeps_params_and_says_so(
     assert open_run(longer, env="local", overrides=[override], warm_start_run_id=run_id, resume=True) == run_id
     run = client.get_run(run_id)
     assert run.data.params["training.max_epochs"] == "8"
-    assert run.data.tags["overrides"] == '["training.max_epochs=40"]'
+    assert RunLog(config, run_id).get_json_tag("overrides") == ["training.max_epochs=40"]
     assert run.data.tags["configuration_hash"] == configuration_hash(longer) != configuration_hash(config)
     assert "warm_start_run_id" not in run.data.tags
     assert yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))["training"]["max_epochs"] == 40
@@ -371,6 +373,27 @@ def test_running_runs_are_found_by_their_tags(config: Config) -> None:
 
 
 @slow
+def test_a_child_is_found_by_its_tags(config: Config, client: MlflowClient) -> None:
+    parent, other = (RunLog(config, open_run(config, env="local")) for _ in range(2))
+    assert parent.find_child({"window": "a"}) is None
+    older, newer = (parent.open_child(config, "window a", {}, {"window": "a"}, inherits=()) for _ in range(2))
+    other.open_child(config, "window a", {}, {"window": "a"})
+    assert "env" not in client.get_run(newer.run_id).data.tags
+    older.set_tags({"request/0": "x"})
+
+    def found(tags: dict[str, str]) -> str:
+        child = parent.find_child(tags)
+        return child.run_id if child else ""
+
+    assert found({"window": "a"}) == newer.run_id
+    assert found({"window": "a", "request/0": ""}) == older.run_id
+    assert found({"request/1": ""}) == ""
+    client.delete_run(newer.run_id)
+    assert found({"window": "a"}) == older.run_id
+    assert RunLog(config, "").find_child({"window": "a"}) is None
+
+
+@slow
 def test_a_param_longer_than_the_server_takes_is_shortened(config: Config, client: MlflowClient) -> None:
     entry = {"key": "model.n_layers", "choices": list(range(1, 3_000))}
     long = load_config(
@@ -409,9 +432,34 @@ def test_a_child_inherits_a_long_tag_whole(config: Config, client: MlflowClient)
 @slow
 def test_overrides_of_any_length_are_kept(config: Config) -> None:
     overrides = [f"search.study_name={'a' * 100}{n}" for n in range(100)]
-    assert json.loads(RunLog(config, open_run(config, env="local", overrides=overrides)).get_tag("overrides")) == (
-        overrides
-    )
+    assert RunLog(config, open_run(config, env="local", overrides=overrides)).get_json_tag("overrides") == overrides
+
+
+@slow
+def test_a_json_value_is_an_artifact_that_its_tag_names_in_words(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    value = {"train": ["2025-01-06..2025-01-10"], "test": ["http://me:geheim@host", "é"]}
+    run.set_json_tag("split", value, "train 2025-01-06..2025-01-10; test http://me:geheim@host")
+    kept = {**value, "test": ["http://***@host", "é"]}
+    assert run.get_json_tag("split") == kept
+    shown = client.get_run(run.run_id).data.tags["split"]
+    pattern = r"in artifact tags/split-\w{16}\.json: train 2025-01-06\.\.2025-01-10; test http://\*\*\*@host"
+    assert re.fullmatch(pattern, shown)
+    child = run.open_child(config, "trial 0", {}, {})
+    client.delete_run(run.run_id)
+    assert child.get_json_tag("split") == kept
+    assert client.get_run(child.run_id).data.tags["split"] == shown
+
+
+@slow
+def test_a_json_value_of_an_earlier_release_stands_in_its_tag(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    client.set_tag(run.run_id, "best_overrides", '["model.d_model=16"]')
+    assert run.get_json_tag("best_overrides") == ["model.d_model=16"]
+    earlier = '{"window": "test", "headline": "MAE 1.0 s", "decision": "promote", "reason": "better", "version": 3}'
+    client.set_tag(run.run_id, "request/abc", earlier)
+    outcome = Outcome.find(run, "abc")
+    assert (outcome.headline, outcome.decision.promotes, outcome.decision.version) == ("MAE 1.0 s", True, 3)
 
 
 @slow
@@ -650,7 +698,7 @@ def test_no_password_reaches_the_server_s_pages(
     close_run(secret_config, run_id, "FAILED", f"cannot reach {uri}")
     run = client.get_run(run_id)
     address = uri.replace("me:geheim", "***")
-    assert run.data.tags["overrides"] == f'["training.mlflow.tracking_uri={address}", "a=1"]'
+    assert log.get_json_tag("overrides") == [f"training.mlflow.tracking_uri={address}", "a=1"]
     assert run.data.tags["failure_reason"] == f"cannot reach {address}"
     assert run.data.params["training.mlflow.tracking_uri"] == address
     text = artifact_text(client, run, "config/config.yaml", tmp_path)

@@ -1,0 +1,90 @@
+"""MLflow's logged models: a packed model that is linked to the run that made it, and that has metrics of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformer.config import Config
+from transformer.tracking.client import connect, mlflow_errors
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+CONTENT = "content"  # tag: hash of the trained model's files
+KIND = "transformer"  # MLflow shows it as the type of the model
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The logged model that metrics belong to, and the dataset on which they were measured."""
+
+    model_id: str
+    dataset: str
+    digest: str
+
+
+def find_model(config: Config, run_id: str, content: str) -> str:
+    """The id of a run's logged model with this content; "" if there is none, as in a run of an earlier release."""
+    with mlflow_errors(config):
+        found = [model for model in _models(config, run_id) if model.tags.get(CONTENT) == content]
+        return next((str(model.model_id) for model in found if model.status == "READY"), "")
+
+
+def log_model(config: Config, run_id: str, folder: Path, content: str, params: Mapping[str, str]) -> str:
+    """Make a packed model the logged model of a run, and return its id.
+
+    A try that ended before the model was complete is continued.
+
+    Args:
+        folder: the packed model.
+        content: hash of the trained model's files.
+        params: settings of the model, at most 100.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    client = connect(config)
+    with mlflow_errors(config):
+        run = client.get_run(run_id)
+        begun = [model for model in _models(config, run_id) if model.tags.get(CONTENT) == content]
+        model = begun[0] if begun else client.create_logged_model(
+            run.info.experiment_id,
+            config.evaluation.registry.model_name,
+            run_id,
+            tags={CONTENT: content},
+            params=dict(params),
+            model_type=KIND,
+        )  # fmt: skip
+        client.log_model_artifacts(model.model_id, str(folder))
+        linked = run.outputs.model_outputs if run.outputs else []
+        if model.model_id not in {output.model_id for output in linked}:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return str(model.model_id)
+
+
+def model_location(config: Config, model_id: str) -> str:
+    """The address of a logged model's files."""
+    with mlflow_errors(config):
+        return str(connect(config).get_logged_model(model_id).artifact_location)
+
+
+def download_model(config: Config, model_id: str, part: str, target: Path) -> Path:
+    """Fetch a folder of a logged model's files into the folder `target`, and return the copy's path."""
+    from mlflow.artifacts import download_artifacts
+
+    address = f"{model_location(config, model_id)}/{part}"
+    with mlflow_errors(config):
+        return Path(
+            download_artifacts(
+                artifact_uri=address, dst_path=str(target), tracking_uri=config.training.mlflow.tracking_uri
+            )
+        )
+
+
+def _models(config: Config, run_id: str) -> list[LoggedModel]:
+    client = connect(config)
+    experiment = client.get_run(run_id).info.experiment_id
+    return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))
