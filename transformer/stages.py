@@ -200,6 +200,7 @@ def _log_trained(config: Config, run: RunLog, split: Split, result: TrainingResu
     """
     from transformer.registry.logged import log_trained
     from transformer.training.run_folder import download_trained
+    from transformer.training.trainer import best_epoch_metrics
 
     source = run_folder(config, run.run_id) / "from_mlflow"
     download_trained(run, source)  # the best epoch of a resumed training may be on another machine
@@ -210,12 +211,8 @@ def _log_trained(config: Config, run: RunLog, split: Split, result: TrainingResu
         scored = scored_on(model_id, event_tables(VALIDATION, split.validation, content), config.data)
     except UserError as error:
         log.warning("the run has no logged model: %s", error)
-    values = {
-        "val/best_mae_s": result.best_val_mae_s,
-        "val/best_translation_mae_s": result.val_translation_mae_s,
-        "val/best_skill": result.best_val_skill,
-    }
-    run.log_metrics(values, scored=scored)
+    run.log_metrics(best_epoch_metrics(result.best_val_mae_s, result.val_translation_mae_s), scored=scored)
+    run.describe()
 
 
 def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | None = None) -> dict[str, Any]:
@@ -250,6 +247,7 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     config = trained.located(config)
     registered = register(run, source, _example(config, trained.split.all[-1]))
     run.set_tags({MODEL_VERSION: str(registered.version)})
+    run.describe()
     return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
 
 
@@ -402,6 +400,7 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
     run.set_tags({BEST_TRIAL: str(report.best_trial)})
     run.set_json_tag(BEST_OVERRIDES, report.best_overrides, overrides_text(report.best_overrides))
     run.log_artifacts(target, "study")
+    run.describe()
     log.info("study %s\n%s", config.search.study_name, report.text)
     return {
         "table": report.text,
@@ -428,7 +427,8 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
     if run.run_id:
         content = tables_content(config.data, split.all)
         _keep_data(config, run, content)
-        run.log_datasets(split_tables(split, content))
+        if run.log_datasets(split_tables(split, content)):
+            run.describe()
     return split
 
 

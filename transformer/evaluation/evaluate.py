@@ -31,7 +31,7 @@ from transformer.errors import UserError
 from transformer.evaluation.comparison import compare_with_champion
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.metrics import SUMMARY
-from transformer.evaluation.outcome import WINDOW, Outcome
+from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
@@ -41,11 +41,12 @@ from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.registry.package import content_of
+from transformer.registry.register import describe_version
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
 from transformer.tracking.datasets import EVALUATION, scored_on
 from transformer.tracking.logged_models import find_model
-from transformer.tracking.names import DATA_FINGERPRINT, DATA_TABLES, GIT_COMMIT
+from transformer.tracking.names import DATA_FINGERPRINT, DATA_TABLES, GIT_COMMIT, WINDOW
 from transformer.tracking.origin import origin_tags
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
@@ -152,6 +153,8 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     _tag(results, scope, request, outcome, quality)
     if results is not run:
         results.close(FINISHED)
+    run.describe()
+    describe_version(run)
     output = _output(outcome, provenance.run_url) | {
         "metrics": metrics,
         "table": result.text,

@@ -15,11 +15,10 @@ from typing import Any, Self
 
 from transformer.errors import UserError
 from transformer.evaluation.decision import NO_DECISION, PromotionDecision
-from transformer.tracking.names import artifact_page, sibling_page
+from transformer.tracking.names import WINDOW, artifact_page, sibling_page
 from transformer.tracking.run_log import RunLog
 
 REQUEST = "request/"  # tag of the run with the results; the id of the request follows
-WINDOW = "window"  # tag of a nested run: the name of the window
 OUTCOME = "outcome"  # tag of a nested run; the last one of an evaluation, when all other results are there
 EVALUATED = "evaluated/"  # tag of an earlier release in the run of the training; the name of the window follows
 

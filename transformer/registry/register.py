@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformer.registry.logged import log_trained
 from transformer.registry.versions import CHALLENGER, DECISION, ModelVersions, Registered
-from transformer.tracking.names import DATA_LICENCES
+from transformer.tracking.names import DATA_LICENCES, MODEL_VERSION
 from transformer.tracking.run_log import RunLog
 
 if TYPE_CHECKING:
@@ -43,7 +43,14 @@ def register(run: RunLog, folder: Path, example: pl.DataFrame) -> Registered:
     return registered
 
 
+def describe_version(run: RunLog) -> None:
+    """Write the description of the version that a run's model became, if it did, from the results that the run has."""
+    if version := run.get_tag(MODEL_VERSION):
+        with ModelVersions.open(run.config) as models:
+            models.describe(version, _card(run))
+
+
 def _card(run: RunLog) -> str:
-    """The text that MLflow's page of a version shows: where the model's data come from."""
+    """The text that MLflow's page of a version shows: the results of the model, and where its data come from."""
     licences = run.get_tag(DATA_LICENCES)
-    return f"Trained by MLflow run {run.run_id}." + (f"\n\nData:\n\n{licences}" if licences else "")
+    return run.results() + (f"\n\nData:\n\n{licences}" if licences else "")

@@ -29,8 +29,9 @@ PARAM_LENGTH = 6_000  # characters of a param, the server's limit
 TAG_LENGTH = 8_000  # characters of a tag; the server cuts a longer one off without an error
 METRIC_NAME_LENGTH = 250  # characters; the server refuses a request with a longer name
 TAGS = "tags"  # artifact folder of a run: the values that are no text for people, or too long for a tag
-IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and at most SHOWN characters
-SHOWN = 200
+SHOWN = 200  # characters of such a value in its tag, which also names the artifact
+_IN_ARTIFACT = re.compile(r"(?P<shown>.*) \(in artifact (?P<path>tags/\S+)\)", re.DOTALL)
+_EARLIER_IN_ARTIFACT = re.compile(r"in artifact (?P<path>tags/\S+?)(: (?P<shown>.*))?", re.DOTALL)  # earlier releases
 # By default MLflow retries an unreachable server for minutes, and the user would wait that long for the error.
 _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -212,20 +213,26 @@ def keep_in_artifact(client: MlflowClient, run_id: str, key: str, text: str, sho
     """
     artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.{ending}"
     log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
-    return f"{IN_ARTIFACT}{artifact}: {shown if len(shown) <= SHOWN else f'{shown[:SHOWN]}…'}"
+    return f"{shown if len(shown) <= SHOWN else f'{shown[:SHOWN]}…'} (in artifact {artifact})"
 
 
 def copy_tag(client: MlflowClient, run: Run, key: str, target: str) -> str:
     """Return a tag of `run` as it has to be in the run `target`, and copy the artifact that holds its value."""
     value = str(run.data.tags[key])
-    if value.startswith(IN_ARTIFACT):
-        log_text(client, target, read_tag(client, run, key), _artifact_in(value))
+    if kept := _in_artifact(value):
+        log_text(client, target, read_tag(client, run, key), kept["path"])
     return value
 
 
-def _artifact_in(tag: str) -> str:
-    """The path of the artifact that holds the value of a tag."""
-    return tag.removeprefix(IN_ARTIFACT).partition(": ")[0]
+def shown_of(tag: str) -> str:
+    """The text for people in the tag of a value that an artifact holds; any other tag as it is."""
+    kept = _in_artifact(tag)
+    return (kept["shown"] or "") if kept else tag
+
+
+def _in_artifact(tag: str) -> re.Match[str] | None:
+    """The path of the artifact that holds the value of a tag, and the text for people; None = the tag is the value."""
+    return _IN_ARTIFACT.fullmatch(tag) or _EARLIER_IN_ARTIFACT.fullmatch(tag)
 
 
 def read_tag(client: MlflowClient, run: Run, name: str) -> str:
@@ -235,9 +242,9 @@ def read_tag(client: MlflowClient, run: Run, name: str) -> str:
         UserError: the artifact with the value is gone.
     """
     value = str(run.data.tags.get(name, ""))
-    if not value.startswith(IN_ARTIFACT):
+    if (kept := _in_artifact(value)) is None:
         return value
-    artifact = _artifact_in(value)
+    artifact = kept["path"]
     run_id = run.info.run_id
     if not has_artifact(client, run_id, artifact):
         raise UserError(f"MLflow run {run_id} lacks the artifact {artifact} of its tag {name!r}; use another run")

@@ -14,6 +14,7 @@ from transformer.tracking.logged_models import Scored
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
+_DATES = "service_dates"  # key of a dataset's profile
 CONTEXT = "mlflow.data.context"  # MLflow's tag of a dataset: how a run used it
 TRAIN, VALIDATION, TEST, EVALUATION = "train", "validation", "test", "evaluation"
 TRAINING = (TRAIN, VALIDATION)  # contexts of a training that is not evaluated
@@ -41,10 +42,26 @@ def dataset_input(tables: EventTables, data: DataConfig) -> DatasetInput:
             source_type=kind,
             source=json.dumps({"uri": address}),
             schema=json.dumps({"mlflow_colspec": [{"name": n, "type": t} for n, t in tables.columns.items()]}),
-            profile=json.dumps({"service_dates": ", ".join(tables.dates)}),
+            profile=json.dumps({_DATES: ", ".join(tables.dates)}),
         ),
         [InputTag(CONTEXT, tables.context)],
     )
+
+
+def context_of(used: DatasetInput) -> str:
+    """How a run used a dataset; "" = it does not say so."""
+    return next((str(tag.value) for tag in used.tags if tag.key == CONTEXT), "")
+
+
+def dates_of(used: DatasetInput) -> str:
+    """The service dates of a dataset, such as `2025-01-06..2025-01-10, 2025-01-13`.
+
+    A dataset of another program has no such dates, and the result is its name.
+    """
+    try:
+        return str(json.loads(used.dataset.profile or "")[_DATES])
+    except (TypeError, ValueError, KeyError):
+        return str(used.dataset.name)
 
 
 def scored_on(model_id: str, tables: EventTables, data: DataConfig) -> Scored:

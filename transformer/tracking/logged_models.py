@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from transformer.config import Config
 from transformer.tracking.client import connect, mlflow_errors
+from transformer.tracking.names import DESCRIPTION, SOURCE_COMMIT, SOURCE_NAME, SOURCE_TYPE, USER, run_page
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
 
 CONTENT = "content"  # tag: hash of the trained model's files
 KIND = "transformer"  # MLflow shows it as the type of the model
@@ -53,16 +54,29 @@ def log_model(config: Config, run_id: str, folder: Path, content: str, params: M
             run.info.experiment_id,
             config.evaluation.registry.model_name,
             run_id,
-            tags={CONTENT: content},
+            tags={CONTENT: content, **_origin(run)},
             params=dict(params),
             model_type=KIND,
         )  # fmt: skip
+        client.set_logged_model_tags(model.model_id, {DESCRIPTION: _card(run, model.model_id)})
         client.log_model_artifacts(model.model_id, str(folder))
         linked = run.outputs.model_outputs if run.outputs else []
         if model.model_id not in {output.model_id for output in linked}:
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return str(model.model_id)
+
+
+def _origin(run: Run) -> dict[str, str]:
+    """The tags of a run that the page of its model shows as well."""
+    return {key: run.data.tags[key] for key in (USER, SOURCE_NAME, SOURCE_TYPE, SOURCE_COMMIT) if key in run.data.tags}
+
+
+def _card(run: Run, model_id: str) -> str:
+    """The description that the page of a logged model shows."""
+    page = run_page("", run.info.experiment_id, run.info.run_id).removeprefix("/")
+    load = f'mlflow.pyfunc.load_model("models:/{model_id}")'
+    return f"The best epoch of [{run.info.run_name}]({page}). Load it with `{load}`."
 
 
 def model_location(config: Config, model_id: str) -> str:

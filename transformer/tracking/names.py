@@ -11,16 +11,22 @@ SPLIT = "split"  # tag: the service dates of each split, as data.split takes the
 MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 BEST_TRIAL = "best_trial"  # tag: number of a study's best trial
 BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
+WARM_START = "warm_start_run_id"  # tag: the run whose weights a run began with
+STUDY_NAME = "study_name"  # tag of the run of a study and of its trials
+TRIAL, STATE = "trial", "state"  # tags of a trial's run: its number, and how it ended
+WINDOW = "window"  # tag of the run of an evaluation on a window: the window's first and last date
 CONFIG_ARTIFACT = "config/config.yaml"
 FAILURE_REASON = "failure_reason"  # tag of a failed run
 AIRFLOW_PAGE = "airflow_run_url"  # tag: address of the page of the DAG run
 # Tags of MLflow, which its pages show
+DESCRIPTION = "mlflow.note.content"  # Markdown
+PARENT = "mlflow.parentRunId"  # of a nested run
 USER = "mlflow.user"  # "Created by"
 SOURCE_NAME, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
 SOURCE_COMMIT = "mlflow.source.git.commit"
 # Tags with the origin of a run; nested runs inherit them.
 ORIGIN = (
-    "env", GIT_COMMIT, "image", DAG_ID, AIRFLOW_RUN, AIRFLOW_PAGE, DATA_FINGERPRINT, SPLIT, "warm_start_run_id",
+    "env", GIT_COMMIT, "image", DAG_ID, AIRFLOW_RUN, AIRFLOW_PAGE, DATA_FINGERPRINT, SPLIT, WARM_START,
     USER, SOURCE_NAME, SOURCE_TYPE, SOURCE_COMMIT,
 )  # fmt: skip
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment

@@ -34,10 +34,11 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
-from transformer.tracking.datasets import CONTEXT, EventTables, dataset_input
+from transformer.tracking.datasets import EventTables, context_of, dataset_input
+from transformer.tracking.description import describe, headline, newest_windows, results
 from transformer.tracking.json_tags import json_tag
 from transformer.tracking.logged_models import Scored
-from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, ORIGIN
+from transformer.tracking.names import CONFIG_ARTIFACT, FAILURE_REASON, ORIGIN, PARENT
 from transformer.tracking.runs import close_run, configuration_hash
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRIC_BATCH = 1_000  # metrics in one request, the server's limit
-PARENT = "mlflow.parentRunId"  # MLflow's tag of a nested run
 
 
 class RunLog:
@@ -147,7 +147,7 @@ class RunLog:
             set_tags(self._client, child.info.run_id, inherited | origin)
             log_params(self._client, child, params)
             log_text(self._client, child.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
-            if datasets := [used for used in _datasets(parent) if _context(used) in contexts]:
+            if datasets := [used for used in _datasets(parent) if context_of(used) in contexts]:
                 self._client.log_inputs(child.info.run_id, datasets)
         return RunLog(config, child.info.run_id)
 
@@ -200,16 +200,17 @@ class RunLog:
                 for first in range(0, len(entries), METRIC_BATCH):
                     self._client.log_batch(self.run_id, metrics=entries[first : first + METRIC_BATCH])
 
-    def log_datasets(self, tables: Sequence[EventTables]) -> None:
-        """Name event tables as datasets of the run, if it does not name them yet."""
+    def log_datasets(self, tables: Sequence[EventTables]) -> bool:
+        """Name event tables as datasets of the run, if it does not name them yet, and return whether any is new."""
         if self._client is None:
-            return
+            return False
         with mlflow_errors(self.config):
             used_before = _datasets(self._client.get_run(self.run_id))
             known = {(used.dataset.name, used.dataset.digest) for used in used_before}
             inputs = [dataset_input(entry, self.config.data) for entry in tables]
             if new := [used for used in inputs if (used.dataset.name, used.dataset.digest) not in known]:
                 self._client.log_inputs(self.run_id, new)
+        return bool(new)
 
     def log_model_input(self, model_id: str) -> None:
         """Name a logged model as an input of the run."""
@@ -235,6 +236,21 @@ class RunLog:
         if self._client is not None:
             with mlflow_errors(self.config):
                 set_tags(self._client, self.run_id, {name: json_tag(self._client, self.run_id, name, value, shown)})
+
+    def describe(self) -> None:
+        """Write the description of the run anew, see `description.describe`."""
+        if self._client is not None:
+            with mlflow_errors(self.config):
+                describe(self._client, self.run_id, self.config.evaluation.registry.model_name)
+
+    def results(self) -> str:
+        """The results of a training's model as Markdown: the best known one in a line, and a table of all."""
+        if self._client is None:
+            return ""
+        with mlflow_errors(self.config):
+            run = self._client.get_run(self.run_id)
+            line = headline(run)
+            return f"{line[0].upper()}{line[1:]}.\n\n{results(run, newest_windows(self._client, run))}"
 
     def get_tag(self, name: str) -> str:
         """Value of a tag, of any length; "" if the run lacks it or there is no run."""
@@ -341,8 +357,3 @@ def _with_tags(tags: Mapping[str, str]) -> str:
 
 def _datasets(run: Run) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs) if run.inputs else []
-
-
-def _context(used: DatasetInput) -> str:
-    """How a run used a dataset."""
-    return next((str(tag.value) for tag in used.tags if tag.key == CONTEXT), "")

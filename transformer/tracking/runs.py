@@ -34,6 +34,7 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
+from transformer.tracking.description import describe
 from transformer.tracking.json_tags import json_tag, overrides_text
 from transformer.tracking.names import (
     CONFIG_ARTIFACT,
@@ -128,11 +129,12 @@ def open_run(
         # A logged param cannot change. A resumed run keeps its params, and its tags hold the new values.
         log_params(client, run, flatten(redact(to_dict(config))))
         log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+        describe(client, run.info.run_id, config.evaluation.registry.model_name)
     return str(run.info.run_id)
 
 
 def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
-    """End the run as FINISHED, FAILED or KILLED. A tag, which the run's page shows, keeps `reason`.
+    """End the run as FINISHED, FAILED or KILLED. A tag and the description, which its page shows, keep `reason`.
 
     Without a reason, the reason of an earlier failure is deleted.
     """
@@ -148,6 +150,7 @@ def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str =
         elif FAILURE_REASON in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, FAILURE_REASON)
         client.set_terminated(run_id, status)
+        describe(client, run_id, config.evaluation.registry.model_name)
 
 
 def run_url(config: Config, run_id: str) -> str:

@@ -23,7 +23,7 @@ from transformer.errors import ServiceError, UserError
 from transformer.files import file_digest
 from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, locked
 from transformer.registry.logged import log_trained, trained_files_of
-from transformer.registry.register import register
+from transformer.registry.register import describe_version, register
 from transformer.registry.versions import (
     PREVIOUS_CHAMPION,
     TRAINED,
@@ -180,6 +180,10 @@ def test_the_logged_model_of_a_training_is_the_one_that_is_registered(
     model = client.get_logged_model(model_id)
     assert (model.name, model.status) == (config.evaluation.registry.model_name, "READY")
     assert model.params["model.n_layers"] == str(config.model.n_layers)
+    run_tags = client.get_run(run.run_id).data.tags
+    for name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"):
+        assert model.tags[name] == run_tags[name]
+    assert f'mlflow.pyfunc.load_model("models:/{model_id}")' in model.tags["mlflow.note.content"]
     assert register(run, tmp_path, NO_EVENTS).model_id == model_id
     other = RunLog(config, open_run(config, env="local"))
     assert log_trained(other, tmp_path, NO_EVENTS) != model_id  # another run's model, even if it is the same
@@ -209,6 +213,38 @@ def test_metrics_belong_to_the_model_and_to_their_dataset(config: Config, client
     for _ in range(2):
         window.log_model_input(model_id)
     assert [used.model_id for used in client.get_run(window.run_id).inputs.model_inputs] == [model_id]
+
+
+@slow
+def test_the_model_and_its_versions_are_described(config: Config, client: MlflowClient, tmp_path: Path) -> None:
+    name = config.evaluation.registry.model_name
+    client.create_registered_model(name)  # by an earlier release, which described none
+    run = RunLog(config, open_run(config, env="local"))
+    run.set_tags({"data_licences": "RIDE Silver: CC BY 4.0"})
+    version = str(register(run, train(tmp_path, "w"), NO_EVENTS).version)
+    described = client.get_registered_model(name).description
+    assert f'mlflow.pyfunc.load_model("models:/{name}@champion")' in described
+    client.update_registered_model(name, "Ours.")
+
+    def card() -> str:
+        return str(client.get_model_version(name, version).description)
+
+    assert "RIDE Silver: CC BY 4.0" in card()
+    client.update_model_version(name, version, "Trained by MLflow run 123.\n\nData:")  # as an earlier release wrote it
+    run.log_metrics({"test/mae_s": 61.5, "test/translation_mae_s": 80.0, "test/skill": 0.25})
+    describe_version(run)
+    assert card().startswith("Trained by")  # the run does not name its version yet
+    run.set_tags({"model_version": version})
+    describe_version(run)
+    assert card().startswith("Test MAE 61.5 s, translation 80.0 s, skill +25.0%.\n\n| |")
+    assert "Trained by" not in card()
+    client.update_model_version(name, version, f"{card()}\n\nUsed in the north.")
+    describe_version(run)
+    assert card().endswith("Used in the north.")
+    register(RunLog(config, open_run(config, env="local")), train(tmp_path, "v"), NO_EVENTS)
+    assert client.get_registered_model(name).description == "Ours."
+    client.delete_model_version(name, version)
+    describe_version(run)  # a person has deleted the version; the evaluation of its run goes on
 
 
 @slow
