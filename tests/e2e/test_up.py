@@ -23,6 +23,7 @@ from tests.support.http import answers
 from tests.support.pages import chromium
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_port
+from transformer.tracking.names import artifact_page
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +190,7 @@ def test_a_training_from_the_untouched_form_to_its_figures(ask, page, take):
     expect(mlflow.locator(".js-plotly-plot").first).to_be_visible(timeout=PATIENCE_MS)
     expect(mlflow.get_by_role("heading", name="mae_s", exact=True)).to_be_visible()
     take(mlflow, "mlflow-run")
-    mlflow.goto(f"{run_page}/artifacts/evaluation/figures/error_by_horizon.png")
+    mlflow.goto(artifact_page(run_page, "evaluation/figures/error_by_horizon.png"))
     mlflow.reload()  # MLflow takes a click for a changed address, not typing
     figure = mlflow.locator("img[src^='blob:']").first
     expect(figure).to_be_visible(timeout=PATIENCE_MS)

@@ -18,7 +18,7 @@ from transformer.waiting import patiently, reporting_silence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
 
@@ -80,6 +80,17 @@ class PatientClient:
 
         return self._once(create, find)
 
+    def create_logged_model(
+        self, experiment_id: str, name: str, source_run_id: str, tags: dict[str, str], **named: Any
+    ) -> LoggedModel:
+        create = partial(self._client.create_logged_model, experiment_id, name, source_run_id, tags=tags, **named)
+
+        def find() -> LoggedModel | None:
+            found = self._client.search_logged_models([experiment_id], f"source_run_id = '{source_run_id}'")
+            return next((model for model in found if model.tags.items() >= tags.items()), None)
+
+        return self._once(create, find)
+
     def delete_tag(self, run_id: str, key: str) -> None:
         delete = partial(self._client.delete_tag, run_id, key)
 
@@ -90,17 +101,15 @@ class PatientClient:
 
     def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
         """Download from the place of the artifacts. MLflow's own method forgets why a download failed."""
-        import mlflow.artifacts
+        uri = self._patiently(partial(self._client.get_run, run_id)).info.artifact_uri
+        return self.download_from(f"{uri}/{path}", dst_path)
 
-        def download() -> str:
-            uri = self._client.get_run(run_id).info.artifact_uri
-            return str(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{uri}/{path}", dst_path=dst_path, tracking_uri=self._client.tracking_uri
-                )
-            )
+    def download_from(self, address: str, dst_path: str) -> str:
+        """Download a file or folder of artifacts, and return the path of the copy in `dst_path`."""
+        from mlflow.artifacts import download_artifacts
 
-        return self._patiently(download)
+        fetch = partial(download_artifacts, dst_path=dst_path, tracking_uri=self._client.tracking_uri)
+        return str(self._patiently(partial(fetch, artifact_uri=address)))
 
     def _once(self, request: Callable[[], Answer], find: Callable[[], Answer | None]) -> Answer:
         """Send a request whose repetition would do harm. Before a repetition, look whether it was carried out.

@@ -66,6 +66,16 @@ def test_a_version_is_created_once(line: Line, patient: MlflowClient, direct: Ml
     assert found == {other.version: {"content": "other"}, made.version: {"content": "new"}}
 
 
+def test_a_logged_model_is_created_once(line: Line, patient: MlflowClient, direct: MlflowClient) -> None:
+    experiment = experiment_of(direct, uuid4().hex)
+    run = direct.create_run(experiment).info.run_id
+    line.begin(LOST)
+    made = patient.create_logged_model(experiment, "trains", run, tags={"content": "ab"}, model_type="transformer")
+    assert line.was_cut
+    (found,) = direct.search_logged_models([experiment])
+    assert (found.model_id, found.tags["content"]) == (made.model_id, "ab")
+
+
 def test_an_experiment_is_created_once(line: Line, patient: MlflowClient, direct: MlflowClient) -> None:
     name = uuid4().hex
     line.begin(Cut(2, 0.2, True))  # the first request asks for it
