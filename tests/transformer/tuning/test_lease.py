@@ -102,7 +102,7 @@ def test_a_predecessor_that_never_stops_is_no_mistake_of_the_user(
     text = first._writer.to_text()
     monkeypatch.setattr("transformer.tuning.lease.time.sleep", lambda _: bucket.write_text(NAME, text, ""))
     with pytest.raises(
-        ServiceError, match="an earlier process of the same study: MLflow run run-1.*; stop it"
+        ServiceError, match=r"an earlier process of the same study: MLflow run run-1.*; stop it"
     ) as caught:
         retry.acquire()
     assert not isinstance(caught.value, UserError)
