@@ -37,6 +37,8 @@ SLOWEST_FIRST = (
     "tests/transformer/tuning/test_kills.py",
     "tests/deploy/test_install.py",
     "tests/transformer/tuning/test_database.py",
+    "tests/transformer/tuning/test_postgresql.py",
+    "tests/transformer/tuning/test_failover.py",
     "tests/transformer/evaluation/test_comparison.py",
     "tests/e2e/test_pods.py",
     "tests/transformer/test_stages.py",
