@@ -43,15 +43,25 @@ class Postgres:
         self.admin(f"CREATE DATABASE {name} OWNER {self.user}")
         return self.url(name)
 
-    def offer_tls(self) -> None:
-        """Let clients that ask for it connect with TLS. The certificate is the server's own."""
+    def offer_tls(self) -> Path:
+        """Let clients that ask for it connect with TLS, and demand it of the user `encrypted`.
+
+        Returns the certificate of the server, which is its own authority.
+        """
+        return Path(once("postgres-tls", lambda _: self._offer_tls()))
+
+    def _offer_tls(self) -> str:
         folder = Path(str(self.admin("SHOW data_directory")[0][0]))
         key, certificate = folder / "server.key", folder / "server.crt"
         make_certificate(key, certificate)
         for path in (key, certificate):
             shutil.chown(path, folder.owner())
+        self.admin(f"CREATE ROLE encrypted LOGIN PASSWORD '{self.password}'")
+        rules = folder / "pg_hba.conf"
+        rules.write_text(f"hostnossl all encrypted all reject\n{rules.read_text()}")
         self.admin("ALTER SYSTEM SET ssl = on")
         self.admin("SELECT pg_reload_conf()")
+        return str(certificate)
 
 
 def make_certificate(key: Path, certificate: Path) -> None:

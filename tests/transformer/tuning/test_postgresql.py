@@ -68,22 +68,14 @@ def refusal(config: Config) -> str:
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
+@pytest.fixture
 def certificate(postgres: Postgres) -> Path:
-    """Let the server offer TLS, and demand it of the user `encrypted`. Return the certificate of its authority."""
-    postgres.offer_tls()
-    postgres.admin(f"CREATE ROLE encrypted LOGIN PASSWORD '{postgres.password}'")
-    (file,) = postgres.admin("SHOW hba_file")[0]
-    rules = Path(str(file))
-    rules.write_text(f"hostnossl all encrypted all reject\n{rules.read_text()}")
-    postgres.admin("SELECT pg_reload_conf()")
-    return rules.with_name("server.crt")
+    return postgres.offer_tls()
 
 
 @pytest.fixture
 def encrypted(postgres: Postgres, certificate: Path, database_url: str) -> str:
     """Address of an empty database whose owner must use TLS."""
-    assert certificate.is_file()
     name = database_url.rpartition("/")[2]
     postgres.admin(f"ALTER DATABASE {name} OWNER TO encrypted")
     return postgres.url(name, "encrypted")
