@@ -38,6 +38,8 @@ SLOWEST_FIRST = (
     "tests/transformer/tuning/test_kills.py",
     "tests/deploy/test_install.py",
     "tests/transformer/tuning/test_database.py",
+    "tests/transformer/tuning/test_postgresql.py",
+    "tests/transformer/tuning/test_failover.py",
     "tests/transformer/evaluation/test_comparison.py",
     "tests/transformer/storage/test_scenarios.py",
     "tests/e2e/test_pods.py",

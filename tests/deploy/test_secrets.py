@@ -2,6 +2,7 @@
 
 import json
 import os
+import string
 import subprocess
 import sys
 from uuid import uuid4
@@ -13,7 +14,7 @@ from tests.deploy.manifests import helm_values
 from tests.deploy.test_manifests import secret_keys
 from tests.support.postgres import postgres_server
 
-PASSWORD = "p@ss/w%rd $HOME'"
+PASSWORD = f"p@ss/w%rd $HOME'{string.punctuation} ü日"
 ANSWERS = {
     "DATABASE_HOST": "db.example.org:5432",
     "MLFLOW_DATABASE_PASSWORD": PASSWORD,
@@ -103,18 +104,34 @@ def test_only_a_missing_secret_is_made_again(cluster):
     assert again == {name: text for name, text in made.items() if name != "airflow.airflow-connections"}
 
 
-def test_both_engines_of_airflow_use_the_address(cluster, tmp_path):
-    """The address names `sslmode`, which a managed PostgreSQL needs, and a password with special characters."""
+@pytest.fixture
+def addresses(cluster):
+    """Addresses of a real server, by secret. They name `sslmode`, which a managed PostgreSQL needs."""
     server = postgres_server()
     literal = PASSWORD.replace("'", "''")
-    if not server.admin("SELECT 1 FROM pg_roles WHERE rolname = 'airflow'"):
-        server.admin(f"CREATE ROLE airflow LOGIN PASSWORD '{literal}'")
-        server.admin("CREATE DATABASE airflow OWNER airflow")
+    for name in ("airflow", "mlflow"):
+        if not server.admin(f"SELECT 1 FROM pg_roles WHERE rolname = '{name}'"):
+            server.admin(f"CREATE ROLE {name} LOGIN PASSWORD '{literal}'")
+            server.admin(f"CREATE DATABASE {name} OWNER {name}")
     answers = ANSWERS | {"DATABASE_HOST": f"127.0.0.1:{server.port}"}
     made = make_secrets(cluster, answers, SSLMODE="prefer")
-    address = made["airflow.airflow-database"].strip().partition("=")[2]
-    assert "sslmode=prefer" in address
+    found = {
+        name: made[name].strip().partition("=")[2] for name in ("airflow.airflow-database", "mlflow.mlflow-database")
+    }
+    assert all("sslmode=prefer" in address for address in found.values())
+    return found
 
+
+@pytest.mark.slow
+def test_mlflow_makes_its_tables_at_the_address(addresses):
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", addresses["mlflow.mlflow-database"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert postgres_server().admin("SELECT count(*) FROM experiments", "mlflow") == [(0,)]
+
+
+def test_both_engines_of_airflow_use_the_address(addresses, tmp_path):
+    address = addresses["airflow.airflow-database"]
     home = tmp_path / uuid4().hex
     home.mkdir()
     option = helm_values()["config"]["database"]["sql_alchemy_conn_async"]

@@ -115,6 +115,21 @@ CEPH = Program(  # only `make test-all` installs it
 )
 
 
+def find_pgbouncer() -> Path | None:
+    """Path of a connection pooler for PostgreSQL."""
+    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    return Path(found) if found else None
+
+
+PGBOUNCER = Program(  # only `make test-all` installs it
+    name="PgBouncer",
+    packages=("pgbouncer",),
+    command=("false",),  # no package of Python has it
+    find=find_pgbouncer,
+    optional=True,
+)
+
+
 def require(program: Program) -> Path:
     """Path of the program. Without the program, the test is skipped, or fails if `CI` is set and wants the program."""
     return program.find() or _give_up(program)
@@ -139,7 +154,8 @@ def bring(program: Program) -> bool:
 def closing_line(reasons: list[str]) -> str:
     """One line that counts the tests skipped because a program is missing, with the remedy; "" = no such test."""
     counted = [
-        (program, sum(f"{MISSING} {program.name};" in reason for reason in reasons)) for program in (*PROGRAMS, CEPH)
+        (program, sum(f"{MISSING} {program.name};" in reason for reason in reasons))
+        for program in (*PROGRAMS, CEPH, PGBOUNCER)
     ]
     wanting = [(program, count) for program, count in counted if count]
     if not wanting:
@@ -175,8 +191,8 @@ def _runs(command: list[str], user: str | None = None, settings: Mapping[str, st
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    asked = {"--containers": CONTAINERS, "--stores": CEPH}
-    for program in (*PROGRAMS, *(program for option, program in asked.items() if option in argv)):
+    asked = {"--containers": [CONTAINERS], "--servers": [CEPH, PGBOUNCER]}
+    for program in (*PROGRAMS, *(program for option in argv for program in asked[option])):
         if not bring(program):
             consequence = (
                 "its tests will fail" if os.environ.get("CI") and not program.optional else "its tests will be skipped"

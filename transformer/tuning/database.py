@@ -9,6 +9,7 @@ import logging
 import re
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -52,6 +53,9 @@ _SESSION = "; ".join(
 )
 # libpq gives the reason of a refused connection only as text.
 _REFUSED = re.compile(r"authentication|password|does not exist|pg_hba\.conf|permission denied|not permitted")
+_TLS = re.compile(r"no encryption|certificate|does not support SSL|SSL error: (?:wrong|unsupported|tlsv1|sslv3)")
+_ATTEMPT = re.compile(r"connection failed: |connection to server at .*? failed: |FATAL: ")
+_LOCK_PAUSE_S = 0.1  # between two tries to get a lock
 
 
 @dataclass(frozen=True)
@@ -217,13 +221,22 @@ def _bucket(config: Config, settings: DatabaseSettings) -> Bucket:
 @contextmanager
 def _open_postgresql(config: Config, on_stale: OnStale, settings: DatabaseSettings) -> Iterator[StudyDatabase]:
     search = config.search
-    exclusively = partial(_advisory_lock, config, f"study {search.study_name}", settings.exclusive_within_s)
     with _storage(
         config,
         heartbeat_interval=search.heartbeat_s,
         grace_period=_STALE_BEATS * search.heartbeat_s,
         heartbeat_stale_trial_callback=on_stale,
     ) as storage:
+        assert isinstance(storage, PatientStorage)
+
+        @contextmanager
+        def exclusively() -> Iterator[None]:
+            with ExitStack() as stack:
+                lock = _advisory_lock(config, f"study {search.study_name}", settings.exclusive_within_s)
+                with storage.noting_silence():
+                    stack.enter_context(lock)
+                yield
+
         yield StudyDatabase(storage, alone=False, exclusively=exclusively)
 
 
@@ -338,26 +351,33 @@ def _advisory_lock(config: Config, what: str, within_s: float) -> Iterator[None]
 
 
 def _locked(config: Config, engine: sqlalchemy.Engine, key: int, what: str, within_s: float) -> sqlalchemy.Connection:
-    """A connection whose transaction holds the advisory lock `key`."""
+    """A connection whose transaction holds the advisory lock `key`.
+
+    A worker that waits holds no transaction. Otherwise, the waiting ones could take every connection of a pooler, and
+    the worker that holds the lock would get none for its work.
+    """
+    latest = time.monotonic() + within_s
     connection = engine.connect()
     try:
-        limit = {"milliseconds": f"{within_s * 1_000:.0f}"}
-        connection.execute(sqlalchemy.text("SELECT set_config('lock_timeout', :milliseconds, true)"), limit)
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-    except BaseException as error:
+        while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}):
+            connection.rollback()
+            if time.monotonic() > latest:
+                raise ServiceError(
+                    f"{_address(config)}: another worker has kept the {what} for {within_s:.0f} s; "
+                    "stop it if it hangs, then run the stage again"
+                )
+            time.sleep(_LOCK_PAUSE_S)
+    except BaseException:
         connection.close()
-        if isinstance(_cause(error), psycopg.errors.LockNotAvailable):
-            raise ServiceError(
-                f"{_address(config)}: another worker has kept the {what} for {within_s:.0f} s; "
-                "stop it if it hangs, then run the stage again"
-            ) from None
         raise
     return connection
 
 
 def _refused(error: BaseException) -> bool:
     """Whether the server refused a connection for a reason that only the user can mend."""
-    return isinstance(error, psycopg.Error) and error.sqlstate is None and bool(_REFUSED.search(_reason(error)))
+    if not isinstance(error, psycopg.Error) or error.sqlstate is not None:
+        return False
+    return bool(_REFUSED.search(_reason(error)) or _TLS.search(_reason(error)))
 
 
 def _explained(config: Config, error: BaseException) -> UserError | ServiceError:
@@ -366,11 +386,24 @@ def _explained(config: Config, error: BaseException) -> UserError | ServiceError
         if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
             return UserError(f"{where} is not a sound SQLite database ({reason}); restore or remove it")
         return ServiceError(f"{where} cannot be used ({reason}); check its folder and the disk, then run again")
-    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
-        return UserError(f"{where}: {reason}; let its user create tables there, GRANT CREATE ON SCHEMA public TO …")
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege | psycopg.errors.InvalidSchemaName):
+        return UserError(f"{where}: {reason}; {_missing_right(reason)}")
+    if _refused(cause) and _TLS.search(reason):
+        return UserError(f"{where}: {reason}; correct sslmode and sslrootcert in search.storage_url")
     if _refused(cause) or isinstance(cause, ArgumentError | psycopg.ProgrammingError):
         return UserError(f"{where}: {reason}; correct search.storage_url, and give its user's password in PGPASSWORD")
     return ServiceError(f"{where} did not answer ({reason}); check that it runs and is reachable, then run again")
+
+
+def _missing_right(reason: str) -> str:
+    """The remedy for a role that lacks a right."""
+    if re.search("permission denied for (table|sequence)", reason):
+        return (
+            "let its user write there, GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO …; "
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO …"
+        )
+    schema = re.search(r"permission denied for schema (\S+)", reason)
+    return f"let its user create tables there, GRANT USAGE, CREATE ON SCHEMA {schema[1] if schema else '…'} TO …"
 
 
 def _address(config: Config) -> str:
@@ -388,5 +421,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _reason(error: BaseException) -> str:
     cause = _cause(error)
+    # If there are several hosts, the last line is about the last one.
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    return str(redact(" ".join(lines[0].split())))[:200]
+    line = lines[-1] if lines[0].endswith(":") else lines[0]
+    return str(redact(_ATTEMPT.sub("", " ".join(line.split()))))[:200]

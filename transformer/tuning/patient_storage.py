@@ -2,15 +2,21 @@
 
 Every call is repeated until the server answers again, see `waiting.patiently`. A connection may break after the server
 has carried out a request, and before its answer arrives. The repetition of such a request changes nothing more.
+
+No worker can record heartbeats while the server is away. So after such a time, no worker counts as dead until each one
+could record them again.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from optuna.storages import RDBStorage
@@ -21,12 +27,12 @@ from sqlalchemy.engine import ExceptionContext
 from transformer.errors import UnansweredError
 from transformer.waiting import patiently
 
+Answer = TypeVar("Answer")
 CREATION = "creation"  # system attribute of a trial: unique to the request that created the trial
 # Methods that Optuna calls on the storage or its cache, and that may simply be repeated. Heartbeats are not among them:
 # the next heartbeat is the repetition.
 _REPEATABLE = (
     "_get_best_trial_id",
-    "_get_stale_trial_ids",
     "_get_trials",
     "_set_trial_param",
     "create_new_study",
@@ -90,9 +96,40 @@ class PatientStorage(RDBStorage):
         **heartbeats: Any,
     ) -> None:
         self._wait_s = wait_s
+        self._away_until: float | None = None  # when the server was last seen away
         # The constructor already connects, so no event of its engine could replace the error.
         super().__init__(url, engine_kwargs, **heartbeats)
         raise_unanswered(self.engine, unanswered)
+
+    @contextmanager
+    def noting_silence(self) -> Iterator[None]:
+        """Note that the server was away, if the block finds no answer, or takes longer than a heartbeat's interval."""
+        began = time.monotonic()
+        answered = True
+        try:
+            yield
+        except UnansweredError:
+            answered = False
+            raise
+        finally:
+            now = time.monotonic()
+            if not answered or now - began > (self.heartbeat_interval or math.inf):
+                self._away_until = now
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with self.noting_silence():
+            super().record_heartbeat(trial_id)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        find = partial(super()._get_stale_trial_ids, study_id)
+        assert self.grace_period is not None
+        if self._away_until is not None and time.monotonic() - self._away_until < self.grace_period:
+            return []
+        return self._patiently(find)
+
+    def _patiently(self, request: Callable[[], Answer]) -> Answer:
+        with self.noting_silence():
+            return patiently(request, self._wait_s)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         template = copy.deepcopy(template_trial) or create_trial(state=TrialState.RUNNING)
@@ -106,7 +143,7 @@ class PatientStorage(RDBStorage):
             tries += 1
             return (tries > 1 and self._created(study_id, mark)) or create()
 
-        return patiently(create_once, self._wait_s)
+        return self._patiently(create_once)
 
     def _created(self, study_id: int, mark: str) -> FrozenTrial | None:
         every = RDBStorage._get_trials(self, study_id, None, set(), -1)
@@ -124,13 +161,13 @@ class PatientStorage(RDBStorage):
                 return True
             return change()
 
-        return patiently(change_once, self._wait_s)
+        return self._patiently(change_once)
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def repeated(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return patiently(partial(method, self, *arguments, **named), self._wait_s)
+        return self._patiently(partial(method, self, *arguments, **named))
 
     return repeated
 
