@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-CRAWL_S = 0.05  # pause of a slowed proxy before each piece, in both directions
-CRAWL_BYTES = 4_096  # of a piece then
+CRAWL_S = 0.02  # pause of a slowed proxy before each piece, in both directions
+CRAWL_BYTES = 8_192  # of a piece then
 CARRIED_OUT_S = 0.3  # the server has carried out a request by then, if the piece was its last
 
 

@@ -209,7 +209,7 @@ def comparable(pipeline: Pipeline) -> str:
     for line in pipeline.lines.values():
         text = text.replace(f"127.0.0.1:{line.port}", "server")
     text = re.sub(r"studies_[0-9a-f]{12}|[0-9a-f]{32}|experiments/\d+", "id", text)
-    return re.sub(r" +", " ", re.sub(r"(?<![\d.])\d+ s\b", "… s", text))  # durations; errors have decimals
+    return re.sub(r" +", " ", re.sub(r"(?<![\d.])(\d+ min )?\d+ s\b", "… s", text))  # durations; errors have decimals
 
 
 def test_results_do_not_depend_on_outages(pipeline: Callable[..., Pipeline], caplog: pytest.LogCaptureFixture) -> None:
