@@ -13,15 +13,19 @@ BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the
 ORIGIN = ("env", GIT_COMMIT, "image", "dag_id", AIRFLOW_RUN, DATA_FINGERPRINT, SPLIT, "warm_start_run_id")
 CONFIG_ARTIFACT = "config/config.yaml"
 FAILURE_REASON = "failure_reason"  # tag of a failed run
+WORKSPACE_VARIABLE = "MLFLOW_WORKSPACE"  # MLflow's client reads it: the workspace of every request
 
 
-def run_page(server: str, experiment_id: str, run_id: str) -> str:
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
+def run_page(server: str, experiment_id: str, run_id: str, workspace: str = "") -> str:
+    """Address of a run's page. A server with workspaces needs the name of the run's workspace."""
+    page = f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{page}?workspace={workspace}" if workspace else page
 
 
 def artifact_page(run_page: str, artifact: str) -> str:
     """Address of the page that shows an artifact of a run; "" if the run has no page."""
-    return f"{run_page}/artifacts/{artifact}" if run_page else ""
+    page, *workspace = run_page.split("?")
+    return "?".join([f"{page}/artifacts/{artifact}", *workspace]) if run_page else ""
 
 
 def is_run_id(text: str) -> bool:

@@ -35,7 +35,14 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
-from transformer.tracking.names import CONFIG_ARTIFACT, DATA_TABLES, FAILURE_REASON, GIT_COMMIT, run_page
+from transformer.tracking.names import (
+    CONFIG_ARTIFACT,
+    DATA_TABLES,
+    FAILURE_REASON,
+    GIT_COMMIT,
+    WORKSPACE_VARIABLE,
+    run_page,
+)
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +148,7 @@ def run_url(config: Config, run_id: str) -> str:
         return ""
     with mlflow_errors(config):
         experiment = connect(config).get_run(run_id).info.experiment_id
-    return run_page(address, experiment, run_id)
+    return run_page(address, experiment, run_id, os.environ.get(WORKSPACE_VARIABLE, ""))
 
 
 def _training_image(config: Config) -> str:
