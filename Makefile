@@ -50,7 +50,7 @@ test: $(INSTALLED) ## run every test: make test [TEST_WORKERS=2]
 
 test-all: $(INSTALLED) ## run every test, with ten times the kills and hostile inputs, real servers, and the images: make test-all [TEST_GRID=10]
 	@$(BIN)/python -m tests.support.programs --containers --servers
-	TEST_GRID='$(or $(TEST_GRID),10)' TEST_IMAGES=1 $(PYTEST)
+	TEST_GRID='$(or $(TEST_GRID),10)' TEST_IMAGES=1 TEST_SERVERS=1 $(PYTEST)
 
 test-images: $(INSTALLED) ## build the images with podman and run them confined, as their pods are (root, Debian or Ubuntu)
 	@$(BIN)/python -m tests.support.programs --containers

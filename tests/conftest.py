@@ -56,6 +56,7 @@ SLOWEST_FIRST = (
     "tests/transformer/faults/test_disk.py",
     "tests/scripts/test_install.py",
     "tests/transformer/tuning/test_study.py",
+    "tests/transformer/tracking/test_servers.py",
     "tests/transformer/tracking/test_runs.py",
     "tests/notebooks/test_explore_snapshot.py",
     "tests/dags/test_hyperparameter_tuning_run.py",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -25,16 +26,37 @@ def mlflow_server() -> tuple[str, Path]:
 
 
 def _start_mlflow(folder: Path) -> dict[str, str]:
+    url = start_mlflow(folder, "--serve-artifacts", "--artifacts-destination", (folder / "artifacts").as_uri())
+    return {"url": url, "folder": str(folder)}
+
+
+def start_mlflow(
+    folder: Path,
+    *options: str,
+    store: str = "",
+    prefix: str = "",
+    python: Path = Path(sys.executable),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Start an MLflow server until the end of the test run, and return its address.
+
+    Args:
+        folder: its working folder, with its log and its database.
+        store: address of its database; "" = a file in `folder`.
+        prefix: path below which it has its pages and its API.
+        python: the Python whose MLflow is the server.
+        variables: of its environment.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts"]
-    command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
+    command = [str(python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", store or f"sqlite:///{folder}/mlflow.db", *options]
+    command += ["--static-prefix", prefix] if prefix else []
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = folder / "server.log"
-    process = start_server(command, log, os.environ | quiet, cwd=folder)
-    url = f"http://127.0.0.1:{port}"
+    process = start_server(command, log, {**os.environ, **quiet, **variables}, cwd=folder)
+    url = f"http://127.0.0.1:{port}{prefix}"
     wait_until(lambda: answers(f"{url}/health") == b"OK", "MLflow", process, log)
-    return {"url": url, "folder": str(folder)}
+    return url
 
 
 # Parameters of a fixture that starts each S3 server, see `every_server`.

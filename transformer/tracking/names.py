@@ -33,11 +33,13 @@ EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment
 MODEL_TRAINING = "custom_model_development"  # such an experiment opens on its runs, and not on traces of GenAI
 # MLflow's pages have two faces. Without this query, a browser that is new to the server shows a run as one of GenAI.
 _AS_MODEL_TRAINING = "?workflowType=machine_learning"
+WORKSPACE_VARIABLE = "MLFLOW_WORKSPACE"  # MLflow's client reads it: the workspace of every request
 
 
-def run_page(server: str, experiment_id: str, run_id: str) -> str:
-    """Address of the page of a run, in the face for model training."""
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_AS_MODEL_TRAINING}"
+def run_page(server: str, experiment_id: str, run_id: str, workspace: str = "") -> str:
+    """Address of the page of a run, in the face for model training. A server with workspaces needs the run's."""
+    page = f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_AS_MODEL_TRAINING}"
+    return f"{page}&workspace={workspace}" if workspace else page
 
 
 def sibling_page(run_page: str, run_id: str) -> str:

@@ -6,6 +6,7 @@ has carried out a request, and before its answer arrives. The repetition of such
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformer.errors import UnansweredError, UserError, remedy
 from transformer.text import redact
+from transformer.tracking.names import WORKSPACE_VARIABLE
 from transformer.waiting import patiently, reporting_silence
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ _BROKEN_OFF = re.compile(
     r"Connection(Error|Reset|Closed| aborted| refused| broken)|Max retries exceeded|timed out|IncompleteRead|"
     r"RemoteDisconnected|EndpointConnectionError|Could not connect to the endpoint|too many 5\d\d error responses"
 )
-_REFUSALS = (401, 403)
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_REFUSALS = (_UNAUTHORIZED, _FORBIDDEN)
+# The client reads and writes artifacts in S3 itself, where the server does not pass them on.
+_STORE_REFUSES = re.compile(
+    r"Unable to locate credentials|Partial credentials|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
+    r"ExpiredToken|InvalidToken|NoSuchBucket|\((?:401|403)\) when calling"
+)
 Answer = TypeVar("Answer")
 
 
@@ -156,15 +164,17 @@ class PatientClient:
             isinstance(error, MlflowException) and "failures occurred" in str(error) and _BROKEN_OFF.search(str(error))
         ):
             explained = self._unanswered(reason_of(error))
+        elif refusal := next(filter(None, map(_refusal_of_store, causes)), ""):
+            explained = UserError(
+                f"the store of the artifacts of MLflow at {self._server} refuses access ({refusal}); give this process "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for a store other than AWS, MLFLOW_S3_ENDPOINT_URL, or "
+                "start MLflow with --serve-artifacts"
+            )
+        elif isinstance(error, MlflowException) and os.environ.get(WORKSPACE_VARIABLE) and _names_workspace(error):
+            explained = UserError(f"MLflow at {self._server}: {reason_of(error)}; correct {WORKSPACE_VARIABLE}")
         elif isinstance(error, MlflowException) and (status := _status(error)) in _REFUSALS:
             explained = UserError(
-                f"MLflow at {self._server} refuses access ({status}: {reason_of(error)}); "
-                + remedy(
-                    laptop="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-                    pod="put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into the secret that "
-                    "compute.kubernetes.secret names",
-                )
-                + ", and ask for the permission that is missing"
+                f"MLflow at {self._server} refuses access ({status}: {reason_of(error)}); {_access_remedy(status)}"
             )
         return explained
 
@@ -179,6 +189,24 @@ class PatientClient:
                 "then run the stage again",
             ),
         )
+
+
+def _access_remedy(status: int) -> str:
+    if status == _FORBIDDEN:
+        return (
+            "ask for the permission that is missing, or name what this user may write in "
+            f"training.mlflow.experiment_name, evaluation.registry.model_name and {WORKSPACE_VARIABLE}"
+        )
+    return remedy(
+        laptop="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        pod="put MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD into the secret that "
+        "compute.kubernetes.secret names",
+    )
+
+
+def _names_workspace(error: MlflowException) -> bool:
+    """Whether the server, or the client for it, does not know the workspace."""
+    return re.search("workspace.* not (found|support)|support workspaces", str(error), re.IGNORECASE) is not None
 
 
 def _status(error: MlflowException) -> int:
@@ -198,6 +226,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause := error.__cause__ or error.__context__:
         error = cause
         yield error
+
+
+def _refusal_of_store(error: BaseException) -> str:
+    """The reason why S3 refuses the credentials or the bucket; "" = this error is something else."""
+    import botocore.exceptions as aws
+    from boto3.exceptions import Boto3Error
+
+    text = str(error)
+    of_store = isinstance(error, aws.BotoCoreError | aws.ClientError | Boto3Error) or "failures occurred" in text
+    lines = [line for line in text.splitlines() if _STORE_REFUSES.search(line)]
+    return str(redact(lines[0].strip()[:200])) if of_store and lines else ""
 
 
 def _is_of_network(error: BaseException) -> bool:

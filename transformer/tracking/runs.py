@@ -44,6 +44,7 @@ from transformer.tracking.names import (
     GIT_COMMIT,
     OVERRIDES,
     SOURCE_COMMIT,
+    WORKSPACE_VARIABLE,
     run_page,
 )
 from transformer.tracking.origin import origin_tags
@@ -160,7 +161,7 @@ def run_url(config: Config, run_id: str) -> str:
         return ""
     with mlflow_errors(config):
         experiment = connect(config).get_run(run_id).info.experiment_id
-    return run_page(address, experiment, run_id)
+    return run_page(address, experiment, run_id, os.environ.get(WORKSPACE_VARIABLE, ""))
 
 
 def _training_image(config: Config) -> str:
