@@ -7,7 +7,7 @@ import subprocess
 
 import yaml
 
-from tests.support.http import answers
+from tests.support.answers import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 

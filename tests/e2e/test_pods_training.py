@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods
+from tests.support.answers import answers
 from tests.support.cluster import Cluster
-from tests.support.http import answers
 from tests.support.models import TINY_TRAINING
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,8 @@ from tests.e2e.conftest import BUCKET, S3_SECRET, on_own_disks, run_in_pods
 from tests.e2e.test_train import SMALL
 from tests.support.cluster import Cluster
 from tests.support.servers import mlflow_server
+from transformer.tracking.client import read_tag
+from transformer.tracking.names import BEST_OVERRIDES
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +84,7 @@ def test_a_study_of_two_workers_in_pods(tmp_path, mlflow, s3, postgres, database
     assert found == [(str(number), "FINISHED", "complete") for number in range(4)]
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["study_name"] == "in-pods"
-    best = json.loads(parent.data.tags["best_overrides"])
+    best = json.loads(read_tag(client, parent, BEST_OVERRIDES))
     assert [override.partition("=")[0] for override in best] == ["model.dropout", "training.learning_rate"]
     assert {f"study/{name}" for name in FIGURES} <= {entry.path for entry in client.list_artifacts(run_id, "study")}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_train import OVERRIDES, runs
-from tests.support.http import answers
+from tests.support.answers import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 

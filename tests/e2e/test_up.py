@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.support.answers import answers
 from tests.support.clones import cloned
-from tests.support.http import answers
 from tests.support.pages import chromium
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_port

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.http import answers
+from tests.support.answers import answers
 from tests.support.images import podman, run, start
 from tests.support.patience import wait_until
 from tests.support.ports import free_port

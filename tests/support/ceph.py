@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from uuid import uuid4
 
-from tests.support.http import answers
+from tests.support.answers import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 from tests.support.programs import CEPH, require

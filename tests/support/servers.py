@@ -12,8 +12,8 @@ from types import MappingProxyType
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.support.answers import answers
 from tests.support.ceph import ceph_server
-from tests.support.http import answers
 from tests.support.patience import wait_until
 from tests.support.ports import free_port
 from tests.support.run_folder import once, start_server

@@ -15,7 +15,7 @@ import requests
 from mlflow import MlflowClient
 
 from tests.support import commands
-from tests.support.http import answers
+from tests.support.answers import answers
 from tests.support.mlflow_releases import ASKED, mlflow_python
 from tests.support.postgres import postgres_server
 from tests.support.servers import EVERY_SERVER, every_server, start_mlflow
