@@ -22,8 +22,8 @@ Only `evaluate_model` is a stage. The DAG opens no MLflow run of its own.
 - Event tables in the folder `data.local_folder` or in the bucket, and the models in MLflow.
 
 #### Writes
-- The MLflow run of each model: metrics `window/FIRST..LAST/…`, artifacts `evaluation/FIRST..LAST/` with a report, and
-  tags with the decision. The task's page links *MLflow run* and *Report* under *Details*.
+- A run `window FIRST..LAST`, nested in the MLflow run of each model: metrics `window/…`, artifacts `evaluation/` with a
+  report, and tags with the decision. The task's page links *MLflow run* and *Report* under *Details*.
 - The model registry: aliases and tags of the model's versions.
 
 #### Trigger

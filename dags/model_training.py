@@ -29,8 +29,8 @@ The key `compute.backend` decides which.
   *champion*.
 
 #### Trigger
-Use the form, or pass any of its fields as conf. After `make up`, `airflow` is
-`AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
+Use the form, or pass any of its fields as conf. After `make up`, the form needs no entry: data are there, and stages
+know MLflow's address. In a shell, `airflow` is then `AIRFLOW_HOME=$PWD/.airflow .venv/bin/airflow`.
 
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 

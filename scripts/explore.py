@@ -1,4 +1,4 @@
-"""Execute the notebook that explores a snapshot, and save a copy with its tables and figures.
+"""Execute the notebook that explores a snapshot. Save a copy with its tables and figures, and the same as a page.
 
     .venv/bin/python scripts/explore.py     # what `make notebook` runs
 
@@ -18,10 +18,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
+from notebook_page import page_of
 from services import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY))
-
 from transformer.files import atomic_path
 
 EXPLORE = REPOSITORY / "notebooks" / "explore_snapshot.ipynb"
@@ -30,7 +28,7 @@ TIMEOUT_S = 900  # limit of one cell; enough for a large railway on a slow machi
 
 
 def execute(notebook: Path, parameters: Mapping[str, str], out: Path, folder: Path | None = None) -> None:
-    """Run every cell of `notebook` in a fresh kernel and write the result to `out`.
+    """Run every cell of `notebook` in a fresh kernel. Write the result to `out`, and next to it the page.
 
     Args:
         parameters: values that replace those in the cell tagged `parameters`.
@@ -50,6 +48,7 @@ def execute(notebook: Path, parameters: Mapping[str, str], out: Path, folder: Pa
         NotebookClient(content, kernel_name="python3", timeout=TIMEOUT_S, resources=where, config=channels).execute()
     with atomic_path(out) as temporary:
         nbformat.write(content, temporary)
+    page_of(content).write(out.with_suffix(".html"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {failure.evalue}", file=sys.stderr)
         return 2
     print(f"executed: {options.out}")
+    print(f"as a page: {options.out.with_suffix('.html').resolve().as_uri()}")
     return 0
 
 

@@ -23,17 +23,13 @@ from urllib.parse import urlsplit
 import psutil
 
 import services
-from services import REPOSITORY, CommandError
-
-sys.path.insert(0, str(REPOSITORY))  # also for the scripts that import this module
-
-from transformer.config import Config, load_config
+from services import EVENT_FILES, REPOSITORY, CommandError
+from transformer.config import load_config
 from transformer.errors import UserError
 from transformer.protocol import ENV_VARIABLE, ERROR_XCOM, RESULT_XCOM
 
 AIRFLOW = (sys.executable, "-m", "airflow")
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
-EVENT_FILES = "events/*.parquet"
 # Settings for a log in the terminal: the lines of the tasks, and of Airflow only the begin and end of each task.
 READABLE_LOG = {
     "AIRFLOW__LOGGING__LOG_FORMAT": "%(message)s",
@@ -144,7 +140,7 @@ def run_whole(
         mlflow = services.mlflow_service(os.environ)
         overrides = [*overrides, f"training.mlflow.tracking_uri=http://{services.HOST}:{mlflow.port}"]
     if data is None:
-        ensure_sample_data(config)
+        services.ensure_sample_data(config)
 
     started = mlflow is not None and mlflow.start()
     try:
@@ -198,17 +194,6 @@ def require_data(folder: Path) -> None:
         raise UserError(f"DATA={folder} is not a folder; name one with events/*.parquet and op_nodes.parquet")
     if not any(folder.glob(EVENT_FILES)):
         raise UserError(f"DATA={folder} holds no {EVENT_FILES}; name a folder of event tables")
-
-
-def ensure_sample_data(config: Config) -> None:
-    """Simulate the sample railway if the configured folder is empty and no stage will download data into it."""
-    folder = REPOSITORY / config.data.local_folder
-    if config.data.download_data_from_s3 or any(folder.glob(EVENT_FILES)):
-        return
-    print(f"No event tables in {folder}: simulating a railway", flush=True)
-    command = [sys.executable, "-m", "transformer", "simulate", "--to", str(folder)]
-    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
-        raise CommandError("the simulator failed; the reason is above")
 
 
 def run_dag(pipeline: Pipeline, conf: Mapping[str, Any]) -> DagOutcome:

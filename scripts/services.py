@@ -1,4 +1,4 @@
-"""The local servers: MLflow and Airflow in the background, with pid files and logs in `.run/`.
+"""The local servers: MLflow and Airflow in the background, with pid files and logs in `.run/`, and sample data.
 
     .venv/bin/python scripts/services.py up      # what `make up` runs
     .venv/bin/python scripts/services.py down    # what `make down` runs
@@ -25,10 +25,17 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also for the scripts that import this module
+
+from transformer.config import Config, load_config
+from transformer.errors import UserError
+from transformer.protocol import ENV_VARIABLE, TRACKING_VARIABLE
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN_FOLDER = REPOSITORY / ".run"
 AIRFLOW_HOME = REPOSITORY / ".airflow"
 MLFLOW_FOLDER = REPOSITORY / "data" / "mlflow"
+EVENT_FILES = "events/*.parquet"
 HOST = "127.0.0.1"
 START_LIMIT_S = 600  # Airflow needs about 40 s on two cores, and 240 s next to ten busy processes a core
 STOP_GRACE_S = 8  # a stage needs up to 4 s to save its work
@@ -224,6 +231,7 @@ def airflow_service(environ: Mapping[str, str]) -> Service:
         # A changed DAG file is read at once, an unchanged one only this often (s): it costs CPU. The default is 30 s.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",  # a DAG that is not paused runs when it is triggered
+        TRACKING_VARIABLE: f"http://{HOST}:{mlflow_service(environ).port}",
     }
     command = [sys.executable, "-m", "airflow", "standalone"]
     return Service("Airflow", port, "AIRFLOW_PORT", command, environment, AIRFLOW_HOME, _airflow_healthy)
@@ -262,11 +270,29 @@ def _get(url: str) -> bytes | None:
         return None
 
 
+def ensure_sample_data(config: Config) -> None:
+    """Simulate the sample railway if the configured folder is empty and no stage will download data into it.
+
+    Raises:
+        CommandError: the simulator failed; the folder then does not exist.
+    """
+    folder = REPOSITORY / config.data.local_folder
+    if config.data.download_data_from_s3 or any(folder.glob(EVENT_FILES)):
+        return
+    print(f"No event tables in {folder}: simulating a railway", flush=True)
+    command = [sys.executable, "-m", "transformer", "simulate", "--to", str(folder)]
+    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
+        raise CommandError("the simulator failed; the reason is above")
+
+
 def up(environ: Mapping[str, str]) -> None:
+    config = load_config(environ.get(ENV_VARIABLE) or "local")  # of the first trigger, if it names no other one
     mlflow, airflow = mlflow_service(environ), airflow_service(environ)
     for service in (mlflow, airflow):
         if not service.running():
             require_free_port(service.port, service.name, service.port_variable)
+    require_one_server(airflow)
+    ensure_sample_data(config)
     for service in (mlflow, airflow):
         print(
             f"{service.name}: {'started' if service.start() else 'already up'}, log in {service.log_file}", flush=True
@@ -275,8 +301,21 @@ def up(environ: Mapping[str, str]) -> None:
     print(f"\nAirflow  http://{HOST}:{airflow.port}   user admin, password {passwords['admin']}")
     print(f"MLflow   http://{HOST}:{mlflow.port}")
     if mlflow.port != 5000:
-        print(f"         trigger with the override training.mlflow.tracking_uri=http://{HOST}:{mlflow.port}")
+        print(f"         for commands in a shell: export {TRACKING_VARIABLE}=http://{HOST}:{mlflow.port}")
     print("\n`make down` stops both.")
+
+
+def require_one_server(airflow: Service) -> None:
+    """Refuse an Airflow that runs already and sends its stages to another MLflow server.
+
+    Raises:
+        CommandError: as above.
+    """
+    if running := airflow.running():
+        wanted = airflow.environment[TRACKING_VARIABLE]
+        known = running[0].environ().get(TRACKING_VARIABLE, "another address")
+        if known != wanted:
+            raise CommandError(f"Airflow is already up and uses MLflow at {known}, not {wanted}; run `make down` first")
 
 
 def down(environ: Mapping[str, str]) -> None:
@@ -290,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     action = parser.parse_args(argv).action
     try:
         {"up": up, "down": down}[action](os.environ)
-    except CommandError as problem:
+    except (CommandError, UserError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     return 0

@@ -149,7 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(protocol.IF_NEW, action="store_true", help="keep the results that the run has on these dates")
     evaluate.add_argument(
-        protocol.REQUEST, default="", metavar="ID", help="write the outcome to the run's tag request/ID, as JSON"
+        protocol.REQUEST,
+        default="",
+        metavar="ID",
+        help="keep the outcome under this id in the MLflow run, tag request/ID",
     )
     add_stage(protocol.REGISTER_MODEL, "register the run's model as a new version, the challenger", _register_model)
     tune = add_stage(protocol.TUNE, "run trials of the hyperparameter study search.study_name", _tune)

@@ -33,6 +33,7 @@ REQUEST = "--request"
 ENV_VARIABLE = "TRANSFORMER_ENV"
 WARM_START_VARIABLE = "TRANSFORMER_WARM_START_RUN_ID"
 RESUME_VARIABLE = "TRANSFORMER_RESUME_RUN"
+TRACKING_VARIABLE = "TRANSFORMER_TRACKING_URI"  # address of MLflow, instead of that of include/config/base
 IMAGE_VARIABLE = "TRANSFORMER_IMAGE"  # the image that a stage runs in
 NODES_VARIABLE = "TRANSFORMER_NODES"  # number of machines that train one model together
 COMMIT_VARIABLE = "TRANSFORMER_GIT_COMMIT"  # the commit that an image was built from

@@ -7,11 +7,11 @@ be written as JSON.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zoneinfo import ZoneInfo
@@ -22,7 +22,7 @@ from transformer.data.dates import Split
 from transformer.data.events import data_fingerprint, read_days, read_journeys
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
 from transformer.data.points import read_points
-from transformer.data.sources.attribution import licence_lines, warn_of_other_zone
+from transformer.data.sources.attribution import licence_lines, licences, warn_of_other_zone
 from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
@@ -31,6 +31,8 @@ from transformer.files import content_hash, write_json
 from transformer.parquet import write_parquet
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
+from transformer.tracking.datasets import VALIDATION, scored_on
+from transformer.tracking.json_tags import overrides_text, split_text
 from transformer.tracking.names import (
     AIRFLOW_RUN,
     BEST_OVERRIDES,
@@ -43,11 +45,15 @@ from transformer.tracking.names import (
 )
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
+from transformer.training.run_data import event_tables, split_tables
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from transformer.evaluation.evaluate import EvaluationRequest  # these modules import torch or MLflow
     from transformer.registry.versions import Registered
     from transformer.training.run_folder import TrainedModel
+    from transformer.training.trainer import TrainingResult
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +96,16 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     fingerprint = content_hash(data_fingerprint(folder, split.all))
     run.set_tags({DATA_FINGERPRINT: fingerprint})
     if run.run_id:
+        from transformer.data.page import data_page
         from transformer.data.point_map import write_point_map  # loads Matplotlib
 
         with tempfile.TemporaryDirectory() as temporary:
-            picture, account = Path(temporary) / "points.png", Path(temporary) / "account.json"
+            names = ("points.png", "account.json", "report.html")
+            picture, account, page = paths = [Path(temporary) / name for name in names]
             write_point_map(points, picture)
             write_json(account, report.as_dict())
-            for path in (picture, account):
+            data_page(split, report, points, picture, licences(folder)).write(page)
+            for path in paths:
                 run.log_artifact(path, "data")
     return {
         "folder": str(folder),
@@ -176,8 +185,8 @@ def train_model(
         result.val_translation_mae_s,
         result.best_val_skill,
     )
-    if result.is_global_zero:
-        run.log_metrics({"val/best_mae_s": result.best_val_mae_s, "val/best_skill": result.best_val_skill})
+    if result.is_global_zero and run.run_id:
+        _log_trained(config, run, split, result)
     return {
         "best_val_mae_s": result.best_val_mae_s,
         "best_val_skill": result.best_val_skill,
@@ -185,6 +194,28 @@ def train_model(
         "seconds": round(result.seconds, 1),
         "checkpoints": str(folder / CHECKPOINTS),
     }
+
+
+def _log_trained(config: Config, run: RunLog, split: Split, result: TrainingResult) -> None:
+    """Log the best epoch, and the model as the logged model of the run.
+
+    The checkpoints of a run whose model cannot be packed are complete. Its registration refuses the model again.
+    """
+    from transformer.registry.logged import log_trained
+    from transformer.training.run_folder import download_trained
+    from transformer.training.trainer import best_epoch_metrics
+
+    source = run_folder(config, run.run_id) / "from_mlflow"
+    download_trained(run, source)  # the best epoch of a resumed training may be on another machine
+    scored = None
+    try:
+        model_id = log_trained(run, source, _example(config, split.all[-1]))
+        content = tables_content(config.data, split.validation)
+        scored = scored_on(model_id, event_tables(VALIDATION, split.validation, content), config.data)
+    except UserError as error:
+        log.warning("the run has no logged model: %s", error)
+    run.log_metrics(best_epoch_metrics(result.best_val_mae_s, result.val_translation_mae_s), scored=scored)
+    run.describe()
 
 
 def evaluate_model(config: Config, run_id: str, request: EvaluationRequest | None = None) -> dict[str, Any]:
@@ -217,14 +248,18 @@ def register_model(config: Config, run_id: str) -> dict[str, Any]:
     source = run_folder(config, run_id) / "from_mlflow"
     trained = download_trained(run, source)
     config = trained.located(config)
-    day = trained.split.all[-1]  # its events become the input example of the version
+    registered = register(run, source, _example(config, trained.split.all[-1]))
+    run.set_tags({MODEL_VERSION: str(registered.version)})
+    run.describe()
+    return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
+
+
+def _example(config: Config, day: date) -> pl.DataFrame:
+    """The events of a service date, of which a few become the input example of a packed model."""
     fetch_dates(config, [day])
     events, _ = read_days(config.data, [day])
     journeys = read_journeys(Path(config.data.local_folder), [day], config.data.timezone)
-    names = journeys.select(*JOURNEY, "train_number", "train_type")
-    registered = register(run, source, events.join(names, on=JOURNEY, how="left"))
-    run.set_tags({MODEL_VERSION: str(registered.version)})
-    return {"model": config.evaluation.registry.model_name, "version": registered.version, "run_id": run_id}
+    return events.join(journeys.select(*JOURNEY, "train_number", "train_type"), on=JOURNEY, how="left")
 
 
 def promote_model(config: Config, version: str, why: str, by: str) -> dict[str, Any]:
@@ -365,8 +400,10 @@ def report_study(config: Config, run_id: str, env: str, overrides: Sequence[str]
         close_ended_runs(study, run)
         report = write_study_report(study, target, env=env, overrides=overrides)
     run.log_metrics(report.metrics)
-    run.set_tags({BEST_TRIAL: str(report.best_trial), BEST_OVERRIDES: json.dumps(report.best_overrides)})
+    run.set_tags({BEST_TRIAL: str(report.best_trial)})
+    run.set_json_tag(BEST_OVERRIDES, report.best_overrides, overrides_text(report.best_overrides))
     run.log_artifacts(target, "study")
+    run.describe()
     log.info("study %s\n%s", config.search.study_name, report.text)
     return {
         "table": report.text,
@@ -384,12 +421,17 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
         UserError: there are no such dates, or the data have changed since the run began.
     """
     survey = survey or Survey(config.data, Path(config.paths.cache))
-    split = fetch_split(config, _first_split(run), survey)
-    run.set_tags({SPLIT: json.dumps(split.as_ranges())})
+    first = _first_split(run)
+    split = fetch_split(config, first, survey)
+    if split.as_ranges() != first:
+        run.set_json_tag(SPLIT, split.as_ranges(), split_text(split.as_ranges()))
     if licences := licence_lines(Path(config.data.local_folder)):
         run.set_tags({DATA_LICENCES: "\n".join(licences)})
     if run.run_id:
-        _keep_data(config, run, tables_content(config.data, split.all))
+        content = tables_content(config.data, split.all)
+        _keep_data(config, run, content)
+        if run.log_datasets(split_tables(split, content)):
+            run.describe()
     return split
 
 
@@ -419,7 +461,7 @@ def _keep_data(config: Config, run: RunLog, now: dict[str, str]) -> None:
             )
         log.warning("%s; training.allow_changes_on_resume=true accepts that", what)
     if before | now != before:
-        run.set_tags({DATA_TABLES: json.dumps(before | now)})
+        run.set_json_tag(DATA_TABLES, before | now, f"digests of {len(before | now)} tables")
 
 
 def _obtain_trained(config: Config, model: ModelSource) -> TrainedModel:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5  # then doubled
 LONGEST_PAUSE_S = 5.0
-LINES_S = 1.0  # between two log lines of different threads about the same server
+LINES_S = 0.4  # between two log lines of different threads about the same server
 SILENT_S = 5.0  # between two log lines about a request that has no answer yet
 Answer = TypeVar("Answer")
 

@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
-from airflow.configuration import conf
 from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 from airflow.sdk import BaseNotifier, Context, Variable
 
+from delay_pipeline.pages import dag_run_page
 from delay_pipeline.params import TRAINING_ENV
 from delay_pipeline.runs import failure_reason
 from transformer.config import Config, load_config
@@ -124,7 +123,7 @@ def _failure(context: Context) -> Alert:
             f"Environment: {opened.get('env') or _default_env()}",
             "Correct what the first line names, then clear the task. The results of earlier tasks are kept.",
         ],
-        links={"Airflow": _run_page(dag_id, run_id), "MLflow run": str(opened.get("run_url") or "")},
+        links={"Airflow": dag_run_page(dag_id, run_id), "MLflow run": str(opened.get("run_url") or "")},
     )
 
 
@@ -264,8 +263,3 @@ def _default_env() -> str:
 
 def _dag_id(context: Context) -> str:
     return str(context["dag"].dag_id)
-
-
-def _run_page(dag_id: str, run_id: str) -> str:
-    server = conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{server}/dags/{dag_id}/runs/{quote(run_id, safe='')}" if server else ""

@@ -24,7 +24,6 @@ from transformer import protocol
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.evaluation.decision import PromotionDecision
-from transformer.tracking.names import artifact_page
 
 if TYPE_CHECKING:
     from transformer.evaluation.outcome import Outcome
@@ -103,7 +102,7 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
     lines = []
     with one_line_failures(context["ti"]):
         for run, found in _outcomes(opened["models"]):
-            report = artifact_page(run["run_url"], found.report)
+            report = found.report_page(run["run_url"])
             line = f"{run['model']} on {found.window}: {found.headline}"
             lines.append(f"- [{line}]({report})" if report else f"- {line}")
             log.info("%s\n%s", line, report)

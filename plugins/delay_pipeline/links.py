@@ -30,7 +30,7 @@ class ReportLink(MlflowRunLink):
         if not (run_page and isinstance(run, dict) and run.get("request")):
             return artifact_page(run_page, "evaluation/report.html")
         with suppress(Exception):  # a missing button must not fail the task
-            return artifact_page(run_page, outcome_of(run).report)
+            return outcome_of(run).report_page(run_page)
         return ""
 
 

@@ -14,16 +14,19 @@ from typing import Any
 from airflow.sdk import Context
 
 from delay_pipeline.failures import one_line_failures, skip
+from delay_pipeline.pages import dag_run_page
 from delay_pipeline.params import TrainingParams, read_params, read_tuning_params
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.protocol import ERROR_XCOM, SKIP_XCOM
+from transformer.tracking.names import AIRFLOW_PAGE, AIRFLOW_RUN, DAG_ID
 from transformer.tuning.space import read_space
 
 log = logging.getLogger(__name__)
 
 NO_FAILURE = ("success", "skipped")
+BY_COMMAND = "dag_test"  # the user of a run that `airflow dags test` started
 
 
 def open_run(context: Context) -> dict[str, Any]:
@@ -74,7 +77,13 @@ def _open(request: TrainingParams, config: Config, context: Context, name: str =
         env=request.env,
         name=name,
         overrides=request.overrides,
-        tags={"dag_id": dag_run.dag_id, "airflow_run_id": dag_run.run_id, **tags},
+        tags={
+            DAG_ID: dag_run.dag_id,
+            AIRFLOW_RUN: dag_run.run_id,
+            **({AIRFLOW_PAGE: page} if (page := dag_run_page(dag_run.dag_id, dag_run.run_id)) else {}),
+            **tags,
+        },
+        user=_who(dag_run),
         run_id=request.run_id,
         warm_start_run_id=request.warm_start_run_id,
         resume=request.resume_run,
@@ -89,6 +98,12 @@ def _open(request: TrainingParams, config: Config, context: Context, name: str =
         "resume_run": request.resume_run,
         "run_url": run_url,
     }
+
+
+def _who(dag_run: Any) -> str:
+    """Return the person who triggered a DAG run, or "" if nobody did: a schedule, or `airflow dags test`."""
+    name = getattr(dag_run, "triggering_user_name", None) or ""
+    return "" if name == BY_COMMAND else name
 
 
 def skip_unless_tracked(context: Context) -> None:

@@ -202,7 +202,7 @@ def test_the_commands_of_the_stages_do_what_the_pages_say(
 
     assert "training.max_epochs: 1 " in capsys.readouterr().out
     assert (tmp_path / "delays.csv").read_text(encoding="utf-8").startswith("train_id,")
-    assert run_log.RunLog(config, run).get_tag("evaluated/2025-01-25..2025-01-25")
+    assert run_log.RunLog(config, run).find_child({"window": "2025-01-25..2025-01-25"}).get_tag("outcome")
 
 
 @pytest.mark.parametrize("command", [command for command in ALL if "--help" in command])

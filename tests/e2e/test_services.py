@@ -33,6 +33,7 @@ def test_a_busy_port_is_one_line_and_starts_nothing(clone, variable):
     assert f"set {variable} to a free port" in done.stderr
     assert re.search(rf"taken by (process {os.getpid()} \(|another program)", done.stderr)
     assert not list(clone.folder.glob(".run/*.json"))
+    assert not (clone.folder / "data").exists()
 
 
 def test_a_nonsense_port_is_one_line(clone):

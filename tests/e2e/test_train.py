@@ -67,7 +67,8 @@ def test_training_whole(clone, tiny_data):
     done = clone.run("train.py", "--data", str(tiny_data), *OVERRIDES)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     last = done.stdout[done.stdout.rindex("MLflow run  ") :]
-    assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
+    server = f"http://127.0.0.1:{clone.mlflow_port}"
+    assert re.match(rf"MLflow run  {server}/#/experiments/\d+/runs/\w+\?workflowType=machine_learning\n", last)
     assert re.search("MLflow .*this training.*`make up`", last)
     assert "translation" in done.stdout
     assert "task_id=fetch_files" in done.stdout  # the only lines of Airflow say where a task begins

@@ -49,7 +49,8 @@ def test_a_study_whole_and_gone_on_with(clone, tiny_data):
 
     out = tune(2)
     last = out[out.rindex("MLflow run  ") :]
-    assert re.match(rf"MLflow run  http://127.0.0.1:{clone.mlflow_port}/#/experiments/\d+/runs/\w+\n", last)
+    server = f"http://127.0.0.1:{clone.mlflow_port}"
+    assert re.match(rf"MLflow run  {server}/#/experiments/\d+/runs/\w+\?workflowType=machine_learning\n", last)
     assert "Optuna Dashboard  .venv/bin/optuna-dashboard sqlite:///data/optuna/studies.db\n" in last
     assert re.search("MLflow .*this study.*`make up`", last)
     assert "train with these values" in out

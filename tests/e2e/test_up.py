@@ -14,41 +14,35 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.support.clones import cloned
 from tests.support.http import answers
+from tests.support.pages import chromium
 from tests.support.patience import PATIENCE_S, wait_until
-from tests.support.programs import CHROMIUM, require
+from tests.support.ports import free_port
+from transformer.tracking.names import artifact_page
 
 pytestmark = pytest.mark.slow
 
-QUIET = [
-    "--no-sandbox",  # CI is root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE_MS = 1000 * PATIENCE_S
-SMALL = [
-    "training.max_epochs=2",
-    "training.batch_size=16",
-    "data.grid.step_s=3600",
-    "model.n_layers=1",
-]
-
-
+SMALL = {  # values of environment `local` in the clone, so that triggers without overrides are short
+    "training": {"max_epochs": 2, "batch_size": 16, "snapshots_per_epoch": 64},
+    "data": {"grid": {"step_s": 3600}},
+    "model": {"n_layers": 1},
+}
 LONG = ["training.max_epochs=1000", "training.early_stopping.enabled=false", "data.grid.step_s=3600"]
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    """A clone whose servers are up, and the output of `make up`."""
+    """A clone without data whose servers are up on free ports, and the output of `make up`."""
     with cloned(tmp_path_factory.mktemp("up") / "a clone") as clone:
+        for group, values in SMALL.items():
+            path = clone.folder / "include" / "config" / "local" / f"{group}.yaml"
+            path.write_text(yaml.safe_dump(values), encoding="utf-8")
         done = clone.with_databases().run("services.py", "up")
         assert done.returncode == 0, done.stderr
         yield clone, done.stdout
@@ -56,11 +50,8 @@ def up(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = require(CHROMIUM)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -171,17 +162,17 @@ def test_up_serves_both(up):
     }
     again = clone.run("services.py", "up")
     assert again.stdout.count("already up") == 2
+    assert said.count("simulating a railway") == 1
+    assert "simulating" not in again.stdout
+    moved = clone.run("services.py", "up", MLFLOW_PORT=str(free_port()))
+    assert moved.returncode == 2
+    assert re.fullmatch(r"error: .*run `make down` first.*\n", moved.stderr)
 
 
-def test_a_training_from_the_form_to_its_figures(up, ask, page, take, tiny_data):
-    clone, _ = up
+def test_a_training_from_the_untouched_form_to_its_figures(ask, page, take):
+    """The form names neither a server nor data: `make up` on other ports has brought both."""
     ask("/api/v2/dags/model_evaluation", "PATCH", is_paused=True)  # it would evaluate the new model meanwhile
-    overrides = [
-        *SMALL,
-        f"training.mlflow.tracking_uri=http://127.0.0.1:{clone.mlflow_port}",
-        f"data.local_folder={tiny_data}",
-    ]
-    run = trigger(page, overrides)
+    run = trigger(page, [])
     assert watch(page, run) == "success"
     page.goto(run)
     page.get_by_role("button", name=re.compile("Show Graph")).click()
@@ -199,15 +190,19 @@ def test_a_training_from_the_form_to_its_figures(up, ask, page, take, tiny_data)
     expect(mlflow.locator(".js-plotly-plot").first).to_be_visible(timeout=PATIENCE_MS)
     expect(mlflow.get_by_role("heading", name="mae_s", exact=True)).to_be_visible()
     take(mlflow, "mlflow-run")
-    mlflow.goto(f"{run_page}/artifacts/evaluation/figures/error_by_horizon.png")
+    mlflow.goto(artifact_page(run_page, "evaluation/figures/error_by_horizon.png"))
     mlflow.reload()  # MLflow takes a click for a changed address, not typing
     figure = mlflow.locator("img[src^='blob:']").first
     expect(figure).to_be_visible(timeout=PATIENCE_MS)
     assert figure.evaluate("image => image.naturalWidth") > 300
 
     report = follow(page, run, "evaluate_model", "Report")
-    heading = report.frame_locator("iframe").get_by_role("heading", name=re.compile("Evaluation 20"))
-    expect(heading).to_be_visible(timeout=PATIENCE_MS)
+    frame = report.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name=re.compile("Evaluation 20"))).to_be_visible(timeout=PATIENCE_MS)
+    if (contents := frame.locator(".contents summary")).is_visible():  # the frame is narrow
+        contents.click()
+    frame.get_by_role("link", name="Trains", exact=True).click()
+    expect(frame.get_by_role("heading", name="Trains", exact=True)).to_be_in_viewport()
 
 
 def test_a_mistyped_key_is_explained_where_the_run_failed(page):
@@ -253,7 +248,6 @@ def test_a_training_that_was_marked_as_failed_has_failed(up, ask, tiny_data, tmp
     mlflow = f"http://127.0.0.1:{clone.mlflow_port}"
     dag = "/api/v2/dags/model_training"
     own = [
-        f"training.mlflow.tracking_uri={mlflow}",
         f"data.local_folder={tiny_data}",
         f"paths.cache={tmp_path}/cache",
         f"paths.runs={tmp_path}/runs",

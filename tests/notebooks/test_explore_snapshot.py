@@ -13,6 +13,8 @@ import nbformat
 import polars as pl
 import pytest
 
+from tests.support.pages import Page, assert_fits, chromium
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOK = REPOSITORY / "notebooks" / "explore_snapshot.ipynb"
 AT = "2025-01-13T08:00"
@@ -60,13 +62,19 @@ def make_notebook(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def executed(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.NotebookNode]:
-    """The cells of the executed copy by their id."""
+def out(trained_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executed copy."""
     out = tmp_path_factory.mktemp("executed") / "explored.ipynb"
     before = NOTEBOOK.read_bytes()
     done = make_notebook("--run", str(trained_folder), "--at", AT, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert NOTEBOOK.read_bytes() == before
+    return out
+
+
+@pytest.fixture(scope="module")
+def executed(out: Path) -> dict[str, nbformat.NotebookNode]:
+    """The cells of the executed copy by their id."""
     return {cell.id: cell for cell in nbformat.read(out, as_version=4).cells}
 
 
@@ -122,6 +130,24 @@ def test_its_figures_are_there_and_nothing_else_is_printed(executed: dict[str, n
     streams = [o.text for cell in executed.values() for o in cell.get("outputs", []) if o.output_type == "stream"]
     assert kinds == {"execute_result", "stream"}
     assert len(streams) == 2 and streams[0].startswith("2025-01-13 08:00 CET: ") and "(3, 1, 2, " in streams[1]
+
+
+@pytest.mark.slow
+def test_the_page_next_to_it_has_its_tables_and_figures(out: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
+    page = Page(out.with_suffix(".html"))
+    assert page.open == []
+    trains = table(executed["snapshot"])
+    header, *rows = page.tables["The snapshot"]
+    assert [dict(zip(header, row, strict=True)) for row in rows] == trains
+    assert len(page.tables["One train"]) == 1 + len(table(executed["train"]))
+    assert len(page.all("img")) == len(FIGURES)
+    assert f"2025-01-13 08:00 CET: {len(trains)} trains, " in page.text
+
+
+@pytest.mark.slow
+def test_the_page_fits_everywhere(out: Path) -> None:
+    with chromium() as browser:
+        assert_fits(browser, out.with_suffix(".html"))
 
 
 @pytest.mark.slow

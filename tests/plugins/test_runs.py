@@ -91,10 +91,24 @@ def test_opening_hands_on_all_that_stages_need(tracking):
         "name": "",
         "overrides": ["training.max_epochs=2"],
         "tags": {"dag_id": "model_training", "airflow_run_id": "manual__1"},
+        "user": "",
         "run_id": None,
         "warm_start_run_id": "abc",
         "resume": False,
     }
+
+
+@pytest.mark.parametrize(("triggered_by", "user"), [("ada", "ada"), (None, ""), ("dag_test", "")])
+def test_a_run_has_the_person_and_the_page_that_it_began_from(tracking, monkeypatch, triggered_by, user):
+    """Nobody triggers a scheduled run, and `airflow dags test` names a user of its own."""
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org/")
+    context = opening({})
+    context["dag_run"].triggering_user_name = triggered_by
+    runs.open_run(context)
+    assert tracking.opened["user"] == user
+    assert tracking.opened["tags"]["airflow_run_url"] == (
+        "https://airflow.example.org/dags/model_training/runs/manual__1"
+    )
 
 
 def test_resuming_opens_the_run_that_is_resumed(tracking):

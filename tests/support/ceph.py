@@ -103,7 +103,12 @@ def _start(made: Path) -> dict[str, str]:
     run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", disk, "--monmap", str(folder / "monmap"), "--no-mon-config")
     run("ceph", "osd", "crush", "add", "osd.0", "1", "root=default", "host=tests")
     start("osd", "ceph-osd", "-f", "-i", "0")
-    wait_until(lambda: "1 up" in run("ceph", "osd", "stat"), "Ceph's disk server", every_s=0.5)
+    is_up = ["timeout", "10", "sh", "-c", "ceph osd stat | grep -q '1 up'"]  # it may refuse at first
+    wait_until(
+        lambda: subprocess.run(is_up, env=environment, capture_output=True, check=False).returncode == 0,
+        "Ceph's disk server",
+        every_s=0.5,
+    )
     process = start("gateway", "radosgw", "-f", "-n", "client.rgw.tests")
     url = f"http://127.0.0.1:{gateway}"
     wait_until(lambda: answers(url) is not None, "Ceph's gateway", process, made / "gateway.log")

@@ -38,11 +38,11 @@ class Clone:
         ports = {"MLFLOW_PORT": str(self.mlflow_port), "AIRFLOW_PORT": str(self.airflow_port)}
         return os.environ | foreign | ports
 
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(self.folder / "scripts" / script), *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **variables},
             capture_output=True,
             text=True,
             check=False,

@@ -43,6 +43,14 @@ def run(
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
+def finish(*processes: Forked | subprocess.Popen[str]) -> list[str]:
+    """Wait for the ends of processes, which must succeed, and return what each wrote to its standard error."""
+    logs = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
+    for process, log in zip(processes, logs, strict=True):
+        assert process.returncode == 0, log
+    return logs
+
+
 class Forked:
     """A process, with the methods of `subprocess.Popen` and text in UTF-8.
 

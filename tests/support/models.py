@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tests.support.run_folder import once
 
 if TYPE_CHECKING:
+    from transformer.config import Config
     from transformer.data.simulator.settings import SimulationConfig
 
 # Overrides of a training that takes seconds on such a railway, and of its evaluation.
@@ -51,3 +52,12 @@ def trained(overrides: Sequence[str]) -> Path:
         return str(stages.run_folder(config, ""))
 
     return Path(once(f"trained-{content_hash(list(overrides))}", make))
+
+
+def history_of(config: Config, run_id: str, folder: Path) -> list[dict[str, float]]:
+    """A row for each epoch of a training, as MLflow has it. It is downloaded to `folder`."""
+    from transformer.tracking.run_log import RunLog
+    from transformer.training.callbacks import read_history
+    from transformer.training.checkpoints import CHECKPOINTS, HISTORY
+
+    return read_history(RunLog(config, run_id).download(f"{CHECKPOINTS}/{HISTORY}", folder))

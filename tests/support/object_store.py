@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from http.client import HTTPConnection
@@ -119,6 +120,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def proxy(server: str) -> Iterator[Proxy]:
+    with proxy_to(server) as made:
+        yield made
+
+
+@contextmanager
+def proxy_to(server: str) -> Iterator[Proxy]:
+    """A proxy in front of the S3 server at this host and port."""
     meddler = Proxy(server)
     http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"proxy": meddler}))
     meddler.url = f"http://127.0.0.1:{http.server_port}"

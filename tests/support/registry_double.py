@@ -65,6 +65,9 @@ class FakeRegistry:
                     raise UserError(f"{name}={self.run_id!r} is no run of this MLflow server")
                 return "FINISHED"
 
+            def find_child(self, tags):
+                return None
+
             def get_tag(self, name):
                 return registry.tags[self.run_id].get(name, "")
 

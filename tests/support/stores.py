@@ -1,17 +1,23 @@
 """How stores that speak S3 answer requests with a condition. A proxy in front of moto answers like each of them.
 
 The real answers were seen from Ceph's RADOS gateway 16.2.15, OpenStack Swift 2.30 with s3api and LocalStack 2026.3.
-`tests/transformer/storage/test_real_store.py` compares the first of them with the real gateway.
+`tests/transformer/storage/test_probe.py` compares the first of them with the real gateway.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
+import boto3
+import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.object_store import Proxy, Reply
+from tests.support.object_store import ACCESS_KEY, SECRET, Proxy, Reply, open_bucket, proxy_to
+from tests.support.servers import every_server
+from transformer.storage.bucket import Bucket
 
 WORKS, IGNORED = "works", "ignored"
 Answer = str | int  # WORKS, IGNORED, or the status of a refusal of every such request
@@ -48,6 +54,36 @@ STORES = {
     "answers 400": Answers(create=400, quoted=400, bare=400, copy=400, delete=400),
     "ETag no MD5": Answers(md5=False),
 }
+
+REAL = {"real Ceph": "Ceph", "real Ceph, versioned": "Ceph, versioned"}  # and the double that should be its like
+
+
+@pytest.fixture(params=[*STORES, *(pytest.param(name, marks=pytest.mark.s3) for name in REAL)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of store: the doubles, and the real ones."""
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, credentials: None) -> Iterator[dict[str, str]]:
+    """Values of `data` that lead to an empty prefix of a store of this kind."""
+    with every_server("ceph" if kind in REAL else "moto", ACCESS_KEY, SECRET) as url:
+        name = f"trains-{uuid4().hex[:12]}"
+        client = boto3.session.Session().client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket=name)
+        if kind not in REAL:
+            with proxy_to(urlsplit(url).netloc) as proxy:
+                answer_like(proxy, STORES[kind], client)
+                yield {"bucket_name": name, "bucket_prefix": "team/delays", "endpoint_url": proxy.url}
+            return
+        if "versioned" in kind:
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        yield {"bucket_name": name, "bucket_prefix": "team/delays", "endpoint_url": url}
+
+
+@pytest.fixture
+def bucket(place: dict[str, str]) -> Bucket:
+    return open_bucket(**place)
 
 
 def answer_like(proxy: Proxy, answers: Answers, client: Any) -> None:

@@ -104,6 +104,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     paused: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(paused), sleep=time.sleep)
     monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(waiting, "_lines", waiting._Lines())  # its times are those of this clock
     monkeypatch.setattr(waiting, "sleep_using_event", lambda _: paused.append)
     return paused
 

@@ -15,6 +15,7 @@ from transformer.errors import UserError
 from transformer.evaluation.evaluate import EvaluationRequest
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.window import Window
+from transformer.tracking.names import artifact_page, run_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run
 from transformer.training.checkpoints import BEST
@@ -106,7 +107,7 @@ def test_validation_figures_are_those_of_the_evaluation(results):
     found = stages.evaluate_model(
         config, "", EvaluationRequest(Window.parse(day, day, None), allow_training_dates=True)
     )
-    mae = found["metrics"][f"window/{day}..{day}/mae_s"]
+    mae = found["metrics"]["window/mae_s"]
     assert mae == pytest.approx(by_stage["train_model"]["best_val_mae_s"], rel=1e-5)
 
 
@@ -198,7 +199,7 @@ def test_a_window_has_results_of_its_own(results):
     config, by_stage = results
     found = stages.evaluate_model(config, "", EvaluationRequest(Window(count=1)))
     assert found["dates"] == ["2025-01-13"]
-    expected = {name.replace("test/", f"window/{TEST_DAY}/", 1): value for name, value in metrics_of(by_stage).items()}
+    expected = {name.replace("test/", "window/", 1): value for name, value in metrics_of(by_stage).items()}
     assert found["metrics"] == expected
     assert Path(found["folder"]) == stages.run_folder(config, "") / "windows" / TEST_DAY
     assert not list((stages.run_folder(config, "") / "evaluation").rglob("*windows*"))
@@ -312,27 +313,39 @@ def test_a_run_of_mlflow_is_evaluated_from_what_it_holds(
 
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.get_run(run_id)
-    page = f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
-    assert evaluated["report_url"] == f"{page}/artifacts/evaluation/report.html"
-    assert window["report_url"] == f"{page}/artifacts/evaluation/{TEST_DAY}/report.html"
-    assert f'href="{page}"' in Path(window["report"]).read_text(encoding="utf-8")
-    assert run.data.tags["drift/test"] == run.data.tags[f"drift/{TEST_DAY}"]
-    assert run.data.tags["drift/test"].startswith("delays: PSI 0.")
-    assert run.info.status == "FINISHED"
     outcome = Outcome.of_window(RunLog(elsewhere, run_id), TEST_DAY)
     assert outcome == Outcome.read(window["outcome"])
+    nested = client.get_run(outcome.run_id)
+    pages = [run_page(mlflow_server, run.info.experiment_id, found.info.run_id) for found in (run, nested)]
+    assert evaluated["report_url"] == artifact_page(pages[0], "evaluation/report.html")
+    assert window["report_url"] == artifact_page(pages[1], "evaluation/report.html")
+    assert f'href="{pages[0]}"' in Path(window["report"]).read_text(encoding="utf-8")
+    assert run.data.tags["drift/test"] == nested.data.tags["drift/window"]
+    assert run.data.tags["drift/test"].startswith("delays: PSI 0.")
+    assert run.info.status == nested.info.status == "FINISHED"
+    assert (nested.data.tags["mlflow.parentRunId"], nested.data.tags["window"]) == (run_id, TEST_DAY)
     assert outcome.headline.startswith(f"MAE {run.data.metrics['test/mae_s']:.1f} s, translation ")
     assert not outcome.decision.verdict  # it is no registered model
-    assert run.data.metrics[f"window/{TEST_DAY}/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
-    assert {entry.path for entry in client.list_artifacts(run_id, "evaluation")} == {
-        f"evaluation/{name}" for name in ("figures", "tables", "report.html", TEST_DAY)
-    }
-    assert {entry.path for entry in client.list_artifacts(run_id, f"evaluation/{TEST_DAY}")} == {
-        f"evaluation/{TEST_DAY}/{name}" for name in ("figures", "tables", "report.html")
-    }
+    assert nested.data.metrics["window/mae_s"] == run.data.metrics["test/mae_s"] == expected["test/mae_s"]
+    assert not [name for name in run.data.metrics if name.startswith("window")]
+    assert not [name for name in nested.data.metrics if TEST_DAY in name]  # the names are the same for every window
+    [dataset] = nested.inputs.dataset_inputs
+    assert dataset.tags[0].value == "evaluation" and dataset.dataset.name.endswith(" 2025-01-13")
+    for found in (run, nested):
+        assert {entry.path for entry in client.list_artifacts(found.info.run_id, "evaluation")} == {
+            f"evaluation/{name}" for name in ("figures", "tables", "report.html")
+        }
     with pytest.raises(UserError) as caught:
         stages.evaluate_model(elsewhere, run_id, EvaluationRequest(Window(count=1)))
     assert_names(caught.value, TEST_DAY, "--again")
+    again = stages.evaluate_model(elsewhere, run_id, EvaluationRequest(Window(count=1), again=True))
+    assert again["outcome"]["run_id"] == nested.info.run_id  # the results of the same window replace each other
+
+    client.delete_run(nested.info.run_id)
+    earlier = json.dumps({"window": TEST_DAY, "dates": ["2025-01-13"], "headline": "MAE 1.0 s"})
+    client.set_tag(run_id, f"evaluated/{TEST_DAY}", earlier)  # as an earlier release kept it
+    kept = stages.evaluate_model(elsewhere, run_id, EvaluationRequest(Window(count=1), if_new=True))
+    assert kept["outcome"]["headline"] == "MAE 1.0 s"
 
 
 @pytest.mark.usefixtures("undrawn_figures")
@@ -352,6 +365,7 @@ def test_a_run_keeps_the_data_with_which_it_began(
     kept = RunLog(config, run_id)
     assert json.loads(kept.download("data/account.json", tmp_path / "kept").read_text()) == quality
     assert kept.holds("data/points.png")
+    assert "</html>" in kept.download("data/report.html", tmp_path / "kept").read_text()
     stages.train_model(config, run_id)
     stages.evaluate_model(config, run_id)
 

@@ -1,11 +1,13 @@
 """Loading a configuration: its layers, the source of each value, and the first mistake as one line.
 
-The layers are `include/config/base/*.yaml`, `include/config/<env>/*.yaml` and `--set key=value`; later layers override
-earlier ones. Each file is one group: `training.yaml` holds `config.training`. Keys that the schema lacks are refused.
+The layers are `include/config/base/*.yaml`, the variable TRANSFORMER_TRACKING_URI, `include/config/<env>/*.yaml` and
+`--set key=value`; later layers override earlier ones. Each file is one group: `training.yaml` holds `config.training`.
+Keys that the schema lacks are refused.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from transformer.config.checks import nearest
 from transformer.config.mistakes import mistakes
 from transformer.config.schema import GROUPS, Config, Group, defaults, flatten, to_dict
 from transformer.errors import UserError
+from transformer.protocol import TRACKING_VARIABLE
 from transformer.text import redact
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "include" / "config"
@@ -80,7 +83,7 @@ def load_config(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_F
 
 
 def load_config_with_sources(env: str, overrides: Sequence[str] = (), folder: Path = CONFIG_FOLDER) -> LoadedConfig:
-    """Like `load_config`, with the source of each value: `schema default`, `<folder>/<file>` or `--set`."""
+    """Like `load_config`, with the source of each value: `schema default`, `<folder>/<file>`, a variable or `--set`."""
     try:
         return _load(env, overrides, folder)
     except UserError as error:  # the wrong value in the message may be an address with a password
@@ -179,6 +182,9 @@ def _layers(env: str, overrides: Sequence[str], folder: Path) -> Iterator[tuple[
         for path in sorted((folder / name).glob("*.y*ml")):
             if values := _read_group(path):
                 yield {path.stem: values}, f"{name}/{path.name}"
+        # An environment that names its own server, such as that of a cluster, keeps it.
+        if name == BASE and (address := os.environ.get(TRACKING_VARIABLE)):
+            yield _nested("training.mlflow.tracking_uri", address), TRACKING_VARIABLE
     for override in overrides:
         yield _parse_override(override), "--set"
 

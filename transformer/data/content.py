@@ -6,6 +6,7 @@ The files of other dates may change meanwhile: a growing `journeys.parquet` is c
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformer.config import DataConfig
 from transformer.data.events import data_fingerprint, read_journeys, table_digest
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
 from transformer.errors import UserError
+from transformer.files import content_hash
 
 _DIGITS = 16  # hex digits of a digest
 _LISTED = 3  # changed tables that a message names
@@ -38,6 +40,19 @@ def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
         f"{journeys_path(folder).name} ({day})": _digest(by_day.get((day,), none).select(columns)) for day in days
     }
     return files | of_journeys
+
+
+def content_digest(content: Mapping[str, str], days: Sequence[date]) -> str:
+    """One digest of the tables of `days`, among those of `tables_content`."""
+    named = tuple(day.isoformat() for day in days)
+    points = op_nodes_path(Path()).name
+    return content_hash({name: digest for name, digest in content.items() if name == points or _day(name) in named})
+
+
+def _day(table: str) -> str:
+    """The service date in the name of a table, which `tables_content` gave it; "" = it is of every date."""
+    found = re.search(r"\d{4}-\d{2}-\d{2}", table)
+    return found[0] if found else ""
 
 
 def changed_tables(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -106,6 +106,11 @@ def format_dates(days: Sequence[date]) -> list[str]:
     return entries
 
 
+def dates_text(days: Sequence[date]) -> str:
+    """`2024-12-13 to 2024-12-19, 2024-12-21`."""
+    return ", ".join(format_dates(days)).replace("..", " to ")
+
+
 def configured_split(split: SplitConfig) -> Split:
     """The dates that the configuration names. If all lists are empty, the split follows the order of the dates.
 

@@ -19,6 +19,7 @@ from transformer.evaluation.gate import CHAMPION, GateResult, compare
 from transformer.evaluation.report.page_tables import Champion
 from transformer.prediction.rows import evaluation_rows
 from transformer.registry import versions
+from transformer.registry.logged import trained_files_of
 from transformer.registry.package import content_of
 from transformer.registry.versions import Registered
 from transformer.tracking.run_log import RunLog
@@ -87,7 +88,7 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl
         raise UserError(f"the champion: {best.foreign}")
     log.info("evaluation: predicting with the champion, version %d of run %s", best.version, best.run_id)
     with tempfile.TemporaryDirectory() as temporary:
-        champion = TrainedModel.load(RunLog(config, best.run_id).download_folder(best.folder, Path(temporary)))
+        champion = TrainedModel.load(trained_files_of(RunLog(config, best.run_id), best, Path(temporary)))
     if seen := _seen(champion.split, days):
         raise UserError(f"the champion, version {best.version}, was trained or validated on {seen}")
     return evaluation_rows(champion, champion.located(config), days)

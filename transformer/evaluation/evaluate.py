@@ -1,13 +1,15 @@
-"""Evaluate the model of a run on a window of service dates. The results go into that run and to the caller.
+"""Evaluate the model of a run on its test dates or on a window of service dates.
 
-The model is built from the run alone: checkpoint, statistics, embeddings and the run's configuration.
+The results go to the caller and into MLflow: those on the test dates into the run of the training, those on a window
+into a run nested in it. The model is built from the run alone: checkpoint, statistics, embeddings and the run's
+configuration.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ import polars as pl
 
 from transformer.config import Config
 from transformer.data.content import changed_tables, listed, tables_content
-from transformer.data.dates import Split, format_dates
+from transformer.data.dates import Split, dates_text, format_dates
 from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
@@ -28,26 +30,35 @@ from transformer.data.tables import op_nodes_path
 from transformer.errors import UserError
 from transformer.evaluation.comparison import compare_with_champion
 from transformer.evaluation.measures import Measures
+from transformer.evaluation.metrics import SUMMARY
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.quality import DataQuality, Examination
 from transformer.evaluation.report.html import write_html_report
-from transformer.evaluation.report.provenance import Provenance, dates_text, reproducing_commands
+from transformer.evaluation.report.provenance import Provenance, reproducing_commands
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
 from transformer.evaluation.window import Scope, Window, window_name
 from transformer.files import content_hash, read_json, write_json
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
+from transformer.registry.package import content_of
+from transformer.registry.register import describe_version
 from transformer.text import duration
-from transformer.tracking.names import DATA_TABLES, GIT_COMMIT, artifact_page
+from transformer.tracking.client import FINISHED
+from transformer.tracking.datasets import EVALUATION, scored_on
+from transformer.tracking.logged_models import find_model
+from transformer.tracking.names import DATA_FINGERPRINT, DATA_TABLES, GIT_COMMIT, WINDOW
+from transformer.tracking.origin import origin_tags
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import configuration_hash, git_commit, run_folder, run_url
 from transformer.training import callbacks, checkpoints
+from transformer.training.run_data import event_tables
 from transformer.training.run_folder import TrainedModel, download_trained
 
 log = logging.getLogger(__name__)
 
+ARTIFACTS = "evaluation"  # artifact folder of the results
 REPORT = "report.html"  # next to figures and tables
-# Tags of the run. "test" or the name of a window follows.
+# Tags of the run with the results. The prefix of its metrics follows: "test" or "window".
 DRIFT = "drift/"  # differences from the training dates
 DEGRADED = "degraded/"  # the loss of skill since the training
 GATE = "gate/"  # the gate's decision and its reason
@@ -70,7 +81,7 @@ class EvaluationRequest:
 
 
 def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[str, Any]:
-    """Evaluate the run's best checkpoint, and log into that run.
+    """Evaluate the run's best checkpoint, and log into that run or, for a window, into a run nested in it.
 
     Translation and the champion are evaluated on the same rows. A window of the last dates is refused if the data are
     older than `evaluation.freshness.max_age_s`.
@@ -127,17 +138,23 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         quality=quality,
     )
     metrics = result.metrics | quality.metrics(scope.prefix) | comparison.metrics(scope.prefix)
+    results = run if request.window is None else _window_run(run, scope, config, request)
     outcome = Outcome(
         window=scope.name,
         dates=format_dates(scope.days),
-        report=f"{scope.artifacts}/{REPORT}",
+        report=f"{ARTIFACTS}/{REPORT}",
+        run_id=results.run_id if results is not run else "",
         headline=headline(result.metrics, scope.prefix),
         degradation=degradation,
         decision=comparison.decision,
     )
-    run.log_metrics(metrics)
-    run.log_artifacts(target, scope.artifacts)
-    _tag(run, scope, request, outcome, quality)
+    _log_metrics(results, metrics, find_model(config, run_id, content_of(source)) if run_id else "", scope, config)
+    results.log_artifacts(target, ARTIFACTS)
+    _tag(results, scope, request, outcome, quality)
+    if results is not run:
+        results.close(FINISHED)
+    run.describe()
+    describe_version(run)
     output = _output(outcome, provenance.run_url) | {
         "metrics": metrics,
         "table": result.text,
@@ -153,6 +170,50 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
     log.info("report: %s", output["report_url"] or report)
     write_json(scope.result_file(folder), output)
     return output
+
+
+def _log_metrics(results: RunLog, metrics: Mapping[str, float], model_id: str, scope: Scope, config: Config) -> None:
+    """Log metrics of a model. Those of all rows together also belong to its logged model.
+
+    Args:
+        model_id: the logged model; "" = an earlier release trained the model.
+    """
+    if not model_id:
+        results.log_metrics(metrics)
+        return
+    tables = event_tables(scope.context, scope.days, tables_content(config.data, scope.days))
+    overall = {name: value for name, value in metrics.items() if name.removeprefix(f"{scope.prefix}/") in SUMMARY}
+    results.log_metrics(overall, scored=scored_on(model_id, tables, config.data))
+    results.log_metrics({name: value for name, value in metrics.items() if name not in overall})
+    if scope.context == EVALUATION:
+        results.log_model_input(model_id)
+
+
+def _window_run(run: RunLog, scope: Scope, config: Config, request: EvaluationRequest) -> RunLog:
+    """The nested run for the results on a window: that of an earlier evaluation, or else a new one.
+
+    Args:
+        run: the run of the training.
+        config: configuration of the evaluation, from `TrainedModel.located`.
+    """
+    if not run.run_id:
+        return RunLog(config, "")
+    found = run.find_child({WINDOW: scope.name})
+    window = found or run.open_child(
+        config, f"window {scope.name}", {WINDOW: scope.name}, {WINDOW: scope.name}, inherits=()
+    )
+    commit = git_commit()
+    content = tables_content(config.data, scope.days)
+    window.set_tags(
+        {
+            **origin_tags("", commit, ""),
+            "env": request.env,
+            GIT_COMMIT: commit,
+            DATA_FINGERPRINT: content_hash(data_fingerprint(Path(config.data.local_folder), scope.days)),
+        }
+    )
+    window.log_datasets([event_tables(scope.context, scope.days, content)])
+    return window
 
 
 def _scope(request: EvaluationRequest, split: Split, config: Config, now: datetime) -> Scope:
@@ -243,7 +304,7 @@ def _told_once_more(run: RunLog, scope: Scope, request: EvaluationRequest, found
     log.info("window %s: no newer dates, so the earlier results are kept: %s", scope.name, found.headline)
     outcome = found.without_decision()
     if request.id:
-        outcome.leave_to_request(run, request.id)
+        outcome.leave_to_request(RunLog(run.config, found.run_id or run.run_id), request.id)
     output = _output(outcome, run_url(run.config, run.run_id))
     log.info("report: %s", output["report_url"])
     return output
@@ -294,19 +355,19 @@ def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationReq
     )
 
 
-def _tag(run: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
+def _tag(results: RunLog, scope: Scope, request: EvaluationRequest, outcome: Outcome, quality: DataQuality) -> None:
     """Set the tags of the results. The tag of the evaluated window comes last, when all other results are there."""
     tags = {
-        DRIFT + scope.name: quality.drift.verdict if quality.drift else "",
-        DEGRADED + scope.name: outcome.degradation,
-        GATE + scope.name: outcome.decision.text,
+        DRIFT + scope.prefix: quality.drift.verdict if quality.drift else "",
+        DEGRADED + scope.prefix: outcome.degradation,
+        GATE + scope.prefix: outcome.decision.text,
     }
-    run.set_tags({name: value for name, value in tags.items() if value})
+    results.set_tags({name: value for name, value in tags.items() if value})
     if request.id:
-        outcome.leave_to_request(run, request.id)
+        outcome.leave_to_request(results, request.id)
     if request.window is not None:
-        outcome.leave_to_window(run)
+        outcome.leave_to_window(results)
 
 
 def _output(outcome: Outcome, run_page: str) -> dict[str, Any]:
-    return {"outcome": outcome.as_dict(), "report_url": artifact_page(run_page, outcome.report)}
+    return {"outcome": outcome.as_dict(), "report_url": outcome.report_page(run_page)}

@@ -1,28 +1,36 @@
-"""The outcome of an evaluation, kept in tags of the model's run. This module imports neither torch nor polars."""
+"""The outcome of an evaluation, kept in the MLflow run that has its results.
+
+This module imports neither torch nor polars.
+
+The results on the test dates are in the run of the training. Those on a window are in a run of their own, nested in it.
+Earlier releases kept the outcomes of windows in tags of the training's run, and these are still read.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from transformer.errors import UserError
 from transformer.evaluation.decision import NO_DECISION, PromotionDecision
+from transformer.tracking.names import WINDOW, artifact_page, sibling_page
 from transformer.tracking.run_log import RunLog
 
-REQUEST = "request/"  # tag of the evaluated run; the id of the request follows
-EVALUATED = "evaluated/"  # tag of the evaluated run; the name of the window follows
+REQUEST = "request/"  # tag of the run with the results; the id of the request follows
+OUTCOME = "outcome"  # tag of a nested run; the last one of an evaluation, when all other results are there
+EVALUATED = "evaluated/"  # tag of an earlier release in the run of the training; the name of the window follows
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of `evaluate-model`, as the run keeps it in tags."""
+    """The result of `evaluate-model`, as an MLflow run keeps it."""
 
     window: str  # `test`, or the first and last service date: 2024-12-20..2024-12-21
     dates: list[str] = field(default_factory=list)  # the evaluated dates, in the form of `data.split`
     report: str = ""  # artifact path of the report
+    run_id: str = ""  # nested run that has the results; "" = the run of the training has them
     headline: str = ""  # one line: MAE of the model, MAE of translation, skill
     degradation: str = ""  # one line: the loss of skill since the training; "" = within the limit
     decision: PromotionDecision = NO_DECISION
@@ -45,21 +53,42 @@ class Outcome:
         reason = f"judged before: {self.decision.reason}" if self.decision.verdict else self.decision.reason
         return dataclasses.replace(self, decision=self.decision.withheld(reason))
 
-    def leave_to_request(self, run: RunLog, request: str) -> None:
-        """Keep the outcome for the request `evaluate-model --request ID`."""
-        run.set_tags({REQUEST + request: json.dumps(self.as_dict())})
+    def report_page(self, run_page: str) -> str:
+        """Address of the report's page in MLflow; "" = the run has no page.
 
-    def leave_to_window(self, run: RunLog) -> None:
+        Args:
+            run_page: page of the training's run.
+        """
+        return artifact_page(sibling_page(run_page, self.run_id) if self.run_id else run_page, self.report)
+
+    def leave_to_request(self, results: RunLog, request: str) -> None:
+        """Keep the outcome for the request `evaluate-model --request ID`."""
+        results.set_json_tag(REQUEST + request, self.as_dict(), self.headline)
+
+    def leave_to_window(self, results: RunLog) -> None:
         """Keep the outcome as the results on its window."""
-        run.set_tags({EVALUATED + self.window: json.dumps(self.as_dict())})
+        results.set_json_tag(OUTCOME, self.as_dict(), self.headline)
 
     @classmethod
     def of_request(cls, run: RunLog, request: str) -> Self | None:
-        return cls._of_tag(run, REQUEST + request)
+        """The outcome of a request, among those of a training's run.
+
+        Raises:
+            UserError: the tag does not hold an outcome.
+        """
+        name = REQUEST + request
+        child = run.find_child({name: ""})
+        return (cls._of_tag(child, name) if child else None) or cls._of_tag(run, name)
 
     @classmethod
     def of_window(cls, run: RunLog, window: str) -> Self | None:
-        return cls._of_tag(run, EVALUATED + window)
+        """The results on a window, among those of a training's run.
+
+        Raises:
+            UserError: the tag does not hold an outcome.
+        """
+        child = run.find_child({WINDOW: window})
+        return (cls._of_tag(child, OUTCOME) if child else None) or cls._of_tag(run, EVALUATED + window)
 
     @classmethod
     def find(cls, run: RunLog, request: str) -> Self:

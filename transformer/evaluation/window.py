@@ -10,6 +10,7 @@ from typing import Self
 
 from transformer.errors import UserError
 from transformer.protocol import FROM, TO
+from transformer.tracking.datasets import EVALUATION, TEST
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,20 @@ class Scope:
 
     days: tuple[date, ...]
     name: str
-    prefix: str  # of the names of its metrics
-    artifacts: str  # artifact folder of its files
-    local: str  # folder of the same files in the run folder
+    prefix: str  # of the names of its metrics, the same for every window
+    context: str  # how the run with the results uses the event tables of these dates
+    local: str  # folder of its files in the run folder
 
     @classmethod
     def of_test(cls, days: tuple[date, ...]) -> Self:
         """The scope of the test dates of a training."""
-        return cls(days, "test", prefix="test", artifacts="evaluation", local="evaluation")
+        return cls(days, "test", prefix="test", context=TEST, local="evaluation")
 
     @classmethod
     def of_dates(cls, days: tuple[date, ...]) -> Self:
         """The scope of a window's sorted dates."""
         name = window_name(days)
-        return cls(days, name, prefix=f"window/{name}", artifacts=f"evaluation/{name}", local=f"windows/{name}")
+        return cls(days, name, prefix="window", context=EVALUATION, local=f"windows/{name}")
 
     def result_file(self, run_folder: Path) -> Path:
         """The file of the stage's result, next to the folder whose files become artifacts."""
@@ -92,7 +93,7 @@ class Scope:
 
 
 def window_name(days: Sequence[date]) -> str:
-    """`2024-12-20..2024-12-21`: the name of an evaluation on these sorted dates in metrics, tags and artifacts."""
+    """`2024-12-20..2024-12-21`: the name of an evaluation on these sorted dates."""
     return f"{days[0]}..{days[-1]}"
 
 

@@ -23,17 +23,33 @@ from transformer.errors import ServiceError, UserError
 from transformer.registry.lock import RegistryLock, locked
 from transformer.text import redact
 from transformer.tracking.client import check_server, connect, mlflow_errors
+from transformer.tracking.description import with_notes
+from transformer.tracking.logged_models import CONTENT, model_location
 
 log = logging.getLogger(__name__)
 
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
-CONTENT = "content"  # tag: hash of the trained model's files
+MODEL_CARD = """\
+Predicts for every running train how late it will be at each of its next stops.
+
+- `champion`: the version that predicts
+- `challenger`: the newest version, until it is promoted
+- `previous_champion`: the version to go back to
+
+    model = mlflow.pyfunc.load_model("models:/NAME@champion")
+    model.predict(events, params={"at": "2024-12-21T08:00+01:00"})
+
+The description of a version shows its results. Its tags say why it became champion, or why not."""
+_EARLIER_CARD = "Trained by MLflow run "  # begins the description that an earlier release wrote of a version
+MODEL_ID = "model_id"  # tag: the logged model
 DECISION = (
     "decision"  # tag: `promoted`, `declined`, `replaced` or `rolled back`; tags `decision_…` say why, when and by whom
 )
 PROMOTED = "promoted"
-MODELS = "model"  # artifact folder of a run; it has a folder for each model that was registered from the run
-TRAINED = "artifacts/trained"  # folder inside a registered model; it has the files of the trained model
+MODELS = (
+    "model"  # artifact folder of a run, where earlier releases kept a folder for each model registered from the run
+)
+TRAINED = "artifacts/trained"  # folder inside a packed model; it has the files of the trained model
 
 
 class ChampionChangedError(ServiceError):
@@ -63,8 +79,13 @@ class Registered:
         )
 
     @property
+    def model_id(self) -> str:
+        """The logged model with the files of this version; "" = an earlier release registered it, from its run."""
+        return self.tags.get(MODEL_ID, "")
+
+    @property
     def folder(self) -> str:
-        """Artifact folder of the run that holds the files of this version, in the layout of a run folder.
+        """Folder with the files of this version in the layout of a run folder: in the logged model, or else in the run.
 
         The other files of the run are newer if its training was resumed after the registration.
 
@@ -73,7 +94,7 @@ class Registered:
         """
         if self.foreign:
             raise UserError(self.foreign)
-        return f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
+        return TRAINED if self.model_id else f"{MODELS}/{self.tags[CONTENT]}/{TRAINED}"
 
 
 def challenger(config: Config) -> Registered | None:
@@ -261,17 +282,34 @@ class ModelVersions:
         )
         return int(found[0].version)
 
-    def create(self, run_id: str, content: str, description: str = "") -> Registered:
+    def create(self, run_id: str, content: str, model_id: str, description: str = "") -> Registered:
+        card = with_notes(MODEL_CARD.replace("NAME", self.model_name), "")
         try:
-            self.client.create_registered_model(self.model_name)
+            self.client.create_registered_model(self.model_name, description=card)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODELS}/{content}"
+            if not self.client.get_registered_model(self.model_name).description:  # an earlier release made it
+                self.client.update_registered_model(self.model_name, card)
+        source = model_location(self.config, model_id)
         created = self.client.create_model_version(
-            self.model_name, source, run_id, tags={CONTENT: content}, description=description
+            self.model_name,
+            source,
+            run_id,
+            tags={CONTENT: content, MODEL_ID: model_id},
+            description=with_notes(description, ""),
+            model_id=model_id,  # the server only tags the logged model with it
         )
         return _registered(created)
+
+    def describe(self, version: str, text: str) -> None:
+        """Write the description of a version anew. A person's notes in it are kept. A deleted version has none."""
+        try:
+            written = self.client.get_model_version(self.model_name, version).description or ""
+            self.client.update_model_version(self.model_name, version, with_notes(text, written, _EARLIER_CARD))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def decide(self, version: int, decision: str, why: str, by: str) -> None:
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

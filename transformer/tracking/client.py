@@ -18,7 +18,7 @@ from transformer.config import Config
 from transformer.errors import DiskError, ServiceError, UserError
 from transformer.files import content_hash, writing
 from transformer.text import redact
-from transformer.tracking.names import FAILURE_REASON
+from transformer.tracking.names import EXPERIMENT_KIND, FAILURE_REASON, MODEL_TRAINING
 from transformer.tracking.patient_client import PatientClient, reason_of
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ BATCH = 100  # params or tags in one request, the server's limit
 PARAM_LENGTH = 6_000  # characters of a param, the server's limit
 TAG_LENGTH = 8_000  # characters of a tag; the server cuts a longer one off without an error
 METRIC_NAME_LENGTH = 250  # characters; the server refuses a request with a longer name
-TAGS = "tags"  # artifact folder of a run: the values that are too long for a tag
-IN_ARTIFACT = "in artifact "  # such a tag holds this, the path of the artifact, ": " and the first SHOWN characters
-SHOWN = 200
+TAGS = "tags"  # artifact folder of a run: the values that are no text for people, or too long for a tag
+SHOWN = 200  # characters of such a value in its tag, which also names the artifact
+_IN_ARTIFACT = re.compile(r"(?P<shown>.*) \(in artifact (?P<path>tags/\S+)\)", re.DOTALL)
+_EARLIER_IN_ARTIFACT = re.compile(r"in artifact (?P<path>tags/\S+?)(: (?P<shown>.*))?", re.DOTALL)  # earlier releases
 _HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `PatientClient` repeats requests: it says so, and repeats none twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -156,18 +157,27 @@ def reopen(client: MlflowClient, run: Run) -> None:
 
 
 def experiment_of(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of this name, which is created if there is none.
+
+    An experiment without a kind becomes one of model training. A kind that a person chose stays.
+
+    Raises:
+        UserError: the experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, tags={EXPERIMENT_KIND: MODEL_TRAINING}))
         except MlflowException:  # another run has created it in the same instant
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
         raise UserError(f"MLflow experiment {name!r} was deleted; restore it or set training.mlflow.experiment_name")
+    if EXPERIMENT_KIND not in found.tags:
+        client.set_experiment_tag(found.experiment_id, EXPERIMENT_KIND, MODEL_TRAINING)
     return str(found.experiment_id)
 
 
@@ -193,11 +203,39 @@ def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> No
     for key, value in values.items():
         text = str(redact(str(value)))
         if len(text) > TAG_LENGTH:
-            artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.txt"
-            log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
-            text = f"{IN_ARTIFACT}{artifact}: {text[:SHOWN]}…"
+            text = keep_in_artifact(client, run_id, key, text, text)
         tags.append(RunTag(key, text))
     client.log_batch(run_id, tags=tags)
+
+
+def keep_in_artifact(client: MlflowClient, run_id: str, key: str, text: str, shown: str, ending: str = "txt") -> str:
+    """Keep the value `text` of a tag in an artifact, and return what the tag has to be.
+
+    Args:
+        shown: a text for people in the tag; at most SHOWN characters of it are kept.
+    """
+    artifact = f"{TAGS}/{re.sub(r'[^A-Za-z0-9.-]', '_', key)}-{content_hash(text)}.{ending}"
+    log_text(client, run_id, text, artifact)  # before the tag, so that a reader of the tag finds it
+    return f"{shown if len(shown) <= SHOWN else f'{shown[:SHOWN]}…'} (in artifact {artifact})"
+
+
+def copy_tag(client: MlflowClient, run: Run, key: str, target: str) -> str:
+    """Return a tag of `run` as it has to be in the run `target`, and copy the artifact that holds its value."""
+    value = str(run.data.tags[key])
+    if kept := _in_artifact(value):
+        log_text(client, target, read_tag(client, run, key), kept["path"])
+    return value
+
+
+def shown_of(tag: str) -> str:
+    """The text for people in the tag of a value that an artifact holds; any other tag as it is."""
+    kept = _in_artifact(tag)
+    return (kept["shown"] or "") if kept else tag
+
+
+def _in_artifact(tag: str) -> re.Match[str] | None:
+    """The path of the artifact that holds the value of a tag, and the text for people; None = the tag is the value."""
+    return _IN_ARTIFACT.fullmatch(tag) or _EARLIER_IN_ARTIFACT.fullmatch(tag)
 
 
 def read_tag(client: MlflowClient, run: Run, name: str) -> str:
@@ -207,9 +245,9 @@ def read_tag(client: MlflowClient, run: Run, name: str) -> str:
         UserError: the artifact with the value is gone.
     """
     value = str(run.data.tags.get(name, ""))
-    if not value.startswith(IN_ARTIFACT):
+    if (kept := _in_artifact(value)) is None:
         return value
-    artifact = value.removeprefix(IN_ARTIFACT).partition(": ")[0]
+    artifact = kept["path"]
     run_id = run.info.run_id
     if not has_artifact(client, run_id, artifact):
         raise UserError(f"MLflow run {run_id} lacks the artifact {artifact} of its tag {name!r}; use another run")

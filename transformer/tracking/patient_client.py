@@ -20,15 +20,15 @@ from transformer.waiting import patiently, reporting_silence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
 
 CREATION = "mlflow.creation"  # tag of a run: unique to the request that created it; pages hide names like this
 # MLflow joins the errors of several files into a text.
 _BROKEN_OFF = re.compile(
-    r"ConnectionError|ConnectionReset|Timeout|RetryError|ProtocolError|ChunkedEncodingError|IncompleteRead|"
-    r"EndpointConnection|ConnectionClosed|RemoteDisconnected|too many 5\d\d error responses"
+    r"Connection(Error|Reset|Closed| aborted| refused| broken)|Max retries exceeded|timed out|IncompleteRead|"
+    r"RemoteDisconnected|EndpointConnectionError|Could not connect to the endpoint|too many 5\d\d error responses"
 )
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _REFUSALS = (_UNAUTHORIZED, _FORBIDDEN)
@@ -88,6 +88,17 @@ class PatientClient:
 
         return self._once(create, find)
 
+    def create_logged_model(
+        self, experiment_id: str, name: str, source_run_id: str, tags: dict[str, str], **named: Any
+    ) -> LoggedModel:
+        create = partial(self._client.create_logged_model, experiment_id, name, source_run_id, tags=tags, **named)
+
+        def find() -> LoggedModel | None:
+            found = self._client.search_logged_models([experiment_id], f"source_run_id = '{source_run_id}'")
+            return next((model for model in found if model.tags.items() >= tags.items()), None)
+
+        return self._once(create, find)
+
     def delete_tag(self, run_id: str, key: str) -> None:
         delete = partial(self._client.delete_tag, run_id, key)
 
@@ -95,6 +106,18 @@ class PatientClient:
             return None if key in self._client.get_run(run_id).data.tags else True
 
         self._once(delete, find)
+
+    def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
+        """Download from the place of the artifacts. MLflow's own method forgets why a download failed."""
+        uri = self._patiently(partial(self._client.get_run, run_id)).info.artifact_uri
+        return self.download_from(f"{uri}/{path}", dst_path)
+
+    def download_from(self, address: str, dst_path: str) -> str:
+        """Download a file or folder of artifacts, and return the path of the copy in `dst_path`."""
+        from mlflow.artifacts import download_artifacts
+
+        fetch = partial(download_artifacts, dst_path=dst_path, tracking_uri=self._client.tracking_uri)
+        return str(self._patiently(partial(fetch, artifact_uri=address)))
 
     def _once(self, request: Callable[[], Answer], find: Callable[[], Answer | None]) -> Answer:
         """Send a request whose repetition would do harm. Before a repetition, look whether it was carried out.

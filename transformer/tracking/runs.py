@@ -5,7 +5,6 @@ Credentials in `training.mlflow.tracking_uri` are sent to the server only. No ta
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -35,14 +34,20 @@ from transformer.tracking.client import (
     reopen,
     set_tags,
 )
+from transformer.tracking.description import describe
+from transformer.tracking.json_tags import json_tag, overrides_text
 from transformer.tracking.names import (
     CONFIG_ARTIFACT,
+    DAG_ID,
     DATA_TABLES,
     FAILURE_REASON,
     GIT_COMMIT,
+    OVERRIDES,
+    SOURCE_COMMIT,
     WORKSPACE_VARIABLE,
     run_page,
 )
+from transformer.tracking.origin import origin_tags
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +69,7 @@ def open_run(
     name: str = "",
     overrides: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
+    user: str = "",
     run_id: str | None = None,
     warm_start_run_id: str | None = None,
     resume: bool = False,
@@ -73,6 +79,7 @@ def open_run(
     Args:
         name: name of a new run, followed by the time of opening; "" = its environment.
         tags: more tags of the run, on top of its environment, overrides, configuration hash, commit and image.
+        user: the person who triggered the run; "" = the user of this process.
         run_id: log into this existing run instead of a new one; it becomes RUNNING again.
         warm_start_run_id: the training begins with the weights of this run; checked here, before any work is done.
         resume: continue the run `warm_start_run_id` itself.
@@ -106,24 +113,29 @@ def open_run(
             experiment = experiment_of(client, config.training.mlflow.experiment_name)
             opened = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
             run = client.create_run(experiment, run_name=f"{name or env} {opened}")
+        tags = tags or {}
+        origin = origin_tags(tags.get(DAG_ID, ""), git_commit(), user)
         identity = {
+            # An existing run keeps its creator.
+            **{key: value for key, value in origin.items() if key == SOURCE_COMMIT or key not in run.data.tags},
             "env": env,
-            "overrides": json.dumps(redact(list(overrides))),
+            OVERRIDES: json_tag(client, run.info.run_id, OVERRIDES, list(overrides), overrides_text(overrides)),
             "configuration_hash": configuration_hash(config),
-            GIT_COMMIT: git_commit(),
+            GIT_COMMIT: origin[SOURCE_COMMIT],
             "image": _training_image(config),
             **({"warm_start_run_id": warm_start_run_id} if warm_start_run_id and not resume else {}),
-            **(tags or {}),
+            **tags,
         }
         set_tags(client, run.info.run_id, identity)
         # A logged param cannot change. A resumed run keeps its params, and its tags hold the new values.
         log_params(client, run, flatten(redact(to_dict(config))))
         log_text(client, run.info.run_id, to_yaml(config), CONFIG_ARTIFACT)
+        describe(client, run.info.run_id, config.evaluation.registry.model_name)
     return str(run.info.run_id)
 
 
 def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str = "") -> None:
-    """End the run as FINISHED, FAILED or KILLED. A tag, which the run's page shows, keeps `reason`.
+    """End the run as FINISHED, FAILED or KILLED. A tag and the description, which its page shows, keep `reason`.
 
     Without a reason, the reason of an earlier failure is deleted.
     """
@@ -139,6 +151,7 @@ def close_run(config: Config, run_id: str, status: str = FINISHED, reason: str =
         elif FAILURE_REASON in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, FAILURE_REASON)
         client.set_terminated(run_id, status)
+        describe(client, run_id, config.evaluation.registry.model_name)
 
 
 def run_url(config: Config, run_id: str) -> str:

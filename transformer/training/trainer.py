@@ -66,7 +66,20 @@ class TrainingResult:
 
     @property
     def best_val_skill(self) -> float:
-        return 1 - self.best_val_mae_s / self.val_translation_mae_s if self.val_translation_mae_s else 0.0
+        return _skill(self.best_val_mae_s, self.val_translation_mae_s)
+
+
+def best_epoch_metrics(mae_s: float, translation_mae_s: float) -> dict[str, float]:
+    """Metrics of the best epoch for an MLflow run: validation MAE of the model and of translation, and skill."""
+    return {
+        "val/best_mae_s": mae_s,
+        "val/best_translation_mae_s": translation_mae_s,
+        "val/best_skill": _skill(mae_s, translation_mae_s),
+    }
+
+
+def _skill(mae_s: float, translation_mae_s: float) -> float:
+    return 1 - mae_s / translation_mae_s if translation_mae_s else 0.0
 
 
 def train(

@@ -1,4 +1,4 @@
-"""The report of a study: a text for people, figures, a table of all trials, and the exact conf of the best trial.
+"""The report of a study: a page, a text, figures, a table of all trials, and the exact conf of the best trial.
 
 Values are validation MAE in seconds; lower is better.
 """
@@ -20,14 +20,15 @@ from typing import Any
 import optuna
 import polars as pl
 from matplotlib.figure import Figure
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from transformer.errors import UserError
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json, write_text
 from transformer.text import aligned, duration, redact
 from transformer.tuning import plots
+from transformer.tuning.importances import Importances, basis, importances_of
+from transformer.tuning.page import best_trials, parameter_values, skill_of, study_page
 from transformer.tuning.space import as_override
 from transformer.tuning.trials import (
     EPOCHS,
@@ -43,14 +44,10 @@ from transformer.tuning.trials import (
     mae_text,
     params_of,
     value_of,
-    value_text,
 )
 
+PAGE = "report.html"  # next to the figures
 BEST_SHOWN = 5  # trials in the text
-FOREST_SEED = 0  # seed of fANOVA's random forest, so the same study gives the same importances
-# Number of complete trials that importances need. The most important of nine parameters was ranked first with 25
-# trials, second or third with 12, and anywhere with 8.
-RELIABLE = 20
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ class StudyReport:
 
 
 def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides: Sequence[str]) -> StudyReport:
-    """Write `report.txt`, `best.json`, `trials.csv` and five figures of a study to `target`, each file atomically.
+    """Write the page, `report.txt`, `best.json`, `trials.csv` and five figures of a study to `target`, each atomically.
 
     A figure with nothing to show is left out, and the log gives the reason. The same study gives the same files.
 
@@ -79,7 +76,7 @@ def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides
     trials = StudyTrials.of(study)
     _refuse_none_complete(study.study_name, trials)
     values = params_of(trials.best)
-    importances = _importances(study, trials)
+    importances = importances_of(study, trials)
     best_overrides = [f"{key}={as_override(value)}" for key, value in sorted(values.items())]
     conf: dict[str, Any] = {
         "env": env,
@@ -94,7 +91,8 @@ def write_study_report(study: optuna.Study, target: Path, *, env: str, overrides
         {"trial": trials.best.number, "value": trials.best.value, "values": values, "conf": conf},
     )
     write_text(target / "trials.csv", _table(trials).write_csv())
-    _write_figures(target, trials, importances)
+    figures = _write_figures(target, trials, importances)
+    study_page(study.study_name, trials, importances, figures, _commands(conf)).write(target / PAGE)
     return StudyReport(text, _metrics(trials, importances), trials.best.number, best_overrides)
 
 
@@ -118,12 +116,6 @@ def _refuse_none_complete(name: str, trials: StudyTrials) -> None:
     )
 
 
-def _skill(trial: FrozenTrial) -> float | None:
-    """1 − MAE / MAE of translation on the same rows; None if the latter is unknown or 0."""
-    translation = trial.user_attrs.get(TRANSLATION_MAE)
-    return 1 - value_of(trial) / translation if translation else None
-
-
 # --- the winner's conf -----------------------------------------------------------------------------------------------
 def _group(override: str) -> str:
     return override.partition("=")[0].strip().removeprefix("cfg.").partition(".")[0]
@@ -139,42 +131,10 @@ def _commands(conf: Mapping[str, Any]) -> list[str]:
 
 
 # --- numbers and text ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Importances:
-    """Share of the variation of the validation MAE that each parameter alone explains, the largest first."""
-
-    shares: dict[str, float]
-    left_out: list[str]  # keys that at least one complete trial lacks
-    missing: str = ""  # reason if there are no shares
-
-
-def _importances(study: optuna.Study, trials: StudyTrials) -> _Importances:
-    # This is fANOVA and not Optuna's default PED-ANOVA, although PED-ANOVA also judges conditional parameters. In a
-    # test with 25 complete trials, one of 11 parameters decided everything: fANOVA gave it 99 %, PED-ANOVA 5 %. On pure
-    # noise PED-ANOVA gave 43 % to a parameter that few trials had. PED-ANOVA needs hundreds of trials; a study tens.
-    searched = {key for trial in trials.complete for key in trial.params}
-    common = {key for key in searched if all(key in trial.params for trial in trials.complete)}
-    left_out = sorted(searched - common)
-    if len(trials.complete) < 2:
-        return _Importances({}, left_out, missing="only one trial completed")
-    if len(common) < 2:
-        reason = "fewer than two parameters were searched in every complete trial"
-        return _Importances({}, left_out, missing=reason)
-    top = trials.top
-    try:
-        shares = get_param_importances(
-            study, evaluator=FanovaImportanceEvaluator(seed=FOREST_SEED), target=lambda trial: min(value_of(trial), top)
-        )
-    except RuntimeError:  # fANOVA needs variance
-        return _Importances({}, left_out, missing="the complete trials do not differ")
-    ordered = sorted(shares.items(), key=lambda share: (-share[1], share[0]))
-    return _Importances({key: float(share) for key, share in ordered}, left_out)
-
-
-def _metrics(trials: StudyTrials, importances: _Importances) -> dict[str, float]:
+def _metrics(trials: StudyTrials, importances: Importances) -> dict[str, float]:
     known = {
         "study/best_val_mae_s": trials.best.value,
-        "study/best_skill": _skill(trials.best),
+        "study/best_skill": skill_of(trials.best),
         "study/defaults_val_mae_s": trials.defaults.value if trials.defaults else None,
         "study/trials": trials.counted,
         "study/complete": len(trials.complete),
@@ -185,7 +145,7 @@ def _metrics(trials: StudyTrials, importances: _Importances) -> dict[str, float]
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
-def _text(name: str, trials: StudyTrials, importances: _Importances, conf: Mapping[str, Any]) -> str:
+def _text(name: str, trials: StudyTrials, importances: Importances, conf: Mapping[str, Any]) -> str:
     """Plain text: summary, best values, importances, best trials, commands."""
     blocks = [
         _headline(name, trials),
@@ -203,7 +163,7 @@ def _headline(name: str, trials: StudyTrials) -> list[str]:
     counts = Counter(trials.state(trial) for trial in trials.all)
     shown = ", ".join(f"{counts[state]} {state}" for state in STATES.values() if counts[state])
     shown += f"; {counts[RETRIED]} run again under another number" if counts[RETRIED] else ""
-    best, defaults, skill = trials.best, trials.defaults, _skill(trials.best)
+    best, defaults, skill = trials.best, trials.defaults, skill_of(trials.best)
     lines = [
         ("study", name),
         ("trials", f"{trials.counted:,}: {shown}"),
@@ -225,46 +185,20 @@ def _headline(name: str, trials: StudyTrials) -> list[str]:
 
 def _value_lines(trials: StudyTrials) -> list[str]:
     """The best values, and next to them those of the defaults; a dash for a key that the trial did not search."""
-    columns = {f"best ({trials.best.number})": params_of(trials.best)}
-    if trials.defaults is not None and trials.defaults is not trials.best:
-        columns[f"defaults ({trials.defaults.number})"] = params_of(trials.defaults)
-    keys = sorted({key for values in columns.values() for key in values})
-    return aligned(
-        ["parameter (trial)", *columns],
-        [[key, *(value_text(values[key]) if key in values else "-" for values in columns.values())] for key in keys],
-    )
+    return aligned(*parameter_values(trials))
 
 
-def _importance_lines(trials: StudyTrials, importances: _Importances) -> list[str]:
+def _importance_lines(trials: StudyTrials, importances: Importances) -> list[str]:
     if importances.missing:
         return [f"importance: not known, {importances.missing}"]
     lines = aligned(["parameter", "importance"], [[key, f"{share:.1%}"] for key, share in importances.shares.items()])
     if importances.left_out:
         lines.append(f"not judged, since not every trial has them: {', '.join(importances.left_out)}")
-    return [*lines, _basis(trials)]
-
-
-def _basis(trials: StudyTrials) -> str:
-    """The number of trials behind the importances."""
-    n = len(trials.complete)
-    return f"from {n:,} complete trials" + ("" if n >= RELIABLE else f"; fewer than {RELIABLE} are only a hint")
+    return [*lines, basis(trials)]
 
 
 def _best_lines(trials: StudyTrials) -> list[str]:
-    return aligned(
-        ["trial", "validation MAE", "skill", "epochs", "training", "MLflow run"],
-        [
-            [
-                str(trial.number),
-                mae_text(value_of(trial)),
-                "-" if (skill := _skill(trial)) is None else f"{skill:+.1%}",
-                str(trial.user_attrs.get(EPOCHS, "-")),
-                duration(trial.user_attrs[SECONDS]) if SECONDS in trial.user_attrs else "-",
-                str(trial.user_attrs.get(MLFLOW_RUN_ID) or "-"),
-            ]
-            for trial in trials.complete[:BEST_SHOWN]
-        ],
-    )
+    return aligned(*best_trials(trials, BEST_SHOWN))
 
 
 def _table(trials: StudyTrials) -> pl.DataFrame:
@@ -296,7 +230,8 @@ def _table(trials: StudyTrials) -> pl.DataFrame:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
-def _write_figures(folder: Path, trials: StudyTrials, importances: _Importances) -> None:
+def _write_figures(folder: Path, trials: StudyTrials, importances: Importances) -> list[Path]:
+    written = []
     figures: dict[str, Callable[[], Figure]] = {
         "history": partial(plots.history, trials),
         "parallel_coordinates": partial(plots.parallel_coordinates, trials),
@@ -314,9 +249,11 @@ def _write_figures(folder: Path, trials: StudyTrials, importances: _Importances)
             continue
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
+        written.append(path)
+    return written
 
 
-def _importance_figure(trials: StudyTrials, importances: _Importances) -> Figure:
+def _importance_figure(trials: StudyTrials, importances: Importances) -> Figure:
     if importances.missing:
         raise plots.EmptyFigureError(importances.missing)
-    return plots.importance_bars(importances.shares, importances.left_out, _basis(trials))
+    return plots.importance_bars(importances.shares, importances.left_out, basis(trials))

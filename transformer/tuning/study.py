@@ -34,7 +34,6 @@ from transformer.tuning.trials import (
 log = logging.getLogger(__name__)
 
 STUDY_ID = "study_id"  # attribute of the study, and tag of its trials' MLflow runs; other databases may use its name
-STATE, TRIAL, STUDY_NAME = "state", "trial", "study_name"  # tags of a trial's MLflow run
 FINISHED, KILLED, FAILED = "FINISHED", "KILLED", "FAILED"  # states of an MLflow run
 _BEGUN = tuple(state for state in TrialState if state is not TrialState.WAITING)
 

@@ -22,19 +22,18 @@ from transformer.data.dates import Split
 from transformer.errors import ServiceError, UserError
 from transformer.features.cache import obtain_inputs
 from transformer.text import duration, first_line
+from transformer.tracking.datasets import TRAINING
+from transformer.tracking.names import STATE, STUDY_NAME, TRIAL
 from transformer.tracking.run_log import RunLog
 from transformer.training.callbacks import MONITORED
-from transformer.training.trainer import TrainingResult, train
+from transformer.training.trainer import TrainingResult, best_epoch_metrics, train
 from transformer.tuning.database import StudyDatabase, beat, beating, database_errors, open_database
 from transformer.tuning.space import SearchSpace, read_space, show
 from transformer.tuning.study import (
     FAILED,
     FINISHED,
     KILLED,
-    STATE,
     STUDY_ID,
-    STUDY_NAME,
-    TRIAL,
     Progress,
     WarmStart,
     create_sampler,
@@ -53,6 +52,7 @@ from transformer.tuning.trials import (
     TRANSLATION_MAE,
     StudyTrials,
     failure_of,
+    value_of,
 )
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class _Worker:
             STUDY_NAME: self.study.study_name,
             STATE: STATES[TrialState.RUNNING],
         }
-        child = self.run.open_child(config, f"trial {trial.number}", claimed.values, tags)
+        child = self.run.open_child(config, f"trial {trial.number}", claimed.values, tags, contexts=TRAINING)
         trial.set_user_attr(MLFLOW_RUN_ID, child.run_id)
         return child
 
@@ -270,6 +270,8 @@ def _close_as(child: RunLog, trial: FrozenTrial) -> None:
     """Close the MLflow run of a trial that ended."""
     state = STATES[trial.state]
     if trial.state is TrialState.COMPLETE:
+        if TRANSLATION_MAE in trial.user_attrs:
+            child.log_metrics(best_epoch_metrics(value_of(trial), trial.user_attrs[TRANSLATION_MAE]))
         _close(child, FINISHED, state)
     elif trial.state is TrialState.PRUNED:
         _close(child, KILLED, state, f"pruned after epoch {trial.last_step}")

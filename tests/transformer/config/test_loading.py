@@ -74,6 +74,30 @@ def test_every_yaml_is_a_group_whose_every_key_takes_effect(path: Path) -> None:
         assert overlaid or merged.get(key, {}) == value, key
 
 
+def test_the_variable_names_the_server_of_environments_that_name_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, own = "training.mlflow.tracking_uri", "http://mlflow.mlflow.svc.cluster.local:5000"
+
+    def found(env: str, *overrides: str) -> tuple[str, str]:
+        loaded = load_config_with_sources(env, overrides)
+        return loaded.config.training.mlflow.tracking_uri, loaded.sources[key]
+
+    monkeypatch.setenv("TRANSFORMER_TRACKING_URI", "http://127.0.0.1:5001")
+    for env in ("local", "optuna"):
+        assert found(env) == ("http://127.0.0.1:5001", "TRANSFORMER_TRACKING_URI")
+    assert found("prod") == (own, "prod/training.yaml")
+    assert found("local", f"{key}=http://other:1") == ("http://other:1", "--set")
+    monkeypatch.setenv("TRANSFORMER_TRACKING_URI", "")
+    assert found("local") == ("http://127.0.0.1:5000", "base/training.yaml")
+
+
+def test_a_wrong_address_in_the_variable_is_one_line_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMER_TRACKING_URI", "http://me:geheim/pass@host:5000")
+    with pytest.raises(UserError) as caught:
+        load_config("local")
+    assert_names(caught.value, "TRANSFORMER_TRACKING_URI: training.mlflow.tracking_uri=", "http://127.0.0.1:5000")
+    assert "geheim" not in str(caught.value)
+
+
 def test_names_of_the_old_system_stay() -> None:
     config = load_config("local")
     assert config.training.mlflow.tracking_uri == "http://127.0.0.1:5000"

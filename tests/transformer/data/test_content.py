@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from transformer.config import DataConfig
-from transformer.data.content import changed_tables, listed, tables_content
+from transformer.data.content import changed_tables, content_digest, listed, tables_content
 
 DAYS = [date(2025, 1, 6), date(2025, 1, 7)]
 
@@ -40,6 +40,16 @@ def test_the_content_names_each_table_of_the_dates(data: DataConfig):
         "journeys.parquet (2025-01-07)",
         "op_nodes.parquet",
     ]
+
+
+def test_the_digest_of_some_dates_follows_their_tables_alone(data: DataConfig):
+    before = tables_content(data, DAYS)
+    rewrite(data, "events/events_2025-01-07.parquet", lambda frame: frame.head(-1))
+    after = tables_content(data, DAYS)
+    assert content_digest(before, DAYS[:1]) == content_digest(after, DAYS[:1])
+    assert content_digest(before, DAYS[1:]) != content_digest(after, DAYS[1:])
+    assert content_digest(before, DAYS[:1]) == content_digest(tables_content(data, DAYS[:1]), DAYS[:1])
+    assert content_digest(before, DAYS[:1]) != content_digest(before, DAYS[1:])
 
 
 def test_other_events_and_one_point_more_are_named(data: DataConfig):

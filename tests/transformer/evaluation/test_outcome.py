@@ -10,6 +10,7 @@ import pytest
 
 from transformer.evaluation.decision import DECLINE, PROMOTE, PromotionDecision
 from transformer.evaluation.outcome import Outcome
+from transformer.tracking.names import artifact_page, run_page
 
 WINDOW = "2025-01-24..2025-01-25"
 
@@ -73,3 +74,12 @@ def test_processes_of_the_scheduler_read_decisions_without_heavy_packages() -> N
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_report_of_a_window_is_on_the_page_of_its_own_run() -> None:
+    page = run_page("http://mlflow", "7", "trained")
+    report = "evaluation/report.html"
+    assert Outcome("test", report=report).report_page(page) == artifact_page(page, report)
+    nested = Outcome(WINDOW, report=report, run_id="nested")
+    assert nested.report_page(page) == artifact_page(run_page("http://mlflow", "7", "nested"), report)
+    assert nested.report_page("") == ""

@@ -48,10 +48,10 @@ def test_a_window_is_called_by_its_ends():
 
 def test_results_of_windows_and_of_the_test_dates_lie_apart():
     test, window = Scope.of_test((DAYS[3],)), Scope.of_dates((date(2024, 12, 16), date(2024, 12, 20)))
-    assert (test.prefix, test.artifacts, test.local) == ("test", "evaluation", "evaluation")
+    assert (test.prefix, test.local) == ("test", "evaluation")
     assert window.days == (date(2024, 12, 16), date(2024, 12, 20))
     name = "2024-12-16..2024-12-20"
-    assert (window.name, window.prefix, window.artifacts) == (name, f"window/{name}", f"evaluation/{name}")
+    assert (window.name, window.prefix) == (name, "window")
     run = Path("run")
     assert test.result_file(run) == run / "evaluation.json"
     assert window.result_file(run) == run / "windows" / f"{name}.json"

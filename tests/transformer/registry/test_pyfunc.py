@@ -32,6 +32,7 @@ from transformer.training.trainer import train
 pytest.importorskip("transformer.training.run_folder")
 
 from transformer.prediction.instant import predictions_at
+from transformer.registry.logged import trained_files_of
 from transformer.registry.package import _few_journeys, trained_files, write_model
 from transformer.registry.pyfunc import INPUT, OUTPUT, output_schema, predict
 from transformer.training.run_folder import TrainedModel, TrainingInputs
@@ -223,7 +224,7 @@ def test_it_loads_by_its_alias_with_its_requirements_and_nothing_else(
     run = RunLog(config, open_run(config, env="local"))
     registered = register.register(run, run_folder, events)
     versions.promote(config, registered.version, why="the first", by="a test")
-    assert trained_files(run.download_folder(registered.folder, tmp_path)) == trained_files(run_folder)
+    assert trained_files(trained_files_of(run, registered, tmp_path)) == trained_files(run_folder)
 
     installed = install(model, tmp_path / "installed")
     assert {"torch", "polars", "mlflow"} <= {path.name for path in installed.iterdir()}

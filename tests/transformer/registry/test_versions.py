@@ -22,9 +22,11 @@ from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UnansweredError, UserError
 from transformer.files import file_digest
 from transformer.registry.lock import HOLDER, NO_SOURCE, TOKEN, locked
-from transformer.registry.register import register
+from transformer.registry.logged import log_trained, trained_files_of
+from transformer.registry.register import describe_version, register
 from transformer.registry.versions import (
     PREVIOUS_CHAMPION,
+    TRAINED,
     ChampionChangedError,
     ModelVersions,
     Registered,
@@ -34,6 +36,7 @@ from transformer.registry.versions import (
     promote,
     rollback,
 )
+from transformer.tracking.logged_models import Scored, find_model
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import open_run
 
@@ -84,15 +87,17 @@ def _models_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The content of a version does not matter here; `test_pyfunc` registers a trained model."""
 
     def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
-        target.mkdir(parents=True)
-        (target / "MLmodel").write_text((folder / "weights").read_text())
+        kept = target / TRAINED
+        kept.mkdir(parents=True)
+        (target / "MLmodel").touch()
+        (kept / "weights").write_text((folder / "weights").read_text())
 
     stand_in = SimpleNamespace(write_model=write_model, content_of=lambda folder: file_digest(folder / "weights"))
     monkeypatch.setitem(sys.modules, "transformer.registry.package", stand_in)
 
 
 def train(folder: Path, weights: str) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights").write_text(weights)
     return folder
 
@@ -138,11 +143,108 @@ def test_a_trained_model_becomes_a_version_and_the_challenger(
     first = register(run, train(tmp_path, "w"), NO_EVENTS)
     assert (first.version, first.run_id) == (1, run.run_id)
     assert numbers(config) == (None, None, 1)
-    source = client.get_model_version(config.evaluation.registry.model_name, "1").source
-    assert source == f"{client.get_run(run.run_id).info.artifact_uri}/model/{first.tags['content']}"
-    assert run.download(f"model/{first.tags['content']}/MLmodel", tmp_path / "back").read_text() == "w"
-    assert first.folder == f"model/{first.tags['content']}/artifacts/trained"
+    stored = client.get_model_version(config.evaluation.registry.model_name, "1")
+    model = client.get_logged_model(stored.tags["model_id"])
+    assert (stored.source, model.source_run_id, model.status) == (model.artifact_location, run.run_id, "READY")
+    assert model.tags["mlflow.modelVersions"]  # the page of the model names its version
+    assert first.model_id == model.model_id
+    assert trained_files_of(run, first, tmp_path / "back").joinpath("weights").read_text() == "w"
     assert tickets(config, client) == []
+
+
+@slow
+def test_a_version_of_an_earlier_release_has_its_files_in_its_run(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    trained = train(tmp_path / "model" / "abc" / TRAINED, "w")
+    run.log_artifacts(tmp_path / "model", "model")
+    name = config.evaluation.registry.model_name
+    client.create_registered_model(name)
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/model/abc"
+    client.create_model_version(name, source, run.run_id, tags={"content": "abc"})
+    with ModelVersions.open(config) as models:
+        earlier = models.version(1)
+    fetched = trained_files_of(run, earlier, tmp_path / "back")
+    assert fetched.joinpath("weights").read_bytes() == trained.joinpath("weights").read_bytes()
+
+
+@slow
+def test_the_logged_model_of_a_training_is_the_one_that_is_registered(
+    config: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    model_id = log_trained(run, train(tmp_path, "w"), NO_EVENTS)
+    assert log_trained(run, tmp_path, NO_EVENTS) == model_id  # a retried training logs nothing new
+    assert [output.model_id for output in client.get_run(run.run_id).outputs.model_outputs] == [model_id]
+    model = client.get_logged_model(model_id)
+    assert (model.name, model.status) == (config.evaluation.registry.model_name, "READY")
+    assert model.params["model.n_layers"] == str(config.model.n_layers)
+    run_tags = client.get_run(run.run_id).data.tags
+    for name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"):
+        assert model.tags[name] == run_tags[name]
+    assert f'mlflow.pyfunc.load_model("models:/{model_id}")' in model.tags["mlflow.note.content"]
+    assert register(run, tmp_path, NO_EVENTS).model_id == model_id
+    other = RunLog(config, open_run(config, env="local"))
+    assert log_trained(other, tmp_path, NO_EVENTS) != model_id  # another run's model, even if it is the same
+
+
+@slow
+def test_a_model_that_was_being_logged_is_completed(config: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    folder = train(tmp_path, "w")
+    experiment = client.get_run(run.run_id).info.experiment_id
+    content = file_digest(folder / "weights")
+    begun = client.create_logged_model(experiment, "half", run.run_id, tags={"content": content})  # then killed
+    assert find_model(config, run.run_id, content) == ""
+    assert log_trained(run, folder, NO_EVENTS) == begun.model_id == find_model(config, run.run_id, content)
+
+
+@slow
+def test_metrics_belong_to_the_model_and_to_their_dataset(config: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    model_id = log_trained(run, train(tmp_path, "w"), NO_EVENTS)
+    run.log_metrics({"test/mae_s": 61.5, "test/skill": 0.25}, scored=Scored(model_id, "ride 2025-01-15", "0123"))
+    run.log_metrics({"test/n": 100})
+    assert client.get_run(run.run_id).data.metrics == {"test/mae_s": 61.5, "test/skill": 0.25, "test/n": 100}
+    found = {(metric.key, metric.value, metric.dataset_name) for metric in client.get_logged_model(model_id).metrics}
+    assert found == {("test/mae_s", 61.5, "ride 2025-01-15"), ("test/skill", 0.25, "ride 2025-01-15")}
+    window = run.open_child(config, "window a", {}, {"window": "a"}, inherits=())
+    for _ in range(2):
+        window.log_model_input(model_id)
+    assert [used.model_id for used in client.get_run(window.run_id).inputs.model_inputs] == [model_id]
+
+
+@slow
+def test_the_model_and_its_versions_are_described(config: Config, client: MlflowClient, tmp_path: Path) -> None:
+    name = config.evaluation.registry.model_name
+    client.create_registered_model(name)  # by an earlier release, which described none
+    run = RunLog(config, open_run(config, env="local"))
+    run.set_tags({"data_licences": "RIDE Silver: CC BY 4.0"})
+    version = str(register(run, train(tmp_path, "w"), NO_EVENTS).version)
+    described = client.get_registered_model(name).description
+    assert f'mlflow.pyfunc.load_model("models:/{name}@champion")' in described
+    client.update_registered_model(name, "Ours.")
+
+    def card() -> str:
+        return str(client.get_model_version(name, version).description)
+
+    assert "RIDE Silver: CC BY 4.0" in card()
+    client.update_model_version(name, version, "Trained by MLflow run 123.\n\nData:")  # as an earlier release wrote it
+    run.log_metrics({"test/mae_s": 61.5, "test/translation_mae_s": 80.0, "test/skill": 0.25})
+    describe_version(run)
+    assert card().startswith("Trained by")  # the run does not name its version yet
+    run.set_tags({"model_version": version})
+    describe_version(run)
+    assert card().startswith("Test MAE 61.5 s, translation 80.0 s, skill +25.0%.\n\n| |")
+    assert "Trained by" not in card()
+    client.update_model_version(name, version, f"{card()}\n\nUsed in the north.")
+    describe_version(run)
+    assert card().endswith("Used in the north.")
+    register(RunLog(config, open_run(config, env="local")), train(tmp_path, "v"), NO_EVENTS)
+    assert client.get_registered_model(name).description == "Ours."
+    client.delete_model_version(name, version)
+    describe_version(run)  # a person has deleted the version; the evaluation of its run goes on
 
 
 @slow
@@ -152,7 +254,7 @@ def test_a_retried_stage_registers_nothing_new_and_a_resumed_training_does(confi
     assert register(run, tmp_path, NO_EVENTS) == first
     second = register(run, train(tmp_path, "epoch 9"), NO_EVENTS)
     assert second.version == 2
-    assert second.folder != first.folder
+    assert second.model_id != first.model_id
     assert register(run, train(tmp_path, "epoch 5"), NO_EVENTS) == first
     assert numbers(config) == (None, None, 2)
 

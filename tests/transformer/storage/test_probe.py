@@ -4,21 +4,15 @@ Doubles answer like the stores that were tried, and a real Ceph shows that its d
 """
 
 import logging
-from collections.abc import Iterator
-from urllib.parse import urlsplit
-from uuid import uuid4
 
-import boto3
 import pytest
 
-from tests.support.object_store import ACCESS_KEY, SECRET, Proxy, Reply, Store, open_bucket
-from tests.support.servers import every_server, s3_server
-from tests.support.stores import STORES, answer_like
+from tests.support.object_store import Proxy, Reply, Store
+from tests.support.stores import REAL
 from transformer.storage.bucket import Bucket
 
 pytestmark = pytest.mark.usefixtures("credentials")
 
-REAL = {"real Ceph": "Ceph", "real Ceph, versioned": "Ceph, versioned"}  # and the double that should be its like
 FOUND = {
     "S3": "create yes, replace yes, copy yes, delete yes; reads back what it wrote: yes; ETag is the MD5: yes",
     "Ceph": "create yes, replace yes (ETag without quotes), copy no, delete no",
@@ -29,35 +23,6 @@ FOUND = {
     "answers 400": "create no, replace no, copy no, delete no",
     "ETag no MD5": "create yes, replace yes, copy yes, delete yes; reads back what it wrote: yes; ETag is the MD5: no",
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Moto, behind each double."""
-    with s3_server() as url:
-        yield urlsplit(url).netloc
-
-
-@pytest.fixture(params=[*STORES, *(pytest.param(name, marks=pytest.mark.s3) for name in REAL)])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def bucket(kind: str, request: pytest.FixtureRequest) -> Iterator[Bucket]:
-    """An empty bucket of this kind of store."""
-    if kind in STORES:
-        store, proxy = request.getfixturevalue("store"), request.getfixturevalue("proxy")
-        answer_like(proxy, STORES[kind], store.client)
-        yield store.bucket(proxy)
-        return
-    with every_server("ceph", ACCESS_KEY, SECRET) as url:
-        name = f"trains-{uuid4().hex[:12]}"
-        client = boto3.session.Session().client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket=name)
-        if "versioned" in kind:
-            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-        yield open_bucket(bucket_name=name, bucket_prefix="team/delays", endpoint_url=url)
 
 
 def test_what_a_store_can_do_is_found_out(kind: str, bucket: Bucket) -> None:

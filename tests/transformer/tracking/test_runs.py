@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from transformer.errors import DiskError, ServiceError, UnansweredError, UserErr
 from transformer.evaluation.outcome import Outcome
 from transformer.tracking import runs
 from transformer.tracking.client import mlflow_errors, public_address
+from transformer.tracking.origin import process_user
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run, run_url
 
@@ -90,9 +92,10 @@ def test_a_new_run_tells_where_it_comes_from(
     assert run.info.status == "RUNNING"
     assert run.info.run_name.startswith("local 20")
     assert client.get_experiment(run.info.experiment_id).name == "train-delays"
+    assert RunLog(config, run_id).get_json_tag("overrides") == ["training.seed=1", "a=b"]
     assert {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")} == {
         "env": "local",
-        "overrides": '["training.seed=1", "a=b"]',
+        "overrides": run.data.tags["overrides"],
         "configuration_hash": configuration_hash(config),
         "git_commit": "0123abcd",
         "image": "registry/trains:1",
@@ -104,6 +107,50 @@ def test_a_new_run_tells_where_it_comes_from(
     written = yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))
     assert written["training"]["max_epochs"] == 8
     assert set(written) == set(GROUPS)
+
+
+@slow
+def test_a_run_shows_its_source_and_its_user(
+    config: Config, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(run_id: str) -> tuple[str, ...]:
+        tags = client.get_run(run_id).data.tags
+        keys = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "mlflow.user")
+        return tuple(tags[key] for key in keys)
+
+    monkeypatch.setenv("LOGNAME", "linus")
+    by_hand = open_run(config, env="local")
+    assert shown(by_hand) == ("python -m transformer", "LOCAL", "0123abcd", "linus")
+    by_dag = open_run(config, env="local", tags={"dag_id": "model_training"}, user="ada")
+    assert shown(by_dag) == ("model_training", "JOB", "0123abcd", "ada")
+    assert shown(RunLog(config, by_dag).open_child(config, "trial 0", {}, {}).run_id) == shown(by_dag)
+    monkeypatch.setenv("TRANSFORMER_GIT_COMMIT", "4567cdef")
+    open_run(config, env="local", warm_start_run_id=by_dag, resume=True)
+    assert shown(by_dag) == ("model_training", "JOB", "4567cdef", "ada")  # a person who resumes a run did not create it
+
+
+def test_a_user_id_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 50000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert process_user() == "unknown"
+
+
+@slow
+def test_an_experiment_is_one_of_model_training(client: MlflowClient, mlflow_server: str) -> None:
+    """MLflow opens an experiment without a kind on its pages for GenAI until a training run is in it."""
+
+    def kind_after_opening(name: str) -> str:
+        overrides = [f"training.mlflow.tracking_uri={mlflow_server}", f"training.mlflow.experiment_name={name}"]
+        open_run(load_config("local", overrides), env="local")
+        return str(client.get_experiment_by_name(name).tags["mlflow.experimentKind"])
+
+    client.create_experiment("of an earlier release")
+    client.create_experiment("chosen by a person", tags={"mlflow.experimentKind": "regression"})
+    assert kind_after_opening("new") == "custom_model_development"
+    assert kind_after_opening("of an earlier release") == "custom_model_development"
+    assert kind_after_opening("chosen by a person") == "regression"
 
 
 @slow
@@ -198,7 +245,7 @@ def test_resuming_with_another_configuration_keeps_params_and_says_so(
     assert open_run(longer, env="local", overrides=[override], warm_start_run_id=run_id, resume=True) == run_id
     run = client.get_run(run_id)
     assert run.data.params["training.max_epochs"] == "8"
-    assert run.data.tags["overrides"] == '["training.max_epochs=40"]'
+    assert RunLog(config, run_id).get_json_tag("overrides") == ["training.max_epochs=40"]
     assert run.data.tags["configuration_hash"] == configuration_hash(longer) != configuration_hash(config)
     assert "warm_start_run_id" not in run.data.tags
     assert yaml.safe_load(artifact_text(client, run, "config/config.yaml", tmp_path))["training"]["max_epochs"] == 40
@@ -326,6 +373,27 @@ def test_running_runs_are_found_by_their_tags(config: Config) -> None:
 
 
 @slow
+def test_a_child_is_found_by_its_tags(config: Config, client: MlflowClient) -> None:
+    parent, other = (RunLog(config, open_run(config, env="local")) for _ in range(2))
+    assert parent.find_child({"window": "a"}) is None
+    older, newer = (parent.open_child(config, "window a", {}, {"window": "a"}, inherits=()) for _ in range(2))
+    other.open_child(config, "window a", {}, {"window": "a"})
+    assert "env" not in client.get_run(newer.run_id).data.tags
+    older.set_tags({"request/0": "x"})
+
+    def found(tags: dict[str, str]) -> str:
+        child = parent.find_child(tags)
+        return child.run_id if child else ""
+
+    assert found({"window": "a"}) == newer.run_id
+    assert found({"window": "a", "request/0": ""}) == older.run_id
+    assert found({"request/1": ""}) == ""
+    client.delete_run(newer.run_id)
+    assert found({"window": "a"}) == older.run_id
+    assert RunLog(config, "").find_child({"window": "a"}) is None
+
+
+@slow
 def test_a_param_longer_than_the_server_takes_is_shortened(config: Config, client: MlflowClient) -> None:
     entry = {"key": "model.n_layers", "choices": list(range(1, 3_000))}
     long = load_config(
@@ -349,7 +417,7 @@ def test_a_tag_of_any_length_is_read_back(config: Config, client: MlflowClient, 
         assert run.get_tag(name) == value
     run.set_tags({name: LONG})
     shown = client.get_run(run.run_id).data.tags[name]
-    assert shown.startswith("in artifact tags/") and '.txt: {"train": ["2010-01-01", ' in shown and len(shown) < 350
+    assert re.fullmatch(r'\{"train": \["2010-01-01", .{150,200}… \(in artifact tags/\S+\.txt\)', shown)
 
 
 @slow
@@ -364,17 +432,52 @@ def test_a_child_inherits_a_long_tag_whole(config: Config, client: MlflowClient)
 @slow
 def test_overrides_of_any_length_are_kept(config: Config) -> None:
     overrides = [f"search.study_name={'a' * 100}{n}" for n in range(100)]
-    assert json.loads(RunLog(config, open_run(config, env="local", overrides=overrides)).get_tag("overrides")) == (
-        overrides
-    )
+    assert RunLog(config, open_run(config, env="local", overrides=overrides)).get_json_tag("overrides") == overrides
+
+
+@slow
+def test_a_json_value_is_an_artifact_that_its_tag_names_in_words(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    value = {"train": ["2025-01-06..2025-01-10"], "test": ["http://me:geheim@host", "é"]}
+    run.set_json_tag("split", value, "train 2025-01-06..2025-01-10; test http://me:geheim@host")
+    kept = {**value, "test": ["http://***@host", "é"]}
+    assert run.get_json_tag("split") == kept
+    shown = client.get_run(run.run_id).data.tags["split"]
+    pattern = r"train 2025-01-06\.\.2025-01-10; test http://\*\*\*@host \(in artifact tags/split-\w{16}\.json\)"
+    assert re.fullmatch(pattern, shown)
+    child = run.open_child(config, "trial 0", {}, {})
+    client.delete_run(run.run_id)
+    assert child.get_json_tag("split") == kept
+    assert client.get_run(child.run_id).data.tags["split"] == shown
+
+
+@slow
+def test_a_json_value_of_an_earlier_release_stands_in_its_tag(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    client.set_tag(run.run_id, "best_overrides", '["model.d_model=16"]')
+    assert run.get_json_tag("best_overrides") == ["model.d_model=16"]
+    earlier = '{"window": "test", "headline": "MAE 1.0 s", "decision": "promote", "reason": "better", "version": 3}'
+    client.set_tag(run.run_id, "request/abc", earlier)
+    outcome = Outcome.find(run, "abc")
+    assert (outcome.headline, outcome.decision.promotes, outcome.decision.version) == ("MAE 1.0 s", True, 3)
 
 
 @slow
 def test_a_long_tag_without_its_artifact_is_one_line(config: Config, client: MlflowClient) -> None:
     run = RunLog(config, open_run(config, env="local"))
     run.set_tags({"split": LONG})
-    client.set_tag(run.run_id, "split", "in artifact tags/split-gone.txt")
-    assert_names(refusal(lambda: run.get_tag("split")), run.run_id, "'split'", "tags/split-gone.txt", "another run")
+    for tag in ("train 2025-01-06 (in artifact tags/split-gone.txt)", "in artifact tags/split-gone.txt"):
+        client.set_tag(run.run_id, "split", tag)
+        assert_names(refusal(lambda: run.get_tag("split")), run.run_id, "'split'", "tags/split-gone.txt", "another run")
+
+
+@slow
+def test_a_long_tag_of_an_earlier_release_is_read_from_its_artifact(config: Config, client: MlflowClient) -> None:
+    run = RunLog(config, open_run(config, env="local"))
+    client.log_text(run.run_id, LONG, "tags/split-0123456789abcdef.txt")
+    client.set_tag(run.run_id, "split", f"in artifact tags/split-0123456789abcdef.txt: {LONG[:200]}…")
+    assert run.get_tag("split") == LONG
+    assert run.open_child(config, "trial 0", {}, {}).get_tag("split") == LONG
 
 
 @slow
@@ -392,7 +495,7 @@ def test_a_metric_name_of_any_length_is_logged_and_read_back(config: Config, cli
 def test_the_address_of_a_run(config: Config, secret_config: Config, client: MlflowClient, mlflow_server: str) -> None:
     run_id = open_run(config, env="local")
     experiment = client.get_run(run_id).info.experiment_id
-    expected = f"{mlflow_server}/#/experiments/{experiment}/runs/{run_id}"
+    expected = f"{mlflow_server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     assert run_url(config, run_id) == run_url(secret_config, run_id) == expected
     assert run_url(config, "") == ""
 
@@ -606,7 +709,7 @@ def test_no_password_reaches_the_server_s_pages(
     close_run(secret_config, run_id, "FAILED", f"cannot reach {uri}")
     run = client.get_run(run_id)
     address = uri.replace("me:geheim", "***")
-    assert run.data.tags["overrides"] == f'["training.mlflow.tracking_uri={address}", "a=1"]'
+    assert log.get_json_tag("overrides") == [f"training.mlflow.tracking_uri={address}", "a=1"]
     assert run.data.tags["failure_reason"] == f"cannot reach {address}"
     assert run.data.params["training.mlflow.tracking_uri"] == address
     text = artifact_text(client, run, "config/config.yaml", tmp_path)

@@ -9,15 +9,15 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support import commands
+from tests.support.commands import finish
 from tests.support.messages import assert_names
+from tests.support.models import history_of
 from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_port
 from transformer.config import Config, load_config
 from transformer.errors import ServiceError, UserError
 from transformer.protocol import LOST_PROCESS
 from transformer.tracking import names, runs
-from transformer.tracking.run_log import RunLog
-from transformer.training.callbacks import read_history
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST
 from transformer.training.processes import TrainingProcesses
 
@@ -62,17 +62,6 @@ def node(overrides: list[str], run_id: str, folder: Path, rank: int, port: int) 
 def two_nodes(overrides: list[str], run_id: str, folder: Path) -> list[commands.Forked]:
     port = free_port()
     return [node(overrides, run_id, folder, rank, port) for rank in (0, 1)]
-
-
-def finish(*processes: commands.Forked) -> list[str]:
-    logs = [process.communicate(PATIENCE_S)[1] for process in processes]
-    for process, log in zip(processes, logs, strict=True):
-        assert process.returncode == 0, log
-    return logs
-
-
-def history_of(config: Config, run_id: str, folder: Path) -> list[dict[str, float]]:
-    return read_history(RunLog(config, run_id).download(f"{CHECKPOINTS}/{HISTORY}", folder))
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ import torch
 from mlflow import MlflowClient
 
 from tests.support import commands
+from tests.support.commands import finish
 from tests.support.grids import grid
+from tests.support.models import history_of
 from tests.support.patience import PATIENCE_S, wait_until
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.tracking import names, runs
 from transformer.tracking.run_log import RunLog
-from transformer.training.callbacks import read_history
-from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST
+from transformer.training.checkpoints import BEST, CHECKPOINTS, LAST
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EPOCHS = 4
@@ -72,16 +73,6 @@ def start_anew(overrides: list[str], run_id: str, runs: Path) -> subprocess.Pope
     )
 
 
-def finish(process: commands.Forked | subprocess.Popen[str]) -> str:
-    _, log = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, log
-    return log
-
-
-def history_of(config: Config, run_id: str, folder: Path) -> list[dict[str, float]]:
-    return read_history(RunLog(config, run_id).download(f"{CHECKPOINTS}/{HISTORY}", folder))
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(overrides: list[str], config: Config, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -110,7 +101,7 @@ def test_killed_training_is_continued_by_its_retry(
     first.kill()
     first.communicate()
     kept = kept_epochs(config, run_id, tmp_path / "kept")
-    log = finish(start(overrides, run_id, tmp_path / "retry"))
+    (log,) = finish(start(overrides, run_id, tmp_path / "retry"))
     assert history_of(config, run_id, tmp_path / "final") == uninterrupted
     repeated = sum(f"epoch {epoch}/{EPOCHS} done" in log for epoch in range(1, kept + 1))
     assert repeated == 0, "epochs that MLflow had were trained again"
@@ -165,7 +156,7 @@ def test_a_training_that_ended_in_its_first_epoch_is_begun_again(
     assert len(loaders) == 2
     wait_until(lambda: not any(loader.is_running() for loader in loaders), "the loaders end")
     assert kept_epochs(config, run_id, tmp_path / "kept") == 0
-    log = finish(start(overrides, run_id, tmp_path / "retry"))
+    (log,) = finish(start(overrides, run_id, tmp_path / "retry"))
     assert f"epoch 1/{EPOCHS} done" in log
     assert history_of(config, run_id, tmp_path / "final") == uninterrupted
 
@@ -177,7 +168,7 @@ def test_another_dag_run_logging_into_the_run_starts_afresh(
     run_id = open_run(config)
     finish(start(overrides, run_id, tmp_path / "first"))
     runs.open_run(config, env="local", run_id=run_id, tags={names.AIRFLOW_RUN: "manual__2"})
-    log = finish(start(overrides, run_id, tmp_path / "second"))
+    (log,) = finish(start(overrides, run_id, tmp_path / "second"))
     assert f"epoch 1/{EPOCHS} done" in log
     assert history_of(config, run_id, tmp_path / "final") == uninterrupted
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tests.support.commands import finish
 from tests.support.grids import grid
 from tests.support.patience import PATIENCE_S
 from tests.transformer.tuning.workers import (
     check_whole,
-    finish,
     kill_when,
     nested_runs,
     search_overrides,
@@ -75,7 +75,7 @@ def test_four_workers_on_postgresql_run_every_trial_once_though_one_is_killed(
     run_id = runs.open_run(config, env="local", tags={names.AIRFLOW_RUN: "manual__1"})
     workers = [start(shared, run_id, tmp_path / f"pod-{k}", worker=k) for k in range(4)]
     kill_when(workers[3], r"epoch 1/3 done")
-    logs = [finish(worker) for worker in workers[:3]]
+    logs = finish(*workers[:3])
     # Its retry, as Airflow starts it, does the rest.
     finish(start(shared, run_id, tmp_path / "pod-3b", worker=3))
     study = study_of(config)

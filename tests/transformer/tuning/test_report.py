@@ -18,6 +18,7 @@ from tests.transformer.tuning.example_studies import DEFAULTS, HUBER, add, fail,
 from transformer.config import flatten, load_config, to_dict
 from transformer.errors import UserError
 from transformer.tuning import report
+from transformer.tuning.importances import importances_of
 from transformer.tuning.report import write_study_report
 from transformer.tuning.trials import StudyTrials
 
@@ -159,7 +160,7 @@ def test_every_figure_shows_something_and_nothing_else_is_left(written):
     for name in FIGURES:
         assert_drawn(folder / f"{name}.png")
     others = {path.name for path in folder.iterdir()} - {f"{name}.png" for name in FIGURES}
-    assert others == {"report.txt", "best.json", "trials.csv"}
+    assert others == {"report.html", "report.txt", "best.json", "trials.csv"}
 
 
 def test_the_same_study_gives_the_same_files(written, tmp_path):
@@ -222,7 +223,7 @@ def test_trials_that_do_not_differ_have_no_importances():
     study = new_study()
     for _ in range(3):
         add(study, 50.0)
-    found = report._importances(study, StudyTrials.of(study))
+    found = importances_of(study, StudyTrials.of(study))
     assert (found.shares, found.missing) == ({}, "the complete trials do not differ")
 
 
@@ -231,7 +232,7 @@ def test_few_trials_give_a_hint_only():
     for k in range(4):
         add(study, 50.0 + k, DEFAULTS | {"model.n_layers": k + 1})
     trials = StudyTrials.of(study)
-    found = report._importances(study, trials)
+    found = importances_of(study, trials)
     assert next(iter(found.shares)) == "model.n_layers"
     assert_names(report._importance_lines(trials, found)[-1], "4 complete trials", "fewer than 20", "hint")
 
@@ -265,7 +266,9 @@ def test_credentials_stay_out_of_every_file(tmp_path):
     add(study, 50.0)
     overrides = ["training.mlflow.tracking_uri=http://me:secret@host:5000", "data.local_folder=it's here"]
     result = write_study_report(study, tmp_path, env="local", overrides=overrides)
-    written = result.text + (tmp_path / "best.json").read_text() + (tmp_path / "report.txt").read_text()
+    written = result.text + "".join(
+        (tmp_path / name).read_text() for name in ("best.json", "report.txt", "report.html")
+    )
     assert "secret" not in written
     assert "(*** stands for credentials, which are not shown)" in result.text
     commands = block(result.text, "train with")

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from tests.support import commands
 from tests.support.held import PROGRAM
-from tests.support.patience import PATIENCE_S
 from transformer.config import Config
 from transformer.tuning.database import read_database
 from transformer.tuning.study import progress
@@ -56,12 +55,6 @@ def kill_when(process: commands.Forked, line: str, after_s: float = 0.0) -> str:
             break
     _, rest = process.communicate()
     return said + rest
-
-
-def finish(process: commands.Forked) -> str:
-    _, log = process.communicate(PATIENCE_S)
-    assert process.returncode == 0, log
-    return log
 
 
 def study_of(config: Config) -> optuna.Study:

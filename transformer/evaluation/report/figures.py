@@ -126,7 +126,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
         .sort("snapshot_ts")
         .collect()
     )
-    figure, axes = new_figure((11, 5))
+    figure, axes = new_figure((9, 4.6))
     times = snapshots["snapshot_ts"].dt.replace_time_zone(None).to_numpy()  # UTC: no hour is missing or double
     volume = axes.twinx()
     volume.fill_between(times, snapshots["n"].to_numpy(), color=FAINT_COLOUR, linewidth=0, label="predictions")
@@ -155,7 +155,7 @@ def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
     axes.set_ylim(bottom=0)
     set_title(
         axes,
-        f"Error over the day, service date {day.isoformat()}",
+        f"Error over the day, {day.isoformat()}",
         f"{_total(snapshots)} predictions in {snapshots.height:,} snapshots",
     )
     _legend_above(axes, *volume.get_legend_handles_labels())

@@ -1,36 +1,28 @@
-"""The evaluation as one HTML file for people. It opens offline, in dark and light mode, on a phone and on a desktop.
-
-Figures and styles are inside the file, and there is no script. All text from the data is escaped.
-"""
+"""The report of an evaluation: one HTML file for people, see `transformer.pages`."""
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import jinja2
 import polars as pl
 
+from transformer.data.dates import dates_text
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
+from transformer.evaluation.report.lead import lead
 from transformer.evaluation.report.page_tables import (
     Champion,
     EvaluationTables,
-    Table,
     quality_tables,
     run_table,
     uncertainty_tables,
 )
-from transformer.evaluation.report.provenance import Provenance, dates_text
-from transformer.files import write_text
+from transformer.evaluation.report.provenance import Provenance
+from transformer.pages.page import Page, Picture, Section
 
-TEMPLATE = "report.html.jinja"
 MAX_TIMELINES = 7  # the latest service dates; a timeline is about 100 kB
-WIDE_PX = 1_100
 
 _TIMELINE = "error_timeline_"
 _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternative text
@@ -87,31 +79,6 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
 }
 
 
-@dataclass(frozen=True)
-class _Figure:
-    caption: str
-    alt: str
-    source: str  # data URI
-    width: int  # pixels
-    height: int
-
-    @property
-    def wide(self) -> bool:
-        """Whether the figure's text would be too small to read at half the width of the page."""
-        return self.width > WIDE_PX
-
-
-@dataclass(frozen=True)
-class _Section:
-    title: str
-    figures: Sequence[_Figure] = ()
-    tables: Sequence[Table] = ()
-
-    @property
-    def anchor(self) -> str:
-        return self.title.lower().replace(" ", "-")
-
-
 def write_html_report(
     target: Path,
     measures: Measures,
@@ -142,8 +109,8 @@ def write_html_report(
     quality = quality or DataQuality()
     shown = _Figures(figures)
     sections = [
-        _Section("Result", tables=[evaluation.overall()]),
-        _Section(
+        Section("Result", figures=shown.named("error_distribution"), tables=[evaluation.overall()]),
+        Section(
             "Place and time",
             figures=shown.named("error_map", "skill_map") + shown.timelines(timezone),
             tables=[
@@ -151,36 +118,35 @@ def write_html_report(
                 evaluation.table("hour", f"By hour of the snapshot, {timezone} time", "hour"),
             ],
         ),
-        _Section(
+        Section(
             "Horizon and change of delay",
             figures=shown.named("error_by_horizon", "error_by_delay_change"),
             tables=[evaluation.horizon(), evaluation.rank(), evaluation.delay_change()],
         ),
-        _Section(
+        Section(
             "Trains", figures=shown.named("error_by_type"), tables=[evaluation.train_type(), evaluation.departed()]
         ),
-        _Section("Worst points and trains", tables=[evaluation.worst_points(op_nodes), evaluation.worst_trains()]),
-        _Section("Calibration", figures=shown.named("calibration", "error_distribution", "predicted_vs_observed")),
-        _Section(
+        Section("Worst points and trains", tables=[evaluation.worst_points(op_nodes), evaluation.worst_trains()]),
+        Section("Calibration", figures=shown.named("calibration", "quantile_reliability", "predicted_vs_observed")),
+        Section(
             "Uncertainty",
-            figures=shown.named("quantile_reliability", "coverage_by_horizon", "width_by_horizon"),
+            figures=shown.named("coverage_by_horizon", "width_by_horizon"),
             tables=list(uncertainty_tables(judged)) if judged else [],
         ),
-        _Section("Training", figures=shown.named("training_curves")),
-        _Section("Data quality", tables=list(quality_tables(quality, timezone))),
-        _Section("Run", tables=[run_table(provenance, window)]),
+        Section("Data quality", tables=list(quality_tables(quality, timezone))),
+        Section("Training and run", figures=shown.named("training_curves"), tables=[run_table(provenance, window)]),
+        Section("Reproduce", commands=provenance.commands),
     ]
-    page = _template().render(
-        title=f"Evaluation {dates_text(window)}",
-        headline=evaluation.headline(),
-        verdict=verdict,
+    page = Page(
+        f"Evaluation {dates_text(window)}",
+        lead(measures, evaluation.comparison),
+        sections,
+        facts=evaluation.headline(),
+        remarks=[verdict] if verdict else [],
         warnings=[*remarks, *_warnings(measures.rows, window, quality)],
-        sections=[section for section in sections if section.figures or section.tables],
-        commands=provenance.commands,
-        run_url=provenance.run_url if provenance.run_url.startswith(("https://", "http://")) else "",
+        links=[("This run in MLflow", provenance.run_url)],
     )
-    write_text(target, page)
-    return target
+    return page.write(target)
 
 
 class _Figures:
@@ -189,10 +155,10 @@ class _Figures:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = {path.stem: path for path in paths}
 
-    def named(self, *names: str) -> list[_Figure]:
+    def named(self, *names: str) -> list[Picture]:
         return [self._inlined(name, *_CAPTIONS[name]) for name in names if name in self._paths]
 
-    def timelines(self, timezone: str) -> list[_Figure]:
+    def timelines(self, timezone: str) -> list[Picture]:
         names = sorted(name for name in self._paths if name.startswith(_TIMELINE))[-MAX_TIMELINES:]
         return [
             self._inlined(
@@ -203,11 +169,8 @@ class _Figures:
             for name in names
         ]
 
-    def _inlined(self, name: str, caption: str, alt: str) -> _Figure:
-        content = self._paths[name].read_bytes()
-        width, height = struct.unpack(">II", content[16:24])  # PNG, RFC 2083: both begin the header chunk
-        source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-        return _Figure(caption, alt, source, width, height)
+    def _inlined(self, name: str, caption: str, alt: str) -> Picture:
+        return Picture.of(self._paths[name].read_bytes(), caption, alt)
 
 
 def _warnings(rows: pl.DataFrame, window: Sequence[date], quality: DataQuality) -> Iterator[str]:
@@ -215,14 +178,3 @@ def _warnings(rows: pl.DataFrame, window: Sequence[date], quality: DataQuality) 
         yield f"No prediction on {dates_text(missing)}, although the window has these dates"
     if quality.drift:
         yield from quality.drift.warnings
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)

@@ -11,14 +11,17 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from transformer.data.dates import dates_text
+from transformer.data.page import account_table
 from transformer.errors import UserError
 from transformer.evaluation import metrics
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
-from transformer.evaluation.report.provenance import Provenance, dates_text
+from transformer.evaluation.report.provenance import Provenance
 from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
+from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
 from transformer.text import minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
 
@@ -35,22 +38,7 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Cell:
-    text: str
-    worse: bool = False  # than the baseline or a limit
-
-
-@dataclass(frozen=True)
-class Table:
-    caption: str
-    header: Sequence[str]
-    lines: Sequence[Sequence[Cell]]  # the first cell names its line
-    numbers: bool = True  # whether the other cells are numbers
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class _Comparison:
+class Comparison:
     """The model and the champion on the predictions that both made."""
 
     champion: Champion
@@ -60,7 +48,7 @@ class _Comparison:
     skills: dict[str, pl.DataFrame]  # by breakdown: the groups and `champion_skill`
 
     @classmethod
-    def of(cls, measures: Measures, champion: Champion) -> _Comparison:
+    def of(cls, measures: Measures, champion: Champion) -> Comparison:
         own = measures.rows.join(champion.rows, on=ROW_KEY, how="semi")
         if own.is_empty():
             raise UserError(f"{champion.name} predicted none of the rows to evaluate; evaluate it on the same window")
@@ -90,29 +78,33 @@ class EvaluationTables:
 
     def __init__(self, measures: Measures, champion: Champion | None) -> None:
         self.measures = measures
-        self.comparison = _Comparison.of(measures, champion) if champion else None
+        self.comparison = Comparison.of(measures, champion) if champion else None
 
     def headline(self) -> list[tuple[str, str, str]]:
         """Label, value and meaning of each of the few numbers that count."""
         summary = self.measures.summary
         facts = [
-            ("model", _number(seconds_text(summary["mae_s"])), f"MAE of {summary['n']:,.0f} predictions"),
-            ("translation", _number(seconds_text(summary["translation_mae_s"])), "MAE if the last known delay stays"),
-            ("skill", _number(skill_text(summary["skill"])), "of translation's MAE is removed by the model"),
+            ("model", plain_number(seconds_text(summary["mae_s"])), f"MAE of {summary['n']:,.0f} predictions"),
+            (
+                "translation",
+                plain_number(seconds_text(summary["translation_mae_s"])),
+                "MAE if the last known delay stays",
+            ),
+            ("skill", plain_number(skill_text(summary["skill"])), "of translation's MAE is removed by the model"),
         ]
         if (judged := self.measures.uncertainty) and judged.intervals:
             name = judged.intervals[-1].name
-            width = _number(minutes_text(judged.summary[f"width_{name}_s"]))
+            width = plain_number(minutes_text(judged.summary[f"width_{name}_s"]))
             meaning = f"of the observed delays lie in the interval; its mean width is {width}"
-            facts.append((f"{name}% interval", _number(share_text(judged.summary[f"coverage_{name}"])), meaning))
+            facts.append((f"{name}% interval", plain_number(share_text(judged.summary[f"coverage_{name}"])), meaning))
         if comparison := self.comparison:
             own, other = comparison.mae_s, comparison.theirs["mae_s"]
-            meaning = f"MAE against {comparison.champion.name}, {_number(seconds_text(other))}"
+            meaning = f"MAE against {comparison.champion.name}, {plain_number(seconds_text(other))}"
             if interval := comparison.champion.interval:
-                low, high = (_number(signed_seconds_text(interval[end])) for end in ("low_s", "high_s"))
+                low, high = (plain_number(signed_seconds_text(interval[end])) for end in ("low_s", "high_s"))
                 meaning += f"; {interval['confidence']:.0%} interval {low} to {high}"
             difference = own - other
-            facts.append(("against the champion", _number(signed_seconds_text(difference)), meaning))
+            facts.append(("against the champion", plain_number(signed_seconds_text(difference)), meaning))
         return facts
 
     def overall(self) -> Table:
@@ -229,6 +221,15 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
         ]
         note = "A delay that equals an end of the interval lies in the interval."
         yield Table("Intervals", ["interval", "covers", "mean width"], lines, note=note)
+    lines = [
+        [
+            Cell(share_text(level["level"])),
+            *(_number_cell(share_text(level[name])) for name in ("below", "at_or_below")),
+            _number_cell(seconds_text(level["pinball_s"])),
+        ]
+        for level in judged.levels.iter_rows(named=True)
+    ]
+    yield Table("Quantiles by level", ["level", "observed below", "at or below", "pinball loss"], lines)
     horizon, train_type, departed, point_group = (
         judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
     )
@@ -243,15 +244,6 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     names = [name.replace("-", " ") for name in point_group["point_group"]]
     note = "Each quarter has equally many operational points, ordered by their number of evaluated events."
     yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
-    lines = [
-        [
-            Cell(share_text(level["level"])),
-            *(_number_cell(share_text(level[name])) for name in ("below", "at_or_below")),
-            _number_cell(seconds_text(level["pinball_s"])),
-        ]
-        for level in judged.levels.iter_rows(named=True)
-    ]
-    yield Table("Quantiles by level", ["level", "observed below", "at or below", "pinball loss"], lines)
 
 
 def _interval_table(
@@ -287,8 +279,7 @@ def quality_tables(quality: DataQuality, timezone: str) -> Iterator[Table]:
         ]
         yield Table("Against the training dates", ["measure", "state", "found"], lines, numbers=False)
     if report := quality.reading:
-        lines = [[Cell(name), Cell(f"{count:,}")] for name, count in report.rows()]
-        yield Table("Reading", ["events", "count"], lines, note="docs/data-quality.md explains each reason.")
+        yield account_table("Reading", report)
     if quality.unknown:
         lines = [[Cell(reason), Cell(f"{count:,}")] for reason, count in quality.unknown.items()]
         yield Table(f"Unknown to the model, of {quality.predictions:,} predictions", ["predictions", "count"], lines)
@@ -316,16 +307,11 @@ def _text_table(caption: str, lines: Mapping[str, str]) -> Table:
 
 
 def _number_cell(text: str) -> Cell:
-    return Cell(_number(text))
+    return Cell(plain_number(text))
 
 
 def _skill_cell(skill: float | None) -> Cell:
-    return Cell(_number(skill_text(skill)), worse=skill is not None and not math.isnan(skill) and skill < 0)
-
-
-def _number(text: str) -> str:
-    """The text with a true minus sign, since screen readers skip a hyphen, and with its unit on the same line."""
-    return text.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+    return Cell(plain_number(skill_text(skill)), worse=skill is not None and not math.isnan(skill) and skill < 0)
 
 
 def _half_of(groups: pl.DataFrame, what: str) -> str:

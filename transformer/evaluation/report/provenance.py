@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from transformer import protocol
-from transformer.data.dates import format_dates
 from transformer.text import redact
 
 
@@ -22,11 +21,6 @@ class Provenance:
     commands: Sequence[str]  # shell lines, in order
     run_url: str = ""
     more: Mapping[str, str] = field(default_factory=dict)  # label and value
-
-
-def dates_text(days: Sequence[date]) -> str:
-    """`2024-12-13 to 2024-12-19, 2024-12-21`."""
-    return ", ".join(format_dates(days)).replace("..", " to ")
 
 
 def reproducing_commands(
