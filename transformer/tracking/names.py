@@ -29,6 +29,7 @@ ORIGIN = (
     "env", GIT_COMMIT, "image", DAG_ID, AIRFLOW_RUN, AIRFLOW_PAGE, DATA_FINGERPRINT, SPLIT, WARM_START,
     USER, SOURCE_NAME, SOURCE_TYPE, SOURCE_COMMIT,
 )  # fmt: skip
+WORKSPACE_VARIABLE = "MLFLOW_WORKSPACE"  # MLflow's client reads it: the workspace of every request
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment
 MODEL_TRAINING = "custom_model_development"  # such an experiment opens on its runs, and not on traces of GenAI
 # MLflow's pages have two faces. Without this query, a browser that is new to the server shows a run as one of GenAI.
@@ -37,7 +38,7 @@ WORKSPACE_VARIABLE = "MLFLOW_WORKSPACE"  # MLflow's client reads it: the workspa
 
 
 def run_page(server: str, experiment_id: str, run_id: str, workspace: str = "") -> str:
-    """Address of the page of a run, in the face for model training. A server with workspaces needs the run's."""
+    """Address of the page of a run, in the face for model training. A server with workspaces needs that of the run."""
     page = f"{server}/#/experiments/{experiment_id}/runs/{run_id}{_AS_MODEL_TRAINING}"
     return f"{page}&workspace={workspace}" if workspace else page
 

@@ -26,8 +26,12 @@ def test_pages_open_in_the_face_for_model_training() -> None:
     assert artifact_page("", "evaluation/report.html") == ""
     assert sibling_page(page, "def") == run_page("http://mlflow", "7", "def")
     assert sibling_page("", "def") == ""
-    in_workspace = run_page("http://mlflow", "7", "abc", "night-trains")
-    assert in_workspace == f"{page}&workspace=night-trains"
-    assert artifact_page(in_workspace, "a.html").endswith(
-        "/artifacts/a.html?workflowType=machine_learning&workspace=night-trains"
+
+
+def test_pages_of_a_server_with_workspaces() -> None:
+    page = run_page("http://mlflow", "7", "abc", "night-trains")
+    assert page == "http://mlflow/#/experiments/7/runs/abc?workflowType=machine_learning&workspace=night-trains"
+    assert artifact_page(page, "a.html").endswith(
+        "/abc/artifacts/a.html?workflowType=machine_learning&workspace=night-trains"
     )
+    assert sibling_page(page, "def") == run_page("http://mlflow", "7", "def", "night-trains")

@@ -205,7 +205,7 @@ def test_a_workspace_is_named_in_the_environment(workspaces: Accounts, monkeypat
     monkeypatch.setenv("MLFLOW_WORKSPACE", "trains")
     config = load_config("local", workspaces.tracking())
     run_id = open_run(config, env="local")
-    assert run_url(config, run_id).endswith(f"/runs/{run_id}?workspace=trains")
+    assert run_url(config, run_id).endswith(f"/runs/{run_id}?workflowType=machine_learning&workspace=trains")
     monkeypatch.delenv("MLFLOW_WORKSPACE")
     with pytest.raises(mlflow.MlflowException, match="not found"):
         MlflowClient(tracking_uri=workspaces.url).get_run(run_id)
