@@ -82,10 +82,13 @@ def _start(made: Path) -> dict[str, str]:
     )
     environment = os.environ | {"CEPH_CONF": str(configuration)}
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
+    def tried(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=COMMAND_S, check=False, cwd=folder
         )
+
+    def run(*command: str) -> str:
+        done = tried(*command)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
@@ -97,7 +100,8 @@ def _start(made: Path) -> dict[str, str]:
     run("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", fsid, str(folder / "monmap"))
     run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(folder / "monmap"), "--keyring", keyring)
     start("mon", "ceph-mon", "-f", "-i", "a", scratch=folder)
-    run("ceph", "mon", "stat")
+    # On a busy machine, a monitor that has just started refuses its first commands (EPERM).
+    wait_until(lambda: tried("ceph", "mon", "stat").returncode == 0, "Ceph's monitor", every_s=0.5)
     disk = str(uuid4())
     run("ceph", "osd", "new", disk)
     run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", disk, "--monmap", str(folder / "monmap"), "--no-mon-config")
