@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
 
 from tests.support.events import DAY
-from tests.support.object_store import credentials, owner, proxy, server, store
+from tests.support.object_store import credentials, owner, proxy, store
+from tests.support.servers import s3_server
 from transformer.data.tables import events_path
 
-__all__ = ["credentials", "owner", "proxy", "server", "store"]
+__all__ = ["credentials", "owner", "proxy", "store"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Host and port of moto: these tests change signed requests on their way, and use keys of KMS and checksums.
+
+    `tests/transformer/storage` fetches event tables from a real store.
+    """
+    with s3_server() as url:
+        yield urlsplit(url).netloc
 
 
 @pytest.fixture
