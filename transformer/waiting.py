@@ -29,14 +29,17 @@ def patiently(
     request: Callable[[], Answer],
     wait_s: float,
     *,
+    carried_out: Callable[[], Answer | None] = lambda: None,
     first_pause_s: float = FIRST_PAUSE_S,
     stop: threading.Event | None = None,
 ) -> Answer:
     """Return the answer to a request. While the server does not answer, log a line and repeat the request.
 
     Args:
-        request: raises UnansweredError if the server did not answer. Repeating it must do no harm.
+        request: raises UnansweredError if the server did not answer.
         wait_s: time after the first failure in which the request is repeated, with growing pauses.
+        carried_out: if a repetition would do harm, it is called before each, and returns the answer to a request that
+            the server carried out although its own answer was lost; None = the server carried out none.
         stop: ends the waiting early, as SIGTERM does.
 
     Raises:
@@ -51,6 +54,10 @@ def patiently(
         if _lines.due(error.server):
             log.warning("waiting for %s (%.0f of %.0f s): %s", error.server, limit.waited_s, wait_s, error.reason)
 
+    def once() -> Answer:
+        found = None if limit.began is None else carried_out()
+        return request() if found is None else found
+
     attempts = Retrying(
         retry=retry_if_exception_type(UnansweredError),
         stop=limit,
@@ -60,7 +67,7 @@ def patiently(
         reraise=True,
     )
     try:
-        answer: Answer = attempts(request)
+        answer: Answer = attempts(once)
     except UnansweredError as error:
         raise error.after(limit.waited_s) from None
     if limit.began is not None and _lines.due(f"{limit.server}, again"):

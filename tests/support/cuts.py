@@ -6,11 +6,13 @@ It counts the pieces that clients send. A piece is what one read of a connection
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+
+from tests.support.forwarding import PIECE, Forwarder
 
 CRAWL_S = 0.02  # pause of a slowed proxy before each piece, in both directions
 CRAWL_BYTES = 8_192  # of a piece then
@@ -32,20 +34,15 @@ class Cut:
     answered: bool
 
 
-class Line:
+class Line(Forwarder):
     """The proxy. Clients connect to `port`."""
 
     def __init__(self, server: int) -> None:
-        self._server = ("127.0.0.1", server)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
         self.pieces = 0
         self.crawls = False
         self._cut: Cut | None = None
         self._back = 0.0  # when an outage ends
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(server)
 
     def begin(self, cut: Cut | None = None) -> None:
         """Count from 0 again, and cut the line off at that moment."""
@@ -56,29 +53,17 @@ class Line:
     def was_cut(self) -> bool:
         return self._cut is None
 
-    def close(self) -> None:
-        self._listener.close()
-        self._hang_up()
+    def _admits(self) -> bool:
+        return time.monotonic() >= self._back
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    if time.monotonic() < self._back:
-                        raise OSError("cut off")
-                    server = socket.create_connection(self._server)
-                except OSError:
-                    client.close()
-                    continue
-                with self._lock:
-                    self._open |= {client, server}
-                threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+    def _directions(self, client: socket.socket, service: socket.socket) -> Iterable[Callable[[], None]]:
+        return partial(self._forward, client, service, counts=True), partial(
+            self._forward, service, client, counts=False
+        )
 
     def _forward(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
         with suppress(OSError):
-            while data := source.recv(CRAWL_BYTES if self.crawls else 1 << 16):
+            while data := source.recv(CRAWL_BYTES if self.crawls else PIECE):
                 if self.crawls:
                     time.sleep(CRAWL_S)
                 if counts and (cut := self._due()) is not None:
@@ -86,7 +71,7 @@ class Line:
                         source.shutdown(socket.SHUT_RDWR)
                         target.sendall(data)
                         time.sleep(CARRIED_OUT_S)
-                    self._hang_up()
+                    self.hang_up()
                     return
                 target.sendall(data)
         for end in (source, target):
@@ -105,14 +90,6 @@ class Line:
             self._cut, self._back = None, time.monotonic() + cut.seconds
             return cut
 
-    def _hang_up(self) -> None:
-        with self._lock:
-            ends, self._open = self._open, set()
-        for end in ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
 
 @contextmanager
 def line_to(port: int) -> Iterator[Line]:
@@ -120,4 +97,4 @@ def line_to(port: int) -> Iterator[Line]:
     try:
         yield line
     finally:
-        line.close()
+        line.stop()

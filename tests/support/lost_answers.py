@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
+
+from tests.support.forwarding import PIECE, Forwarder
 
 
-class LosingProxy:
+class LosingProxy(Forwarder):
     """Forwards connections. The one that sends the parts of `lose` in their order is cut off.
 
     Attributes:
@@ -18,12 +22,7 @@ class LosingProxy:
         self.lost = 0
         self._parts: tuple[bytes, ...] = ()
         self._carried_out = True
-        self._lock = threading.Lock()
-        self._service = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets = [self._listener]
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(port)
 
     def lose(self, *parts: bytes, carried_out: bool = True) -> None:
         """Cut off the next connection that sends these parts.
@@ -34,26 +33,14 @@ class LosingProxy:
         with self._lock:
             self._parts, self._carried_out = parts, carried_out
 
-    def stop(self) -> None:
-        for each in self._sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                service = socket.create_connection(self._service)
-                self._sockets += [client, service]
-                cut = threading.Event()
-                threading.Thread(target=self._requests, args=(client, service, cut), daemon=True).start()
-                threading.Thread(target=self._answers, args=(service, client, cut), daemon=True).start()
+    def _directions(self, client: socket.socket, service: socket.socket) -> Iterable[Callable[[], None]]:
+        cut = threading.Event()
+        return partial(self._requests, client, service, cut), partial(self._answers, service, client, cut)
 
     def _requests(self, client: socket.socket, service: socket.socket, cut: threading.Event) -> None:
         seen = 0
         with suppress(OSError):
-            while data := client.recv(1 << 16):
+            while data := client.recv(PIECE):
                 with self._lock:
                     if seen < len(self._parts) and self._parts[seen] in data:
                         seen += 1
@@ -70,7 +57,7 @@ class LosingProxy:
 
     def _answers(self, service: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         with suppress(OSError):
-            while data := service.recv(1 << 16):
+            while data := service.recv(PIECE):
                 if cut.is_set():  # the server has answered, so it has carried out the request
                     break
                 client.sendall(data)

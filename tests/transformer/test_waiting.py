@@ -135,3 +135,15 @@ def test_a_remedy_fits_the_place(monkeypatch, pod):
     if pod:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert remedy(laptop="here", pod="there") == ("there" if pod else "here")
+
+
+def test_a_request_that_was_carried_out_is_not_repeated(pauses):
+    """The first request is sent without a look. Before each repetition, a look says whether it was carried out."""
+    sent, looks = [], [None, "answer"]
+
+    def request():
+        sent.append("request")
+        raise AWAY
+
+    assert patiently(request, 120.0, carried_out=lambda: looks.pop(0)) == "answer"
+    assert sent == ["request", "request"] and not looks and len(pauses) == 2

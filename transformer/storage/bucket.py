@@ -179,9 +179,9 @@ class Bucket:
         Returns:
             ETag of that version.
         """
-        etags: list[str] = []
-        self.download({path: item}, lambda arrived: etags.append(arrived.etag))
-        return etags[0]
+        files: list[Arrived] = []
+        self.download({path: item}, files.append)
+        return files[0].etag
 
     def put_file(self, path: Path, name: str) -> str:
         """Upload one file as `name`. It replaces an existing object.
@@ -368,15 +368,14 @@ class Bucket:
         Raises:
             BrokenTransferError: they differ.
         """
-        same: bool | None = path.stat().st_size == item.size
-        if same:
-            same = None if progress.encrypted[item.key] else self._has_etag(path, item)
-        if same is None or (not same and path.stat().st_size == item.size and self._has_opaque_etags(again)):
-            progress.unverified += 1
-        elif not same:
+        whole = path.stat().st_size == item.size
+        same = None if progress.encrypted[item.key] else whole and self._has_etag(path, item)
+        if not whole or (same is False and not self._has_opaque_etags(again)):
             raise BrokenTransferError(
                 f"{self._place.address(item.key)} differs from its size and ETag; upload it again"
             )
+        if not same:
+            progress.unverified += 1
 
     def _has_etag(self, path: Path, item: StoredObject) -> bool | None:
         """Whether the object's ETag was formed from the content of this file; None = unknown."""

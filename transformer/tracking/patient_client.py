@@ -75,7 +75,7 @@ class PatientClient:
             found = self._client.search_runs([experiment_id], f"tags.`{CREATION}` = '{mark}'", max_results=1)
             return found[0] if found else None
 
-        return self._once(create, find)
+        return self._patiently(create, find)
 
     def create_model_version(self, name: str, source: str, run_id: str | None = None, **named: Any) -> ModelVersion:
         create = partial(self._client.create_model_version, name, source, run_id, **named)
@@ -86,7 +86,7 @@ class PatientClient:
             same = (entry for entry in found if entry.source == source and entry.tags.items() >= tags.items())
             return next(same, None)
 
-        return self._once(create, find)
+        return self._patiently(create, find)
 
     def create_logged_model(
         self, experiment_id: str, name: str, source_run_id: str, tags: dict[str, str], **named: Any
@@ -97,7 +97,7 @@ class PatientClient:
             found = self._client.search_logged_models([experiment_id], f"source_run_id = '{source_run_id}'")
             return next((model for model in found if model.tags.items() >= tags.items()), None)
 
-        return self._once(create, find)
+        return self._patiently(create, find)
 
     def delete_tag(self, run_id: str, key: str) -> None:
         delete = partial(self._client.delete_tag, run_id, key)
@@ -105,7 +105,7 @@ class PatientClient:
         def find() -> bool | None:
             return None if key in self._client.get_run(run_id).data.tags else True
 
-        self._once(delete, find)
+        self._patiently(delete, find)
 
     def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
         """Download from the place of the artifacts. MLflow's own method forgets why a download failed."""
@@ -119,23 +119,16 @@ class PatientClient:
         fetch = partial(download_artifacts, dst_path=dst_path, tracking_uri=self._client.tracking_uri)
         return str(self._patiently(partial(fetch, artifact_uri=address)))
 
-    def _once(self, request: Callable[[], Answer], find: Callable[[], Answer | None]) -> Answer:
-        """Send a request whose repetition would do harm. Before a repetition, look whether it was carried out.
+    def _patiently(
+        self, request: Callable[[], Answer], carried_out: Callable[[], Answer | None] = lambda: None
+    ) -> Answer:
+        """Send a request until the server answers; `carried_out` is as in `waiting.patiently`."""
+        find = self._explaining(carried_out)
+        return patiently(self._explaining(request), self._wait_s, carried_out=find)
 
-        Args:
-            find: returns the answer to a request that was carried out; None = it was not.
-        """
-        tries = 0
+    def _explaining(self, request: Callable[[], Answer]) -> Callable[[], Answer]:
+        """The request, with errors of the pipeline in place of those of MLflow and of the network."""
 
-        def send() -> Answer:
-            nonlocal tries
-            tries += 1
-            found = find() if tries > 1 else None
-            return request() if found is None else found
-
-        return self._patiently(send)
-
-    def _patiently(self, request: Callable[[], Answer]) -> Answer:
         def send() -> Answer:
             try:
                 with reporting_silence(f"MLflow at {self._server}"):
@@ -145,7 +138,7 @@ class PatientClient:
                     raise explained from None
                 raise
 
-        return patiently(send, self._wait_s)
+        return send
 
     def _explained(self, error: Exception) -> Exception | None:
         """The error to raise instead; None = this one."""

@@ -127,23 +127,18 @@ class PatientStorage(RDBStorage):
             return []
         return self._patiently(find)
 
-    def _patiently(self, request: Callable[[], Answer]) -> Answer:
+    def _patiently(
+        self, request: Callable[[], Answer], carried_out: Callable[[], Answer | None] = lambda: None
+    ) -> Answer:
         with self.noting_silence():
-            return patiently(request, self._wait_s)
+            return patiently(request, self._wait_s, carried_out=carried_out)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         template = copy.deepcopy(template_trial) or create_trial(state=TrialState.RUNNING)
         mark = uuid.uuid4().hex
         template.system_attrs = {**template.system_attrs, CREATION: mark}
         create = partial(super()._create_new_trial, study_id, template)
-        tries = 0
-
-        def create_once() -> FrozenTrial:
-            nonlocal tries
-            tries += 1
-            return (tries > 1 and self._created(study_id, mark)) or create()
-
-        return self._patiently(create_once)
+        return self._patiently(create, partial(self._created, study_id, mark))
 
     def _created(self, study_id: int, mark: str) -> FrozenTrial | None:
         every = RDBStorage._get_trials(self, study_id, None, set(), -1)
@@ -151,17 +146,12 @@ class PatientStorage(RDBStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         change = partial(super().set_trial_state_values, trial_id, state, values)
-        tries = 0
 
-        def change_once() -> bool:
-            nonlocal tries
-            tries += 1
+        def changed() -> bool | None:
             # Only one worker claims or ends trials at a time, so it was this worker.
-            if tries > 1 and RDBStorage.get_trial(self, trial_id).state is state:
-                return True
-            return change()
+            return True if RDBStorage.get_trial(self, trial_id).state is state else None
 
-        return self._patiently(change_once)
+        return self._patiently(change, changed)
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
