@@ -12,23 +12,17 @@ is the peak resident memory of the process of the computation.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ParamSpec, TypeVar
 
 import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-P = ParamSpec("P")
-T = TypeVar("T")
+from benchmarks.speed.processes import in_a_process_of_its_own, peak_gib  # the line above finds the package
 
 MOST_GIB = 6.0  # limit of the peak memory
 MONTH, YEAR = 30, 365  # service dates
@@ -65,11 +59,6 @@ def main(arguments: list[str]) -> int:
     return 0 if found.peak_gib < MOST_GIB else 1
 
 
-def in_a_process_of_its_own(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, **named).result()
-
-
 def simulate_dates(folder: Path, dates: int) -> None:
     from transformer.data.simulator.dataset import simulate
     from transformer.data.simulator.settings import SimulationConfig
@@ -93,8 +82,6 @@ def measure(folder: Path, dates: int | None) -> Measurement:
     start = time.perf_counter()
     statistics = compute_statistics(config.data, days)
     seconds = time.perf_counter() - start
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
     return Measurement(
         dates=len(days),
         events=pl.scan_parquet([events_path(folder, day) for day in days], glob=False)
@@ -102,7 +89,7 @@ def measure(folder: Path, dates: int | None) -> Measurement:
         .collect()
         .item(),
         seconds=seconds,
-        peak_gib=peak / 2**30,
+        peak_gib=peak_gib(),
         rows={name: getattr(statistics, name).height for name in ("sections", "histograms", "history")},
     )
 

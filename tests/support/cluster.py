@@ -370,7 +370,12 @@ class Cluster:
         if pod.deleted.is_set():
             pod.gone = True
             return
-        pod.process = _start(pod, self.secrets, addresses)
+        try:
+            pod.process = _start(pod, self.secrets, addresses)
+        except (OSError, AssertionError) as error:
+            _container_state(pod, "terminated", exitCode=128, reason="StartError", message=repr(error))
+            pod.status["phase"] = "Failed"
+            raise
         _container_state(pod, "running", startedAt=_stamp())
         pod.status.update(phase="Running", startTime=_stamp())
         for line in pod.process.stdout:

@@ -87,7 +87,10 @@ def _serve(address: Path) -> dict[str, Any]:
                     wake.recv(4096)
                 _report_ends(clients)
                 continue
-            message, files, _, _ = socket.recv_fds(ready, REQUEST_BYTES, 3)
+            try:
+                message, files, _, _ = socket.recv_fds(ready, REQUEST_BYTES, 3)
+            except ConnectionResetError:  # the client has gone without reading our answer
+                message, files = b"", []
             if not message:  # the client has gone
                 selector.unregister(ready)
                 ready.close()
@@ -96,7 +99,8 @@ def _serve(address: Path) -> dict[str, Any]:
                 for file in files:
                     os.close(file)
                 clients[pid] = ready
-                ready.send(json.dumps({"pid": pid}).encode())
+                with suppress(OSError):  # the client has gone, which the next event says
+                    ready.send(json.dumps({"pid": pid}).encode())
             else:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
