@@ -19,6 +19,7 @@ import polars as pl
 
 from benchmarks.accuracy.tree import TreeRows, TreeSettings, fit, tree_rows
 from benchmarks.accuracy.tree import predict as predict_tree
+from benchmarks.tables import read_table
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, available_dates, read_hours, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable
@@ -27,11 +28,11 @@ from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.tables import JOURNEY, TIMESTAMP
 from transformer.data.whole_dates import not_whole
 from transformer.errors import UserError
-from transformer.features.batches import snapshot_builder
 from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.features.embeddings import extend
+from transformer.features.history import History
 from transformer.features.instants import evaluation_instants, training_instants
-from transformer.features.reading import obtain_reading
+from transformer.features.reading import joint_edges, obtain_readings
 from transformer.features.statistics import Statistics
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.run_log import RunLog
@@ -191,9 +192,9 @@ class Experiment:
 
     def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
         config, vocabulary = self.config, self.statistics.vocabulary
-        reading = obtain_reading(config.data, days, Path(config.paths.cache))
-        loaded = reading.table(vocabulary)
-        builder = snapshot_builder(loaded, self.statistics, config.data)
-        vectors = extend(self.embeddings.points, reading.edges()).matrix(vocabulary.op_ids)
+        loaded = read_table(config.data, days, vocabulary)
+        builder = History(self.statistics, config.data.statistics).builder(loaded, config.data.snapshot)
+        timetable = joint_edges(obtain_readings(config.data, days, Path(config.paths.cache)))
+        vectors = extend(self.embeddings.points, timetable).matrix(vocabulary.op_ids)
         n_types = len(vocabulary.train_types)
         return tree_rows(builder, instants, vectors, n_types, config.data.timezone, context=context), loaded

@@ -22,7 +22,7 @@ from benchmarks.speed.pairs import take_turns
 from benchmarks.speed.railways import Railway, railway
 from tests.oracles.snapshot_loop import Journey, LiveIndex, journeys_of, live_index, snapshots_by_loop
 from transformer.data.event_table import Int64Array
-from transformer.features.batches import usual_values
+from transformer.features.history import usual_values
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder
 

@@ -11,16 +11,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
+from benchmarks.tables import read_table
 from transformer.config import Config, load_config
 from transformer.data.dates import Split, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable
 from transformer.data.events import read_days, read_journeys
 from transformer.data.simulator.dataset import simulate
 from transformer.data.simulator.settings import SimulationConfig
-from transformer.features.batches import Batch, snapshot_builder, to_tensors
+from transformer.features.batches import Batch, to_tensors
 from transformer.features.cache import Embeddings, obtain_inputs
-from transformer.features.instants import grid_instants, random_instants
-from transformer.features.reading import obtain_reading
+from transformer.features.history import History
+from transformer.features.instants import grid_instants, training_instants
 from transformer.features.snapshots import SnapshotBuilder
 from transformer.features.statistics import Statistics
 from transformer.model.module import DelayModule
@@ -48,9 +49,7 @@ class Railway:
     def builder(self, split: str = "test") -> SnapshotBuilder:
         """Return a builder of snapshots of the first date of a split."""
         days = getattr(self.split, split)[:1]
-        return self._builder(
-            obtain_reading(self.config.data, days, Path(self.config.paths.cache)).table(self.statistics.vocabulary)
-        )
+        return self._builder(read_table(self.config.data, days, self.statistics.vocabulary))
 
     def side_by_side(self, copies: int) -> SnapshotBuilder:
         """Return a builder of snapshots of the first test date that hold `copies` copies of this railway's trains."""
@@ -64,7 +63,8 @@ class Railway:
         return self._builder(LoadedTable.of(*many, self.statistics.vocabulary))
 
     def _builder(self, loaded: LoadedTable) -> SnapshotBuilder:
-        return snapshot_builder(loaded, self.statistics, self.config.data)
+        data = self.config.data
+        return History(self.statistics, data.statistics).builder(loaded, data.snapshot)
 
     def busiest(self, builder: SnapshotBuilder) -> tuple[int, int]:
         """Return the instant of the first test date's grid at which most trains run, and their number."""
@@ -75,7 +75,7 @@ class Railway:
     def random_instants(self, count: int) -> Int64Array:
         """Draw instants of the first training date, as an epoch of training does."""
         data = self.config.data
-        return random_instants(self.split.train[:1], count, data.grid, data.timezone, np.random.default_rng(0))
+        return training_instants(self.split.train[:1], count, data, np.random.default_rng(0))
 
     def batches(self, builder: SnapshotBuilder, instants: Int64Array, size: int) -> list[Batch]:
         """Return batches of `size` snapshots in the order of `instants`, as tensors in memory."""

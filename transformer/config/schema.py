@@ -350,6 +350,23 @@ class EarlyStoppingConfig(Group):
     min_delta_s: float = Field(0.1, ge=0, description="a smaller improvement does not count")
 
 
+class SamplingConfig(Group):
+    """The instants that a training learns from. A file of instants (data.snapshot.instants) comes before it."""
+
+    instants: Literal["grid_hours", "running"] = Field(
+        "grid_hours",
+        description="`grid_hours` = every date alike, and every second between data.grid.start and data.grid.end; "
+        "`running` = every second of the training dates at which a train runs, nights included, so that thin dates "
+        "count less",
+    )
+    half_life_days: float | None = Field(
+        None,
+        gt=0,
+        description="a date that is this much older than the newest training date is drawn half as often, since works "
+        "and timetables change; null = all dates alike",
+    )
+
+
 class TrainingConfig(Group):
     max_epochs: Whole = Field(8, gt=0, description="largest number of epochs; the learning rate falls over them")
     snapshots_per_epoch: Whole = Field(
@@ -382,6 +399,7 @@ class TrainingConfig(Group):
     loss: LossConfig = Field(default_factory=LossConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     use_precomputed: UsePrecomputedConfig = Field(default_factory=UsePrecomputedConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
 

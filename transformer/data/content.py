@@ -9,7 +9,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 
@@ -20,6 +22,7 @@ from transformer.errors import UserError
 from transformer.files import content_hash
 
 _DIGITS = 16  # hex digits of a digest
+_NO_JOURNEYS = hashlib.sha256(b"").hexdigest()[:_DIGITS]  # digest of a date without rows
 _LISTED = 3  # changed tables that a message names
 
 
@@ -32,14 +35,25 @@ def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
     folder = Path(data.local_folder)
     paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder)]
     files = {path.relative_to(folder).as_posix(): table_digest(path)[:_DIGITS] for path in paths}
-    journeys = read_journeys(folder, days, data.timezone).sort("train_id")
+    journeys = journeys_digests(folder, data.timezone)
+    return files | {f"{journeys_path(folder).name} ({day})": journeys.get(day, _NO_JOURNEYS) for day in days}
+
+
+def journeys_digests(folder: Path, timezone: str) -> Mapping[date, str]:
+    """A digest of the rows of each service date in `journeys.parquet`. A process computes them once per content.
+
+    Raises:
+        UserError: the table is missing or unreadable.
+    """
+    return _journeys_digests(folder, timezone, table_digest(journeys_path(folder)))
+
+
+@lru_cache(maxsize=4)
+def _journeys_digests(folder: Path, timezone: str, _content: str) -> Mapping[date, str]:
+    journeys = read_journeys(folder, None, timezone).sort("train_id")
     columns = ["train_id", "train_number", "train_type"]  # all that stages read
     by_day = journeys.partition_by("service_date", as_dict=True, maintain_order=True)
-    none = journeys.clear()
-    of_journeys = {
-        f"{journeys_path(folder).name} ({day})": _digest(by_day.get((day,), none).select(columns)) for day in days
-    }
-    return files | of_journeys
+    return MappingProxyType({day: _digest(rows.select(columns)) for (day,), rows in by_day.items() if day is not None})
 
 
 def content_digest(content: Mapping[str, str], days: Sequence[date]) -> str:

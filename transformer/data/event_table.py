@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import polars as pl
 from transformer.data.news import news_of
 from transformer.data.tables import EVENT_TYPES, JOURNEY, TIMESTAMP
 from transformer.errors import UserError
-from transformer.parquet import UNREADABLE, write_parquet
+from transformer.parquet import read_parquet, write_parquet
 
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
@@ -27,7 +28,7 @@ MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
 KEY_SPAN = np.int64(1) << 32  # seconds (136 years) that a key leaves for the time; the journey is in the digits above
-LAYOUT_VERSION = 4  # raise when the files of `save_table` change meaning; older caches are then not reused
+LAYOUT_VERSION = 5  # raise when the files of `save_table` change meaning; older caches are then not reused
 _BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
@@ -187,28 +188,59 @@ class LoadedTable:
     """An event table with the names behind its journeys."""
 
     table: EventTable
-    journeys: pl.DataFrame  # [J] train_id, service_date, train_number, train_type in the table's order
+    train_id: npt.NDArray[np.str_]  # [J]
+    train_number: npt.NDArray[np.str_]  # [J]
+    type_name: npt.NDArray[np.str_]  # [J] name of the train type; "" = the journeys table has none
+    _names: pl.DataFrame | Path
 
     @classmethod
     def of(cls, events: pl.DataFrame, journeys: pl.DataFrame, vocabulary: Vocabulary) -> LoadedTable:
         """Build the table of validated `events` in memory. `journeys` has the columns of JOURNEY_SCHEMA."""
-        return cls(build_event_table(events, journeys, vocabulary), _journey_names(events, journeys))
+        names = _journey_names(events, journeys)
+        texts = {name: names[of].fill_null("").to_numpy().astype(np.str_) for name, of in _NAMES.items()}
+        return cls(build_event_table(events, journeys, vocabulary), _names=names, **texts)
+
+    @cached_property
+    def journeys(self) -> pl.DataFrame:
+        """`train_id`, `service_date`, `train_number` and `train_type` [J] in the table's order.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if isinstance(self._names, pl.DataFrame):
+            return self._names
+        return read_parquet(self._names, remedy=f"remove {self._names.parent} and run again")
+
+    def names(self, numbers: Int64Array) -> pl.DataFrame:
+        """The rows of `journeys` with these numbers [N]."""
+        return self.journeys[numbers]
 
 
-def save_table(events: pl.DataFrame, journeys: pl.DataFrame, folder: Path) -> None:
-    """Write the table of validated `events` into a folder. It can be opened with any vocabulary."""
+# Columns of `journeys` that a table keeps as arrays of texts, under the names in `LoadedTable`.
+_NAMES = {"train_id": "train_id", "train_number": "train_number", "type_name": "train_type"}
+
+
+def save_table(events: pl.DataFrame, journeys: pl.DataFrame, folder: Path) -> EventTable:
+    """Write the table of validated `events` into a folder, and return it. It can be opened with any vocabulary."""
     op_ids = events["op_id"].unique().sort().to_numpy()
     loaded = LoadedTable.of(events, journeys, Vocabulary(op_ids, ()))
     columns = {column.name: getattr(loaded.table, column.name) for column in fields(EventTable)}
-    columns["own_point"] = columns["point"]  # code in `op_ids`
-    for name, values in {**columns, "op_ids": op_ids}.items():
+    columns |= {
+        "own_point": columns["point"],  # code in `op_ids`
+        "op_ids": op_ids,
+        **{name: getattr(loaded, name) for name in _NAMES},
+    }
+    for name, values in columns.items():
         if name not in _BY_VOCABULARY:
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
     write_parquet(folder / "journeys.parquet", loaded.journeys)
+    return loaded.table
 
 
 def open_table(folder: Path, vocabulary: Vocabulary) -> LoadedTable:
     """Open the table that `save_table` wrote. It is memory-mapped, except for the columns that need the vocabulary.
+
+    It uses no Polars, whose threads do not survive the fork of a process.
 
     Raises:
         UserError: damaged files.
@@ -223,11 +255,12 @@ def open_table(folder: Path, vocabulary: Vocabulary) -> LoadedTable:
         columns = {name: column(name) for name in names}
         codes = np.append(np.int32(0), vocabulary.encode_points(column("op_ids")))
         point = codes[column("own_point")]
-        journeys = pl.read_parquet(folder / "journeys.parquet", glob=False)
-    except (OSError, ValueError, *UNREADABLE) as error:
+        texts = {name: column(name) for name in _NAMES}
+    except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{folder}: cached table is damaged ({error}); remove the folder and run again") from None
-    train_type = vocabulary.encode_types(journeys["train_type"].fill_null("").to_list())
-    return LoadedTable(EventTable(point=point, train_type=train_type, **columns), journeys)
+    kinds, kind = np.unique(texts["type_name"], return_inverse=True)
+    table = EventTable(point=point, train_type=vocabulary.encode_types(kinds.tolist())[kind], **columns)
+    return LoadedTable(table, _names=folder / "journeys.parquet", **texts)
 
 
 def _journey_names(events: pl.DataFrame, journeys: pl.DataFrame) -> pl.DataFrame:

@@ -150,8 +150,11 @@ def _too_many(path: Path, what: str, counts: Counter[str], of: int, limit: str) 
     )
 
 
-def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataFrame:
+def read_journeys(folder: Path, days: Sequence[date] | None, timezone: str) -> pl.DataFrame:
     """Journeys of `days` with the columns of JOURNEY_SCHEMA, one row per (train_id, service_date).
+
+    Args:
+        days: service dates; None = all.
 
     A missing `train_number` becomes the `train_id`, and a missing `train_type` becomes "unknown".
 
@@ -165,9 +168,10 @@ def read_journeys(folder: Path, days: Sequence[date], timezone: str) -> pl.DataF
     for name, dtype in JOURNEY_SCHEMA.items():
         if name not in journeys.columns:
             journeys = journeys.with_columns(pl.lit(None, dtype).alias(name))
+    if days is not None:
+        journeys = journeys.filter(pl.col("service_date").is_in(list(days)))
     return (
-        journeys.filter(pl.col("service_date").is_in(list(days)))
-        .unique(JOURNEY, keep="first", maintain_order=True)
+        journeys.unique(JOURNEY, keep="first", maintain_order=True)
         .with_columns(
             pl.col("train_number").fill_null(pl.col("train_id")),
             pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 
 class Reason(NamedTuple):
@@ -148,6 +148,14 @@ class ReadingReport:
             and self.kept == self.cancelled + self.unobserved + self.discarded.total() + self.labels
             and self.inputs <= self.labels
         )
+
+    @classmethod
+    def of_dict(cls, found: Mapping[str, Any]) -> Self:
+        """Read back what `as_dict` returned."""
+        counts: dict[str, Any] = {
+            name: Counter(value) if isinstance(value, dict) else value for name, value in found.items()
+        }
+        return cls(**counts)
 
     def as_dict(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -1,7 +1,12 @@
-"""Events per hour, and the report of reading, from one reading of each events file."""
+"""Events per hour, and the report of reading, from one reading of each events file.
+
+Both are cached under the content hash of the file, so a survey of months of data reads only the dates that are new.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
@@ -9,25 +14,25 @@ from pathlib import Path
 
 import polars as pl
 
-from transformer.config import DataConfig
+from transformer.config import DataConfig, to_dict
 from transformer.data.conform import REMEDY
+from transformer.data.content import journeys_digests
 from transformer.data.events import Keys, hours_of, table_digest, validated_events
 from transformer.data.reasons import ReadingReport
-from transformer.data.tables import events_path
+from transformer.data.tables import events_path, op_nodes_path
 from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
 from transformer.files import content_hash, read_json, write_json
 from transformer.parquet import read_parquet
 
-VERSION = 2  # of the hours; raise when their meaning changes
+log = logging.getLogger(__name__)
+
+VERSION = 3  # of the cached files; raise when their meaning changes
+PROGRESS_S = 5.0  # time between lines of progress
 
 
 class Survey:
-    """Surveys the events files of `data.local_folder`.
-
-    The hours of a file are cached under its content hash. MLflow keeps the split of a run; without MLflow, each stage
-    splits the dates again, and takes the hours from the cache instead of reading every file.
-    """
+    """Surveys the events files of `data.local_folder`."""
 
     def __init__(self, data: DataConfig, cache: Path, validating: bool = False) -> None:
         """
@@ -38,6 +43,7 @@ class Survey:
         self._cache = cache
         self._validating = validating
         self._found: dict[date, ReadingReport | UserError] = {}
+        self._said = time.monotonic()  # when a line of progress was last written
 
     def hours(self, folder: Path, day: date, timezone: str) -> Hours:
         """Events per hour of the clock, as `dates.read_hours` returns them."""
@@ -62,12 +68,11 @@ class Survey:
             UserError: see `events.read_events`.
         """
         report = ReadingReport()
-        for day in days:
-            if day not in self._found:
-                self._validate(read_parquet(events_path(Path(self._data.local_folder), day), REMEDY), day)
-            found = self._found[day]
-            if isinstance(found, UserError):  # raised here, because a date outside the split may be unusable
-                raise found
+        for number, day in enumerate(days, start=1):
+            found = self._report_of(day)
+            if self._said < time.monotonic() - PROGRESS_S:
+                log.info("data: %d of %d dates are examined", number, len(days))
+                self._said = time.monotonic()
             if not found.labels:
                 raise UserError(
                     f"{events_path(Path(self._data.local_folder), day)} has no usable observation, so it can neither "
@@ -75,6 +80,33 @@ class Survey:
                 )
             report.add(found)
         return report
+
+    def _report_of(self, day: date) -> ReadingReport:
+        path = events_path(Path(self._data.local_folder), day)
+        kept = self._kept(day)
+        if day not in self._found and kept.is_file():
+            return ReadingReport.of_dict(read_json(kept))
+        if day not in self._found:
+            self._validate(read_parquet(path, REMEDY), day)
+        found = self._found[day]
+        if isinstance(found, UserError):  # raised here, because a date outside the split may be unusable
+            raise found
+        if self._kept(day) == kept:  # another process may have replaced the file meanwhile
+            write_json(kept, found.as_dict())
+        return found
+
+    def _kept(self, day: date) -> Path:
+        """The file of the report of a date. Whatever the report counts is part of its name."""
+        data, folder = self._data, Path(self._data.local_folder)
+        identity = content_hash(
+            VERSION,
+            table_digest(events_path(folder, day)),
+            table_digest(op_nodes_path(folder)),
+            journeys_digests(folder, data.timezone).get(day, ""),
+            to_dict(data.validation),
+            data.timezone,
+        )
+        return self._cache / "reports" / f"{day}-{identity}.json"
 
     @cached_property
     def _keys(self) -> Keys:

@@ -25,7 +25,7 @@ from transformer.errors import UserError
 from transformer.exploration.attention import attention_weights
 from transformer.features.batches import to_tensors
 from transformer.features.instants import grid_instants
-from transformer.features.reading import obtain_reading
+from transformer.features.reading import obtain_readings
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.prediction.columns import Interval, intervals_of
 from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant
@@ -122,7 +122,8 @@ def busiest_instant(trained: TrainedModel, config: Config) -> datetime:
     """
     data, day = config.data, trained.split.test[-1]
     _require([day], config, day)
-    loaded = obtain_reading(data, [day], Path(config.paths.cache)).table(trained.statistics.vocabulary)
+    (reading,) = obtain_readings(data, [day], Path(config.paths.cache))
+    loaded = reading.table(trained.statistics.vocabulary)
     builder = SnapshotBuilder(loaded.table, data.snapshot, EventFeatures.none(loaded.table))
     instants = grid_instants((day,), data.grid, data.timezone)
     count = np.bincount(builder.active_trains(instants).snapshot, minlength=len(instants))

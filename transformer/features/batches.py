@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from transformer.config import DataConfig
-from transformer.data.event_table import Int64Array, LoadedTable
-from transformer.features.history import FEATURES, event_features
-from transformer.features.live_state import FloatArray, LiveState
-from transformer.features.snapshots import (
-    EventFeatures,
-    SnapshotBatch,
-    SnapshotBuilder,
-    utc_offset_s,
-)
-from transformer.features.statistics import Statistics
+from transformer.data.event_table import Int64Array
+from transformer.features.snapshots import SnapshotBatch, utc_offset_s
 
 Batch = dict[str, Tensor]
 
@@ -41,22 +31,9 @@ def to_tensors(batch: SnapshotBatch, timezone: str) -> Batch:
     return tensors
 
 
-def snapshot_builder(
-    loaded: LoadedTable,
-    statistics: Statistics,
-    data: DataConfig,
-    also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
-) -> SnapshotBuilder:
-    """A builder of snapshots of a table, with every input of a model. For `also_without`, see `event_features`."""
-    features = event_features(loaded, statistics, data.statistics, also_without)
-    live = LiveState.of(loaded.table, *usual_values(features))
-    return SnapshotBuilder(loaded.table, data.snapshot, features, live)
-
-
-def usual_values(features: EventFeatures) -> tuple[FloatArray, FloatArray]:
-    """The usual delay change up to each event and the usual delay at it, [E] each, in seconds, for `LiveState.of`."""
-    change, delay = (features.values[:, FEATURES.index(name)] for name in ("change_middle_mean", "history_delay"))
-    return change, delay
+class Builder(Protocol):
+    def build(self, instants: Int64Array) -> SnapshotBatch:
+        """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class SnapshotBatches(Dataset[Batch]):
     Several processes share every batch, so a step has the same snapshots for any number of processes.
     """
 
-    builder: SnapshotBuilder
+    builder: Builder
     instants: Int64Array
     batch_size: int
     timezone: str

@@ -14,15 +14,18 @@ import polars as pl
 from transformer.config import Config, to_dict
 from transformer.data.content import refuse_replaced
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint, each_day
+from transformer.data.events import DayEvents, data_fingerprint, read_journeys
 from transformer.data.points import read_op_nodes
 from transformer.features.embeddings import PointEmbeddings, compute_embeddings
-from transformer.features.graph import count_components, edge_counts, graph_from_edge_counts, merge_edge_counts
-from transformer.features.reading import find_reading
+from transformer.features.graph import count_components, graph_from_edge_counts
+from transformer.features.reading import joint_edges, obtain_readings
 from transformer.features.statistics import (
     Statistics,
-    StatisticsOfDates,
+    date_statistics,
+    date_statistics_hash,
+    folds_of,
     load_statistics,
+    merge_dates,
     save_statistics,
     statistics_hash,
 )
@@ -95,24 +98,15 @@ def obtain_inputs(
     embeddings = None if recompute_embeddings else _reused(config, embeddings_folder(config, split), Embeddings.load)
     if statistics is None:
         log.info("statistics: computing over %d service dates", len(split.train))
-        computing = StatisticsOfDates(config.data, split.train)
-        tables = []
-        for read in each_day(config.data, split.train):
-            computing.add(read)
-            if embeddings is None:
-                tables.append(edge_counts(read.events))
-        statistics = computing.result()
+        statistics = _merged_statistics(config, split.train, recompute_statistics)
         refuse_replaced(fingerprint, config.data, split.train)
         folder = statistics_folder(config, split)
         save_statistics(statistics, folder, replace=recompute_statistics)
         log.info("statistics: written to %s", folder)
         _share(config, folder, replace=recompute_statistics)
-        edges = merge_edge_counts(tables)
-    elif embeddings is None:
-        edges = _timetable_edges(config, split.train)
     if embeddings is None:
         log.info("embeddings: computing over %d service dates", len(split.train))
-        embeddings = _compute_embeddings(config, edges)
+        embeddings = _compute_embeddings(config, split.train)
         refuse_replaced(fingerprint, config.data, split.train)
         folder = embeddings_folder(config, split)
         embeddings.save(folder, replace=recompute_embeddings)
@@ -132,18 +126,38 @@ def _reused(config: Config, folder: Path, load: Callable[[Path], T]) -> T | None
     return found
 
 
-def _compute_embeddings(config: Config, edges: pl.DataFrame) -> Embeddings:
+def _merged_statistics(config: Config, days: Sequence[date], recompute: bool) -> Statistics:
+    """The statistics of all dates, merged from those of each date. Dates that the cache lacks are computed first."""
+    data, folder, cache = config.data, Path(config.data.local_folder), Path(config.paths.cache)
+    folders = {day: _date_folder(config, day) for day in days}
+    lacking = [day for day in days if recompute or not folders[day].is_dir()]
+    log.info("statistics: %d of %d dates are in the cache", len(days) - len(lacking), len(days))
+    fingerprint = data_fingerprint(folder, lacking)
+    journeys = read_journeys(folder, lacking, data.timezone)
+    of_day = journeys.partition_by("service_date", as_dict=True)
+
+    def compute(read: DayEvents) -> None:
+        statistics = date_statistics(read, of_day.get((read.day,), journeys.clear()), data)
+        refuse_replaced(fingerprint, data, [read.day])
+        save_statistics(statistics, folders[read.day], replace=recompute)
+
+    if lacking:
+        obtain_readings(data, lacking, cache, compute)
+    folds = folds_of(days)
+    parts = (load_statistics(folders[day]) for fold in folds for day in fold)
+    return merge_dates(parts, folds, read_op_nodes(folder)["op_id"].to_numpy())
+
+
+def _date_folder(config: Config, day: date) -> Path:
+    return Path(config.paths.cache) / "date-statistics" / f"{day}-{date_statistics_hash(config.data, day)}"
+
+
+def _compute_embeddings(config: Config, days: Sequence[date]) -> Embeddings:
+    edges = joint_edges(obtain_readings(config.data, days, Path(config.paths.cache)))
     op_nodes = read_op_nodes(Path(config.data.local_folder))
     graph = graph_from_edge_counts(edges)
     log.info("railway: %d points, %d links, %d parts", len(graph.op_ids), len(graph.edges), count_components(graph))
     return Embeddings(compute_embeddings(graph, op_nodes, config.embeddings), edges)
-
-
-def _timetable_edges(config: Config, days: Sequence[date]) -> pl.DataFrame:
-    """`graph.edge_counts` of `days`, with one date in memory at a time."""
-    if found := find_reading(config.data, days, Path(config.paths.cache)):
-        return found.edges()
-    return merge_edge_counts(edge_counts(read.events) for read in each_day(config.data, days))
 
 
 def _fetched(config: Config, folder: Path) -> bool:

@@ -148,11 +148,9 @@ class Observations:
 class LiveState:
     """The observations of one event table, ready to be looked up at any instant."""
 
-    table: EventTable
     section_of: Int64Array  # [E] section and service date
     point_of: Int64Array  # [E] point and service date
-    track_of: Int64Array  # [E] unordered pair of points, -1 if the train does not move
-    n_tracks: int
+    track_of: Int64Array  # [E] unordered pair of point codes, -1 if the train does not move
     forward: BoolArray  # [E] the train runs from the lower point code to the higher
     sections: Observations  # change, excess
     points: Observations  # delay, excess
@@ -192,13 +190,10 @@ class LiveState:
         excess = change - (usual_change[ran] - usual_change[ran - 1])
         at = np.flatnonzero(seen)
         low, high = np.minimum(point[before], point), np.maximum(point[before], point)
-        track_of, n_tracks = numbered(low * n_points + high)
         return cls(
-            table=table,
             section_of=section_of,
             point_of=point_of,
-            track_of=np.where(low < high, track_of, -1),
-            n_tracks=n_tracks,
+            track_of=np.where(low < high, high * (high - 1) // 2 + low, -1),  # the same in every table
             forward=point[before] < point,
             sections=Observations.of(
                 section_of[ran],
@@ -211,20 +206,16 @@ class LiveState:
             ),
         )
 
-    def around(
-        self, event: Int64Array, train: Int64Array, translation: FloatArray, snapshot: Int64Array, instant: Int64Array
-    ) -> FloatArray:
-        """LIVE_FEATURES [C, L] around C next events of N trains.
+    def known(self, event: Int64Array, train: Int64Array, snapshot: Int64Array, instant: Int64Array) -> FloatArray:
+        """LIVE_SECTION_FEATURES and LIVE_POINT_FEATURES [C, *] of C next events of N trains.
 
         Args:
             event: rows of the table [C], train after train.
             train: index of the train of each event [C], not decreasing.
-            translation: translation of each train [N], seconds.
-            snapshot: index of the snapshot of each train [N], not decreasing. Neighbours are in the same snapshot.
+            snapshot: index of the snapshot of each train [N], not decreasing.
             instant: instant of the snapshot of each train [N], seconds since the Unix epoch.
         """
-        of_event = snapshot[train]
-        snapshots = _Runs.of(of_event)
+        snapshots = _Stretches.of(snapshot[train])
         time = instant[train]
         views = []
         for observations, places in ((self.sections, self.section_of), (self.points, self.point_of)):
@@ -236,43 +227,55 @@ class LiveState:
             section[:, : len(_KNOWN)],
             _along(section[:, :_N_SUMMED], train),
             point[:, : len(LIVE_POINT_FEATURES)],
-            self._neighbours(event, train, of_event, translation[train]),
         )
-
-    def _neighbours(self, event: Int64Array, train: Int64Array, snapshot: Int64Array, late: FloatArray) -> FloatArray:
-        """The trains expected just before and just after each event [C] on its track, in either direction."""
-        sides = np.zeros((len(event), 2, len(NEIGHBOUR_FEATURES) // 2), np.float32)  # before and after
-        sides[..., 0] = FAR_S
-        track = self.track_of[event]
-        moving = np.flatnonzero(track >= 0)
-        if len(moving) == 0:
-            return sides.reshape(len(event), len(NEIGHBOUR_FEATURES))
-        planned = self.table.planned[event[moving]]
-        expected = planned + late[moving].astype(np.int64)
-        group = snapshot[moving] * self.n_tracks + track[moving]
-        since = expected - expected.min()
-        order = _ascending(group * (int(since.max()) + 1) + since)
-        moving, group, planned, expected = moving[order], group[order], planned[order], expected[order]
-        late, train, forward = late[moving], train[moving], self.forward[event[moving]]
-        earlier = np.flatnonzero((group[1:] == group[:-1]) & (train[1:] != train[:-1]))
-        later = earlier + 1
-        near = np.empty((len(earlier), sides.shape[-1]), np.float32)
-        near[:, 0] = np.minimum(expected[later] - expected[earlier], FAR_S)
-        near[:, 1] = np.clip(planned[later] - planned[earlier], -FAR_S, FAR_S)
-        near[:, 3] = np.where(forward[later] == forward[earlier], 1, -1)
-        rows = whole_rows(sides.reshape(2 * len(event), sides.shape[-1]))
-        for side, of, other in ((0, later, earlier), (1, earlier, later)):
-            near[:, 2] = late[other]
-            rows[2 * moving[of] + side] = whole_rows(near)
-        return sides.reshape(len(event), len(NEIGHBOUR_FEATURES))
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """Runs of equal values in an array that does not decrease."""
+class Runs:
+    """The runs of C next events over their tracks. A train that does not move is on no track."""
 
-    start: Int64Array  # [R] index at which each run begins
-    number: Int64Array  # [C] the run of each value
+    track: Int64Array  # [C] unordered pair of points; -1 = none
+    forward: BoolArray  # [C] from the lower point code to the higher
+    planned: Int64Array  # [C] planned time, seconds since the Unix epoch
+    train: Int64Array  # [C] index of the train, not decreasing
+    snapshot: Int64Array  # [C] index of the snapshot
+    late: FloatArray  # [C] translation of the train, seconds
+
+
+def neighbours(runs: Runs) -> FloatArray:
+    """NEIGHBOUR_FEATURES [C, *]: the trains of the snapshot expected just before and after each event on its track."""
+    n_runs = len(runs.track)
+    sides = np.zeros((n_runs, 2, len(NEIGHBOUR_FEATURES) // 2), np.float32)  # before and after
+    sides[..., 0] = FAR_S
+    moving = np.flatnonzero(runs.track >= 0)
+    if len(moving) == 0:
+        return sides.reshape(n_runs, len(NEIGHBOUR_FEATURES))
+    planned = runs.planned[moving]
+    expected = planned + runs.late[moving].astype(np.int64)
+    group = runs.snapshot[moving] * (int(runs.track.max()) + 1) + runs.track[moving]
+    since = expected - expected.min()
+    order = _ascending(group * (int(since.max()) + 1) + since)
+    moving, group, planned, expected = moving[order], group[order], planned[order], expected[order]
+    late, train, forward = runs.late[moving], runs.train[moving], runs.forward[moving]
+    earlier = np.flatnonzero((group[1:] == group[:-1]) & (train[1:] != train[:-1]))
+    later = earlier + 1
+    near = np.empty((len(earlier), sides.shape[-1]), np.float32)
+    near[:, 0] = np.minimum(expected[later] - expected[earlier], FAR_S)
+    near[:, 1] = np.clip(planned[later] - planned[earlier], -FAR_S, FAR_S)
+    near[:, 3] = np.where(forward[later] == forward[earlier], 1, -1)
+    rows = whole_rows(sides.reshape(2 * n_runs, sides.shape[-1]))
+    for side, of, other in ((0, later, earlier), (1, earlier, later)):
+        near[:, 2] = late[other]
+        rows[2 * moving[of] + side] = whole_rows(near)
+    return sides.reshape(n_runs, len(NEIGHBOUR_FEATURES))
+
+
+@dataclass(frozen=True)
+class _Stretches:
+    """Stretches of equal values in an array that does not decrease."""
+
+    start: Int64Array  # [R] index at which each stretch begins
+    number: Int64Array  # [C] the stretch of each value
 
     @classmethod
     def of(cls, values: Int64Array) -> Self:
@@ -281,7 +284,7 @@ class _Runs:
         return cls(np.flatnonzero(changed), np.cumsum(changed) - 1)
 
 
-def _distinct(place: Int64Array, snapshots: _Runs) -> tuple[Int64Array, Int64Array]:
+def _distinct(place: Int64Array, snapshots: _Stretches) -> tuple[Int64Array, Int64Array]:
     """The distinct places of each snapshot among C events: one event per place, and the place of each event [C].
 
     Marks in a table replace sorting, for speed.
@@ -302,7 +305,7 @@ def _distinct(place: Int64Array, snapshots: _Runs) -> tuple[Int64Array, Int64Arr
 
 def _along(values: FloatArray, train: Int64Array) -> FloatArray:
     """Running sums [C, *] of the values [C, *] of each train [C]. The events of a train are consecutive."""
-    trains = _Runs.of(train)
+    trains = _Stretches.of(train)
     rank = np.arange(len(train)) - trains.start[trains.number]
     shape = int(rank.max(initial=-1)) + 1, len(trains.start)
     at = rank * shape[1] + trains.number
@@ -350,5 +353,7 @@ __all__ = [
     "LIVE_SECTION_FEATURES",
     "NEIGHBOUR_FEATURES",
     "LiveState",
+    "Runs",
+    "neighbours",
     "whole_rows",
 ]

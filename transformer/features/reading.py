@@ -1,8 +1,8 @@
-"""Everything derived from one reading of service dates: their event table, timetable and profile.
+"""Everything derived from one reading of a service date: its event table, timetable and profile.
 
-The results are cached under the content hash of data and settings, so an events file is read once for all of them.
-Later users of the same dates do not read it again. Such users are all trials of a study, or champion and challenger in
-one evaluation.
+The results of each date are cached under the content hash of its data and settings, so an events file is read once for
+all of them. Later users of the date do not read it again. Such users are all trials of a study, the trainings of the
+next nights, or champion and challenger in one evaluation.
 """
 
 from __future__ import annotations
@@ -10,30 +10,49 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from transformer.config import DataConfig, to_dict
-from transformer.data.content import refuse_replaced
-from transformer.data.event_table import LAYOUT_VERSION, LoadedTable, Vocabulary, open_table, save_table
-from transformer.data.events import DayEvents, data_fingerprint, each_day, joined, read_journeys
+from transformer.data.content import journeys_digests, refuse_replaced
+from transformer.data.dates import format_dates
+from transformer.data.event_table import LAYOUT_VERSION, Int64Array, LoadedTable, Vocabulary, open_table, save_table
+from transformer.data.events import DayEvents, data_fingerprint, each_day, read_journeys, table_digest
 from transformer.data.profile import EventProfile, load_profile, profile_of, save_profile
+from transformer.data.reasons import ReadingReport
+from transformer.data.tables import events_path
+from transformer.errors import UserError
 from transformer.features.graph import edge_counts, merge_edge_counts
-from transformer.files import atomic_folder, content_hash
+from transformer.features.instants import Spans, running_hours
+from transformer.files import atomic_folder, content_hash, read_json, write_json
 from transformer.parquet import read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
-_EDGES, _PROFILE = "edges.parquet", "profile.json"
+_EDGES, _PROFILE, _EXTENT = "edges.parquet", "profile.json", "extent.json"
+
+
+class Extent(NamedTuple):
+    """Size and time span of the table of a date. Times are seconds since the Unix epoch."""
+
+    events: int
+    journeys: int
+    observed: int  # events with an observation
+    first_planned: int  # of the first event; 0 in an empty table
+    last_possible: int  # see `EventTable.last_possible`
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A folder of the cache with the results of reading some service dates."""
+class DateReading:
+    """A folder of the cache with the results of reading a service date."""
 
+    day: date
     folder: Path
 
     def table(self, vocabulary: Vocabulary) -> LoadedTable:
@@ -44,6 +63,15 @@ class Reading:
         """
         return open_table(self.folder, vocabulary)
 
+    @cached_property
+    def extent(self) -> Extent:
+        return Extent(**read_json(self.folder / _EXTENT))
+
+    def times(self) -> tuple[Int64Array, Int64Array]:
+        """`first_planned` and `last_possible` of the journeys [J], see `EventTable`."""
+        first, last = (np.load(self.folder / f"{name}.npy") for name in ("first_planned", "last_possible"))
+        return first, last
+
     def edges(self) -> pl.DataFrame:
         """Planned journeys over each edge of the railway, see `graph.edge_counts`."""
         return read_parquet(self.folder / _EDGES, remedy=f"remove {self.folder} and run the stage again")
@@ -52,14 +80,14 @@ class Reading:
         return load_profile(self.folder / _PROFILE)
 
 
-def obtain_reading(
+def obtain_readings(
     data: DataConfig,
     days: Sequence[date],
     cache: Path,
     on_day: Callable[[DayEvents], None] | None = None,
     known: Mapping[date, DayEvents] = MappingProxyType({}),
-) -> Reading:
-    """Return the cached reading of `days`. If there is none, read the dates and cache the result first.
+) -> list[DateReading]:
+    """Return the cached reading of each date. A date that the cache lacks is read first, and the result is cached.
 
     Args:
         on_day: called with the events of every date. The dates are read for it even if the cache has the reading.
@@ -69,37 +97,66 @@ def obtain_reading(
         UserError: unreadable or invalid data, or data that were replaced meanwhile.
     """
     folder = Path(data.local_folder)
-    reading = Reading(_folder_of(data, days, cache))
-    if reading.folder.is_dir():
-        if on_day:
-            for read in each_day(data, days, known):
-                on_day(read)
-        return reading
+    readings = [DateReading(day, _folder_of(data, day, cache)) for day in days]
+    lacking = {reading.day: reading for reading in readings if not reading.folder.is_dir()}
     fingerprint = data_fingerprint(folder, days)
-    dates = []
-    for read in each_day(data, days, known):
-        dates.append(read)
+    journeys = read_journeys(folder, list(lacking), data.timezone)
+    journeys_of, none = journeys.partition_by("service_date", as_dict=True), journeys.clear()
+    report = ReadingReport()
+    for read in each_day(data, days if on_day else list(lacking), known):
         if on_day:
             on_day(read)
-    events, report = joined(dates, folder)
-    for line in report.lines():
+        if read.day in lacking:
+            report.add(read.report)
+            _save(read, journeys_of.get((read.day,), none), lacking[read.day].folder, data, fingerprint)
+    for line in report.lines() if lacking else ():
         log.info(line)
-    with atomic_folder(reading.folder) as temporary:
-        save_table(events, read_journeys(folder, days, data.timezone), temporary)
-        write_parquet(temporary / _EDGES, merge_edge_counts(edge_counts(read.events) for read in dates))
-        first, *others = (profile_of(read.events) for read in dates)
-        save_profile(sum(others, start=first), temporary / _PROFILE)
-        refuse_replaced(fingerprint, data, days)
-    return reading
+    if not any(reading.extent.events for reading in readings):
+        raise UserError(f"{folder}: no usable event on {', '.join(format_dates(days))}")
+    return readings
 
 
-def find_reading(data: DataConfig, days: Sequence[date], cache: Path) -> Reading | None:
-    """Return the cached reading of `days`; None = there is none."""
-    reading = Reading(_folder_of(data, days, cache))
-    return reading if reading.folder.is_dir() else None
+def _save(
+    read: DayEvents, journeys: pl.DataFrame, folder: Path, data: DataConfig, fingerprint: Mapping[str, str]
+) -> None:
+    with atomic_folder(folder) as temporary:
+        table = save_table(read.events, journeys, temporary)
+        write_parquet(temporary / _EDGES, edge_counts(read.events))
+        save_profile(profile_of(read.events), temporary / _PROFILE)
+        first, last = (int(times.max(initial=0)) for times in (table.first_planned[:1], table.last_possible))
+        extent = Extent(table.n_events, table.n_journeys, len(table.news_key), first, last)
+        write_json(temporary / _EXTENT, extent._asdict())
+        refuse_replaced(fingerprint, data, [read.day])
 
 
-def _folder_of(data: DataConfig, days: Sequence[date], cache: Path) -> Path:
-    fingerprint = data_fingerprint(Path(data.local_folder), days)
-    identity = content_hash(LAYOUT_VERSION, fingerprint, to_dict(data.validation), data.timezone)
-    return cache / "tables" / identity
+def joint_edges(readings: Sequence[DateReading]) -> pl.DataFrame:
+    """Planned journeys over each edge of the railway on several dates."""
+    return merge_edge_counts(reading.edges() for reading in readings)
+
+
+def joint_profile(readings: Sequence[DateReading]) -> EventProfile:
+    first, *others = (reading.profile() for reading in readings)
+    return sum(others, start=first)
+
+
+def running_times(readings: Sequence[DateReading], data: DataConfig) -> list[Spans]:
+    """The times of each local date at which a train of that date, or of the date before, runs."""
+    times = {reading.day: reading.times() for reading in readings}
+    spans = []
+    for day in times:
+        near = [times[other] for other in (day - timedelta(days=1), day) if other in times]
+        first, last = (np.concatenate(columns) for columns in zip(*near, strict=True))
+        spans.append(running_hours(day, data.timezone, first - data.snapshot.lead_s, last + data.snapshot.end_grace_s))
+    return spans
+
+
+def _folder_of(data: DataConfig, day: date, cache: Path) -> Path:
+    folder = Path(data.local_folder)
+    identity = content_hash(
+        LAYOUT_VERSION,
+        table_digest(events_path(folder, day)),
+        journeys_digests(folder, data.timezone).get(day, ""),
+        to_dict(data.validation),
+        data.timezone,
+    )
+    return cache / "tables" / f"{day}-{identity}"

@@ -16,7 +16,8 @@ A snapshot uses the timetable and the events with `observed <= t`. Only the labe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,7 +27,15 @@ import numpy.typing as npt
 
 from transformer.config import SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable, Int64Array
-from transformer.features.live_state import LIVE_FEATURES, BoolArray, FloatArray, LiveState, whole_rows
+from transformer.features.live_state import (
+    LIVE_FEATURES,
+    BoolArray,
+    FloatArray,
+    LiveState,
+    Runs,
+    neighbours,
+    whole_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,58 @@ class SnapshotBatch:
     next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 without live features
     label_mask: BoolArray  # [B, S, F] the event was observed in the end
     label: FloatArray  # [B, S, F] observed delay
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """The N trains of several snapshots, one snapshot after the other. The names are those of `SnapshotBatch`."""
+
+    snapshot: npt.NDArray[np.int64]  # [N] index of the instant, non-decreasing
+    first_planned: Int64Array  # [N] planned time of the first event of the journey
+    journey: Int64Array  # [N]
+    train_type: npt.NDArray[np.integer]  # [N]
+    departed: BoolArray  # [N]
+    last_delay: Int64Array  # [N]
+    translation: Int64Array  # [N]
+    past_mask: BoolArray  # [N, P]
+    past_delay: Int64Array  # [N, P]
+    past_observed: Int64Array  # [N, P]
+    past_point: npt.NDArray[np.integer]  # [N, P]
+    past_type: npt.NDArray[np.integer]  # [N, P]
+    next_mask: BoolArray  # [N, F]
+    next_event: Int64Array  # [N, F]
+    next_planned: Int64Array  # [N, F]
+    next_point: npt.NDArray[np.integer]  # [N, F]
+    next_type: npt.NDArray[np.integer]  # [N, F]
+    next_features: FloatArray  # [N, F, K]
+    next_live: FloatArray  # [N, F, L]
+    label_mask: BoolArray  # [N, F]
+    label: Int64Array  # [N, F]
+    track: Int64Array | None  # [N, F] see `LiveState.track_of`; None without live features
+    forward: BoolArray | None  # [N, F]
+
+
+_PADDED: dict[str, type[np.generic]] = {
+    "journey": np.int64,
+    "train_type": np.int64,
+    "departed": np.bool_,
+    "last_delay": np.float32,
+    "translation": np.float32,
+    "past_mask": np.bool_,
+    "past_delay": np.float32,
+    "past_observed": np.float32,
+    "past_point": np.int64,
+    "past_type": np.int64,
+    "next_mask": np.bool_,
+    "next_event": np.int64,
+    "next_planned": np.float32,
+    "next_point": np.int64,
+    "next_type": np.int64,
+    "next_features": np.float32,
+    "next_live": np.float32,
+    "label_mask": np.bool_,
+    "label": np.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -168,50 +229,42 @@ class SnapshotBuilder:
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
+        return padded(self.rows(instants), instants)
+
+    def rows(self, instants: Int64Array) -> TrainRows:
+        """The trains of the snapshots at `instants` [B]."""
         table = self.table
         trains = self.active_trains(instants)
-        n_snapshots = len(instants)
-        count = np.bincount(trains.snapshot, minlength=n_snapshots)
-        first = np.cumsum(count) - count
-        shape = (n_snapshots, max(int(count.max(initial=0)), 1))
-
-        def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-            padded: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
-            for of_snapshot, start, n_trains in zip(padded, first, count, strict=True):
-                of_snapshot[:n_trains] = values[start : start + n_trains]
-            return padded
-
         t_N1 = instants[trains.snapshot][:, None]
         past_N, past_mask = self._past(trains)
-        past_delay = np.where(past_mask, table.reported[past_N] - table.planned[past_N], 0)
-        past_observed = np.where(past_mask, table.reported[past_N] - t_N1, 0)
         next_N, next_mask = self._following(trains.journey, trains.last, t_N1[:, 0], self.config.n_foll)
-        observed = table.observed[next_N]
+        observed, planned = table.observed[next_N], table.planned[next_N]
         label_mask = next_mask & (observed < NEVER)
-        planned = table.planned[next_N]
-
-        return SnapshotBatch(
-            instant=instants,
-            train_mask=pad(np.ones(len(trains.journey), np.bool_), np.bool_),
-            journey=pad(trains.journey, np.int64),
-            train_type=pad(table.train_type[trains.journey], np.int64),
-            departed=pad(trains.last >= table.start[trains.journey], np.bool_),
-            last_delay=pad(trains.last_delay, np.float32),
-            translation=pad(trains.translation, np.float32),
-            past_mask=pad(past_mask, np.bool_),
-            past_delay=pad(past_delay, np.float32),
-            past_observed=pad(past_observed, np.float32),
-            past_point=pad(table.point[past_N] * past_mask, np.int64),
-            past_type=pad(table.event_type[past_N] * past_mask, np.int64),
-            next_mask=pad(next_mask, np.bool_),
-            next_event=pad(next_N * next_mask, np.int64),
-            next_planned=pad(np.where(next_mask, planned - t_N1, 0), np.float32),
-            next_point=pad(table.point[next_N] * next_mask, np.int64),
-            next_type=pad(table.event_type[next_N] * next_mask, np.int64),
-            next_features=pad(self._next_features(trains, next_N, next_mask), np.float32),
-            next_live=pad(self._next_live(trains, next_N, next_mask, instants), np.float32),
-            label_mask=pad(label_mask, np.bool_),
-            label=pad(np.where(label_mask, observed - planned, 0), np.float32),
+        live = self.live
+        return TrainRows(
+            snapshot=trains.snapshot,
+            first_planned=np.asarray(table.first_planned[trains.journey]),
+            journey=trains.journey,
+            train_type=table.train_type[trains.journey],
+            departed=trains.last >= table.start[trains.journey],
+            last_delay=trains.last_delay,
+            translation=trains.translation,
+            past_mask=past_mask,
+            past_delay=np.where(past_mask, table.reported[past_N] - table.planned[past_N], 0),
+            past_observed=np.where(past_mask, table.reported[past_N] - t_N1, 0),
+            past_point=table.point[past_N] * past_mask,
+            past_type=table.event_type[past_N] * past_mask,
+            next_mask=next_mask,
+            next_event=next_N * next_mask,
+            next_planned=np.where(next_mask, planned - t_N1, 0),
+            next_point=table.point[next_N] * next_mask,
+            next_type=table.event_type[next_N] * next_mask,
+            next_features=self._next_features(trains, next_N, next_mask),
+            next_live=self._next_live(trains, next_N, next_mask, instants),
+            label_mask=label_mask,
+            label=np.where(label_mask, observed - planned, 0),
+            track=None if live is None else live.track_of[next_N],
+            forward=None if live is None else live.forward[next_N],
         )
 
     def _past(self, trains: ActiveTrains) -> tuple[Int64Array, BoolArray]:
@@ -242,19 +295,73 @@ class SnapshotBuilder:
     def _next_live(
         self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
     ) -> FloatArray:
+        """The live features; `padded` fills those of the neighbours."""
         if self.live is None:
             return np.zeros((*next_mask.shape, 0), np.float32)
         cells = np.flatnonzero(next_mask)
         live = np.zeros((next_mask.size, len(LIVE_FEATURES)), np.float32)
-        around = self.live.around(
-            np.take(next_N, cells),
-            cells // next_mask.shape[1],
-            trains.translation.astype(np.float32),
-            trains.snapshot,
-            instants[trains.snapshot],
+        known = self.live.known(
+            np.take(next_N, cells), cells // next_mask.shape[1], trains.snapshot, instants[trains.snapshot]
         )
-        whole_rows(live)[cells] = whole_rows(around)
+        whole_rows(live[:, : known.shape[1]])[cells] = whole_rows(known)
         return live.reshape(*next_mask.shape, len(LIVE_FEATURES))
+
+
+def joined(parts: Sequence[TrainRows], order: Callable[[TrainRows], Int64Array]) -> TrainRows:
+    """The trains of several tables in one.
+
+    Args:
+        order: returns the positions of the joined trains in their order.
+    """
+    names = [name for name, values in vars(parts[0]).items() if values is not None]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    rows = replace(parts[0], **columns)
+    at = order(rows)
+    return replace(rows, **{name: values[at] for name, values in columns.items()})
+
+
+def padded(rows: TrainRows, instants: Int64Array) -> SnapshotBatch:
+    """Snapshots at `instants` [B] of trains that are in the order of the snapshots.
+
+    They are padded to the number of trains of the fullest, at least one.
+    """
+    count = np.bincount(rows.snapshot, minlength=len(instants))
+    first = np.cumsum(count) - count
+    shape = (len(instants), max(int(count.max(initial=0)), 1))
+
+    def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+        filled: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
+        for of_snapshot, start, n_trains in zip(filled, first, count, strict=True):
+            of_snapshot[:n_trains] = values[start : start + n_trains]
+        return filled
+
+    _add_neighbours(rows, instants)
+    return SnapshotBatch(
+        instant=instants,
+        train_mask=pad(np.ones(len(rows.journey), np.bool_), np.bool_),
+        **{name: pad(getattr(rows, name), dtype) for name, dtype in _PADDED.items()},
+    )
+
+
+def _add_neighbours(rows: TrainRows, instants: Int64Array) -> None:
+    if rows.track is None or rows.forward is None:
+        return
+    n_trains, n_foll, width = rows.next_live.shape
+    cells = np.flatnonzero(rows.next_mask)
+    train = cells // n_foll
+    snapshot = rows.snapshot[train]
+    found = neighbours(
+        Runs(
+            track=np.take(rows.track, cells),
+            forward=np.take(rows.forward, cells),
+            planned=np.take(rows.next_planned, cells) + instants[snapshot],
+            train=train,
+            snapshot=snapshot,
+            late=rows.translation[train].astype(np.float32),
+        )
+    )
+    live = rows.next_live.reshape(n_trains * n_foll, width)
+    whole_rows(live[:, width - found.shape[1] :])[cells] = whole_rows(found)
 
 
 def utc_offset_s(instants: Int64Array, timezone: str) -> Int64Array:
@@ -277,5 +384,8 @@ __all__ = [
     "EventFeatures",
     "SnapshotBatch",
     "SnapshotBuilder",
+    "TrainRows",
+    "joined",
+    "padded",
     "utc_offset_s",
 ]

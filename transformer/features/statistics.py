@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transformer.config import DataConfig, StatisticsConfig, to_dict
+from transformer.data.content import journeys_digests
 from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, Vocabulary, build_event_table
 from transformer.data.events import (
     UNKNOWN_TRAIN_TYPE,
@@ -31,9 +33,10 @@ from transformer.data.events import (
     data_fingerprint,
     each_day,
     read_journeys,
+    table_digest,
 )
 from transformer.data.points import read_op_nodes
-from transformer.data.tables import JOURNEY
+from transformer.data.tables import JOURNEY, events_path
 from transformer.errors import UserError
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
@@ -94,19 +97,20 @@ class Statistics:
     residues: tuple[int, ...]  # [MINUTE_S] observed delays by their seconds beyond a whole minute
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Merge the statistics of different dates. The vocabularies must have the same train types."""
+        """Merge the statistics of different dates."""
         return Statistics.merged([self, other])
 
     @classmethod
     def merged(cls, parts: Sequence[Statistics]) -> Statistics:
-        """Merge the statistics of different dates. The vocabularies must have the same train types."""
+        """Merge the statistics of different dates."""
         first = parts[0]
+        train_types = tuple(sorted({name for part in parts for name in part.vocabulary.train_types}))
         op_ids = np.unique(np.concatenate([part.vocabulary.op_ids for part in parts]))
         fold_of = {day: fold for part in parts for day, fold in part.fold_of.items()}
         if len(fold_of) < sum(len(part.fold_of) for part in parts):
             raise ValueError("the same service date is in both statistics")
         return cls(
-            vocabulary=Vocabulary(op_ids, first.vocabulary.train_types),
+            vocabulary=Vocabulary(op_ids, train_types),
             fold_of=fold_of,
             inputs={name: sum((part.inputs[name] for part in parts), Moments()) for name in first.inputs},
             sections=_merge([part.sections for part in parts], ["fold", *SECTION]),
@@ -115,6 +119,10 @@ class Statistics:
             histogram_step_s=first.histogram_step_s,
             residues=tuple(map(sum, zip(*(part.residues for part in parts), strict=True))),
         )
+
+    def _in_fold(self, fold: int) -> Statistics:
+        tables = {name: getattr(self, name).with_columns(pl.lit(fold, pl.Int32).alias("fold")) for name in _TABLES}
+        return replace(self, fold_of=dict.fromkeys(self.fold_of, fold), **tables)
 
     @property
     def resolution_s(self) -> int:
@@ -173,67 +181,75 @@ class Statistics:
         return table.join(middle.rename({"middle_mean": "change_middle_mean"}), on=SECTION, how="left")
 
 
-class StatisticsOfDates:
-    """Computes the statistics of the training dates from their events. The dates are added one at a time, in order."""
-
-    def __init__(self, data: DataConfig, days: Sequence[date]) -> None:
-        """
-        Raises:
-            UserError: no dates, too many train types, or unreadable points or journeys.
-        """
-        if not days:
-            raise UserError("data.split.train is empty; statistics need at least one training date")
-        folder = Path(data.local_folder)
-        journeys = read_journeys(folder, days, data.timezone)
-        self._data = data
-        self._points = read_op_nodes(folder)["op_id"].to_numpy()
-        self._train_types = _train_types(journeys)
-        self._journeys_of = journeys.partition_by("service_date", as_dict=True)
-        self._no_journeys = journeys.clear()
-        self._fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
-        self._parts: list[Statistics] = []
-
-    def add(self, read: DayEvents) -> None:
-        """Take in the events of one of the dates."""
-        points = np.union1d(self._points, read.events["op_id"].to_numpy()).astype(np.int32)
-        vocabulary = Vocabulary(points, self._train_types)
-        journeys = self._journeys_of.get((read.day,), self._no_journeys)
-        fold = self._fold_of[read.day]
-        self._parts.append(day_statistics(read.events, journeys, read.day, fold, vocabulary, self._data))
-        # Merging sorts whole tables, so it waits until the new dates have as many rows as all earlier ones.
-        if sum(part._rows for part in self._parts[1:]) >= self._parts[0]._rows:
-            self._parts = [Statistics.merged(self._parts)]
-        log.info("statistics: %s done (%s events)", read.day, f"{read.events.height:,}")
-
-    def result(self) -> Statistics:
-        """The statistics of all dates. The vocabulary has every point of the points table and of the dates' events."""
-        return Statistics.merged(self._parts)
-
-
 def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
     """Compute the statistics of the training dates `days`, with the events of one date in memory at a time."""
-    statistics = StatisticsOfDates(data, days)
-    for read in each_day(data, sorted(days)):
-        statistics.add(read)
-    return statistics.result()
+    folds = folds_of(days)
+    order = [day for fold in folds for day in fold]
+    journeys = read_journeys(Path(data.local_folder), order, data.timezone)
+    of_day = journeys.partition_by("service_date", as_dict=True)
+    parts = (date_statistics(read, of_day.get((read.day,), journeys.clear()), data) for read in each_day(data, order))
+    return merge_dates(parts, folds, read_op_nodes(Path(data.local_folder))["op_id"].to_numpy())
 
 
-def _train_types(journeys: pl.DataFrame) -> tuple[str, ...]:
-    """The train types of the training dates, sorted."""
-    named = sorted(name for name in journeys["train_type"].unique().to_list() if name != UNKNOWN_TRAIN_TYPE)
-    if len(named) > MAX_TRAIN_TYPES:
+def folds_of(days: Sequence[date]) -> list[list[date]]:
+    """The training dates in at most FOLDS groups.
+
+    Raises:
+        UserError: there are no dates.
+    """
+    if not days:
+        raise UserError("data.split.train is empty; statistics need at least one training date")
+    return [sorted(days)[number::FOLDS] for number in range(min(FOLDS, len(days)))]
+
+
+def merge_dates(
+    parts: Iterable[Statistics], folds: Sequence[Sequence[date]], op_ids: npt.NDArray[np.integer]
+) -> Statistics:
+    """The statistics of several dates from those of each date, with the dates of one fold in memory at a time.
+
+    Args:
+        parts: of `date_statistics`, in the order of the dates of `folds`.
+        op_ids: points that the vocabulary has besides those of the dates.
+
+    Raises:
+        UserError: too many train types.
+    """
+    parts = iter(parts)
+    merged: list[Statistics] = []
+    for number, days in enumerate(folds):
+        of_fold: list[Statistics] = []
+        for part in islice(parts, len(days)):
+            of_fold.append(part)
+            # Merging sorts whole tables, so it waits until the new dates have as many rows as all earlier ones.
+            if sum(later._rows for later in of_fold[1:]) >= of_fold[0]._rows:
+                of_fold = [Statistics.merged(of_fold)]
+        merged.append(Statistics.merged(of_fold)._in_fold(number))
+    whole = Statistics.merged(merged)
+    points = np.union1d(op_ids, whole.vocabulary.op_ids).astype(np.int32)
+    return replace(whole, vocabulary=Vocabulary(points, _checked(whole.vocabulary.train_types)))
+
+
+def _checked(train_types: tuple[str, ...]) -> tuple[str, ...]:
+    if len(train_types) > MAX_TRAIN_TYPES:
         raise UserError(
-            f"the training dates have {len(named)} train types, more than {MAX_TRAIN_TYPES}; "
+            f"the training dates have {len(train_types)} train types, more than {MAX_TRAIN_TYPES}; "
             "write broader ones into journeys.parquet, such as regional and long_distance"
         )
-    return tuple(named)
+    return train_types
 
 
-def day_statistics(
-    events: pl.DataFrame, journeys: pl.DataFrame, day: date, fold: int, vocabulary: Vocabulary, data: DataConfig
-) -> Statistics:
-    """Statistics of one service date's validated events."""
-    config = data.statistics
+def date_statistics(read: DayEvents, journeys: pl.DataFrame, data: DataConfig) -> Statistics:
+    """Statistics of the events of one service date, in fold 0. The vocabulary is that of the date.
+
+    Args:
+        journeys: rows of the date, with the columns of JOURNEY_SCHEMA.
+
+    Raises:
+        UserError: too many train types.
+    """
+    config, events, day = data.statistics, read.events, read.day
+    types = sorted(set(journeys["train_type"].unique().to_list()) - {UNKNOWN_TRAIN_TYPE})
+    vocabulary = Vocabulary(events["op_id"].unique().sort().to_numpy(), _checked(tuple(types)))
     steps = section_steps(
         events.join(
             journeys.select(*JOURNEY, "train_number", "train_type"),
@@ -242,7 +258,7 @@ def day_statistics(
         ).with_columns(
             pl.col("train_number").fill_null(pl.col("train_id")), pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE)
         )
-    ).with_columns(pl.lit(fold, pl.Int32).alias("fold"))
+    ).with_columns(pl.lit(0, pl.Int32).alias("fold"))
     changed = steps.filter(pl.col("change").is_not_null())
     observed = steps.filter(pl.col("delay").is_not_null())
     sections = changed.group_by("fold", *SECTION).agg(
@@ -257,9 +273,10 @@ def day_statistics(
         pl.col("delay").pow(2).sum().alias("delay_squares"),
     )
     table = build_event_table(events, journeys, vocabulary)
+    log.info("statistics: %s done (%s events)", day, f"{events.height:,}")
     return Statistics(
         vocabulary=vocabulary,
-        fold_of={day: fold},
+        fold_of={day: 0},
         inputs=_input_moments(table, steps, day, data),
         sections=_merge([sections], ["fold", *SECTION]),
         histograms=_merge([_change_histograms(changed, config)], ["fold", *SECTION, "bin"]),
@@ -301,6 +318,17 @@ _TABLES = ("sections", "histograms", "history")
 
 def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
     """The content hash that names the folder of the statistics of `days`: data files and settings of the statistics."""
+    return _hash(data_fingerprint(Path(data.local_folder), days), data)
+
+
+def date_statistics_hash(data: DataConfig, day: date) -> str:
+    """The content hash of the statistics of one date. Other points and the journeys of other dates do not change it."""
+    folder = Path(data.local_folder)
+    journeys = journeys_digests(folder, data.timezone).get(day, "")
+    return _hash({str(day): table_digest(events_path(folder, day)), "journeys": journeys}, data)
+
+
+def _hash(fingerprint: Mapping[str, str], data: DataConfig) -> str:
     relevant = {
         "version": VERSION,
         "validation": to_dict(data.validation),
@@ -310,7 +338,7 @@ def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
         # The name gives these files another hash than those of older programs, which expect more columns.
         "histogram": ["change", data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
     }
-    return content_hash(data_fingerprint(Path(data.local_folder), days), relevant)
+    return content_hash(fingerprint, relevant)
 
 
 def save_statistics(statistics: Statistics, folder: Path, replace: bool = False) -> None:

@@ -20,8 +20,8 @@ from transformer.data.events import DayEvents, each_day, joined, read_journeys
 from transformer.data.points import read_op_nodes
 from transformer.data.reach import dates_running, has_running_train, may_have_running_train
 from transformer.errors import UserError
-from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
+from transformer.features.history import History
 from transformer.features.snapshots import SnapshotBuilder
 from transformer.files import write_json, write_text
 from transformer.model.module import DelayModule
@@ -127,12 +127,12 @@ class InstantSnapshot:
             events=in_table_order(events),
             loaded=loaded,
             module=trained.module_for(edge_counts(events)),
-            builder=snapshot_builder(loaded, trained.statistics, data),
+            builder=History(trained.statistics, data.statistics).builder(loaded, data.snapshot),
         )
 
     def predictions(self) -> pl.DataFrame:
         """Predictions for every train, with `prediction_columns`, and `journey` and `event` (rows of the table)."""
-        rows = next_event_rows(self.trained, self.module, self.builder, self.loaded, self.instants)
+        rows = next_event_rows(self.trained, self.module, self.builder, self.loaded.names, self.instants)
         log.info("known from training: %s", unknown_text(rows.height, unknown_counts(rows, self.trained.statistics)))
         names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
         planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)

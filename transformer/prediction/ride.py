@@ -31,8 +31,8 @@ from transformer.data.events import DayEvents, joined, read_journeys
 from transformer.data.reach import dates_running
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
-from transformer.features.batches import snapshot_builder
 from transformer.features.graph import edge_counts
+from transformer.features.history import History
 from transformer.parquet import read_parquet
 from transformer.prediction.instant import read_around
 from transformer.prediction.rows import next_event_rows
@@ -202,12 +202,12 @@ def _predict_day(
     if found.is_empty():
         return
     matched[found["row"].to_numpy()] = True
-    builder = snapshot_builder(loaded, trained.statistics, config.data)
+    builder = History(trained.statistics, config.data.statistics).builder(loaded, config.data.snapshot)
     journey, instant = (found[name].to_numpy() for name in ("journey", "instant"))
     _, _, translation = builder.known_delays(journey, instant)
     known[found["row"].to_numpy()] = translation
     predicted = (
-        next_event_rows(trained, trained.module_for(edge_counts(events)), builder, loaded, np.unique(instant))
+        next_event_rows(trained, trained.module_for(edge_counts(events)), builder, loaded.names, np.unique(instant))
         .with_columns(pl.col("snapshot_ts").dt.epoch("s").alias("instant"))
         .join(found.select("row", "instant", "journey"), on=["instant", "journey"])
         .filter(pl.col("rank") <= delays.shape[1])

@@ -12,17 +12,19 @@ import polars as pl
 import torch
 
 from transformer.config import Config
-from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
+from transformer.data.event_table import Int64Array, Vocabulary
 from transformer.data.events import DayEvents
 from transformer.data.tables import EVENT_TYPES, TIMESTAMP
-from transformer.features.batches import SnapshotBatches, snapshot_builder
+from transformer.features.batches import Builder, SnapshotBatches
+from transformer.features.dated import DatedSnapshots
+from transformer.features.history import History
 from transformer.features.instants import evaluation_instants
-from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import SnapshotBuilder
+from transformer.features.reading import joint_edges, obtain_readings
 from transformer.model.module import DelayModule
 from transformer.prediction.columns import quantile_column
 from transformer.training.run_folder import TrainedModel
 
+Names = Callable[[Int64Array], pl.DataFrame]  # returns `LoadedTable.journeys` of the journeys [N] of a batch
 BATCH_SIZE = 16  # snapshots; predictions do not depend on it
 
 
@@ -48,18 +50,17 @@ def evaluation_rows(
         UserError: unreadable or invalid data.
     """
     data, vocabulary = config.data, trained.statistics.vocabulary
-    reading = obtain_reading(data, days, Path(config.paths.cache), on_day, known)
-    loaded = reading.table(vocabulary)
-    builder = snapshot_builder(loaded, trained.statistics, config.data)
-    module = trained.module_for(reading.edges())
+    readings = obtain_readings(data, days, Path(config.paths.cache), on_day, known)
+    builder = DatedSnapshots(readings, vocabulary, History(trained.statistics, data.statistics), data)
+    module = trained.module_for(joint_edges(readings))
     instants = evaluation_instants(days, data)
-    return labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
+    return labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)
 
 
 def labelled_rows(
     module: DelayModule,
-    loaded: LoadedTable,
-    builder: SnapshotBuilder,
+    names: Names,
+    builder: Builder,
     vocabulary: Vocabulary,
     instants: Int64Array,
     timezone: str,
@@ -70,27 +71,26 @@ def labelled_rows(
     Sorted by instant, then by train and rank.
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
-    rows = pl.concat(list(_rows(module, loaded, batches, vocabulary, "label_mask")))
+    rows = pl.concat(list(_rows(module, names, batches, vocabulary, "label_mask")))
     return rows.drop("journey", "event")
 
 
 def next_event_rows(
-    trained: TrainedModel, module: DelayModule, builder: SnapshotBuilder, loaded: LoadedTable, instants: Int64Array
+    trained: TrainedModel, module: DelayModule, builder: Builder, names: Names, instants: Int64Array
 ) -> pl.DataFrame:
     """Predictions for every next event, observed later or not.
 
     Columns: those of `labelled_rows` except the observed delay; `journey` and `event` (rows of the table).
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, trained.config.data.timezone)
-    rows = pl.concat(list(_rows(module, loaded, batches, trained.statistics.vocabulary, "next_mask")))
+    rows = pl.concat(list(_rows(module, names, batches, trained.statistics.vocabulary, "next_mask")))
     return rows.drop("observed_delay_s")
 
 
 def _rows(
-    module: DelayModule, loaded: LoadedTable, batches: SnapshotBatches, vocabulary: Vocabulary, mask: str
+    module: DelayModule, names: Names, batches: SnapshotBatches, vocabulary: Vocabulary, mask: str
 ) -> Iterator[pl.DataFrame]:
     """Yield for each batch the rows of the next events that `mask` chooses."""
-    table = loaded.table
     points = np.concatenate([[0], vocabulary.op_ids]).astype(np.int32)
     types = np.array(["", *EVENT_TYPES])
     columns = [quantile_column(level) for level in module.network.levels]
@@ -103,14 +103,14 @@ def _rows(
         event = arrays["next_event"][b, s, f]
         journey = arrays["journey"][b, s]
         instant = arrays["instant"][b]
-        planned = np.asarray(table.planned[event])
+        planned = instant + arrays["next_planned"][b, s, f].astype(np.int64)
         rows = pl.DataFrame(
             {
                 "event": event,
                 "snapshot_ts": instant * 1_000_000,
                 "journey": journey,
-                "op_id": points[np.asarray(table.point[event])],
-                "event_type": types[np.asarray(table.event_type[event])],
+                "op_id": points[arrays["next_point"][b, s, f]],
+                "event_type": types[arrays["next_type"][b, s, f]],
                 "rank": (f + 1).astype(np.int16),
                 "planned_ts": planned * 1_000_000,
                 "horizon_s": (planned - instant).astype(np.float64),
@@ -122,5 +122,5 @@ def _rows(
             }
             | {name: quantiles[b, s, f, q].astype(np.float64) for q, name in enumerate(columns)}
         ).with_columns(pl.col("snapshot_ts", "planned_ts").cast(TIMESTAMP))
-        names = loaded.journeys[journey].select("service_date", "train_id", "train_number", "train_type")
-        yield pl.concat([rows, names], how="horizontal")
+        of_journey = names(journey).select("service_date", "train_id", "train_number", "train_type")
+        yield pl.concat([rows, of_journey], how="horizontal")

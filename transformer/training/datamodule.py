@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -13,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
-from transformer.data.event_table import Int64Array, LoadedTable
+from transformer.data.event_table import Int64Array
 from transformer.errors import UserError
-from transformer.features.batches import Batch, SnapshotBatches, snapshot_builder
-from transformer.features.history import varied_folds
-from transformer.features.instants import evaluation_instants, training_instants
-from transformer.features.reading import obtain_reading
-from transformer.features.snapshots import SnapshotBuilder
+from transformer.features.batches import Batch, SnapshotBatches
+from transformer.features.dated import DatedSnapshots
+from transformer.features.history import History, varied_folds
+from transformer.features.instants import Spans, evaluation_instants, training_instants
+from transformer.features.reading import DateReading, obtain_readings, running_times
 from transformer.features.statistics import Statistics
 
 
@@ -35,8 +37,8 @@ class SnapshotDataModule(LightningDataModule):
         self.config = config
         self.split = split
         self.statistics = statistics
-        self.loaded: dict[str, LoadedTable] = {}
-        self.builders: dict[str, SnapshotBuilder] = {}
+        self.readings: dict[str, list[DateReading]] = {}
+        self.builders: dict[str, DatedSnapshots] = {}
 
     def setup(self, stage: str) -> None:
         for name in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]:
@@ -49,10 +51,12 @@ class SnapshotDataModule(LightningDataModule):
         count = training.snapshots_per_epoch
         if training.overfit_batches:
             count = training.overfit_batches * training.batch_size
-        instants = training_instants(self.split.train, count, data, generator)
+        instants = training_instants(
+            self.split.train, count, data, generator, training.sampling, lambda: self._running_times
+        )
         varied = training.vary_history and not training.overfit_batches  # the same batches every epoch
         if varied and (folds := varied_folds(self.statistics, generator)):
-            self.builders["train"] = snapshot_builder(self.loaded["train"], self.statistics, data, folds)
+            self.builders["train"] = self._builder("train", folds)
         return self._loader("train", instants)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -62,17 +66,25 @@ class SnapshotDataModule(LightningDataModule):
 
     def _load(self, name: str) -> None:
         if name not in self.builders:
-            data = self.config.data
-            reading = obtain_reading(data, getattr(self.split, name), Path(self.config.paths.cache))
-            loaded = reading.table(self.statistics.vocabulary)
-            if not len(loaded.table.known):
+            self.readings[name] = obtain_readings(
+                self.config.data, getattr(self.split, name), Path(self.config.paths.cache)
+            )
+            self.builders[name] = self._builder(name)
+            if not self.builders[name].observed:
                 days = format_dates(getattr(self.split, name))
                 raise UserError(
                     f"data.split.{name}: no event is observed on {', '.join(days)}, so there is no delay to learn or "
                     "to measure; name dates with observations"
                 )
-            self.loaded[name] = loaded
-            self.builders[name] = snapshot_builder(loaded, self.statistics, data)
+
+    @cached_property
+    def _running_times(self) -> list[Spans]:
+        return running_times(self.readings["train"], self.config.data)
+
+    def _builder(self, name: str, also_without: Mapping[int, Collection[int]] = MappingProxyType({})) -> DatedSnapshots:
+        data = self.config.data
+        history = History(self.statistics, data.statistics, also_without)
+        return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data)
 
     def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
         return self._loader(name, evaluation_instants(days, self.config.data))

@@ -20,7 +20,7 @@ from transformer.data.dates import Split
 from transformer.errors import Terminated, UserError
 from transformer.features.cache import Embeddings
 from transformer.features.embeddings import extend
-from transformer.features.reading import obtain_reading
+from transformer.features.reading import joint_edges, joint_profile, obtain_readings
 from transformer.features.statistics import Statistics
 from transformer.files import writing
 from transformer.model.module import DelayModule, input_scales
@@ -129,7 +129,7 @@ def train(
     processes, termination = TrainingProcesses(), Termination()
     trainer = _trainer(config, run, [history, *callbacks, termination], upload, processes)
     if trainer.is_global_zero:
-        reference = obtain_reading(config.data, split.train, Path(config.paths.cache)).profile()
+        reference = joint_profile(obtain_readings(config.data, split.train, Path(config.paths.cache)))
         TrainingInputs(config, split, statistics, embeddings, reference).save(folder)
         run.log_artifact(folder / CONFIG_ARTIFACT, str(Path(CONFIG_ARTIFACT).parent))
         run.log_artifacts(folder / INPUTS, INPUTS)
@@ -170,7 +170,7 @@ def train(
 def create_module(config: Config, split: Split, statistics: Statistics, embeddings: Embeddings) -> DelayModule:
     """An untrained module for these inputs."""
     vocabulary = statistics.vocabulary
-    timetable = obtain_reading(config.data, split.validation, Path(config.paths.cache)).edges()
+    timetable = joint_edges(obtain_readings(config.data, split.validation, Path(config.paths.cache)))
     points = extend(embeddings.points, timetable)
     shape = NetworkShape(
         n_prev=config.data.snapshot.n_prev,

@@ -17,8 +17,7 @@ from transformer.config import Config, GateConfig, with_values
 from transformer.data.event_table import LoadedTable
 from transformer.data.events import read_days, read_journeys
 from transformer.data.tables import TIMESTAMP
-from transformer.features.batches import snapshot_builder
-from transformer.features.history import FEATURES
+from transformer.features.history import FEATURES, History
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.prediction.rows import labelled_rows
@@ -41,7 +40,7 @@ def loaded_and_builder(experiment: Experiment, events: pl.DataFrame) -> tuple[Lo
     data = experiment.config.data
     journeys = read_journeys(Path(data.local_folder), experiment.split.test, data.timezone)
     loaded = LoadedTable.of(events, journeys, experiment.statistics.vocabulary)
-    return loaded, snapshot_builder(loaded, experiment.statistics, data)
+    return loaded, History(experiment.statistics, data.statistics).builder(loaded, data.snapshot)
 
 
 def rows_of(experiment: Experiment, builder: SnapshotBuilder, instants: np.ndarray, context: bool = True) -> TreeRows:
@@ -75,7 +74,7 @@ def test_rows_are_those_of_the_network_and_hold_its_inputs(experiment: Experimen
     instants = grid_instants(experiment.split.test, data.grid, data.timezone)
     module = create_module(experiment.config, experiment.split, experiment.statistics, experiment.embeddings).eval()
     vocabulary = experiment.statistics.vocabulary
-    network = labelled_rows(module, loaded, builder, vocabulary, instants, data.timezone)
+    network = labelled_rows(module, loaded.names, builder, vocabulary, instants, data.timezone)
     rows = rows_of(experiment, builder, instants)
     assert len(rows) == network.height > 0
     assert loaded.journeys[rows.journey]["train_id"].equals(network["train_id"])

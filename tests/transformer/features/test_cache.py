@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,6 +31,7 @@ from transformer.features.cache import (
 )
 from transformer.features.embeddings import extend
 from transformer.features.graph import edge_counts
+from transformer.features.statistics import Statistics
 
 Change = Callable[[Config], None]
 
@@ -210,32 +212,52 @@ def test_points_of_a_later_timetable_are_filled_in(config: Config, split: Split,
 # --- data that are replaced while they are read ----------------------------------------------------------------------
 @pytest.fixture
 def republished(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The configuration with a copy of the data, of which one date is replaced when its events have been read."""
+    """The configuration with a copy of the data, of which one date is replaced while its events are read."""
     shutil.copytree(config.data.local_folder, tmp_path / "data")
     config.data.local_folder = str(tmp_path / "data")
     path = events_path(tmp_path / "data", date(2025, 1, 7))
 
     def each_day(data: DataConfig, days: Sequence[date]) -> Iterator[DayEvents]:
         for read in events.each_day(data, days):
-            yield read
             if read.day == date(2025, 1, 7):
                 pl.read_parquet(path).head(-1).write_parquet(path)
+            yield read
 
-    for module in (cache, reading):
-        monkeypatch.setattr(module, "each_day", lambda data, days, *_: each_day(data, days))
+    monkeypatch.setattr(reading, "each_day", lambda data, days, *_: each_day(data, days))
     return config
 
 
 def test_nothing_is_kept_of_data_that_were_replaced_meanwhile(republished: Config, split: Split) -> None:
-    """The folder of the cache would have the hash of the new data, and hold statistics of the old data."""
+    """The folder of the cache would have the hash of the new data, and hold tables and statistics of the old data."""
+    cache_folder = Path(republished.paths.cache)
     for act in (
         lambda: obtain_inputs(republished, split),
-        lambda: reading.obtain_reading(republished.data, split.train, Path(republished.paths.cache)),
+        lambda: reading.obtain_readings(republished.data, split.train, cache_folder),
     ):
         with pytest.raises(UserError) as caught:
             act()
         assert_names(caught.value, "events/events_2025-01-07.parquet", "changed while the data were read", "run the")
-    assert not [path for path in Path(republished.paths.cache).rglob("*") if path.is_file()]
+    kept = {path.parent.name[:10] for path in cache_folder.rglob("*") if path.is_file()}
+    assert kept == {"2025-01-06"}  # which had been read before
+
+
+def test_no_statistics_are_kept_of_a_date_that_was_replaced_after_its_reading(
+    config: Config, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(config.data.local_folder, tmp_path / "data")
+    config.data.local_folder = str(tmp_path / "data")
+    path = events_path(tmp_path / "data", split.train[0])
+    merge = cache.merge_dates
+
+    def merge_dates(*parts: Any) -> Statistics:
+        pl.read_parquet(path).head(-1).write_parquet(path)
+        return merge(*parts)
+
+    monkeypatch.setattr(cache, "merge_dates", merge_dates)
+    with pytest.raises(UserError) as caught:
+        obtain_inputs(config, split)
+    assert_names(caught.value, f"events/{path.name}", "changed while the data were read")
+    assert not (Path(config.paths.cache) / "statistics").exists()
 
 
 def test_hours_of_a_replaced_file_are_not_kept(

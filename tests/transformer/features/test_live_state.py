@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.tables import read_table
 from tests.oracles.snapshot_loop import journeys_of, live_index, snapshots_by_loop
-from transformer.config import Config, GridConfig, SnapshotConfig
+from transformer.config import Config, SnapshotConfig
 from transformer.data.dates import available_dates
 from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
-from transformer.features.instants import random_instants
+from transformer.features.instants import training_instants
 from transformer.features.live_state import (
     CHANGE_LIMIT_S,
     DELAY_LIMITS_S,
@@ -27,9 +28,10 @@ from transformer.features.live_state import (
     TIME_SPAN_S,
     LiveState,
     Observations,
+    Runs,
     _ascending,
+    neighbours,
 )
-from transformer.features.reading import obtain_reading
 from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder
 
 DAY = date(2025, 1, 6)
@@ -240,14 +242,14 @@ def simulated(config: Config, days: slice = slice(0, 3)) -> tuple[EventTable, np
     chosen = available_dates(folder)[days]
     points = read_op_nodes(folder)["op_id"].sort().to_numpy().astype(np.int32)
     vocabulary = Vocabulary(points, ("long_distance", "regional"))
-    table = obtain_reading(config.data, chosen, Path(config.paths.cache)).table(vocabulary).table
+    table = read_table(config.data, chosen, vocabulary).table
     kind = table.point * 4.0 + table.event_type
     return table, (30 * np.sin(kind)).astype(np.float32), (90 * np.cos(kind)).astype(np.float32)
 
 
 def instants_of(config: Config, count: int, days: slice = slice(0, 3)) -> np.ndarray:
     chosen = tuple(available_dates(Path(config.data.local_folder))[days])
-    return random_instants(chosen, count, GridConfig(), "Europe/Brussels", np.random.default_rng(1))
+    return training_instants(chosen, count, config.data, np.random.default_rng(1))
 
 
 def test_same_as_a_loop_over_trains_and_observations(small_config: Config):
@@ -320,10 +322,11 @@ def test_nothing_observed_at_all():
 def test_empty_table_and_empty_snapshot():
     empty = table_of()
     nothing = np.zeros(0, np.float32)
-    around = LiveState.of(empty, nothing, nothing).around(
-        np.zeros(0, np.int64), np.zeros(0, np.int64), nothing, np.zeros(0, np.int64), np.zeros(0, np.int64)
-    )
-    assert around.shape == (0, len(LIVE_FEATURES))
+    none = np.zeros(0, np.int64)
+    known = LiveState.of(empty, nothing, nothing).known(none, none, none, none)
+    assert known.shape == (0, len(LIVE_SECTION_FEATURES) + len(LIVE_POINT_FEATURES))
+    runs = Runs(track=none, forward=np.zeros(0, np.bool_), planned=none, train=none, snapshot=none, late=nothing)
+    assert neighbours(runs).shape == (0, len(NEIGHBOUR_FEATURES))
     batch = builder_of(table_of(AHEAD)).build(np.array([at(100)]))
     assert not batch.train_mask.any() and not batch.next_live.any()
 

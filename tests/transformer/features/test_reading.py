@@ -1,8 +1,9 @@
-"""One reading of service dates serves every vocabulary and every later user of the same dates."""
+"""One reading of a service date serves every vocabulary and every later user of the date."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from benchmarks.tables import read_table
 from tests.support.messages import assert_names
 from transformer.config import Config
 from transformer.data.dates import available_dates
-from transformer.data.event_table import EventTable, LoadedTable, Vocabulary
-from transformer.data.events import DayEvents, each_day, read_days, read_journeys
+from transformer.data.event_table import EventTable, Vocabulary
+from transformer.data.events import DayEvents, each_day, read_days
 from transformer.data.profile import profile_of
+from transformer.data.tables import events_path, journeys_path, op_nodes_path, write_events
 from transformer.errors import UserError
 from transformer.features.graph import edge_counts
-from transformer.features.reading import find_reading, obtain_reading
+from transformer.features.reading import joint_edges, joint_profile, obtain_readings
 
 
 @pytest.mark.parametrize("types", [(), ("regional",), ("long_distance", "regional")])
@@ -29,24 +32,31 @@ def test_a_table_is_the_same_as_one_that_is_built_for_its_vocabulary(
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:2]
     events, _ = read_days(data, days)
     vocabulary = Vocabulary(np.append(events["op_id"].unique().sort().to_numpy()[::every], np.int32(10**6)), types)
-    obtain_reading(data, days, tmp_path)
-    found = obtain_reading(data, days, tmp_path).table(vocabulary)
-    built = LoadedTable.of(events, read_journeys(Path(data.local_folder), days, data.timezone), vocabulary)
-    for column in fields(EventTable):
-        kept, wanted = getattr(found.table, column.name), getattr(built.table, column.name)
-        assert kept.dtype == wanted.dtype and np.array_equal(kept, wanted), column.name
-    assert_frame_equal(found.journeys, built.journeys)
-    assert len(list((tmp_path / "tables").iterdir())) == 1
+    obtain_readings(data, days, tmp_path)
+    for reading in obtain_readings(data, days, tmp_path):
+        found, built = reading.table(vocabulary), read_table(data, [reading.day], vocabulary)
+        for column in fields(EventTable):
+            kept, wanted = getattr(found.table, column.name), getattr(built.table, column.name)
+            assert kept.dtype == wanted.dtype and np.array_equal(kept, wanted), column.name
+        for name in ("train_id", "train_number", "type_name"):
+            assert np.array_equal(getattr(found, name), getattr(built, name)), name
+        assert_frame_equal(found.journeys, built.journeys)
+        table = built.table
+        assert tuple(reading.extent) == (
+            table.n_events, table.n_journeys, len(table.news_key), table.first_planned[0], table.last_possible.max()
+        )  # fmt: skip
+    assert len(list((tmp_path / "tables").iterdir())) == 2
 
 
 def test_edges_and_profile_are_those_of_the_dates_together(small_config: Config, tmp_path: Path) -> None:
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:3]
-    reading = obtain_reading(data, days, tmp_path)
+    readings = obtain_readings(data, days, tmp_path)
     events, _ = read_days(data, days)
     key = ["op_a", "op_b", "running_time_s"]
-    assert_frame_equal(reading.edges(), edge_counts(events).sort(key))
-    assert (reading.edges()["op_a"] < reading.edges()["op_b"]).all()
-    profile, wanted = reading.profile(), profile_of(events)
+    edges = joint_edges(readings)
+    assert_frame_equal(edges, edge_counts(events).sort(key))
+    assert (edges["op_a"] < edges["op_b"]).all()
+    profile, wanted = joint_profile(readings), profile_of(events)
     assert (profile.dates, profile.observed) == (wanted.dates, wanted.observed)
     assert profile.points.equals(wanted.points) and np.array_equal(profile.change, wanted.change)
 
@@ -58,30 +68,75 @@ def test_the_events_of_each_date_pass_by_whether_or_not_the_cache_holds_the_rest
     known = {read.day: read for read in each_day(data, days[:1])}
     passed: list[DayEvents] = []
     for _ in range(2):
-        obtain_reading(data, days, tmp_path, passed.append, known)
+        obtain_readings(data, days, tmp_path, passed.append, known)
     assert [read.day for read in passed] == [*days, *days]
     assert passed[0] is passed[2] is known[days[0]] and passed[1] is not passed[3]
 
 
-def test_what_the_cache_lacks_is_not_found(small_config: Config, tmp_path: Path) -> None:
-    data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:1]
-    assert find_reading(data, days, tmp_path) is None
-    assert find_reading(data, days, tmp_path) != obtain_reading(data, days, tmp_path)
-    assert find_reading(data, days, tmp_path) == obtain_reading(data, days, tmp_path)
+def copied(config: Config, folder: Path) -> Config:
+    """The configuration with a copy of its data."""
+    for path in Path(config.data.local_folder).rglob("*.parquet"):
+        target = folder / path.relative_to(config.data.local_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return config.model_copy(update={"data": config.data.model_copy(update={"local_folder": str(folder)})})
 
 
-@pytest.mark.parametrize("name", ["op_ids.npy", "own_point.npy", "planned.npy", "journeys.parquet", "edges.parquet"])
+def folders(config: Config, days: list[date], cache: Path) -> list[Path]:
+    return [reading.folder for reading in obtain_readings(config.data, days, cache)]
+
+
+def test_another_date_is_read_alone(small_config: Config, tmp_path: Path) -> None:
+    """A date that is added brings rows of journeys and new points, and the earlier dates stay as they are."""
+    config = copied(small_config, tmp_path / "data")
+    folder, days = Path(config.data.local_folder), available_dates(Path(config.data.local_folder))[:3]
+    journeys, points = pl.read_parquet(journeys_path(folder)), pl.read_parquet(op_nodes_path(folder))
+    journeys.filter(pl.col("service_date") != days[2]).write_parquet(journeys_path(folder))
+    points.tail(-1).write_parquet(op_nodes_path(folder))
+    before = folders(config, days[:2], tmp_path / "cache")
+    journeys.write_parquet(journeys_path(folder))
+    points.write_parquet(op_nodes_path(folder))
+    assert folders(config, days, tmp_path / "cache")[:2] == before
+    assert len(list((tmp_path / "cache" / "tables").iterdir())) == 3
+
+
+@pytest.mark.parametrize("change", ["events", "journeys", "settings", "time zone"])
+def test_a_date_is_read_anew_if_anything_it_holds_changes(small_config: Config, tmp_path: Path, change: str) -> None:
+    config = copied(small_config, tmp_path / "data")
+    data, folder = config.data, Path(config.data.local_folder)
+    days = available_dates(folder)[:2]
+    before = folders(config, days, tmp_path / "cache")
+    if change == "events":
+        write_events(folder, days[0], pl.read_parquet(events_path(folder, days[0])).head(-1))
+    elif change == "journeys":
+        of_day = pl.col("service_date") == days[0]
+        journeys = pl.read_parquet(journeys_path(folder)).with_columns(
+            pl.when(of_day).then(pl.lit("other")).otherwise("train_type").alias("train_type")
+        )
+        journeys.write_parquet(journeys_path(folder))
+    elif change == "settings":
+        data = data.model_copy(update={"validation": data.validation.model_copy(update={"max_delay_s": 3_600})})
+    else:
+        data = data.model_copy(update={"timezone": "UTC"})
+    after = folders(config.model_copy(update={"data": data}), days, tmp_path / "cache")
+    assert before[0] != after[0]
+    assert (before[1] == after[1]) == (change in ("events", "journeys"))
+
+
+@pytest.mark.parametrize(
+    "name", ["op_ids.npy", "own_point.npy", "planned.npy", "type_name.npy", "journeys.parquet", "edges.parquet"]
+)
 def test_a_damaged_file_is_one_line(small_config: Config, tmp_path: Path, name: str) -> None:
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:1]
-    reading = obtain_reading(data, days, tmp_path)
+    (reading,) = obtain_readings(data, days, tmp_path)
     (reading.folder / name).write_bytes((reading.folder / name).read_bytes()[:40])
     with pytest.raises(UserError) as caught:
-        reading.table(Vocabulary(np.array([1], np.int32), ()))
+        _ = reading.table(Vocabulary(np.array([1], np.int32), ())).journeys
         reading.edges()
     assert_names(caught.value, str(reading.folder), "remove")
 
 
-def test_no_date_is_no_table(small_config: Config, tmp_path: Path) -> None:
-    with pytest.raises((UserError, ValueError)):
-        obtain_reading(small_config.data, [], tmp_path)
-    assert not list(tmp_path.glob("tables/*")) and pl.DataFrame().is_empty()
+def test_dates_without_an_event_are_refused(small_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        obtain_readings(small_config.data, [], tmp_path)
+    assert not list(tmp_path.glob("tables/*"))

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.tables import read_table
 from tests.oracles.snapshot_loop import journeys_of, snapshots_by_loop
 from transformer.config import Config, GridConfig, SnapshotConfig, load_config
 from transformer.data.dates import available_dates
@@ -15,8 +16,7 @@ from transformer.data.event_table import NEVER, EventTable, Vocabulary, _key, bu
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.errors import UserError
-from transformer.features.instants import grid_instants, random_instants
-from transformer.features.reading import obtain_reading
+from transformer.features.instants import grid_instants, training_instants
 from transformer.features.snapshots import EventFeatures, SnapshotBatch, SnapshotBuilder, utc_offset_s
 
 MIDNIGHT = datetime(2025, 1, 6, tzinfo=UTC)
@@ -154,7 +154,7 @@ def simulated(config: Config) -> tuple[EventTable, EventFeatures]:
     days = available_dates_of(config)[:3]
     points = read_op_nodes(Path(config.data.local_folder))["op_id"].sort().to_numpy().astype(np.int32)
     vocabulary = Vocabulary(points, ("long_distance", "regional"))
-    table = obtain_reading(config.data, days, Path(config.paths.cache)).table(vocabulary).table
+    table = read_table(config.data, days, vocabulary).table
     noise = np.random.default_rng(0).normal(size=(table.n_events, 4)).astype(np.float32)
     return table, EventFeatures(noise, 2)
 
@@ -168,9 +168,7 @@ def test_same_as_a_loop_over_the_trains(small_config: Config, settings: dict[str
     table, features = simulated(small_config)
     config = SnapshotConfig(n_prev=6, n_foll=6).model_copy(update=settings)
     generator = np.random.default_rng(1)
-    instants = random_instants(
-        tuple(available_dates_of(small_config)[:3]), 12, GridConfig(), "Europe/Brussels", generator
-    )
+    instants = training_instants(available_dates_of(small_config)[:3], 12, small_config.data, generator)
     batch = SnapshotBuilder(table, config, features).build(instants)
     expected = snapshots_by_loop(journeys_of(table, features), instants.tolist(), config, features)
     assert batch.train_mask.sum() > 50
@@ -183,7 +181,7 @@ def test_same_as_a_loop_over_the_trains_on_real_data(real_data, tmp_path):
     config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest"])
     day = date(2024, 12, 18)
     vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
-    table = obtain_reading(config.data, [day], tmp_path).table(vocabulary).table
+    table = read_table(config.data, [day], vocabulary).table
     features = EventFeatures.none(table)
     instants = grid_instants((day,), config.data.grid, config.data.timezone)[::24]
     batch = SnapshotBuilder(table, config.data.snapshot, features).build(instants)
@@ -202,7 +200,7 @@ def test_translation_error_on_the_real_test_date(real_data, tmp_path):
     config = load_config("local", [f"data.local_folder={real_data}", "data.timezone=Europe/Budapest", keep])
     day = date(2024, 12, 21)
     vocabulary = Vocabulary(np.arange(1, 1_400, dtype=np.int32), ("long_distance", "other", "regional"))
-    table = obtain_reading(config.data, [day], tmp_path).table(vocabulary).table
+    table = read_table(config.data, [day], vocabulary).table
     builder = SnapshotBuilder(table, config.data.snapshot, EventFeatures.none(table))
     batch = builder.build(grid_instants((day,), config.data.grid, config.data.timezone))
     error = np.abs(batch.label - batch.translation[..., None])[batch.label_mask]
@@ -216,7 +214,7 @@ def test_future_never_changes_an_input(small_config: Config, change: str):
     table, features = simulated(small_config)
     config = SnapshotConfig(n_prev=6, n_foll=6)
     days = tuple(available_dates_of(small_config)[:3])
-    for instant in random_instants(days, 6, GridConfig(), "Europe/Brussels", np.random.default_rng(2)):
+    for instant in training_instants(days, 6, small_config.data, np.random.default_rng(2)):
         instants = np.array([instant])
         before = SnapshotBuilder(table, config, features).build(instants)
         observed = np.array(table.observed)

@@ -8,24 +8,28 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_array_equal
+from polars.testing import assert_frame_equal
 
+from benchmarks.tables import read_table
 from tests.support.messages import assert_names
 from transformer.config import Config, DataConfig, SnapshotConfig, StatisticsConfig
 from transformer.data.dates import available_dates
 from transformer.data.event_table import LoadedTable, Vocabulary
-from transformer.data.events import read_events, read_journeys
+from transformer.data.events import DayEvents, each_day, read_journeys
+from transformer.data.reasons import ReadingReport
 from transformer.data.tables import EVENT_SCHEMA, events_path, write_events
 from transformer.errors import UserError
 from transformer.features import statistics as st
-from transformer.features.history import FEATURES, event_features, varied_folds
-from transformer.features.reading import obtain_reading
+from transformer.features.history import FEATURES, History, varied_folds
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.features.statistics import (
     Moments,
     Statistics,
     compute_statistics,
-    day_statistics,
+    date_statistics,
+    folds_of,
     load_statistics,
+    merge_dates,
     save_statistics,
 )
 from transformer.files import read_json, write_json
@@ -59,8 +63,8 @@ def statistics_of(delays: list[list[int | None]], after_days: int = 0, **config:
     """Statistics of one date, whose fold is its number."""
     events = events_of(delays, after_days)
     data = DataConfig(statistics=StatisticsConfig(**config), timezone="UTC")
-    day = DAY + timedelta(days=after_days)
-    return day_statistics(events, journeys_of(events), day, after_days, VOCABULARY, data)
+    read = DayEvents(DAY + timedelta(days=after_days), events, ReadingReport())
+    return date_statistics(read, journeys_of(events), data)._in_fold(after_days)
 
 
 def test_delay_change_of_a_section_spelled_out():
@@ -104,15 +108,11 @@ def test_one_odd_second_does_not_switch_rounding_off():
 
 
 def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
-    data, folder = small_config.data, Path(small_config.data.local_folder)
-    days = available_dates(folder)[:3]
-    journeys = read_journeys(folder, days, data.timezone)
-    vocabulary = Vocabulary(np.arange(1, 25, dtype=np.int32), ("long_distance", "other", "regional"))
+    data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:3]
+    journeys = read_journeys(Path(data.local_folder), days, data.timezone)
     parts = [
-        day_statistics(
-            read_events(folder, day, data.timezone, data.validation)[0], journeys, day, fold, vocabulary, data
-        )
-        for fold, day in enumerate(days)
+        date_statistics(read, journeys.filter(pl.col("service_date") == read.day), data)._in_fold(fold)
+        for fold, read in enumerate(each_day(data, days))
     ]
     forward, backward = parts[0] + parts[1] + parts[2], parts[2] + (parts[1] + parts[0])
     for name in ("sections", "histograms", "history"):
@@ -125,9 +125,28 @@ def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
         _ = forward + parts[0]
 
 
+@pytest.mark.parametrize("most", [1, 2, 10])
+def test_the_dates_of_every_fold_add_up(small_config: Config, monkeypatch: pytest.MonkeyPatch, most: int):
+    """The statistics are those of the events of each fold together, whatever the order of the dates."""
+    monkeypatch.setattr(st, "FOLDS", most)
+    data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:5]
+    whole = compute_statistics(data, days[::-1])
+    assert whole.fold_of == {day: number % most for number, day in enumerate(days)}
+    assert [len(fold) for fold in folds_of(days)] == [len(days[number::most]) for number in range(min(most, 5))]
+    for number, fold in enumerate(folds_of(days)):
+        of_fold = compute_statistics(data, fold)
+        for name in ("sections", "histograms", "history"):
+            alone = getattr(of_fold, name).drop("fold")
+            keys = alone.columns[: -4 if name == "sections" else -1 if name == "histograms" else -3]
+            alone = alone.group_by(keys).agg(pl.all().sum()).sort(keys)
+            assert_frame_equal(getattr(whole, name).filter(pl.col("fold") == number).drop("fold"), alone)
+    with pytest.raises(UserError, match=r"data\.split\.train is empty"):
+        merge_dates([], folds_of([]), np.zeros(0, np.int32))
+
+
 def features_of(config: Config, statistics: Statistics, day: date) -> np.ndarray:
-    loaded = obtain_reading(config.data, [day], Path(config.paths.cache)).table(statistics.vocabulary)
-    return event_features(loaded, statistics, config.data.statistics).values
+    loaded = read_table(config.data, [day], statistics.vocabulary)
+    return History(statistics, config.data.statistics).features(loaded).values
 
 
 def test_features_of_a_training_date_leave_it_out(small_config: Config):
@@ -171,7 +190,7 @@ def of_date(after_days: int, trains: int = 2, **config: float) -> tuple[LoadedTa
     known = Statistics.merged([statistics_of(delays, number) for number, delays in enumerate(PAST)])
     events = events_of([[0, 0, 0]] * trains, after_days)
     loaded = LoadedTable.of(events, journeys_of(events), VOCABULARY)
-    return loaded, event_features(loaded, known, StatisticsConfig(min_count=4, **config))
+    return loaded, History(known, StatisticsConfig(min_count=4, **config)).features(loaded)
 
 
 def columns(features: EventFeatures, train: int, *names: str) -> list[list[float]]:
@@ -313,11 +332,11 @@ def test_varied_history_leaves_up_to_half_of_the_other_dates_out():
 def test_features_leave_out_the_varied_folds_and_their_own(small_config: Config):
     days = available_dates(Path(small_config.data.local_folder))[:3]
     of_three, of_two = (compute_statistics(small_config.data, chosen) for chosen in (days, days[:2]))
-    loaded = obtain_reading(small_config.data, days[:1], Path(small_config.paths.cache)).table(of_three.vocabulary)
+    loaded = read_table(small_config.data, days[:1], of_three.vocabulary)
     third = of_three.fold_of[days[2]]
-    varied = event_features(loaded, of_three, small_config.data.statistics, {of_three.fold_of[days[0]]: [third]})
-    assert_array_equal(varied.values, event_features(loaded, of_two, small_config.data.statistics).values)
-    assert (varied.values != event_features(loaded, of_three, small_config.data.statistics).values).any()
+    varied = History(of_three, small_config.data.statistics, {of_three.fold_of[days[0]]: [third]}).features(loaded)
+    assert_array_equal(varied.values, History(of_two, small_config.data.statistics).features(loaded).values)
+    assert (varied.values != History(of_three, small_config.data.statistics).features(loaded).values).any()
 
 
 def test_more_train_types_than_a_code_can_hold_are_refused(

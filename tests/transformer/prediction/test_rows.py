@@ -38,6 +38,6 @@ def test_each_next_event_has_its_rank(n_foll: int):
         config=SimpleNamespace(data=SimpleNamespace(timezone="UTC")), statistics=SimpleNamespace(vocabulary=vocabulary)
     )
     module: Any = SimpleNamespace(network=SimpleNamespace(levels=(0.5,)), predict=predict)
-    rows = next_event_rows(trained, module, builder, loaded, np.array([int(START.timestamp())]))
+    rows = next_event_rows(trained, module, builder, loaded.names, np.array([int(START.timestamp())]))
     assert rows["rank"].to_list() == list(range(1, n_foll + 1))
     assert rows["op_id"].to_list() == list(range(n_foll))

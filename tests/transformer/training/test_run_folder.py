@@ -17,7 +17,7 @@ from transformer.errors import UserError
 from transformer.features import cache
 from transformer.features.embeddings import PointEmbeddings, compute_embeddings
 from transformer.features.graph import RailwayGraph
-from transformer.features.reading import obtain_reading
+from transformer.features.reading import joint_edges, obtain_readings
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.names import CONFIG_ARTIFACT
 from transformer.tracking.run_log import RunLog
@@ -68,9 +68,9 @@ def test_it_needs_neither_cache_nor_training_dates(trained: TrainedModel, small_
 
 def test_another_timetable_leaves_the_model_as_it_is(trained: TrainedModel, small_config: Config):
     before = trained.module.network.point_vectors.clone()
-    edges = obtain_reading(
-        trained.located(small_config).data, trained.split.test, Path(small_config.paths.cache)
-    ).edges()
+    edges = joint_edges(
+        obtain_readings(trained.located(small_config).data, trained.split.test, Path(small_config.paths.cache))
+    )
     module = trained.module_for(edges)
     assert module is not trained.module
     assert torch.equal(trained.module.network.point_vectors, before)
