@@ -96,7 +96,7 @@ class Survey:
         return found
 
     def _kept(self, day: date) -> Path:
-        """The file of the report of a date. Whatever the report counts is part of its name."""
+        """The file of the report of a date. All that the report counts is part of its name."""
         data, folder = self._data, Path(self._data.local_folder)
         identity = content_hash(
             VERSION,

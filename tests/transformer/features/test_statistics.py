@@ -127,7 +127,7 @@ def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
 
 @pytest.mark.parametrize("most", [1, 2, 10])
 def test_the_dates_of_every_fold_add_up(small_config: Config, monkeypatch: pytest.MonkeyPatch, most: int):
-    """The statistics are those of the events of each fold together, whatever the order of the dates."""
+    """The statistics are those of the events of each fold together, in any order of the dates."""
     monkeypatch.setattr(st, "FOLDS", most)
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:5]
     whole = compute_statistics(data, days[::-1])
