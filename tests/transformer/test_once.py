@@ -83,7 +83,7 @@ def test_every_stage_of_a_training_reads_and_hashes_once(config: Config, process
     assert use.read == Counter(names(TRAIN)) and use.hashed == Counter(everything)
     with process() as use:
         stages.train_model(config, "")
-    assert use.read == Counter(names(TRAIN, VALIDATION)) and use.hashed == Counter(everything)
+    assert use.read == Counter(names(VALIDATION)) and use.hashed == Counter(everything)
     with process() as use:
         stages.evaluate_model(config, "")
     assert use.read == Counter(names(TEST)) and use.hashed == Counter(names(TEST)) and not use.scanned
@@ -96,12 +96,39 @@ def test_a_training_that_is_tried_again_reads_nothing(config: Config, process: C
     assert not use.read and set(use.hashed.values()) == {1}
 
 
-def test_a_fetch_reads_what_its_hours_were_known_of(config: Config, process: Callable[[], Any]) -> None:
+def test_a_second_fetch_reads_nothing(config: Config, process: Callable[[], Any]) -> None:
     first = stages.fetch_files(config, "")
     with process() as use:
         again = stages.fetch_files(config, "")
     assert again == first
+    assert not use.read
+
+
+def test_a_fetch_reads_what_its_hours_were_known_of(config: Config, process: Callable[[], Any]) -> None:
+    first = stages.fetch_files(config, "")
+    shutil.rmtree(Path(config.paths.cache) / "reports")
+    with process() as use:
+        again = stages.fetch_files(config, "")
+    assert again == first
     assert use.read == Counter(names(TRAIN, VALIDATION, TEST))
+
+
+def test_one_date_more_is_read_alone(config: Config, process: Callable[[], Any]) -> None:
+    """The window of the next night: the test date becomes a validation date, and the validation date trains."""
+
+    def split(train: range, validation: range, test: range) -> None:
+        days = {"train": train, "validation": validation, "test": test}
+        for name, chosen in days.items():
+            setattr(config.data.split, name, [str(FIRST + timedelta(days=day)) for day in chosen])
+
+    for again, splits in enumerate(((range(5), range(5, 6), range(6, 7)), (range(1, 6), range(6, 7), range(7, 8)))):
+        split(*splits)
+        with process() as use:
+            stages.compute_statistics_and_embeddings(config, "")
+            stages.train_model(config, "")
+        train, validation, _ = splits
+        # The former validation date has a table, and no statistics.
+        assert use.read == Counter(names(validation, train[-1:] if again else train))
 
 
 @pytest.mark.usefixtures("undrawn_figures")
