@@ -100,7 +100,8 @@ class Observations:
     def of(cls, place: Int64Array, time: Int64Array, values: FloatArray, n_places: int) -> Self:
         # Places are numbered without gaps, and each has an event: too many places would need a billion events.
         assert n_places < 2**63 // TIME_SPAN_S, f"{n_places} places do not fit the keys"
-        order = np.lexsort((time, place))
+        since = time - time.min(initial=NO_KEY)
+        order = _ascending(place * (int(since.max(initial=0)) + 1) + since)
         place, time = place[order], time[order]
         newest = np.zeros((len(place) + 1, 4), np.float32)
         # Multiples of 2^-16 s are fine enough and add up without rounding. Distant rows of the table, such as another
@@ -173,14 +174,10 @@ class LiveState:
         place = point * 4 + np.asarray(table.event_type)
         n_points = int(point.max(initial=0)) + 1
 
-        def numbered(codes: Int64Array) -> tuple[Int64Array, int]:
-            kinds, number = np.unique(codes, return_inverse=True)
-            return number.astype(np.int64), len(kinds)
-
         step = np.where(first, 0, place[before]) * (4 * n_points) + place
         # The numbers of one service date are consecutive, so a snapshot needs only a narrow range of them.
-        section_of, n_sections = numbered(day * (4 * n_points) ** 2 + step)
-        point_of, n_places = numbered(day * n_points + point)
+        section_of, n_sections = _numbered(day * (4 * n_points) ** 2 + step)
+        point_of, n_places = _numbered(day * n_points + point)
 
         # A report that was wrong by what was known when it arrived does not count; one found wrong later did count.
         observed, seen = np.asarray(table.reported), np.asarray(table.heard)
@@ -315,6 +312,15 @@ def _along(values: FloatArray, train: Int64Array) -> FloatArray:
     for further in range(1, shape[0]):  # all trains at once
         sums[further] += sums[further - 1]
     return np.take(rows, at, axis=0)
+
+
+def _numbered(codes: Int64Array) -> tuple[Int64Array, int]:
+    """The place of each code [C] among the distinct codes, and their number, as of `numpy.unique`."""
+    order = _ascending(codes)
+    stretches = _Stretches.of(codes[order])
+    number = np.empty(len(codes), np.int64)
+    number[order] = stretches.number
+    return number, len(stretches.start)
 
 
 def _ascending(values: Int64Array) -> Int64Array:
