@@ -20,7 +20,7 @@ BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if 
 	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-all test-fast test-images test-cluster lint notebook docs screenshots bench bench-accuracy bench-ride bench-ablation up down lock audit image
+.PHONY: help setup train tune test test-all test-fast test-images test-cluster lint notebook docs screenshots bench bench-scale bench-accuracy bench-ride bench-ablation up down lock audit image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -82,7 +82,11 @@ screenshots: $(INSTALLED) ## renew the pictures of Airflow's and MLflow's pages 
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest tests/e2e/test_up.py
 
 bench: $(INSTALLED) ## measure the speeds that docs/benchmarks.md gives
-	@for file in benchmarks/speed/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out %/bench_scale.py,$(wildcard benchmarks/speed/bench_*.py)); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+bench-scale: $(INSTALLED) ## measure every stage on three years of a whole network: make bench-scale [DATES=1096 | CURVE="30 120"] [KEEP=folder] [STAGES="fetch train"]
+	@$(BIN)/python benchmarks/speed/bench_scale.py $(if $(CURVE),--curve $(CURVE),$(if $(DATES),--dates '$(DATES)')) \
+		$(if $(KEEP),--keep '$(KEEP)') $(if $(STAGES),--stages $(STAGES)) $(foreach pair,$(SET),--set '$(pair)')
 
 bench-accuracy: $(INSTALLED) ## compare the accuracy with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)

@@ -32,6 +32,7 @@ ELSEWHERE = {
     r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench": "tests/benchmarks/speed/test_training.py",
+    r"make bench-scale": "tests/benchmarks/speed/test_scale.py::test_every_stage_is_measured_and_one_date_more",
     r"make (test|test-all|test-fast|lint)": ".ci/run",
     r"make test-(images|cluster)": ".ci/cluster.sh",
     r"make audit( SERVICE=osv)?": "tests/scripts/test_audit.py",

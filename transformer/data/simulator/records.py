@@ -52,8 +52,7 @@ def event_table(
     seconds = pl.DataFrame({"planned": planned, "observed": observed}).with_columns(
         pl.all().fill_nan(None).cast(pl.Int64)
     )
-    # Noon minus 12 h, so that no hour of a service date is missing or double when the clocks change.
-    midnight = datetime.combine(day, time_of_day(12), ZoneInfo(config.timezone)).astimezone(UTC) - timedelta(hours=12)
+    midnight = start_of(day, config.timezone)
     return (
         pl.DataFrame(
             {
@@ -69,6 +68,11 @@ def event_table(
         .filter(pl.Series(~unrecorded))
         .with_columns(seq=pl.int_range(pl.len()).over("train_id"))
     )
+
+
+def start_of(day: date, timezone: str) -> datetime:
+    """Return noon minus 12 h: no hour of a service date is missing or double when the clocks change."""
+    return datetime.combine(day, time_of_day(12), ZoneInfo(timezone)).astimezone(UTC) - timedelta(hours=12)
 
 
 def journey_attributes(timetable: Timetable, railway: Railway, day: date) -> pl.DataFrame:
