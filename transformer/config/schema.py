@@ -376,6 +376,20 @@ class EarlyStoppingConfig(Group):
     min_delta_s: float = Field(0.1, ge=0, description="a smaller improvement does not count")
 
 
+class TrainingScheduleConfig(Group):
+    """Times at which DAG model_training runs by itself, in the environment that TRANSFORMER_ENV of Airflow names."""
+
+    cron: Cron = Field("", description='minute hour day month weekday, in data.timezone; "" = at no fixed time')
+    on_degradation: bool = Field(
+        False,
+        description="true = it also runs when an evaluation that no person started finds that a model has degraded, or "
+        "that the data have drifted beyond a limit",
+    )
+    warm_start: Literal["none", "champion"] = Field(
+        "none", description="weights with which such a run begins: random ones, or those of the champion"
+    )
+
+
 class TrainingConfig(Group):
     max_epochs: Whole = Field(8, gt=0, description="largest number of epochs; the learning rate falls over them")
     snapshots_per_epoch: Whole = Field(
@@ -409,6 +423,7 @@ class TrainingConfig(Group):
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
     use_precomputed: UsePrecomputedConfig = Field(default_factory=UsePrecomputedConfig)
+    schedule: TrainingScheduleConfig = Field(default_factory=TrainingScheduleConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
 
 
