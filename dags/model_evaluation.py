@@ -15,6 +15,8 @@ better than translation, the baseline. `docs/concepts.md` explains the words.
   no message. Open *Browse → Required Actions* or the page of the task, and press *Approve* or *Reject*. *Reject* skips
   `promote`. Without an answer within 7 days, `approve` and the DAG run fail, and nothing is promoted.
 - **promote** makes the challenger champion.
+- **request_training** starts `model_training` if a model has degraded, or the data have drifted beyond a limit. It does
+  so in runs that nobody triggered, once per window, and only if `training.schedule.on_degradation` is on.
 
 Only `evaluate_model` is a stage. The DAG opens no MLflow run of its own.
 
@@ -25,6 +27,7 @@ Only `evaluate_model` is a stage. The DAG opens no MLflow run of its own.
 - A run `window FIRST..LAST`, nested in the MLflow run of each model: metrics `window/…`, artifacts `evaluation/` with a
   report, and tags with the decision. The task's page links *MLflow run* and *Report* under *Details*.
 - The model registry: aliases and tags of the model's versions.
+- The Airflow asset `degraded_delay_model`, whose event starts `model_training`.
 
 #### Trigger
 The DAG runs after `model_training` has registered a model. If several models are registered at about the same time,
@@ -57,7 +60,8 @@ the environment that `TRANSFORMER_ENV` names. To run it by hand, use the form, o
 
 #### Triage
 - **Impact**: medium. The champion stays champion, but nobody sees whether it has become worse.
-- **Normal**: a skipped `approve` or `promote`, since most challengers are not better; no newer dates.
+- **Normal**: a skipped `approve`, `promote` or `request_training`, since most challengers are not better, and most
+  models have not degraded; no newer dates.
 - **Look first** at the last line of the failed task's log. Find that line in `docs/operate.md`. Stale data are the most
   frequent cause: check the feed of the event tables.
 - **Call** the addressees of the configuration group `alerts`: `python -m transformer config --env prod` prints them,
@@ -69,11 +73,11 @@ import os
 from airflow.sdk import TriggerRule, chain, dag, task
 from pendulum import duration
 
-from delay_pipeline import evaluations
+from delay_pipeline import evaluations, retraining
 from delay_pipeline.alerts import DegradationAlert, FailureAlert
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import evaluation_params
-from delay_pipeline.schedules import evaluation_schedule
+from delay_pipeline.schedules import DEGRADED_MODEL, evaluation_schedule
 from delay_pipeline.stage import EvaluateModelOperator
 
 
@@ -119,6 +123,11 @@ def model_evaluation():
         """Make the challenger champion if the gate and, where one is asked, a person agree."""
         return evaluations.promote(decision, context)
 
+    @task(execution_timeout=duration(minutes=10), inlets=[DEGRADED_MODEL], outlets=[DEGRADED_MODEL])
+    def request_training(decision, **context):
+        """Start `model_training` if a model has become worse."""
+        return retraining.request_training(decision, context)
+
     opened = open_evaluation()
     evaluate = EvaluateModelOperator.partial(
         task_id="evaluate_model", map_index_template="{{ task.mlflow_run['model'] }}"
@@ -132,6 +141,7 @@ def model_evaluation():
         retries=0,
     )
     promoted = promote(decision)
+    request_training(decision)
     chain(evaluate, decision, approve, promoted)
     chain(evaluate, promoted)
 

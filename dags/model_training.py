@@ -34,6 +34,11 @@ know MLflow's address. In a shell, `airflow` is then `AIRFLOW_HOME=$PWD/.airflow
 
     airflow dags trigger model_training --conf '{"env": "local", "overrides": ["training.max_epochs=5"]}'
 
+The DAG can also run by itself: at the times `training.schedule.cron`, or when `model_evaluation` finds that a model has
+become worse (`training.schedule.on_degradation`). Both are off by default, and belong to the environment that
+`TRANSFORMER_ENV` names. Such a run has no conf. It begins with random weights, or with those of the champion
+(`training.schedule.warm_start`). `docs/retraining.md` describes the loop.
+
 #### Rerun and resume
 - **Rerun** a failed stage: clear its task with *Downstream*, the default. The later tasks run again too, and
   `close_run` marks the MLflow run anew. Earlier stages keep their results, and the MLflow run stays the same.
@@ -66,14 +71,15 @@ from delay_pipeline import runs
 from delay_pipeline.alerts import FailureAlert
 from delay_pipeline.failures import RETRIES
 from delay_pipeline.params import training_params
-from delay_pipeline.schedules import REGISTERED_MODEL
+from delay_pipeline.schedules import REGISTERED_MODEL, training_schedule
 from delay_pipeline.stage import EvaluateModelOperator, StageOperator
 
 
 @dag(
     doc_md=__doc__,
     params=training_params(os.environ),
-    schedule=None,
+    schedule=training_schedule(os.environ),
+    catchup=False,
     max_active_runs=1,  # one training at a time fills a GPU or a laptop
     tags=["delays", "training"],
     default_args={

@@ -142,8 +142,7 @@ class Experiment:
 
     @classmethod
     def of(cls, config: Config, split: Split) -> Self:
-        days = {f"data.split.{name}": dates for name, dates in split.as_ranges().items()}
-        config = with_values(config, days, "the benchmark's split")
+        config = with_values(config, split.as_values(), "the benchmark's split")
         return cls(config, split, *obtain_inputs(config, split))
 
     @property

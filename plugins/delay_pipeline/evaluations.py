@@ -16,6 +16,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from delay_pipeline import retraining
 from delay_pipeline.failures import one_line_failures
 from delay_pipeline.outcomes import outcome_of
 from delay_pipeline.params import EvaluationParams, read_evaluation_params
@@ -93,6 +94,7 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
         `degraded`: run id, page, window, report and one line for each model that has become worse.
         `promotion`: the PromotionDecision as a dict if the gate promotes, else None. If the gate promotes several
             models, the newest counts.
+        `retraining`: why to train again, from `retraining.finding`, or None.
         `env` and `overrides` of the promoted model, and `ask`: whether a person must approve the promotion.
         `body`: Markdown text for this person.
     """
@@ -100,8 +102,10 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
     promoted = opened["models"][-1]
     degraded = []
     lines = []
+    outcomes = []
     with one_line_failures(context["ti"]):
         for run, found in _outcomes(opened["models"]):
+            outcomes.append((run, found))
             report = found.report_page(run["run_url"])
             line = f"{run['model']} on {found.window}: {found.headline}"
             lines.append(f"- [{line}]({report})" if report else f"- {line}")
@@ -129,6 +133,7 @@ def decide(opened: dict[str, Any], context: Context) -> dict[str, Any]:
     return {
         "degraded": degraded,
         "promotion": promotion.as_dict() if promotion else None,
+        "retraining": retraining.finding(outcomes, promoted["run_id"] if promotion else ""),
         "env": promoted["env"],
         "overrides": promoted["overrides"],
         "ask": promoted["ask"],

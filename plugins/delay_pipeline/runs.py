@@ -15,12 +15,13 @@ from airflow.sdk import Context
 
 from delay_pipeline.failures import one_line_failures, skip
 from delay_pipeline.pages import dag_run_page
-from delay_pipeline.params import TrainingParams, read_params, read_tuning_params
+from delay_pipeline.params import TrainingParams, read_tuning_params
+from delay_pipeline.retraining import training_request
 from delay_pipeline.schedules import REGISTERED_MODEL
 from transformer.config import Config, load_config
 from transformer.errors import UserError
 from transformer.protocol import ERROR_XCOM, SKIP_XCOM
-from transformer.tracking.names import AIRFLOW_PAGE, AIRFLOW_RUN, DAG_ID
+from transformer.tracking.names import AIRFLOW_PAGE, AIRFLOW_RUN, DAG_ID, TRAINING_REASON
 from transformer.tuning.space import read_space
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ def open_run(context: Context) -> dict[str, Any]:
         AirflowException: MLflow does not answer; retried.
     """
     with one_line_failures(context["ti"]):
-        request = read_params(context["dag_run"].conf, os.environ)
-        return _open(request, load_config(request.env, request.overrides), context)
+        request, reason = training_request(context)
+        tags = {TRAINING_REASON: reason} if reason else {}
+        return _open(request, load_config(request.env, request.overrides), context, **tags)
 
 
 def open_study(context: Context) -> dict[str, Any]:

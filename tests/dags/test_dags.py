@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from delay_pipeline.schedules import REGISTERED_MODEL
+from delay_pipeline.schedules import DEGRADED_MODEL, REGISTERED_MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PREPARATION = {
@@ -155,6 +155,18 @@ def test_what_one_evaluation_found_counts_and_nothing_is_promoted_after_a_failed
 
 def test_an_evaluation_runs_when_a_model_was_registered(evaluation):
     assert evaluation.schedule == [REGISTERED_MODEL]
+
+
+def test_an_evaluation_announces_a_degraded_model_and_remembers_what_it_announced(evaluation):
+    request = evaluation.get_task("request_training")
+    assert request.inlets == request.outlets == [DEGRADED_MODEL]
+    assert not any(task.outlets for task in evaluation.tasks if task is not request)
+    assert request.upstream_task_ids == {"decide"}  # it does not wait for a person who approves
+    assert request.trigger_rule == "all_success"
+
+
+def test_missed_times_are_not_made_up_for(training):
+    assert not training.catchup
 
 
 def test_approve_waits_a_week_for_a_person(evaluation):

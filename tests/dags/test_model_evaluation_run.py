@@ -58,6 +58,7 @@ def test_the_better_challenger_becomes_champion(evaluate, registry, states):
         "decide": "success",
         "approve": "skipped",
         "promote": "success",
+        "request_training": "skipped",
     }
     request = hashlib.sha256(f"model_evaluation {run.run_id}".encode()).hexdigest()[:16]
     for index, run_id in enumerate(("old-run", "new-run")):

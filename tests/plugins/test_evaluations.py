@@ -206,6 +206,7 @@ def test_what_was_found_is_gathered(registry):
             }
         ],
         "promotion": decision,
+        "retraining": None,  # the promoted model is as good as at its training
         "env": "local",
         "overrides": [],
         "ask": False,
@@ -246,6 +247,19 @@ def test_of_two_better_models_the_newest_is_promoted_with_its_own_configuration(
     monkeypatch.setattr(evaluations, "load_config", lambda env, overrides: asked.append((env, overrides)))
     evaluations.promote(found | {"ask": False}, context())
     assert asked == [("prod", ["training.seed=1"])]
+
+
+def test_a_model_that_has_become_worse_is_a_reason_to_train(registry):
+    run = opened(conf={"overrides": ["training.seed=5"]})
+    request = run["models"][0]["request"]
+    registry.found("old-run", request, drift="delays: PSI 0.300")
+    registry.found("new-run", request, decision={"verdict": "decline", "reason": "no better", "version": 2})
+    assert evaluations.decide(run, context())["retraining"] == {
+        "env": "local",
+        "overrides": ["training.seed=5"],
+        "window": "2025-01-24..2025-01-25",
+        "reason": "champion on 2025-01-24..2025-01-25: drift: delays: PSI 0.300",
+    }
 
 
 def test_one_failed_evaluation_hides_no_other(registry):

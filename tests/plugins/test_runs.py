@@ -48,7 +48,8 @@ def tracking(monkeypatch):
 def opening(conf):
     ti = SimpleNamespace(xcoms={})
     ti.xcom_push = lambda key, value: ti.xcoms.update({key: value})
-    return {"ti": ti, "dag_run": SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)}
+    dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf, run_type="manual")
+    return {"ti": ti, "dag_run": dag_run}
 
 
 def closing(states, errors=None, tasks=TRAINING, skips=()):

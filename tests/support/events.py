@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from transformer.data.tables import EVENT_SCHEMA
+from transformer.data.tables import EVENT_SCHEMA, TIMESTAMP
 from transformer.errors import UserError
 
 DAY = date(2024, 12, 13)
@@ -40,6 +40,14 @@ def rows(*changes: dict[str, Any], schema: dict[str, Any] | None = None) -> pl.D
 
 def sound(n: int = 3) -> pl.DataFrame:
     return rows(*[{}] * n)
+
+
+def whole_date(offset: int, hours: range = range(4, 23), per_hour: int = 8) -> pl.DataFrame:
+    """The times of a date's events, `offset` days after `DAY`: as many in each of these hours."""
+    midnight = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) + timedelta(days=offset)
+    planned = [midnight + timedelta(hours=hour, minutes=minute) for hour in hours for minute in range(per_hour)]
+    columns = {"planned_ts": planned, "observed_ts": planned}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, TIMESTAMP))
 
 
 def refusal(act: Callable[[], object]) -> str:

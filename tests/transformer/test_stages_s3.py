@@ -77,6 +77,16 @@ def test_only_the_dates_of_the_split_travel(small_overrides: list[str], sample_b
     assert days == ["2025-01-06", "2025-01-07", "2025-01-08", "2025-01-09", "2025-01-11"]
 
 
+def test_a_rolling_split_follows_the_bucket(small_overrides: list[str], sample_bucket: str, tmp_path: Path):
+    rolling = "data.split.rolling={train: 3, validation: 1, test: 2}"
+    split = stages.fetch_files(machine([*small_overrides, rolling], sample_bucket, tmp_path), "")["split"]
+    assert split == {
+        "train": ["2025-01-08", "2025-01-09", "2025-01-10"],
+        "validation": ["2025-01-11"],
+        "test": ["2025-01-12", "2025-01-13"],
+    }
+
+
 def test_left_over_local_dates_do_not_enter_an_automatic_split(
     small_overrides: list[str], sample_bucket: str, sample_folder: Path, tmp_path: Path
 ):

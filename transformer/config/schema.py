@@ -69,10 +69,21 @@ class Entry(Group):
 
 
 # --- data.yaml -------------------------------------------------------------------------------------------------------
+class RollingConfig(Group):
+    """The last service dates that are whole: those before the last `validation` and `test` dates train."""
+
+    train: Whole = Field(
+        0, ge=0, description="number of training dates, fewer if there are fewer; 0 = no rolling split"
+    )
+    validation: Whole = Field(14, gt=0, description="number of validation dates; they follow the training dates")
+    test: Whole = Field(14, gt=0, description="number of test dates; the last one is the last whole date")
+
+
 class SplitConfig(Group):
     """Service dates of each split: ISO dates or ranges `2024-12-16..2024-12-19`.
 
     All three empty = by order: the last tenth of the dates (at least one) tests, the tenth before it validates.
+    `rolling` gives numbers of dates instead.
     """
 
     train: list[Text] = Field([], description="dates that statistics, embeddings and weights are learned from")
@@ -80,6 +91,19 @@ class SplitConfig(Group):
         [], description="dates that choose the best epoch, calibrate intervals and rank trials"
     )
     test: list[Text] = Field([], description="dates on which the trained model is evaluated")
+    rolling: RollingConfig = Field(default_factory=RollingConfig)
+
+    @model_validator(mode="after")
+    def _is_one_split(self) -> Self:
+        named = [name for name in ("train", "validation", "test") if getattr(self, name)]
+        if self.rolling.train and named:
+            key = "data.split.rolling.train"
+            raise MisfitError(
+                f"{key}={self.rolling.train} and the dates of data.split.{named[0]} are two splits; "
+                f"set {key}=0, or leave data.split.train, validation and test empty",
+                key,
+            )
+        return self
 
 
 class ValidationConfig(Group):
@@ -112,7 +136,9 @@ class ValidationConfig(Group):
         description="`discard` = observations that would make a train run backwards in time are taken as not observed; "
         "`keep` = they stay labels",
     )
-    skip_partial_dates: bool = Field(True, description="leave dates with missing hours out of an automatic split")
+    skip_partial_dates: bool = Field(
+        True, description="leave dates with missing hours out of an automatic or rolling split"
+    )
 
 
 MOST_EVENTS = 2**15 - 1  # of a journey: the order of its events and the rank of a prediction are Int16
@@ -367,6 +393,20 @@ class SamplingConfig(Group):
     )
 
 
+class TrainingScheduleConfig(Group):
+    """Times at which DAG model_training runs by itself, in the environment that TRANSFORMER_ENV of Airflow names."""
+
+    cron: Cron = Field("", description='minute hour day month weekday, in data.timezone; "" = at no fixed time')
+    on_degradation: bool = Field(
+        False,
+        description="true = it also runs when an evaluation that no person started finds that a model has degraded, or "
+        "that the data have drifted beyond a limit",
+    )
+    warm_start: Literal["none", "champion"] = Field(
+        "none", description="weights with which such a run begins: random ones, or those of the champion"
+    )
+
+
 class TrainingConfig(Group):
     max_epochs: Whole = Field(8, gt=0, description="largest number of epochs; the learning rate falls over them")
     snapshots_per_epoch: Whole = Field(
@@ -401,6 +441,7 @@ class TrainingConfig(Group):
     early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     use_precomputed: UsePrecomputedConfig = Field(default_factory=UsePrecomputedConfig)
+    schedule: TrainingScheduleConfig = Field(default_factory=TrainingScheduleConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from transformer.config import SplitConfig
+from transformer.config import RollingConfig, SplitConfig
 from transformer.data.conform import REMEDY
 from transformer.data.events import hours_of
 from transformer.data.tables import events_path
@@ -24,7 +24,10 @@ from transformer.parquet import read_parquet
 log = logging.getLogger(__name__)
 
 MAX_RANGE_DAYS = 36_525  # longest range of one entry; a mistyped year must not fill the memory
+COMPARED_DATES = 28  # fewest dates that a rolling split compares: four of each day of the week
 HoursOf = Callable[[Path, date, str], Hours]
+Fetch = Callable[[Sequence[date]], object]
+LeftOut = Callable[[Sequence[date]], Mapping[date, str]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Split:
     def as_ranges(self) -> dict[str, list[str]]:
         """Dates and ranges per split, in the form of `data.split`."""
         return {name: format_dates(getattr(self, name)) for name in ("train", "validation", "test")}
+
+    def as_values(self) -> dict[str, list[str] | int]:
+        """The keys of a configuration that name these dates, whichever split it had before."""
+        named = {f"data.split.{name}": dates for name, dates in self.as_ranges().items()}
+        return {**named, "data.split.rolling.train": 0}
 
 
 def available_dates(folder: Path) -> list[date]:
@@ -112,7 +120,7 @@ def dates_text(days: Sequence[date]) -> str:
 
 
 def configured_split(split: SplitConfig) -> Split:
-    """The dates that the configuration names. If all lists are empty, the split follows the order of the dates.
+    """The dates that the configuration names. If all lists are empty, the split depends on the available dates.
 
     Raises:
         UserError: an entry is no date or range.
@@ -142,28 +150,48 @@ def resolve_split(
     available: Sequence[date] | None = None,
     hours: HoursOf = read_hours,
     today: date | None = None,
+    fetch: Fetch = lambda _: None,
 ) -> Split:
     """The dates of each split.
 
-    The configuration names them. If its three lists are empty, the split follows the order of the available dates, and
-    leaves out those that are not whole. A range means the dates in it that have data.
+    The configuration names them, or their numbers (`rolling`). Otherwise the split follows the order of the available
+    dates. The latter two leave out dates that are not whole. A range means the dates in it that have data.
 
     Args:
-        skip_partial: an automatic split leaves out dates that are not whole.
+        skip_partial: a split without named dates leaves out those that are not whole.
         timezone: time zone of the railway.
         available: the dates to choose from, for example those of a bucket; None = the dates in `folder`.
         hours: returns the events per hour of a service date; by default it reads the file.
         today: the first date that is not over; None = the present date in `timezone`.
+        fetch: brings the files of dates into `folder` before they are read; by default they are there.
 
     Raises:
         UserError: splits overlap, a date has no data, or there are too few dates.
     """
     available = available_dates(folder) if available is None else list(available)
     today = today or datetime.now(ZoneInfo(timezone)).date()
-    if not configured_split(split).all:
-        if skip_partial:
-            available = _whole({day: hours(folder, day, timezone) for day in available}, today)
-        return _split_by_order(available, folder)
+    if configured_split(split).all:
+        chosen = _named_split(split, folder, available, today)
+        fetch(chosen.all)
+        return chosen
+    read: dict[date, Hours] = {}
+
+    def left_out(days: Sequence[date]) -> dict[date, str]:
+        new = [day for day in days if day not in read]
+        fetch(new)
+        if not skip_partial:
+            return {}
+        read.update({day: hours(folder, day, timezone) for day in new})
+        return not_whole({day: read[day] for day in days}, today)
+
+    if split.rolling.train:
+        return _rolling_split(split.rolling, folder, [day for day in available if day < today], left_out)
+    partial = left_out(available)
+    _warn_of(partial)
+    return _split_by_order([day for day in available if day not in partial], folder)
+
+
+def _named_split(split: SplitConfig, folder: Path, available: Sequence[date], today: date) -> Split:
     chosen = Split(*(_with_data(name, getattr(split, name), folder, available) for name in Split.__annotations__))
     for left, right in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(set(getattr(chosen, left)) & set(getattr(chosen, right)))
@@ -191,12 +219,43 @@ def _with_data(name: str, entries: Sequence[str], folder: Path, available: Seque
     return tuple(day for day in days if day not in set(missing))
 
 
-def _whole(hours: Mapping[date, Hours], today: date) -> list[date]:
-    """The dates that are whole. A warning names each of the others."""
-    left_out = not_whole(hours, today)
-    for day, reason in left_out.items():
+def _warn_of(partial: Mapping[date, str]) -> None:
+    for day, reason in partial.items():
         log.warning("%s is left out of the split: %s (data.validation.skip_partial_dates)", day, reason)
-    return sorted(set(hours) - set(left_out))
+
+
+def _rolling_split(rolling: RollingConfig, folder: Path, over: Sequence[date], left_out: LeftOut) -> Split:
+    """The last whole dates. No more dates are read than it takes to find them.
+
+    Args:
+        over: the available dates that are over.
+        left_out: the reason for each of some dates that is not whole.
+    """
+    held_out = rolling.validation + rolling.test
+    wanted = rolling.train + held_out
+    count = max(wanted, COMPARED_DATES)
+    while True:
+        partial = left_out(over[-count:])
+        whole = [day for day in over[-count:] if day not in partial]
+        if len(whole) >= wanted or count >= len(over):
+            break
+        count += wanted - len(whole)
+    chosen = whole[-wanted:]
+    _warn_of({day: reason for day, reason in partial.items() if not chosen or day > chosen[0]})
+    if len(whole) <= held_out:
+        raise UserError(
+            f"data.split.rolling: {folder} has {len(whole)} usable service dates; {rolling.validation} for validation, "
+            f"{rolling.test} for test and one for training need {held_out + 1}"
+        )
+    if len(chosen) < wanted:
+        log.warning(
+            "data.split.rolling: %s has %d usable service dates, so %d train in place of %d",
+            folder,
+            len(whole),
+            len(whole) - held_out,
+            rolling.train,
+        )
+    return Split(tuple(chosen[:-held_out]), tuple(chosen[-held_out : -rolling.test]), tuple(chosen[-rolling.test :]))
 
 
 def _split_by_order(available: list[date], folder: Path) -> Split:

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformer.config import Config, SplitConfig
+from transformer.config import Config, SplitConfig, from_dict
 from transformer.data.dates import Split, available_dates, configured_split, resolve_split
 from transformer.data.sources import attribution
 from transformer.data.survey import Survey
@@ -45,19 +45,21 @@ def fetch_split(config: Config, pinned: Mapping[str, list[str]], survey: Survey)
         pinned: the split with which the run began, in the form of `data.split`; empty for a new run. The split of a run
             stays the same, so dates that arrive later do not move its test dates into its training.
         survey: counts the planned events per hour if partial dates are left out.
+
+    A rolling split downloads no more dates than it takes to find the last whole ones.
     """
     data, folder = config.data, Path(config.data.local_folder)
-    chosen = SplitConfig(**pinned) if pinned and not configured_split(data.split).all else data.split
-    if data.download_data_from_s3:
-        from transformer.storage.bucket import Bucket
-
-        bucket = Bucket.from_config(config)
-        available = bucket_dates(bucket)
-        wanted = configured_split(chosen).all or available  # partial dates are found by comparing all dates
-        sync_data(bucket, [day for day in available if day in set(wanted)], folder)
-    else:
-        available = local_dates(folder)
-    return resolve_split(chosen, folder, data.validation.skip_partial_dates, data.timezone, available, survey.hours)
+    keeps = pinned and not configured_split(data.split).all
+    chosen = from_dict(SplitConfig, pinned, "split of the run") if keeps else data.split
+    return resolve_split(
+        chosen,
+        folder,
+        data.validation.skip_partial_dates,
+        data.timezone,
+        list_dates(config),
+        survey.hours,
+        fetch=lambda days: fetch_dates(config, days),
+    )
 
 
 def list_dates(config: Config) -> list[date]:

@@ -36,7 +36,7 @@ def not_whole(hours: Mapping[date, Hours], today: date) -> dict[date, str]:
     """Find the dates that are not whole.
 
     Args:
-        hours: of every available date.
+        hours: of the dates to compare with each other.
         today: the date in the time zone of the railway. It and later dates are not over.
 
     Returns:
@@ -84,7 +84,7 @@ def _compared(counts: Float64Array, others: Float64Array) -> tuple[list[int], fl
     if not len(busy):
         return [], 1.0
     share = counts[busy] / usual[busy]
-    level = float(np.quantile(share, LEVEL_QUANTILE))
+    level = float(np.quantile(share, LEVEL_QUANTILE)) or float(share.max())  # 0: nearly every hour is without events
     lacking = share < MISSING_SHARE * min(level, 1.0)
     # Runs of hours, in the order of those in which trains run. Damage has a beginning and an end.
     runs = np.split(np.arange(len(busy)), np.flatnonzero(np.diff(lacking)) + 1)

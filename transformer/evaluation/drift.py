@@ -46,6 +46,13 @@ class Drift:
         return [f"{measure.label}: {measure.text}" for measure in self.measures if measure.level != "ok"]
 
     @property
+    def beyond_limits(self) -> str:
+        """The measures beyond their limits in one line; "" = none is."""
+        return "; ".join(
+            f"{measure.label}: {measure.text}" for measure in self.measures if measure.level == "beyond limit"
+        )
+
+    @property
     def verdict(self) -> str:
         """The warnings in one line; without a warning, a text that says so."""
         return "; ".join(self.warnings) or "as on the training dates"

@@ -146,6 +146,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         run_id=results.run_id if results is not run else "",
         headline=headline(result.metrics, scope.prefix),
         degradation=degradation,
+        drift=quality.drift.beyond_limits if quality.drift else "",
         decision=comparison.decision,
     )
     _log_metrics(results, metrics, find_model(config, run_id, content_of(source)) if run_id else "", scope, config)

@@ -33,6 +33,7 @@ class Outcome:
     run_id: str = ""  # nested run that has the results; "" = the run of the training has them
     headline: str = ""  # one line: MAE of the model, MAE of translation, skill
     degradation: str = ""  # one line: the loss of skill since the training; "" = within the limit
+    drift: str = ""  # one line: how the events differ from those of the training, beyond a limit; "" = within all
     decision: PromotionDecision = NO_DECISION
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,6 +48,11 @@ class Outcome:
             kept = {name: given.pop(name) for name in ("reason", "version", "instead_of") if name in given}
             decision = {"verdict": decision, **kept}
         return cls(**given, decision=PromotionDecision.read(decision))
+
+    @property
+    def worse(self) -> str:
+        """One line: why the model no longer fits the events; "" = it does."""
+        return "; ".join(line for line in (self.degradation, self.drift and f"drift: {self.drift}") if line)
 
     def without_decision(self) -> Self:
         """The same results without a decision, for a later request. Nothing is decided on them a second time."""

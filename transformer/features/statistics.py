@@ -433,7 +433,7 @@ def without_folds(frame: pl.DataFrame, folds: Collection[int]) -> pl.DataFrame:
 def _merge(frames: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
     """Add up the rows of the same key. The result is sorted, so it does not depend on the order of `frames`."""
     texts = [name for name in keys if frames[0].schema[name] == pl.String]
-    # The tables of dates repeat the same texts. Polars groups and sorts numbers several times as fast.
+    # Each date repeats these texts. Polars groups and sorts numbers several times as fast.
     kinds = {name: pl.Enum(pl.concat([frame[name].unique() for frame in frames]).unique().sort()) for name in texts}
     coded = pl.concat([frame.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items()) for frame in frames])
     merged = coded.group_by(keys).agg(pl.exclude(keys).sum()).sort(keys)

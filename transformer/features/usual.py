@@ -218,7 +218,7 @@ def _running_sums(values: npt.NDArray[np.float64], rank: Int64Array) -> npt.NDAr
     All journeys advance together, one event at a time.
     """
     sums = values.copy()
-    order = np.argsort(rank.astype(np.int16), kind="stable")  # a journey has at most MOST_EVENTS; NumPy is fast then
+    order = np.argsort(rank.astype(np.int16), kind="stable")  # holds every rank, and is sorted fast
     ends = np.cumsum(np.bincount(rank))
     for begin, end in pairwise(ends):
         at = order[begin:end]

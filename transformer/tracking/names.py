@@ -11,6 +11,7 @@ SPLIT = "split"  # tag: the service dates of each split, as data.split takes the
 MODEL_VERSION = "model_version"  # tag: version of the registered model that a run's model became
 BEST_TRIAL = "best_trial"  # tag: number of a study's best trial
 BEST_OVERRIDES = "best_overrides"  # tag: what makes a configuration that of the best trial, a JSON list of key=value
+TRAINING_REASON = "training_reason"  # tag: why an evaluation asked for the training of a run, one line
 WARM_START = "warm_start_run_id"  # tag: the run whose weights a run began with
 STUDY_NAME = "study_name"  # tag of the run of a study and of its trials
 TRIAL, STATE = "trial", "state"  # tags of a trial's run: its number, and how it ended

@@ -23,7 +23,7 @@ _FREE_ON_RESUME = (
     "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "data.split.",
     "evaluation.", "search.", "compute.", "paths.",
     "training.accelerator", "training.devices", "training.strategy", "training.num_workers", "training.log_every_s",
-    "training.allow_changes_on_resume", "training.use_precomputed.", "training.mlflow.",
+    "training.allow_changes_on_resume", "training.use_precomputed.", "training.schedule.", "training.mlflow.",
 )  # fmt: skip
 
 

@@ -134,8 +134,7 @@ class TrainedModel:
         differing = [f"{key}={value} (given: {given[key]})" for key, value in own.items() if value != given[key]]
         if differing:
             log.info("configuration: the values of the training are used: %s", ", ".join(differing))
-        days = {f"data.split.{name}": dates for name, dates in self.split.as_ranges().items()}
-        return with_values(here, {**own, **days}, "configuration of the run")
+        return with_values(here, {**own, **self.split.as_values()}, "configuration of the run")
 
     def module_for(self, timetable_edges: pl.DataFrame) -> DelayModule:
         """The module for another timetable. Points without a vector get one from their neighbours in that timetable.

@@ -48,6 +48,7 @@ _WHERE = (
     "data.local_folder", "data.bucket_", "data.endpoint_url", "data.download_", "data.save_", "paths.", "compute.",
     "search.", "evaluation.", "training.mlflow.", "training.accelerator", "training.devices", "training.strategy",
     "training.num_workers", "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.",
+    "training.schedule.",
 )  # fmt: skip
 _ROWS = ("data.split.", "data.validation.", "data.grid.", "data.timezone", "data.snapshot.", "training.overfit_batches")
 _INPUTS_ONLY = ("data.snapshot.n_prev",)

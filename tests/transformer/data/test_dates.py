@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.support.events import DAY, refusal
+from tests.support.events import DAY, refusal, whole_date
 from tests.support.messages import assert_names
-from transformer.config import SplitConfig
+from transformer.config import Config, RollingConfig, SplitConfig, with_values
 from transformer.data.dates import Split, available_dates, parse_dates, resolve_split
-from transformer.data.tables import TIMESTAMP, events_path
+from transformer.data.tables import events_path
+from transformer.data.whole_dates import Hours
 
 
 def folder_with(tmp_path: Path, *days: str) -> Path:
@@ -139,13 +140,6 @@ def test_two_dates_are_too_few(tmp_path: Path) -> None:
     assert_names(message, str(folder), "2 usable service dates", "at least 3")
 
 
-def whole_date(offset: int, hours: range = range(4, 23), per_hour: int = 8) -> pl.DataFrame:
-    midnight = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) + timedelta(days=offset)
-    planned = [midnight + timedelta(hours=hour, minutes=minute) for hour in hours for minute in range(per_hour)]
-    columns = {"planned_ts": planned, "observed_ts": planned}
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, TIMESTAMP))
-
-
 def test_a_date_that_is_not_whole_is_left_out_with_a_warning(
     written: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,3 +193,87 @@ def test_an_automatic_split_names_the_file_it_cannot_read(
     folder = written(whole_date(0), whole_date(1), frame)
     message = refusal(lambda: resolve_split(SplitConfig(), folder, skip_partial=True, timezone="UTC"))
     assert_names(message, str(events_path(folder, DAY + timedelta(days=2))), *named)
+
+
+# --- rolling ---------------------------------------------------------------------------------------------------------
+BUSY = dict.fromkeys(range(5, 23), 10)
+WHOLE, PARTIAL = Hours(BUSY, BUSY), Hours(BUSY, {hour: n for hour, n in BUSY.items() if hour < 12})
+
+
+class Feed:
+    """Dates with a feed that had stopped on some of them. It notes which dates are fetched, and which are read."""
+
+    def __init__(self, dates: int, partial: tuple[int, ...] = ()) -> None:
+        """`partial` numbers the dates from the end; the last one is 0."""
+        self.days = [DAY + timedelta(days=offset) for offset in range(dates)]
+        self.partial = {self.days[-1 - back] for back in partial}
+        self.fetched: list[date] = []
+        self.read: list[date] = []
+
+    def split(self, train: int, validation: int = 2, test: int = 3, skip_partial: bool = True, over: int = 0) -> Split:
+        """The rolling split of the day after the last date, or `over` days before that."""
+        rolling = RollingConfig(train=train, validation=validation, test=test)
+        today = self.days[-1] + timedelta(days=1 - over)
+        config = SplitConfig(rolling=rolling)
+        return resolve_split(
+            config, Path("data"), skip_partial, "UTC", self.days, self._hours, today, self.fetched.extend
+        )
+
+    def _hours(self, folder: Path, day: date, timezone: str) -> Hours:
+        assert day in self.fetched
+        self.read.append(day)
+        return PARTIAL if day in self.partial else WHOLE
+
+
+def test_a_rolling_split_ends_at_the_last_whole_date() -> None:
+    feed = Feed(60, partial=(0, 4))
+    split, days = feed.split(train=30), feed.days
+    assert split.test == (days[-4], days[-3], days[-2])
+    assert split.validation == (days[-7], days[-6])
+    assert split.train == tuple(days[-37:-7])
+
+
+def test_a_rolling_split_leaves_out_what_is_not_over() -> None:
+    feed = Feed(40)
+    for skip_partial in (True, False):
+        assert feed.split(train=30, over=2, skip_partial=skip_partial).test == tuple(feed.days[-5:-2])
+
+
+def test_only_the_last_dates_of_many_are_fetched_and_read(caplog: pytest.LogCaptureFixture) -> None:
+    feed = Feed(1_096, partial=(0, 50, 60, 1_000))
+    split = feed.split(train=95)
+    assert (len(split.train), len(split.all)) == (95, 100)
+    assert sorted(feed.read) == sorted(feed.fetched) == feed.days[-103:]  # as many more as there are partial ones
+    assert [line.split()[0] for line in caplog.messages] == [str(feed.days[back]) for back in (-61, -51, -1)]
+
+
+def test_few_dates_are_compared_with_some_weeks() -> None:
+    """Five dates alone would hold one Saturday, which nothing could be compared with."""
+    feed = Feed(60)
+    assert len(feed.split(train=1, validation=1, test=1).all) == 3
+    assert feed.read == feed.days[-28:]
+
+
+def test_a_young_feed_trains_on_the_dates_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    feed = Feed(21, partial=(20,))
+    split = feed.split(train=365)
+    assert (split.train, len(split.all)) == (tuple(feed.days[1:16]), 20)
+    assert_names(caplog.messages[-1], "data.split.rolling", "20 usable service dates", "15 train in place of 365")
+    caplog.clear()
+    assert len(Feed(6).split(train=1).train) == 1
+    assert not caplog.messages
+
+
+def test_a_feed_that_cannot_fill_a_rolling_split_is_refused() -> None:
+    feed = Feed(6, partial=(0,))
+    message = refusal(lambda: feed.split(train=365))
+    assert_names(message, "data.split.rolling", "data has 5 usable service dates", "2 for validation, 3 for test", "6")
+    assert_names(refusal(lambda: feed.split(train=365, over=6)), "data has 0 usable service dates")
+
+
+def test_the_dates_of_a_split_replace_a_rolling_one() -> None:
+    config = with_values(Config(), {"data.split.rolling.train": 30}, "test")
+    feed = Feed(60)
+    split = feed.split(train=30)
+    named = with_values(config, split.as_values(), "test")
+    assert resolve_split(named.data.split, Path("data"), True, "UTC", feed.days) == split

@@ -5,10 +5,12 @@ import logging
 import os
 import re
 import time
+from datetime import timedelta
 
 import pytest
 
 from tests.support import commands
+from tests.support.events import DAY, whole_date
 from tests.support.object_store import (
     DAYS,
     FIRST,
@@ -25,7 +27,9 @@ from tests.support.object_store import (
     times,
 )
 from tests.support.stores import STORES, answer_like
-from transformer.data.fetch import SyncResult, bucket_dates, sync_data
+from transformer.config import Config, with_values
+from transformer.data.fetch import SyncResult, bucket_dates, fetch_split, sync_data
+from transformer.data.survey import Survey
 from transformer.errors import ServiceError, UnansweredError, UserError
 from transformer.storage.bucket import TransferSettings
 
@@ -334,3 +338,18 @@ def test_etags_that_are_no_md5_are_found_out_and_said(store, proxy, tmp_path, ca
     store.assert_whole(tmp_path)
     assert "5 of 5 files have the size of their objects, but their content could not be compared" in caplog.text
     assert sync_data(store.bucket(proxy), DAYS, tmp_path).transferred == 0
+
+
+def test_a_run_keeps_its_rolling_split_when_dates_arrive(written, tmp_path):
+    rolling = {"data.local_folder": str(tmp_path), "data.split.rolling": {"train": 2, "validation": 1, "test": 1}}
+    config = with_values(Config(), rolling, "test")
+
+    def split(dates, pinned):
+        written(*map(whole_date, range(dates)))
+        return fetch_split(config, pinned, Survey(config.data, tmp_path / "cache"))
+
+    days = [DAY + timedelta(days=offset) for offset in range(7)]
+    first = split(5, {})
+    assert first.all == tuple(days[1:5])
+    assert split(7, first.as_ranges()) == first
+    assert split(7, {}).all == tuple(days[3:])

@@ -59,6 +59,16 @@ def test_missing_hours_are_found_on_every_kind_of_day(offset: int, hours: range,
     assert named in reason[1]
 
 
+@pytest.mark.parametrize("offset", [9, 12, 13])
+def test_a_date_of_which_one_hour_is_left_is_found(offset: int) -> None:
+    day = MONDAY + timedelta(days=offset)
+    counts = {9: timetable(day)[9]}
+    (reason,) = found({day: Hours(counts, counts)}).values()
+    assert reason.startswith("planned events are missing at ")
+    (reason,) = found({day: Hours(timetable(day), counts)}).values()
+    assert reason.startswith("observations are missing at ")
+
+
 def test_hours_without_observation_are_found() -> None:
     day = MONDAY + timedelta(days=9)
     (reason,) = found({day: Hours(WEEKDAY, without(day, range(12, 24)))}).values()

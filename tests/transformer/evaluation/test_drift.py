@@ -174,6 +174,10 @@ def test_between_the_thresholds_a_shift_is_noticeable():
     reference, window = many(delays(180, seed=1)), many(delays(280, seed=2))
     assert levels(window, reference)["delay_psi"] == "noticeable"
     assert levels(window, reference, DriftConfig(psi_noticeable=0.5, psi_shifted=0.9))["delay_psi"] == "ok"
+    drift = measure_drift(window, reference, DriftConfig())
+    assert drift.warnings and drift.beyond_limits == ""
+    shifted = measure_drift(window, reference, DriftConfig(psi_noticeable=0.01, psi_shifted=0.02))
+    assert_names(shifted.beyond_limits, "delays: PSI", "limits 0.01 and 0.02")
 
 
 def test_fewer_observed_events_are_a_warning():

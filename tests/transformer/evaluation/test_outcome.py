@@ -45,6 +45,17 @@ def test_a_tag_of_an_older_release_is_read(older: dict[str, object], decision: P
     assert found == Outcome(WINDOW, [WINDOW], headline="MAE 80 s", decision=decision)
 
 
+def test_a_model_is_worse_by_its_skill_or_by_its_events() -> None:
+    lost, other = "degraded: skill +1.0%", "delays: PSI 0.300"
+    assert Outcome(WINDOW).worse == ""
+    assert Outcome(WINDOW, degradation=lost).worse == lost
+    assert Outcome(WINDOW, drift=other).worse == "drift: delays: PSI 0.300"
+    both = Outcome(WINDOW, degradation=lost, drift=other)
+    assert both.worse == "degraded: skill +1.0%; drift: delays: PSI 0.300"
+    assert Outcome.read(both.as_dict()) == both
+    assert both.without_decision().worse == both.worse
+
+
 def test_results_that_are_kept_decide_nothing() -> None:
     judged = Outcome(WINDOW, decision=PromotionDecision(PROMOTE, "better", version=2, instead_of=1))
     kept = judged.without_decision()

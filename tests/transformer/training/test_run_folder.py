@@ -35,7 +35,12 @@ def test_it_is_the_configuration_of_the_run_at_the_places_of_today(
 ):
     here = with_values(
         small_config,
-        {"data.local_folder": str(tmp_path), "data.snapshot.n_prev": 9, "paths.cache": "elsewhere"},
+        {
+            "data.local_folder": str(tmp_path),
+            "data.snapshot.n_prev": 9,
+            "data.split.rolling.train": 365,
+            "paths.cache": "elsewhere",
+        },
         "test",
     )
     with caplog.at_level("INFO"):
