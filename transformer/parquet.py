@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 
@@ -45,11 +46,13 @@ def parquet_schema(path: Path, remedy: str) -> pl.Schema:
         raise _not_parquet(path, error, remedy) from None
 
 
-def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
+def read_parquet(path: Path, remedy: str, columns: Collection[str] | None = None) -> pl.DataFrame:
     """Read one Parquet file.
 
     Args:
         remedy: how to get a sound file. The error message ends with it.
+        columns: the ones to read; None = all. If the file lacks one of them, all are read, so that an error can list
+            them.
 
     Raises:
         UserError: the file is missing, truncated or not Parquet, must not be read, or changed meanwhile.
@@ -66,7 +69,9 @@ def read_parquet(path: Path, remedy: str) -> pl.DataFrame:
         raise UserError(f"{path} changed while it was read; run again when it is complete")
     content.name = str(path)
     try:
-        return pl.read_parquet(content, glob=False)
+        whole = columns is None or not set(columns) <= set(pl.read_parquet_schema(content))
+        content.seek(0)
+        return pl.read_parquet(content, columns=None if whole or columns is None else list(columns), glob=False)
     except UNREADABLE as error:
         raise _not_parquet(path, error, remedy) from None
 

@@ -29,6 +29,14 @@ def test_parquet_round_trip(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "a[1].parquet", "make it").equals(frame)
 
 
+@pytest.mark.parametrize(("asked", "read"), [(["b"], ["b"]), (["c", "a"], ["c", "a"]), (["b", "d"], ["a", "b", "c"])])
+def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path, asked: list[str], read: list[str]) -> None:
+    """Without one of them, all columns are read, so that the message can list them."""
+    frame = pl.DataFrame({"a": [1], "b": ["x"], "c": [None]})
+    write_parquet(tmp_path / "a.parquet", frame)
+    assert read_parquet(tmp_path / "a.parquet", "make it", asked).equals(frame.select(read))
+
+
 def test_no_path_is_taken_for_a_pattern() -> None:
     """A folder may have brackets in its name. Polars reads them as a pattern unless `glob=False`."""
     calls = [

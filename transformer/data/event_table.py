@@ -195,7 +195,7 @@ class LoadedTable:
 
     @classmethod
     def of(cls, events: pl.DataFrame, journeys: pl.DataFrame, vocabulary: Vocabulary) -> LoadedTable:
-        """Build the table of validated `events` in memory. `journeys` has the columns of JOURNEY_SCHEMA."""
+        """Build the table of validated `events` in memory. `journeys` is from `read_journeys`."""
         names = _journey_names(events, journeys)
         texts = {name: names[of].fill_null("").to_numpy().astype(np.str_) for name, of in _NAMES.items()}
         return cls(build_event_table(events, journeys, vocabulary), _names=names, **texts)

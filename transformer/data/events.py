@@ -151,7 +151,7 @@ def _too_many(path: Path, what: str, counts: Counter[str], of: int, limit: str) 
 
 
 def read_journeys(folder: Path, days: Sequence[date] | None, timezone: str) -> pl.DataFrame:
-    """Journeys of `days` with the columns of JOURNEY_SCHEMA, one row per (train_id, service_date).
+    """Journeys of `days` with the columns that stages read, one row per (train_id, service_date).
 
     Args:
         days: service dates; None = all.
@@ -163,9 +163,9 @@ def read_journeys(folder: Path, days: Sequence[date] | None, timezone: str) -> p
             type.
     """
     path = journeys_path(folder)
-    optional = set(JOURNEY_SCHEMA) - set(JOURNEY)
-    journeys = conform(read_parquet(path, REMEDY), JOURNEY_SCHEMA, optional, path, timezone)
-    for name, dtype in JOURNEY_SCHEMA.items():
+    schema = {name: JOURNEY_SCHEMA[name] for name in (*JOURNEY, "train_number", "train_type")}
+    journeys = conform(read_parquet(path, REMEDY, schema), schema, set(schema) - set(JOURNEY), path, timezone)
+    for name, dtype in schema.items():
         if name not in journeys.columns:
             journeys = journeys.with_columns(pl.lit(None, dtype).alias(name))
     if days is not None:
@@ -176,7 +176,7 @@ def read_journeys(folder: Path, days: Sequence[date] | None, timezone: str) -> p
             pl.col("train_number").fill_null(pl.col("train_id")),
             pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE),
         )
-        .select(list(JOURNEY_SCHEMA))
+        .select(list(schema))
     )
 
 
@@ -184,7 +184,7 @@ def _journey_rows(folder: Path, days: Sequence[date] | None, timezone: str) -> p
     """The keys of the journeys of `days`, and the number of rows of each."""
     path = journeys_path(folder)
     schema = {name: JOURNEY_SCHEMA[name] for name in JOURNEY}
-    keys = conform(read_parquet(path, REMEDY), schema, set(), path, timezone)
+    keys = conform(read_parquet(path, REMEDY, schema), schema, set(), path, timezone)
     if days is not None:
         keys = keys.filter(pl.col("service_date").is_in(list(days)))
     return keys.group_by(JOURNEY).agg(pl.len().alias("rows"))

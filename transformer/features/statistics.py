@@ -229,7 +229,7 @@ def date_statistics(read: DayEvents, journeys: pl.DataFrame, data: DataConfig) -
     """Statistics of the events of one service date, in fold 0. The vocabulary is that of the date.
 
     Args:
-        journeys: rows of the date, with the columns of JOURNEY_SCHEMA.
+        journeys: rows of the date, from `read_journeys`.
 
     Raises:
         UserError: too many train types.

@@ -453,11 +453,9 @@ def test_journeys_of_the_dates_with_what_is_missing_filled(tmp_path: Path) -> No
         }
     ).write_parquet(journeys_path(tmp_path))
     journeys = read_journeys(tmp_path, [DAY], "UTC")
-    assert dict(journeys.schema) == JOURNEY_SCHEMA
-    assert journeys.select("train_id", "train_number", "train_type", "operator").rows() == [
-        ("a", "100", "unknown", None),
-        ("b", "b", "unknown", None),
-    ]
+    assert journeys.columns == ["train_id", "service_date", "train_number", "train_type"]  # stages read no others
+    assert dict(journeys.schema).items() <= JOURNEY_SCHEMA.items()
+    assert journeys.rows() == [("a", DAY, "100", "unknown"), ("b", DAY, "b", "unknown")]
     assert read_journeys(tmp_path, [], "UTC").is_empty()
 
 
