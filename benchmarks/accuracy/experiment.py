@@ -160,7 +160,7 @@ class Experiment:
         """Train the network and predict the grid instants of `days`. Columns: see `prediction.rows.evaluation_rows`."""
         _, folder = self.train_network(seed)
         trained = TrainedModel.load(folder)
-        return evaluation_rows(trained, trained.located(self.config), days)
+        return pl.concat(evaluation_rows(trained, trained.located(self.config), days))
 
     def tree_predictions(
         self, seed: int, days: Sequence[date], settings: TreeSettings, *, context: bool

@@ -13,12 +13,15 @@ from transformer.cli import main
 from transformer.config import Config, flatten, load_config, to_dict, with_values
 from transformer.errors import UserError
 from transformer.evaluation.evaluate import EvaluationRequest
+from transformer.evaluation.measures import Measures
 from transformer.evaluation.outcome import Outcome
 from transformer.evaluation.window import Window
+from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.names import artifact_page, run_page
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import close_run, configuration_hash, open_run
 from transformer.training.checkpoints import BEST
+from transformer.training.run_folder import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,16 @@ def test_folders_may_have_any_name(small_overrides: list[str], sample_folder: Pa
 def test_evaluating_again_gives_the_same_figures(results):
     config, by_stage = results
     assert stages.evaluate_model(config, "")["metrics"] == by_stage["evaluate_model"]["metrics"]
+
+
+def test_evaluation_has_the_figures_of_rows_in_memory_and_leaves_no_rows(results):
+    config, by_stage = results
+    folder = stages.run_folder(config, "")
+    trained = TrainedModel.load(folder)
+    rows = pl.concat(evaluation_rows(trained, trained.located(config), trained.split.test))
+    in_memory = Measures.of(rows, config.data.timezone).metrics("test")
+    assert in_memory.items() <= metrics_of(by_stage).items()
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_evaluation_leaves_figures_and_tables(results):

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import polars as pl
-
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
 from transformer.errors import UserError
 from transformer.evaluation.decision import NO_DECISION, PromotionDecision
-from transformer.evaluation.gate import CHAMPION, GateResult, compare
+from transformer.evaluation.gate import GateResult, compare
+from transformer.evaluation.pairing import CHAMPION
 from transformer.evaluation.report.page_tables import Champion
+from transformer.prediction.row_files import EvaluationRows, RowFiles, write_rows
 from transformer.prediction.rows import evaluation_rows
 from transformer.registry import versions
 from transformer.registry.logged import trained_files_of
@@ -49,7 +49,13 @@ class ChampionComparison:
 
 
 def compare_with_champion(
-    run: RunLog, source: Path, trained: TrainedModel, rows: pl.DataFrame, days: Sequence[date], config: Config
+    run: RunLog,
+    source: Path,
+    trained: TrainedModel,
+    rows: EvaluationRows,
+    days: Sequence[date],
+    config: Config,
+    scratch: Path,
 ) -> ChampionComparison:
     """Compare a run's model with the champion, or with translation alone if there is no champion yet.
 
@@ -57,6 +63,7 @@ def compare_with_champion(
         source: folder with the model's files.
         rows: evaluation rows of the model on `days`.
         config: configuration of the evaluation, from `TrainedModel.located`.
+        scratch: folder for the champion's rows. They must stay as long as the comparison is used.
     """
     if not run.run_id:
         return ChampionComparison()
@@ -71,14 +78,14 @@ def compare_with_champion(
     if seen := _seen(trained.split, days):
         return _not_compared(considered, f"this model was trained or validated on {seen}")
     try:
-        theirs = _champion_rows(run.config, best, days)
+        theirs = _champion_rows(run.config, best, days, scratch)
     except UserError as error:
         return _not_compared(considered, str(error))
     return _judged(considered, rows, theirs, config)
 
 
-def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl.DataFrame:
-    """The champion's evaluation rows.
+def _champion_rows(config: Config, best: Registered, days: Sequence[date], folder: Path) -> RowFiles:
+    """The champion's evaluation rows, in files of `folder`.
 
     Raises:
         UserError: the champion's files are damaged, it was trained or validated on some of the dates, or another
@@ -91,11 +98,11 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date]) -> pl
         champion = TrainedModel.load(trained_files_of(RunLog(config, best.run_id), best, Path(temporary)))
     if seen := _seen(champion.split, days):
         raise UserError(f"the champion, version {best.version}, was trained or validated on {seen}")
-    return evaluation_rows(champion, champion.located(config), days)
+    return write_rows(evaluation_rows(champion, champion.located(config), days), folder)
 
 
 def _judged(
-    considered: PromotionDecision, rows: pl.DataFrame, theirs: pl.DataFrame | None, config: Config
+    considered: PromotionDecision, rows: EvaluationRows, theirs: RowFiles | None, config: Config
 ) -> ChampionComparison:
     try:
         gate = compare(rows, theirs, config.evaluation.gate, considered)

@@ -8,6 +8,7 @@ configuration.
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from transformer.evaluation.report.provenance import Provenance, reproducing_com
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
 from transformer.evaluation.window import Scope, Window, window_name
 from transformer.files import content_hash, read_json, write_json
+from transformer.prediction.row_files import write_rows
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.registry.package import content_of
@@ -106,37 +108,39 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         _refuse_other_data(run, config, scope.days)
     examination = Examination(now)
     began = time.monotonic()
-    rows = evaluation_rows(trained, config, scope.days, examination.add, newest.read)
-    log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
-    quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
-    unknown = unknown_counts(rows, trained.statistics)
-    log.info("known from training: %s", unknown_text(rows.height, unknown))
-    quality = replace(quality, predictions=rows.height, unknown=unknown)
-    comparison = compare_with_champion(run, source, trained, rows, scope.days, config)
-    target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
-    measures = Measures.of(rows, config.data.timezone)
-    result = write_evaluation(
-        measures,
-        op_nodes,
-        trained.embeddings.edges,
-        target,
-        prefix=scope.prefix,
-        history=_training_history(run, source) if request.window is None else None,
-    )
-    degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
-    provenance = _provenance(run, given, scope, request, trained.split)
-    report = write_html_report(
-        target / REPORT,
-        measures,
-        op_nodes,
-        result.figures,
-        window=scope.days,
-        provenance=provenance,
-        champion=comparison.champion,
-        verdict=comparison.line,
-        remarks=[degradation] if degradation else [],
-        quality=quality,
-    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".rows-") as temporary:
+        scratch = Path(temporary)
+        rows = write_rows(evaluation_rows(trained, config, scope.days, examination.add, newest.read), scratch / "rows")
+        log.info("evaluation: %s rows predicted in %s", f"{rows.height:,}", duration(time.monotonic() - began))
+        quality = examination.quality(trained.reference, config.evaluation.drift, newest.at)
+        unknown = unknown_counts(rows, trained.statistics)
+        log.info("known from training: %s", unknown_text(rows.height, unknown))
+        quality = replace(quality, predictions=rows.height, unknown=unknown)
+        comparison = compare_with_champion(run, source, trained, rows, scope.days, config, scratch / "champion")
+        target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
+        measures = Measures.of(rows, config.data.timezone)
+        result = write_evaluation(
+            measures,
+            op_nodes,
+            trained.embeddings.edges,
+            target,
+            prefix=scope.prefix,
+            history=_training_history(run, source) if request.window is None else None,
+        )
+        degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
+        provenance = _provenance(run, given, scope, request, trained.split)
+        report = write_html_report(
+            target / REPORT,
+            measures,
+            op_nodes,
+            result.figures,
+            window=scope.days,
+            provenance=provenance,
+            champion=comparison.champion,
+            verdict=comparison.line,
+            remarks=[degradation] if degradation else [],
+            quality=quality,
+        )
     metrics = result.metrics | quality.metrics(scope.prefix) | comparison.metrics(scope.prefix)
     results = run if request.window is None else _window_run(run, scope, config, request)
     outcome = Outcome(

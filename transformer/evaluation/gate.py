@@ -8,7 +8,7 @@ Legend of dimensions: R resamples, G groups of rows (the first is all rows), P p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +16,11 @@ import numpy as np
 import polars as pl
 
 from transformer.config import GateConfig
-from transformer.data.tables import JOURNEY
-from transformer.errors import UserError
 from transformer.evaluation.bootstrap import Estimate, FloatArray, interval, resampled_sums
 from transformer.evaluation.decision import DECLINE, NO_DECISION, PROMOTE, PromotionDecision
-from transformer.evaluation.metrics import MODEL_ERROR_S, TRANSLATION_ERROR_S, check_rows, group_keys
-from transformer.prediction.columns import ROW_KEY
+from transformer.evaluation.pairing import CHALLENGER, CHAMPION, TRANSLATION, Paired, pair
+from transformer.prediction.row_files import EvaluationRows
 
-CHALLENGER, CHAMPION, TRANSLATION = "challenger", "champion", "translation"
-TRUTH = ("observed_delay_s", "translation_delay_s")  # columns that depend on the data and not on the model
-SAME_S = 0.5  # two models may differ by this much in a column of TRUTH: their delays are float32
 GROUP_SCHEMA: dict[str, pl.DataType] = {
     "breakdown": pl.String(),
     "group": pl.String(),
@@ -97,16 +92,6 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class _Paired:
-    """Rows that both models predict. The column with a predictor's name holds the predictor's absolute error."""
-
-    rows: pl.DataFrame
-    predictors: tuple[str, ...]
-    unmatched: int = 0
-    beyond: int = 0
-
-
-@dataclass(frozen=True)
 class _Errors:
     """Mean absolute errors of the rows and of every resample."""
 
@@ -121,8 +106,8 @@ class _Errors:
 
 
 def compare(
-    challenger: pl.DataFrame,
-    champion: pl.DataFrame | None,
+    challenger: EvaluationRows,
+    champion: EvaluationRows | None,
     gate: GateConfig,
     considered: PromotionDecision = NO_DECISION,
 ) -> GateResult:
@@ -140,20 +125,8 @@ def compare(
     Raises:
         UserError: there are too few journeys, or the rows of the two models do not belong together.
     """
-    paired = _pair(challenger, champion, gate.max_unmatched_share)
-    journeys = paired.rows.select(pl.struct(JOURNEY).n_unique()).item()
-    if journeys < gate.min_journeys:
-        raise UserError(
-            f"{journeys} journeys are too few to compare models on (evaluation.gate.min_journeys={gate.min_journeys}); "
-            "evaluate on a longer window"
-        )
-    whole_dates = paired.rows["service_date"].n_unique() >= gate.min_service_dates
-    unit = pl.struct(["service_date"] if whole_dates else JOURNEY).rank("dense").cast(pl.Int64) - 1
-    rows = paired.rows.with_columns(unit.alias("unit"))
-    keys = {"": pl.lit(""), **{by: group_keys("UTC")[by] for by in (gate.breakdowns if champion is not None else ())}}
-    groups = pl.concat([_groups(rows, by, key) for by, key in keys.items()])
-    errors = _errors(rows, keys, groups, paired.predictors, gate)
-
+    paired = pair(challenger, champion, gate)
+    errors = _errors(paired, gate)
     of = dict(zip(paired.predictors, range(len(paired.predictors)), strict=True))
     mae_P, mae_RP = errors.mae[0], errors.replicates[:, 0]
     others = [name for name in paired.predictors if name != CHALLENGER]
@@ -165,20 +138,19 @@ def compare(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_P, ratio_RP = mae_P / mae_P[of[TRANSLATION]], mae_RP / mae_RP[:, [of[TRANSLATION]]]
     skill = {name: errors.estimate(1 - ratio_P[p], 1 - ratio_RP[:, p]) for name, p in of.items() if name != TRANSLATION}
-    table = _table(groups, errors, of, gate)
+    table = _table(paired.groups, errors, of, gate)
 
     complaints = list(_complaints(mae_s, difference_s, table, gate))
     verdict = "; ".join(complaints or [_difference(mae_s, difference_s, name) for name in others])
-    unit_name = "service date" if whole_dates else "journey"
-    reason = f"{verdict} ({rows.height:,} rows, {gate.confidence:.0%} intervals over {errors.units:,} {unit_name}s)"
+    reason = f"{verdict} ({paired.n:,} rows, {gate.confidence:.0%} intervals over {errors.units:,} {paired.unit}s)"
     return GateResult(
         decision=replace(considered, verdict=DECLINE if complaints else PROMOTE, reason=reason),
         confidence=gate.confidence,
-        n=rows.height,
+        n=paired.n,
         unmatched=paired.unmatched,
         beyond=paired.beyond,
-        journeys=journeys,
-        unit=unit_name,
+        journeys=paired.journeys,
+        unit=paired.unit,
         units=errors.units,
         mae_s=mae_s,
         difference_s=difference_s,
@@ -187,67 +159,13 @@ def compare(
     )
 
 
-def _pair(challenger: pl.DataFrame, champion: pl.DataFrame | None, max_unmatched_share: float) -> _Paired:
-    own, translation = MODEL_ERROR_S.abs().alias(CHALLENGER), TRANSLATION_ERROR_S.abs().alias(TRANSLATION)
-    _check(challenger, CHALLENGER)
-    if champion is None:
-        return _Paired(challenger.with_columns(own, translation), (CHALLENGER, TRANSLATION))
-    _check(champion, CHAMPION)
-    # One model may look further ahead than the other. Its additional events do not mean that the rows differ.
-    ahead = pl.col("rank") <= min(challenger["rank"].max(), champion["rank"].max())  # type: ignore[type-var]
-    first, second = challenger.filter(ahead), champion.filter(ahead)
-    theirs = second.select(*ROW_KEY, *TRUTH, MODEL_ERROR_S.abs().alias(CHAMPION))
-    rows = first.with_columns(own, translation).join(theirs, on=ROW_KEY, suffix="_theirs", validate="1:1")
-    unmatched = first.height + second.height - 2 * rows.height
-    share = unmatched / (unmatched + rows.height)
-    if share > max_unmatched_share:
-        raise UserError(
-            f"only one model predicts {unmatched:,} rows ({share:.1%}), above evaluation.gate.max_unmatched_share="
-            f"{max_unmatched_share}; evaluate both models on the same window, with the same data.grid and data.snapshot"
-        )
-    for name in TRUTH:
-        differing = rows.select(((pl.col(name) - pl.col(f"{name}_theirs")).abs() > SAME_S).sum()).item()
-        if differing:
-            raise UserError(
-                f"{name} differs between the two models in {differing:,} of {rows.height:,} rows; "
-                "evaluate both on the same event tables"
-            )
-    beyond = challenger.height + champion.height - first.height - second.height
-    return _Paired(rows, (CHALLENGER, CHAMPION, TRANSLATION), unmatched, beyond)
-
-
-def _check(rows: pl.DataFrame, whose: str) -> None:
-    check_rows(rows)
-    twice = rows.height - rows.select(pl.struct(ROW_KEY).n_unique()).item()
-    if twice:
-        raise UserError(f"{twice:,} rows of the {whose} occur twice; evaluate it on one window")
-
-
-def _groups(rows: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
-    """The groups of one breakdown in their natural order, with their number of rows and of journeys."""
-    counts = pl.len().cast(pl.Int64).alias("n"), pl.struct(JOURNEY).n_unique().cast(pl.Int64).alias("journeys")
-    found = rows.group_by(key.alias("group")).agg(counts).sort("group")
-    return found.select(pl.lit(by).alias("breakdown"), pl.col("group").cast(pl.String), "n", "journeys")
-
-
-def _errors(
-    rows: pl.DataFrame,
-    keys: dict[str, pl.Expr],
-    groups: pl.DataFrame,
-    predictors: Sequence[str],
-    gate: GateConfig,
-) -> _Errors:
-    numbered = groups.select("breakdown", "group").with_row_index("code")
-    units = int(rows.select(pl.col("unit").max()).item()) + 1
-    sums = np.zeros((units, groups.height, 1 + len(predictors)))  # number of rows, and sum of errors by predictor
-    for by, key in keys.items():
-        cells = (
-            rows.group_by("unit", key.cast(pl.String).alias("group"))
-            .agg(pl.len(), pl.col(predictors).sum())
-            .join(numbered.filter(breakdown=by), on="group")
-        )
-        figures = cells.select(pl.col("len", *predictors).cast(pl.Float64)).to_numpy()
-        sums[cells["unit"].to_numpy(), cells["code"].to_numpy()] = figures
+def _errors(paired: Paired, gate: GateConfig) -> _Errors:
+    code = paired.groups.select("breakdown", "group").with_row_index("code")
+    found = paired.sums.join(code, on=["breakdown", "group"])
+    columns = ["n", *paired.predictors]
+    units = int(found.select(pl.col("unit").max()).item()) + 1
+    sums = np.zeros((units, code.height, len(columns)))
+    sums[found["unit"].to_numpy(), found["code"].to_numpy()] = found.select(pl.col(columns).cast(pl.Float64)).to_numpy()
     resampled = resampled_sums(sums.reshape(units, -1), gate.resamples, gate.seed).reshape(-1, *sums.shape[1:])
     totals = sums.sum(axis=0)
     with np.errstate(invalid="ignore"):  # a resample may hold no row of a small group

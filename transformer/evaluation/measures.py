@@ -9,13 +9,14 @@ import polars as pl
 
 from transformer.evaluation import metrics
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.prediction.row_files import EvaluationRows
 
 
 @dataclass(frozen=True)
 class Measures:
     """The measures of some rows, for the table in the log, the figures, the JSON tables, the metrics and the page."""
 
-    rows: pl.DataFrame  # `columns.ROW_SCHEMA`, with or without quantiles
+    rows: EvaluationRows  # `columns.ROW_SCHEMA`, with or without quantiles
     timezone: str  # IANA name of the railway's clock
     summary: dict[str, float]  # `metrics.SUMMARY` over all rows
     breakdowns: dict[str, pl.DataFrame]  # by `metrics.BREAKDOWNS`
@@ -23,7 +24,7 @@ class Measures:
     uncertainty: Uncertainty | None  # None = the rows hold no quantiles
 
     @classmethod
-    def of(cls, rows: pl.DataFrame, timezone: str) -> Self:
+    def of(cls, rows: EvaluationRows, timezone: str) -> Self:
         """Measure the rows.
 
         Raises:

@@ -17,7 +17,9 @@ import polars as pl
 
 from transformer.config import GATE_BREAKDOWNS
 from transformer.errors import UserError
+from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.prediction.columns import ROW_SCHEMA
+from transformer.prediction.row_files import EvaluationRows, collect_parts
 
 _FINITE = ("horizon_s", "last_delay_s", "observed_delay_s", "translation_delay_s", "predicted_delay_s")
 
@@ -81,7 +83,7 @@ TRAIN_NUMBER = "train_number"  # not one of BREAKDOWNS, because its groups have 
 BREAKDOWNS = tuple(name for name in group_keys("UTC") if name != TRAIN_NUMBER)
 
 
-def check_rows(rows: pl.DataFrame) -> None:
+def check_rows(rows: EvaluationRows) -> None:
     """Refuse rows that would make a metric meaningless.
 
     Raises:
@@ -89,10 +91,10 @@ def check_rows(rows: pl.DataFrame) -> None:
     """
     if missing := [name for name in ROW_SCHEMA if name not in rows.columns]:
         raise UserError(f"evaluation rows lack {', '.join(missing)}; build them with every column of ROW_SCHEMA")
-    if rows.is_empty():
+    if not rows.height:
         raise UserError("nothing to evaluate: 0 labelled rows; choose dates with observed events in data.split")
-    bad = rows.select(pl.col(_FINITE).is_finite().fill_null(False).not_().sum()).row(0, named=True)
-    for name, count in bad.items():
+    bad = collect_parts(rows, lambda part: part.select(pl.col(_FINITE).is_finite().fill_null(False).not_().sum()))
+    for name, count in bad.sum().row(0, named=True).items():
         if count:
             raise UserError(
                 f"{name} is null, NaN or infinite in {count:,} of {rows.height:,} evaluation rows; "
@@ -100,7 +102,7 @@ def check_rows(rows: pl.DataFrame) -> None:
             )
 
 
-def summary(rows: pl.DataFrame) -> dict[str, float]:
+def summary(rows: EvaluationRows) -> dict[str, float]:
     """`SUMMARY` over all rows: times in seconds, shares and skills as fractions.
 
     A skill is NaN if translation makes no error at all.
@@ -109,11 +111,11 @@ def summary(rows: pl.DataFrame) -> dict[str, float]:
         UserError: see `check_rows`.
     """
     check_rows(rows)
-    values = rows.lazy().select(_ERRORS).select(_AGGREGATES).with_columns(_SKILLS).collect().row(0, named=True)
+    values = _summarised(rows, pl.lit("")).row(0, named=True)
     return {name: math.nan if values[name] is None else values[name] for name in SUMMARY}
 
 
-def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFrame:
+def breakdown(rows: EvaluationRows, by: str, timezone: str = "UTC") -> pl.DataFrame:
     """`SUMMARY` per group, one line each, in the natural order of the groups. Groups without rows are left out.
 
     Args:
@@ -127,7 +129,7 @@ def breakdown(rows: pl.DataFrame, by: str, timezone: str = "UTC") -> pl.DataFram
     return _breakdown(rows, by, timezone)
 
 
-def breakdowns(rows: pl.DataFrame, timezone: str) -> dict[str, pl.DataFrame]:
+def breakdowns(rows: EvaluationRows, timezone: str) -> dict[str, pl.DataFrame]:
     """All of `BREAKDOWNS`, by name.
 
     Raises:
@@ -179,28 +181,50 @@ def to_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
     return frame.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts()
 
 
-def _breakdown(rows: pl.DataFrame, by: str, timezone: str) -> pl.DataFrame:
+def _breakdown(rows: EvaluationRows, by: str, timezone: str) -> pl.DataFrame:
     keys = group_keys(timezone)
     if by not in keys:
         raise UserError(f"unknown breakdown {by!r}; known: {', '.join(keys)}")
-    errors = rows.lazy().select(keys[by].alias(by), *_ERRORS)
-    return errors.group_by(by).agg(_AGGREGATES).with_columns(_SKILLS).sort(by).select(by, *SUMMARY).collect()
+    return _summarised(rows, keys[by]).select(pl.col("group").alias(by), *SUMMARY)
 
 
-def _aggregates(prefix: str) -> Iterable[pl.Expr]:
-    """`METRICS` of one predictor, from the column `{prefix}error`."""
+def _summarised(rows: EvaluationRows, key: pl.Expr) -> pl.DataFrame:
+    """`SUMMARY` of each `group` of the key, in the natural order of the groups."""
+    parts = collect_parts(rows, lambda part: part.select(key.alias("group"), *_ERRORS).group_by("group").agg(_TOTALS))
+    totals = parts.group_by("group").agg(pl.all().sum()).sort("group")
+    medians = {f"{prefix}median_s": _medians(rows, key, totals["group"], error) for prefix, error in _ERROR.items()}
+    return totals.select("group", "n", *_MEANS, **medians).with_columns(_SKILLS)
+
+
+def _medians(rows: EvaluationRows, key: pl.Expr, groups: pl.Series, error: pl.Expr) -> pl.Series:
+    """The median absolute error of each group. It needs all errors at a time: 12 bytes a row."""
+    number = key.replace_strict(groups, pl.int_range(len(groups), eager=True), return_dtype=pl.UInt32)
+    sizes = collect_parts(rows, lambda part: part.select(number.alias("group"), error.abs().alias("size")))
+    return sizes.group_by("group").agg(pl.col("size").median()).sort("group")["size"]
+
+
+def _totals(prefix: str) -> Iterable[pl.Expr]:
+    """Sums and counts behind the metrics of one predictor, from the column `{prefix}error`."""
     error = pl.col(f"{prefix}error")
     size = error.abs()
     values = {
-        "mae_s": size.mean(),
-        "rmse_s": error.pow(2).mean().sqrt(),
-        "median_s": size.median(),
-        "within_1_min": (size <= 60).mean(),
-        "within_2_min": (size <= 120).mean(),
-        "within_5_min": (size <= 300).mean(),
-        "bias_s": error.mean(),
+        "mae_s": exact_sum(size),
+        "rmse_s": exact_sum(error.pow(2)),
+        "within_1_min": (size <= 60).sum(),
+        "within_2_min": (size <= 120).sum(),
+        "within_5_min": (size <= 300).sum(),
+        "bias_s": exact_sum(error),
     }
-    return (values[name].alias(prefix + name) for name in METRICS)
+    return (value.alias(prefix + name) for name, value in values.items())
+
+
+def _means(prefix: str) -> Iterable[pl.Expr]:
+    """The metrics of one predictor from `_totals`, without the median."""
+    for name in ("mae_s", "bias_s"):
+        yield mean_of(pl.col(prefix + name), pl.col("n"))
+    yield mean_of(pl.col(f"{prefix}rmse_s"), pl.col("n")).sqrt()
+    for name in ("within_1_min", "within_2_min", "within_5_min"):
+        yield pl.col(prefix + name) / pl.col("n")
 
 
 def _skill(name: str) -> pl.Expr:
@@ -208,6 +232,8 @@ def _skill(name: str) -> pl.Expr:
     return pl.when(baseline > 0).then(1 - pl.col(name) / baseline)
 
 
-_ERRORS = [MODEL_ERROR_S.alias("error"), TRANSLATION_ERROR_S.alias(f"{TRANSLATION}error")]
-_AGGREGATES = [pl.len().alias("n"), *_aggregates(""), *_aggregates(TRANSLATION)]
+_ERROR = {"": MODEL_ERROR_S, TRANSLATION: TRANSLATION_ERROR_S}  # by prefix of a predictor's metrics
+_ERRORS = [error.alias(f"{prefix}error") for prefix, error in _ERROR.items()]
+_TOTALS = [pl.len().alias("n"), *(total for prefix in _ERROR for total in _totals(prefix))]
+_MEANS = [mean for prefix in _ERROR for mean in _means(prefix)]
 _SKILLS = [_skill("mae_s").alias("skill"), _skill("rmse_s").alias("skill_rmse")]

@@ -40,7 +40,9 @@ from transformer.evaluation.metrics import (
     group_keys,
     legal_name,
 )
+from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.prediction.columns import Interval, intervals_of, levels_in, quantile_column, quantile_name
+from transformer.prediction.row_files import EvaluationRows, collect_parts
 
 OBSERVED_S = pl.col("observed_delay_s").cast(pl.Float64)
 # The operational points of the rows, ordered by their number of events, in four groups of equally many points.
@@ -86,7 +88,7 @@ def _of_groups(group: Mapping[str, object]) -> list[str]:
     return [name for name in group if name not in ("translation_crps_s", "pinball_s")]
 
 
-def uncertainty(rows: pl.DataFrame) -> Uncertainty | None:
+def uncertainty(rows: EvaluationRows) -> Uncertainty | None:
     """Measure the distribution in `rows`; None = the rows hold no quantiles.
 
     Args:
@@ -102,63 +104,74 @@ def uncertainty(rows: pl.DataFrame) -> Uncertainty | None:
     _check_quantiles(rows, levels)
     intervals = intervals_of(levels)
     keys = {name: key for name, key in group_keys("UTC").items() if name in BREAKDOWNS}
-    scored = (
-        rows.lazy()
-        .join(point_groups(rows).lazy(), on="op_id", how="left", maintain_order="left")
-        .select(
-            **keys,
-            point_group="point_group",
-            crps=_crps(levels),
-            translation=TRANSLATION_ERROR_S.abs(),
-            pinball=pl.mean_horizontal(_pinball(level, _quantile(level)) for level in levels),
-            **{f"inside_{interval.name}": _inside(interval) for interval in intervals},
-            **{f"width_{interval.name}": _quantile(interval.high) - _quantile(interval.low) for interval in intervals},
+    points = point_groups(rows).lazy()
+    inside = {f"inside_{interval.name}": _inside(interval) for interval in intervals}
+    seconds = {
+        "crps": _crps(levels),
+        "translation": TRANSLATION_ERROR_S.abs(),
+        "pinball": pl.mean_horizontal(_pinball(level, _quantile(level)) for level in levels),
+        **{f"width_{interval.name}": _quantile(interval.high) - _quantile(interval.low) for interval in intervals},
+    }
+
+    def totals(part: pl.LazyFrame) -> pl.LazyFrame:
+        scored = part.join(points, on="op_id", how="left").select(
+            **keys, point_group="point_group", **inside, **seconds
         )
-        .collect()
-    )
+        sums = pl.col(list(inside)).sum(), exact_sum(pl.col(list(seconds)))
+        return scored.group_by(BREAKDOWNS).agg(pl.len().alias("n"), *sums)
+
+    cells = collect_parts(rows, totals)
+    n = pl.col("n").sum()
+    crps, translation = _mean("crps"), _mean("translation")
     aggregates = [
-        pl.len().alias("n"),
-        pl.col("crps").mean().alias("crps_s"),
-        pl.col("translation").mean().alias(f"{TRANSLATION}crps_s"),
-        _skill().alias("crps_skill"),
-        pl.col("pinball").mean().alias("pinball_s"),
-        *(pl.col(f"inside_{interval.name}").mean().alias(f"coverage_{interval.name}") for interval in intervals),
-        *(pl.col(f"width_{interval.name}").mean().alias(f"width_{interval.name}_s") for interval in intervals),
+        n,
+        crps.alias("crps_s"),
+        translation.alias(f"{TRANSLATION}crps_s"),
+        pl.when(translation > 0).then(1 - crps / translation).alias("crps_skill"),
+        _mean("pinball").alias("pinball_s"),
+        *((pl.col(f"inside_{interval.name}").sum() / n).alias(f"coverage_{interval.name}") for interval in intervals),
+        *(_mean(f"width_{interval.name}").alias(f"width_{interval.name}_s") for interval in intervals),
     ]
-    summary = scored.select(aggregates).row(0, named=True)
+    summary = cells.select(aggregates).row(0, named=True)
     return Uncertainty(
         {name: math.nan if value is None else value for name, value in summary.items()},
         _by_level(rows, levels),
         intervals,
-        {by: scored.group_by(by).agg(aggregates).sort(by) for by in BREAKDOWNS},
+        {by: cells.group_by(by).agg(aggregates).sort(by) for by in BREAKDOWNS},
     )
 
 
-def point_groups(rows: pl.DataFrame) -> pl.DataFrame:
+def point_groups(rows: EvaluationRows) -> pl.DataFrame:
     """`op_id` and `point_group`, an Enum of POINT_GROUPS: the points in `rows`, grouped by their number of events.
 
     An event that several snapshots predict counts once. If two points have equally many events, the point with the
     smaller `op_id` counts as the busier one.
     """
-    busiest_first = (
-        rows.lazy().select(EVENT).unique().group_by("op_id").len().sort("len", "op_id", descending=[True, False])
-    )
+    parts = collect_parts(rows, lambda part: part.select(EVENT).unique().group_by("op_id").len())
+    busiest_first = parts.group_by("op_id").agg(pl.col("len").sum()).sort("len", "op_id", descending=[True, False])
     quarter = pl.int_range(pl.len()) * len(POINT_GROUPS) // pl.len()
     named = quarter.replace_strict(range(len(POINT_GROUPS)), POINT_GROUPS, return_dtype=pl.Enum(POINT_GROUPS))
-    return busiest_first.select("op_id", named.alias("point_group")).collect()
+    return busiest_first.select("op_id", named.alias("point_group"))
 
 
-def _check_quantiles(rows: pl.DataFrame, levels: Sequence[float]) -> None:
+def _check_quantiles(rows: EvaluationRows, levels: Sequence[float]) -> None:
     columns = [quantile_column(level) for level in levels]
-    bad = rows.select(pl.col(columns).is_finite().fill_null(False).not_().sum()).row(0, named=True)
+    crossing = [pl.col(low) > pl.col(high) for low, high in itertools.pairwise(columns)]
+    counts = collect_parts(
+        rows,
+        lambda part: part.select(
+            pl.col(columns).is_finite().fill_null(False).not_().sum(),
+            crossed=pl.any_horizontal(crossing or [pl.lit(False)]).sum(),
+        ),
+    )
+    bad = counts.sum().row(0, named=True)
+    crossed = bad.pop("crossed")
     for name, count in bad.items():
         if count:
             raise UserError(
                 f"{name} is null, NaN or infinite in {count:,} of {rows.height:,} evaluation rows; "
                 "check that training did not diverge"
             )
-    crossing = [pl.col(low) > pl.col(high) for low, high in itertools.pairwise(columns)]
-    crossed = rows.select(pl.any_horizontal(crossing or [pl.lit(False)]).sum()).item()
     if crossed:
         raise UserError(
             f"quantiles cross in {crossed:,} of {rows.height:,} evaluation rows; sort the quantiles of each row by "
@@ -166,17 +179,27 @@ def _check_quantiles(rows: pl.DataFrame, levels: Sequence[float]) -> None:
         )
 
 
-def _by_level(rows: pl.DataFrame, levels: Sequence[float]) -> pl.DataFrame:
+def _by_level(rows: EvaluationRows, levels: Sequence[float]) -> pl.DataFrame:
+    totals: dict[str, pl.Expr] = {}
+    for level in levels:
+        quantile = _quantile(level)
+        totals |= {
+            f"pinball {level}": exact_sum(_pinball(level, quantile)),
+            f"below {level}": (quantile > OBSERVED_S).sum(),
+            f"at or below {level}": (quantile >= OBSERVED_S).sum(),
+        }
+    found = collect_parts(rows, lambda part: part.select(**totals)).sum()
+    n = pl.lit(rows.height)
     lines = [
-        rows.lazy().select(
+        found.select(
             level=pl.lit(level),
-            pinball_s=_pinball(level, _quantile(level)).mean(),
-            below=(_quantile(level) > OBSERVED_S).mean(),
-            at_or_below=(_quantile(level) >= OBSERVED_S).mean(),
+            pinball_s=mean_of(pl.col(f"pinball {level}"), n),
+            below=pl.col(f"below {level}") / n,
+            at_or_below=pl.col(f"at or below {level}") / n,
         )
         for level in levels
     ]
-    return pl.concat(pl.collect_all(lines))
+    return pl.concat(lines)
 
 
 def _quantile(level: float) -> pl.Expr:
@@ -209,6 +232,6 @@ def _inside(interval: Interval) -> pl.Expr:
     return OBSERVED_S.is_between(_quantile(interval.low), _quantile(interval.high), closed="both")
 
 
-def _skill() -> pl.Expr:
-    baseline = pl.col("translation").mean()
-    return pl.when(baseline > 0).then(1 - pl.col("crps").mean() / baseline)
+def _mean(name: str) -> pl.Expr:
+    """The mean of a measure over groups of rows, of which each has `n` and the `exact_sum`."""
+    return mean_of(pl.col(name).sum(), pl.col("n").sum())

@@ -35,10 +35,10 @@ def evaluation_rows(
     days: Sequence[date],
     on_day: Callable[[DayEvents], None] | None = None,
     known: Mapping[date, DayEvents] = MappingProxyType({}),
-) -> pl.DataFrame:
-    """Predictions for the fixed instants of `days` with the observed delays.
+) -> Iterator[pl.DataFrame]:
+    """Yield predictions for the fixed instants of `days` with the observed delays, some snapshots at a time.
 
-    Columns: see `labelled_rows`.
+    Columns and order: see `labelled_rows`.
 
     Args:
         config: `trained.located(…)`.
@@ -54,7 +54,7 @@ def evaluation_rows(
     builder = DatedSnapshots(readings, vocabulary, History(trained.statistics, data.statistics), data)
     module = trained.module_for(joint_edges(readings))
     instants = evaluation_instants(days, data)
-    return labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)
+    yield from labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)
 
 
 def labelled_rows(
@@ -64,15 +64,15 @@ def labelled_rows(
     vocabulary: Vocabulary,
     instants: Int64Array,
     timezone: str,
-) -> pl.DataFrame:
-    """Predictions with observed delays, for every next event that was observed later.
+) -> Iterator[pl.DataFrame]:
+    """Yield predictions with observed delays, for every next event that was observed later. A frame may be empty.
 
     Columns: see `prediction.columns.ROW_SCHEMA`, and `evaluation.quantiles` for those of the quantiles.
     Sorted by instant, then by train and rank.
     """
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
-    rows = pl.concat(list(_rows(module, names, batches, vocabulary, "label_mask")))
-    return rows.drop("journey", "event")
+    for rows in _rows(module, names, batches, vocabulary, "label_mask"):
+        yield rows.drop("journey", "event")
 
 
 def next_event_rows(

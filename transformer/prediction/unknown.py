@@ -10,6 +10,7 @@ import polars as pl
 from transformer.data.events import UNKNOWN_TRAIN_TYPE
 from transformer.data.reasons import Reason
 from transformer.features.statistics import Statistics
+from transformer.prediction.row_files import EvaluationRows, collect_parts
 
 UNKNOWN: Mapping[str, Reason] = MappingProxyType(
     {
@@ -28,7 +29,7 @@ UNKNOWN: Mapping[str, Reason] = MappingProxyType(
 )
 
 
-def unknown_counts(rows: pl.DataFrame, statistics: Statistics) -> dict[str, int]:
+def unknown_counts(rows: EvaluationRows, statistics: Statistics) -> dict[str, int]:
     """Numbers of predictions by what the training dates lack; one prediction may count several times.
 
     Args:
@@ -41,8 +42,9 @@ def unknown_counts(rows: pl.DataFrame, statistics: Statistics) -> dict[str, int]
         ~pl.col("train_type").fill_null(UNKNOWN_TRAIN_TYPE).is_in(list(types)),
         ~pl.col("train_number").is_in(numbers.implode()),
     )
-    counts = rows.select(rule.sum().alias(reason) for reason, rule in zip(UNKNOWN, lacking, strict=True)).row(0)
-    return {reason: count for reason, count in zip(UNKNOWN, counts, strict=True) if count}
+    rules = [rule.sum().alias(reason) for reason, rule in zip(UNKNOWN, lacking, strict=True)]
+    counts = collect_parts(rows, lambda part: part.select(rules)).sum().row(0, named=True)
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def unknown_text(predictions: int, counts: Mapping[str, int]) -> str:

@@ -74,7 +74,7 @@ def test_rows_are_those_of_the_network_and_hold_its_inputs(experiment: Experimen
     instants = grid_instants(experiment.split.test, data.grid, data.timezone)
     module = create_module(experiment.config, experiment.split, experiment.statistics, experiment.embeddings).eval()
     vocabulary = experiment.statistics.vocabulary
-    network = labelled_rows(module, loaded.names, builder, vocabulary, instants, data.timezone)
+    network = pl.concat(labelled_rows(module, loaded.names, builder, vocabulary, instants, data.timezone))
     rows = rows_of(experiment, builder, instants)
     assert len(rows) == network.height > 0
     assert loaded.journeys[rows.journey]["train_id"].equals(network["train_id"])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from transformer.prediction import row_files
 from transformer.prediction.columns import ROW_SCHEMA, quantile_column
+from transformer.prediction.row_files import RowFiles, write_rows
 
 MakeRows = Callable[..., pl.DataFrame]
 NOON = datetime(2024, 12, 20, 12, tzinfo=UTC)
@@ -100,3 +104,46 @@ def day_quantiles(day_rows: pl.DataFrame) -> pl.DataFrame:
     return day_rows.with_columns(
         (pl.col("predicted_delay_s") + offset).alias(quantile_column(level)) for level, offset in offsets_s.items()
     )
+
+
+@pytest.fixture
+def few_dates(make_rows: MakeRows) -> pl.DataFrame:
+    """3,240 predictions with quantiles on four dates at four points. Sums of these fractions depend on their order."""
+    shape = (3, 18, 12, 5)  # dates, snapshots, trains, ranks
+    day, hour, train, rank = (index.ravel().tolist() for index in np.indices(shape))
+    n = len(day)
+    random = np.random.default_rng(7)
+    observed, off, change = (random.normal(60, 90, n) for _ in range(3))
+    predicted = observed + off / 3
+    start = datetime(2024, 12, 1, 5, tzinfo=UTC)
+    stamps = [start + timedelta(days=d, hours=h) for d, h in zip(day, hour, strict=True)]
+    return make_rows(
+        observed.tolist(),
+        predicted.tolist(),
+        (observed + change).tolist(),
+        quantiles={0.1: (predicted - 70.3).tolist(), 0.5: predicted.tolist(), 0.9: (predicted + 51.7).tolist()},
+        snapshot_ts=stamps,
+        # Every third train began on the date before, as one that runs past midnight.
+        service_date=[(at - timedelta(days=t % 3 == 0)).date() for at, t in zip(stamps, train, strict=True)],
+        train_id=[f"t{t}" for t in train],
+        train_number=[str(100 + t) if t % 4 else None for t in train],
+        train_type=[("regional", "long_distance", None)[(t + d) % 3] for t, d in zip(train, day, strict=True)],
+        op_id=[1 + (t + r) % 4 for t, r in zip(train, rank, strict=True)],
+        rank=[r + 1 for r in rank],
+        planned_ts=[at + timedelta(minutes=7 * r + 1) for at, r in zip(stamps, rank, strict=True)],
+        horizon_s=[420.0 * r + 60 for r in rank],
+        last_delay_s=(observed + change / 2).tolist(),
+        departed=[t % 5 > 0 for t in train],
+    )
+
+
+@pytest.fixture
+def in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[pl.DataFrame], RowFiles]:
+    """Writes rows into many files, some snapshots at a time."""
+    monkeypatch.setattr(row_files, "ROWS_AT_A_TIME", 1_000)
+
+    def write(rows: pl.DataFrame) -> RowFiles:
+        folder = tmp_path / f"rows-{len(list(tmp_path.iterdir()))}"
+        return write_rows(rows.iter_slices(700), folder)
+
+    return write

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from tests.support.messages import assert_names
 from transformer.config import GATE_BREAKDOWNS, GateConfig
@@ -16,6 +18,7 @@ from transformer.evaluation.decision import DECLINE, PromotionDecision
 from transformer.evaluation.gate import GROUP_SCHEMA, compare
 from transformer.evaluation.metrics import BREAKDOWNS, summary
 from transformer.prediction.columns import ROW_SCHEMA
+from transformer.prediction.row_files import EvaluationRows, RowFiles
 
 FAST = GateConfig(resamples=500)
 N_RANKS = 5
@@ -51,7 +54,7 @@ def evaluation(error_s: float, *, dates: int = 10, seed: int = 0, ranks: int = N
     ).cast(ROW_SCHEMA)
 
 
-def refusal(challenger: pl.DataFrame, champion: pl.DataFrame | None, gate: GateConfig = FAST) -> str:
+def refusal(challenger: EvaluationRows, champion: EvaluationRows | None, gate: GateConfig = FAST) -> str:
     with pytest.raises(UserError) as caught:
         compare(challenger, champion, gate)
     assert len(str(caught.value).splitlines()) == 1
@@ -279,3 +282,28 @@ def test_the_breakdowns_that_configuration_allows_are_the_coarse_ones() -> None:
     assert compare(
         evaluation(60, seed=1), evaluation(70, seed=2), GateConfig(resamples=50, breakdowns=list(GATE_BREAKDOWNS))
     ).decision.promotes
+
+
+# --- rows in files ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dates", [6, 10], ids=["journeys", "service dates"])
+@pytest.mark.parametrize("with_champion", [True, False])
+def test_rows_in_files_lead_to_the_same_decision_to_the_last_digit(
+    in_files: Callable[[pl.DataFrame], RowFiles], dates: int, with_champion: bool
+) -> None:
+    challenger, champion = evaluation(60, seed=1, dates=dates), evaluation(70, seed=2, dates=dates, ranks=6).slice(3)
+    expected = compare(challenger, champion if with_champion else None, FAST)
+    found = compare(in_files(challenger), in_files(champion) if with_champion else None, FAST)
+    assert found.text() == expected.text()
+    assert found.metrics() == expected.metrics()
+    assert_frame_equal(found.groups, expected.groups, check_exact=True)
+    assert (found.decision, found.unit, found.units) == (expected.decision, expected.unit, expected.units)
+
+
+def test_rows_in_files_are_refused_as_rows_in_memory(in_files: Callable[[pl.DataFrame], RowFiles]) -> None:
+    challenger, champion = evaluation(60), evaluation(70)
+    other_days = champion.with_columns(pl.col("service_date").dt.offset_by("1y"))
+    wrong = champion.with_columns(
+        pl.col("observed_delay_s") + pl.when(pl.int_range(pl.len()) < 7).then(60).otherwise(0)
+    )
+    for other in (other_days, wrong, champion.slice(300), pl.concat([champion, champion])):
+        assert refusal(in_files(challenger), in_files(other)) == refusal(challenger, other)

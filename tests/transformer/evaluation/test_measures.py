@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from transformer.evaluation import metrics, quantiles
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.page_tables import Champion
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import write_evaluation
+from transformer.evaluation.report.tables import results_table, write_evaluation
+from transformer.prediction.row_files import RowFiles
 
 PROVENANCE = Provenance("r", "local", "abc", "f", "c", ["python -m transformer"])
 
@@ -79,3 +83,39 @@ def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
     assert judged is not None
     flat = measures.metrics("test")
     assert flat == metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test") | judged.metrics("test")
+
+
+def test_rows_in_files_have_the_figures_of_rows_in_memory_to_the_last_digit(
+    few_dates: pl.DataFrame, in_files: Callable[[pl.DataFrame], RowFiles]
+) -> None:
+    files = in_files(few_dates)
+    assert len(files.files) == 4 and sum(len(paths) for paths in files.files.values()) > 4
+    expected, found = (Measures.of(rows, "Europe/Budapest") for rows in (few_dates, files))
+    assert found.metrics("test") == expected.metrics("test")
+    assert found.summary == expected.summary
+    for by in (*metrics.BREAKDOWNS, "train_number"):
+        assert_frame_equal(found.groups(by), expected.groups(by), check_exact=True)
+    assert found.uncertainty is not None and expected.uncertainty is not None
+    assert found.uncertainty.summary == expected.uncertainty.summary
+    assert_frame_equal(found.uncertainty.levels, expected.uncertainty.levels, check_exact=True)
+    for by in quantiles.BREAKDOWNS:
+        assert_frame_equal(found.uncertainty.breakdowns[by], expected.uncertainty.breakdowns[by], check_exact=True)
+    assert results_table(found) == results_table(expected)
+
+
+def test_figures_do_not_depend_on_the_order_of_the_rows(few_dates: pl.DataFrame) -> None:
+    shuffled = few_dates.sample(fraction=1, shuffle=True, seed=3)
+    expected, found = (Measures.of(rows, "Europe/Budapest") for rows in (few_dates, shuffled))
+    assert found.metrics("test") == expected.metrics("test")
+    assert found.summary == expected.summary
+
+
+def test_means_are_those_of_exact_arithmetic(few_dates: pl.DataFrame) -> None:
+    errors = [
+        Fraction(predicted) - Fraction(observed)
+        for predicted, observed in few_dates.select("predicted_delay_s", "observed_delay_s").iter_rows()
+    ]
+    summary = metrics.summary(few_dates)
+    assert summary["mae_s"] == pytest.approx(float(sum(map(abs, errors)) / len(errors)), rel=1e-15)
+    assert summary["bias_s"] == pytest.approx(float(sum(errors) / len(errors)), rel=1e-14)
+    assert summary["rmse_s"] == pytest.approx(math.sqrt(sum(error**2 for error in errors) / len(errors)), rel=1e-15)

@@ -77,7 +77,7 @@ def test_they_are_those_of_the_evaluation(trained: TrainedModel, small_config: C
     config = trained.located(small_config)
     instant = datetime.fromisoformat(AT)
     assert int(instant.timestamp()) in grid_instants((DAY,), config.data.grid, config.data.timezone)
-    rows = evaluation_rows(trained, config, [DAY]).filter(pl.col("snapshot_ts") == instant)
+    rows = pl.concat(evaluation_rows(trained, config, [DAY])).filter(pl.col("snapshot_ts") == instant)
     found = at(trained, small_config, data, AT)
     both = rows.join(found, on=["train_id", "service_date", "rank"], how="left", suffix="_now")
     assert both["predicted_delay_s_now"].null_count() == 0 and both.height > 10
@@ -88,7 +88,7 @@ def test_they_are_those_of_the_evaluation(trained: TrainedModel, small_config: C
 def test_evaluation_rows_hold_the_quantiles_of_the_model(trained: TrainedModel, small_config: Config):
     """Each level's value is in the column of its name, in the row of the event's point prediction."""
     config = trained.located(small_config)
-    rows = evaluation_rows(trained, config, [DAY])
+    rows = pl.concat(evaluation_rows(trained, config, [DAY]))
     assert set(rows.columns) == {*ROW_SCHEMA, *QUANTILES}
     assert set(rows.select(QUANTILES).schema.values()) == {pl.Float64()}
     assert rows.select(pl.all_horizontal(pl.col(QUANTILES).is_finite()).all()).item()
@@ -114,7 +114,7 @@ def test_predictions_hold_the_intervals_of_the_evaluation_in_whole_seconds(
     )
     assert prediction_columns([0.5]) == PREDICTION_COLUMNS
     found = at(trained, small_config, data, AT)
-    rows = evaluation_rows(trained, trained.located(small_config), [DAY])
+    rows = pl.concat(evaluation_rows(trained, trained.located(small_config), [DAY]))
     both = rows.filter(pl.col("snapshot_ts") == datetime.fromisoformat(AT)).join(
         found, on=["train_id", "service_date", "rank"], suffix="_now"
     )

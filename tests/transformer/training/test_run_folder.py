@@ -65,8 +65,8 @@ def test_it_needs_neither_cache_nor_training_dates(trained: TrainedModel, small_
         shutil.copy(source / name, data / name)
     bare = with_values(small_config, {"data.local_folder": str(data), "paths.cache": str(tmp_path / "cache")}, "test")
     assert available_dates(data) == [test_day]
-    expected = evaluation_rows(trained, trained.located(small_config), trained.split.test)
-    assert evaluation_rows(trained, trained.located(bare), trained.split.test).equals(expected)
+    expected = pl.concat(evaluation_rows(trained, trained.located(small_config), trained.split.test))
+    assert pl.concat(evaluation_rows(trained, trained.located(bare), trained.split.test)).equals(expected)
     assert expected.height > 100
     assert not (tmp_path / "cache" / "statistics").exists()
 
@@ -104,7 +104,7 @@ def test_a_model_that_reads_vectors_of_a_former_kind_predicts(
     model = TrainedModel.load(folder)
     assert model.module.network.shape.embedding_dims == {"node2vec": 4, "laplacian": 16, "geographic": 3}
     assert model.embeddings.points.vectors["node2vec"].any()
-    rows = evaluation_rows(model, model.located(config), model.split.test)
+    rows = pl.concat(evaluation_rows(model, model.located(config), model.split.test))
     assert rows.height > 100
     assert rows["predicted_delay_s"].is_finite().all()
 

@@ -22,9 +22,10 @@ from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from transformer.evaluation.metrics import DELAY_CHANGE, HORIZON, MODEL_ERROR_S, TRANSLATION_ERROR_S, Bins
+from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.figures import (
     FAINT_COLOUR,
     HALO,
@@ -36,6 +37,7 @@ from transformer.figures import (
     style_axes,
 )
 from transformer.prediction.columns import Interval
+from transformer.prediction.row_files import EvaluationRows, collect_parts, parts_of
 
 _COUNT_COLOURS = LinearSegmentedColormap.from_list("counts", ["#D0E3F2", "#4292C6", "#08306B"])
 _DELAY_COLUMNS = {"model": "predicted_delay_s", "translation": "translation_delay_s"}
@@ -106,17 +108,16 @@ def error_map(
     return figure
 
 
-def error_timeline(rows: pl.DataFrame, day: date, timezone: str) -> Figure:
+def error_timeline(rows: EvaluationRows, day: date, timezone: str) -> Figure:
     """MAE and number of predictions of each snapshot, over one service date.
 
     Args:
         rows: see `columns.ROW_SCHEMA`.
-        day: the service date to show.
+        day: the service date to show, one of those in `rows`.
         timezone: IANA name of the clock on the time axis.
     """
     snapshots = (
-        rows.lazy()
-        .filter(pl.col("service_date") == day)
+        parts_of(rows)[day]
         .group_by("snapshot_ts")
         .agg(
             pl.len().alias("n"),
@@ -221,24 +222,22 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
     return figure
 
 
-def error_distribution(rows: pl.DataFrame) -> Figure:
+def error_distribution(rows: EvaluationRows) -> Figure:
     """Cumulative distribution of the absolute error: the share of predictions that are off by at most x minutes."""
     figure, axes = new_figure((8, 5.5))
     errors = {"model": MODEL_ERROR_S, "translation": TRANSLATION_ERROR_S}
-    sizes = rows.select(**{name: error.abs() / 60 for name, error in errors.items()})
-    limit = max(float(np.quantile(sizes[name].to_numpy(), 0.98)) for name in errors)
+    sizes = {name: np.sort(_column(rows, error.abs() / 60)) for name, error in errors.items()}
+    limit = max(float(np.quantile(ordered, 0.98)) for ordered in sizes.values())
     grid = np.linspace(0, max(limit, 1.0), 601)
     for name, colour, style in (("model", MODEL_COLOUR, "-"), ("translation", TRANSLATION_COLOUR, "--")):
-        ordered = np.sort(sizes[name].to_numpy())
-        share = np.searchsorted(ordered, grid, side="right") / rows.height
-        axes.plot(grid, share, color=colour, linestyle=style, linewidth=2, label=name)
-    for threshold in (1, 2, 5):
+        axes.plot(grid, _shares(sizes[name], grid), color=colour, linestyle=style, linewidth=2, label=name)
+    thresholds = (1, 2, 5)
+    for threshold in thresholds:
         axes.axvline(threshold, color=NEUTRAL_COLOUR, linewidth=0.8, linestyle=":")
-    shares = sizes.select((pl.all() <= threshold).mean().name.suffix(f" {threshold}") for threshold in (1, 2, 5))
+    within = (_shares(sizes[name], thresholds) for name in ("model", "translation"))
     lines = [
-        f"within {threshold} min: model {shares[f'model {threshold}'][0]:.0%}, "
-        f"translation {shares[f'translation {threshold}'][0]:.0%}"
-        for threshold in (1, 2, 5)
+        f"within {threshold} min: model {model:.0%}, translation {translation:.0%}"
+        for threshold, model, translation in zip(thresholds, *within, strict=True)
     ]
     axes.text(0.97, 0.3, "\n".join(lines), transform=axes.transAxes, ha="right", va="center", fontsize=9)
     axes.set_xlim(0, grid[-1])
@@ -251,22 +250,23 @@ def error_distribution(rows: pl.DataFrame) -> Figure:
     return figure
 
 
-def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
+def predicted_vs_observed(rows: EvaluationRows) -> Figure:
     """Number of predictions by predicted and observed delay. The model and translation have a panel each.
 
     Both panels share the axes and the logarithmic colour scale. Cells are whole minutes wide, so that data in whole
     minutes leave no pattern of their own. Pairs outside the central 99 % of the observed delays are counted, not drawn.
     """
-    delays = rows.select(
-        pl.col("observed_delay_s") / 60, *((pl.col(column) / 60).alias(name) for name, column in _DELAY_COLUMNS.items())
-    )
-    low, high = np.quantile(delays["observed_delay_s"].to_numpy(), [0.005, 0.995])
+    observed_min = pl.col("observed_delay_s") / 60
+    low, high = np.quantile(_column(rows, observed_min), [0.005, 0.995])
     width = max(1, math.ceil((high - low) / _MAX_HISTOGRAM_BINS))
     edges = np.arange(math.floor(low) - 1.5, high + 1.5 + width, width)  # cells centred on whole minutes
-    counts = {
-        name: np.histogram2d(delays[name].to_numpy(), delays["observed_delay_s"].to_numpy(), bins=(edges, edges))[0]
-        for name in _DELAY_COLUMNS
-    }
+    delays = [observed_min.alias("observed"), *(pl.col(column) / 60 for column in _DELAY_COLUMNS.values())]
+    counts = {name: np.zeros((len(edges) - 1, len(edges) - 1)) for name in _DELAY_COLUMNS}
+    for part in parts_of(rows).values():
+        found = part.select(delays).collect()
+        for name, column in _DELAY_COLUMNS.items():
+            pairs = found[column].to_numpy(), found["observed"].to_numpy()
+            counts[name] += np.histogram2d(*pairs, bins=(edges, edges))[0]
     norm = LogNorm(1, max(10.0, *(float(count.max()) for count in counts.values())))
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -289,7 +289,7 @@ def predicted_vs_observed(rows: pl.DataFrame) -> Figure:
     return figure
 
 
-def calibration(rows: pl.DataFrame) -> Figure:
+def calibration(rows: EvaluationRows) -> Figure:
     """Median of the observed delays by predicted delay, for the model and for translation.
 
     A model that is trained on the absolute error predicts the median. A calibrated model follows the diagonal. The band
@@ -507,23 +507,33 @@ def _horizon_axis(axes: Axes, horizon_breakdown: pl.DataFrame) -> None:
     axes.set_xlabel(_HORIZON_LABEL)
 
 
-def _calibration_groups(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+def _calibration_groups(rows: EvaluationRows, column: str) -> pl.DataFrame:
     """Per bin of predicted delay: n, `predicted` mean, and `low`, `median`, `high` of observed delays, in minutes."""
     predicted, observed = pl.col(column) / 60, pl.col("observed_delay_s") / 60
     edges = pl.lit(pl.Series(_CALIBRATION_EDGES_MIN, dtype=pl.Float64))
-    return (
-        rows.lazy()
-        .group_by(edges.search_sorted(predicted, side="right").alias("bin"))
+    bins = edges.search_sorted(predicted, side="right").alias("bin")
+    totals = collect_parts(rows, lambda part: part.group_by(bins).agg(pl.len().alias("n"), exact_sum(predicted)))
+    means = totals.group_by("bin").agg(pl.col("n").sum(), mean_of(pl.col(column).sum(), pl.col("n").sum()))
+    quartiles = (
+        collect_parts(rows, lambda part: part.select(bins, observed.alias("observed")))
+        .group_by("bin")
         .agg(
-            pl.len().alias("n"),
-            predicted.mean().alias("predicted"),
-            observed.quantile(0.25, "linear").alias("low"),
-            observed.median().alias("median"),
-            observed.quantile(0.75, "linear").alias("high"),
+            pl.col("observed").quantile(0.25, "linear").alias("low"),
+            pl.col("observed").median().alias("median"),
+            pl.col("observed").quantile(0.75, "linear").alias("high"),
         )
-        .sort("bin")
-        .collect()
     )
+    return means.rename({column: "predicted"}).join(quartiles, on="bin").sort("bin")
+
+
+def _column(rows: EvaluationRows, value: pl.Expr) -> NDArray[np.float64]:
+    """A value of every row: 8 bytes a row."""
+    return collect_parts(rows, lambda part: part.select(value)).to_series().to_numpy()
+
+
+def _shares(ordered: NDArray[np.float64], limits: ArrayLike) -> NDArray[np.float64]:
+    """The share of the `ordered` values that are at most each limit."""
+    return np.searchsorted(ordered, limits, side="right") / len(ordered)
 
 
 def _segments(edges: pl.DataFrame, located: pl.DataFrame) -> NDArray[Any]:

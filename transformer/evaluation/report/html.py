@@ -143,7 +143,7 @@ def write_html_report(
         sections,
         facts=evaluation.headline(),
         remarks=[verdict] if verdict else [],
-        warnings=[*remarks, *_warnings(measures.rows, window, quality)],
+        warnings=[*remarks, *_warnings(measures, window, quality)],
         links=[("This run in MLflow", provenance.run_url)],
     )
     return page.write(target)
@@ -173,8 +173,8 @@ class _Figures:
         return Picture.of(self._paths[name].read_bytes(), caption, alt)
 
 
-def _warnings(rows: pl.DataFrame, window: Sequence[date], quality: DataQuality) -> Iterator[str]:
-    if missing := sorted(set(window) - set(rows["service_date"].unique())):
+def _warnings(measures: Measures, window: Sequence[date], quality: DataQuality) -> Iterator[str]:
+    if missing := sorted(set(window) - set(measures.groups("service_date")["service_date"])):
         yield f"No prediction on {dates_text(missing)}, although the window has these dates"
     if quality.drift:
         yield from quality.drift.warnings

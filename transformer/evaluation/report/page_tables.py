@@ -21,8 +21,10 @@ from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
 from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
+from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
+from transformer.prediction.row_files import EvaluationRows, collect_parts, in_common, parts_of
 from transformer.text import minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
 
 WORST = 15  # listed points, and listed trains
@@ -33,7 +35,7 @@ class Champion:
     """The model to beat. The comparison uses the predictions that both models made."""
 
     name: str
-    rows: pl.DataFrame  # of the same window, see `columns.ROW_SCHEMA`
+    rows: EvaluationRows  # of the same window, see `columns.ROW_SCHEMA`
     interval: Mapping[str, float] | None = None  # of MAE − MAE of the champion: `low_s`, `high_s` and `confidence`
 
 
@@ -49,28 +51,39 @@ class Comparison:
 
     @classmethod
     def of(cls, measures: Measures, champion: Champion) -> Comparison:
-        own = measures.rows.join(champion.rows, on=ROW_KEY, how="semi")
-        if own.is_empty():
+        own = in_common(measures.rows, champion.rows)
+        if not own.height:
             raise UserError(f"{champion.name} predicted none of the rows to evaluate; evaluate it on the same window")
-        others = champion.rows.join(own, on=ROW_KEY, how="semi")
+        others = in_common(champion.rows, own)
         judged = uncertainty(others)
-        paired = own.join(others.select(*ROW_KEY, metrics.MODEL_ERROR_S.abs().alias("other")), on=ROW_KEY).with_columns(
-            metrics.MODEL_ERROR_S.abs().alias("own")
-        )
         return cls(
             champion,
             own.height,
             metrics.summary(own)["mae_s"],
             metrics.summary(others) | (judged.summary if judged else {}),
-            {by: _skills(paired, by, key) for by, key in metrics.group_keys(measures.timezone).items()},
+            _skills(own, others, measures.timezone),
         )
 
 
-def _skills(paired: pl.DataFrame, by: str, key: pl.Expr) -> pl.DataFrame:
-    """`champion_skill` of each group: 1 − MAE / MAE of the champion; null = the champion makes no error."""
-    skill = pl.when(pl.col("other") > 0).then(1 - pl.col("own") / pl.col("other"))
-    means = paired.group_by(key.alias(by)).agg(pl.col("own", "other").mean())
-    return means.select(by, champion_skill=skill)
+def _skills(own: EvaluationRows, others: EvaluationRows, timezone: str) -> dict[str, pl.DataFrame]:
+    """`champion_skill` of the groups of each breakdown: 1 − MAE / MAE of the champion; null = it makes no error.
+
+    Args:
+        own: rows of the model.
+        others: rows of the champion for the same predictions.
+    """
+    keys = metrics.group_keys(timezone)
+    size, totals = metrics.MODEL_ERROR_S.abs(), [pl.len(), exact_sum(pl.col("own")), exact_sum(pl.col("other"))]
+    parts: dict[str, list[pl.DataFrame]] = {by: [] for by in keys}
+    theirs = parts_of(others)
+    for day, part in parts_of(own).items():
+        other = theirs[day].select(*ROW_KEY, other=size)
+        paired = part.with_columns(own=size).join(other, on=ROW_KEY).select("own", "other", **keys).collect()
+        for by, found in parts.items():
+            found.append(paired.group_by(by).agg(totals))
+    own_mae, other_mae = (mean_of(pl.col(whose).sum(), pl.col("len").sum()) for whose in ("own", "other"))
+    skill = pl.when(other_mae > 0).then(1 - own_mae / other_mae).alias("champion_skill")
+    return {by: pl.concat(found).group_by(by).agg(skill) for by, found in parts.items()}
 
 
 class EvaluationTables:
@@ -173,7 +186,9 @@ class EvaluationTables:
     def worst_trains(self) -> Table:
         groups = self._groups("train_number")
         number = pl.col("train_number").fill_null(pl.col("train_id"))
-        types = self.measures.rows.group_by(number).agg(pl.col("train_type").drop_nulls().first())
+        kind = pl.col("train_type").drop_nulls().first()  # of the number's earliest date with a type
+        parts = collect_parts(self.measures.rows, lambda part: part.group_by(number).agg(kind))
+        types = parts.group_by("train_number").agg(kind)
         worst = metrics.worst_groups(groups, WORST).join(types, on="train_number", how="left", maintain_order="left")
         names = [
             f"{name} ({train_type})" if train_type else name

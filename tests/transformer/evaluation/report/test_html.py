@@ -288,3 +288,21 @@ def test_the_figures_of_an_evaluation_all_have_their_place(day_quantiles, networ
     page = written(tmp_path, day_quantiles, network[0], result.figures)
     assert len(page.all("img")) == len(result.figures)
     assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.slow
+def test_the_report_on_rows_in_files_is_that_on_rows_in_memory(few_dates, in_files, network, tmp_path):
+    other = few_dates.with_columns(pl.col("predicted_delay_s") + 7.7).slice(500)
+    reports = []
+    for name, rows, champion in (("memory", few_dates, other), ("files", in_files(few_dates), in_files(other))):
+        measures = Measures.of(rows, "Europe/Budapest")
+        result = write_evaluation(measures, *network, tmp_path / name, prefix="test")
+        more = {"window": [DAY], "provenance": PROVENANCE, "champion": Champion("the champion", champion)}
+        write_html_report(tmp_path / name / "report.html", measures, network[0], result.figures, **more)
+        written = [tmp_path / name / "report.html", *result.figures, *result.tables]
+        reports.append({path.relative_to(tmp_path / name): path.read_bytes() for path in written})
+    in_memory, in_files_ = reports
+    assert in_memory.keys() == in_files_.keys()
+    assert [str(path) for path, content in in_memory.items() if in_files_[path] != content] == []
+    assert len([path for path in in_memory if "timeline" in path.name]) == 4
+    assert f"{few_dates.height - 500:,} predictions that both made" in in_memory[Path("report.html")].decode()
