@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ VERSION = 2  # of the files; raise when their meaning changes
 MINUTE_S = 60
 ROUND_SHARE = 0.99  # share of the delays that must be multiples of a step, to call it the resolution
 FOLDS = 10  # at most; with fewer training dates, each date is one fold
+WEIGHT_STEP = 1 / 1024  # weights of dates are multiples of it, so that their sums are exact and need no order
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_PARENT = ["from_type", "to_type", "train_type"]  # group whose values a section without observations takes
 _SECTION_SUMS = ["n", "change", "change_squares", "planned"]
@@ -114,6 +115,20 @@ class Statistics:
             history=_merge([part.history for part in parts], ["fold", *HISTORY, "train_type"]),
             histogram_step_s=first.histogram_step_s,
             residues=tuple(map(sum, zip(*(part.residues for part in parts), strict=True))),
+        )
+
+    def weighted(self, weight: float) -> Statistics:
+        """The statistics with `weight` times each count and sum. The resolution of the delays stays the same."""
+
+        def times(frame: pl.DataFrame, *sums: str) -> pl.DataFrame:
+            return frame.with_columns(pl.col(sums) * weight)
+
+        return replace(
+            self,
+            inputs={name: Moments(*(weight * value for value in astuple(m))) for name, m in self.inputs.items()},
+            sections=times(self.sections, *_SECTION_SUMS),
+            histograms=times(self.histograms, "n"),
+            history=times(self.history, "n", "delay", "delay_squares"),
         )
 
     @property
@@ -191,6 +206,7 @@ class StatisticsOfDates:
         self._journeys_of = journeys.partition_by("service_date", as_dict=True)
         self._no_journeys = journeys.clear()
         self._fold_of = {day: index % FOLDS for index, day in enumerate(sorted(days))}
+        self._weight_of = date_weights(days, data.statistics.half_life_days)
         self._parts: list[Statistics] = []
 
     def add(self, read: DayEvents) -> None:
@@ -199,7 +215,8 @@ class StatisticsOfDates:
         vocabulary = Vocabulary(points, self._train_types)
         journeys = self._journeys_of.get((read.day,), self._no_journeys)
         fold = self._fold_of[read.day]
-        self._parts.append(day_statistics(read.events, journeys, read.day, fold, vocabulary, self._data))
+        part = day_statistics(read.events, journeys, read.day, fold, vocabulary, self._data)
+        self._parts.append(part.weighted(self._weight_of[read.day]) if self._weight_of else part)
         # Merging sorts whole tables, so it waits until the new dates have as many rows as all earlier ones.
         if sum(part._rows for part in self._parts[1:]) >= self._parts[0]._rows:
             self._parts = [Statistics.merged(self._parts)]
@@ -216,6 +233,18 @@ def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
     for read in each_day(data, sorted(days)):
         statistics.add(read)
     return statistics.result()
+
+
+def date_weights(days: Sequence[date], half_life_days: float | None) -> dict[date, float]:
+    """The weight of each date: 1 for the last one, and half of that for each half-life before it.
+
+    Without a half-life the result is empty: all dates count alike. No weight is 0, so that no section is lost.
+    """
+    if half_life_days is None:
+        return {}
+    last = max(days)
+    exact = {day: 0.5 ** ((last - day).days / half_life_days) for day in days}
+    return {day: max(round(weight / WEIGHT_STEP), 1) * WEIGHT_STEP for day, weight in exact.items()}
 
 
 def _train_types(journeys: pl.DataFrame) -> tuple[str, ...]:
@@ -310,6 +339,8 @@ def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
         # The name gives these files another hash than those of older programs, which expect more columns.
         "histogram": ["change", data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
     }
+    if data.statistics.half_life_days is not None:  # without it, the files are those of older programs
+        relevant["half_life_days"] = data.statistics.half_life_days
     return content_hash(data_fingerprint(Path(data.local_folder), days), relevant)
 
 
