@@ -193,6 +193,12 @@ class StatisticsConfig(Group):
         description="the same for the usual delay of a train number at an event, against all trains of its type there; "
         "null = a quarter of `min_count`",
     )
+    half_life_days: float | None = Field(
+        None,
+        gt=0,
+        description="days after which a training date counts half as much, a quarter after twice as many, and "
+        "so on; null = all dates count alike",
+    )
     histogram_step_s: Whole = Field(
         30, gt=0, description="bin width of the mergeable histograms behind the middle mean"
     )

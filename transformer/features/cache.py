@@ -145,7 +145,8 @@ def _merged_statistics(config: Config, days: Sequence[date], recompute: bool) ->
         obtain_readings(data, lacking, cache, compute)
     folds = folds_of(days)
     parts = (load_statistics(folders[day]) for fold in folds for day in fold)
-    return merge_dates(parts, folds, read_op_nodes(folder)["op_id"].to_numpy())
+    op_ids = read_op_nodes(folder)["op_id"].to_numpy()
+    return merge_dates(parts, folds, op_ids, data.statistics.half_life_days)
 
 
 def _date_folder(config: Config, day: date) -> Path:

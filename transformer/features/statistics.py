@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -49,6 +49,7 @@ VERSION = 2  # of the files; raise when their meaning changes
 MINUTE_S = 60
 ROUND_SHARE = 0.99  # share of the delays that must be multiples of a step, to call it the resolution
 FOLDS = 10  # at most; with fewer training dates, each date is one fold
+WEIGHT_STEP = 1 / 1024  # weights of dates are multiples of it, so that their sums are exact and need no order
 SECTION = ["from_op", "from_type", "to_op", "to_type", "train_type"]
 SECTION_SUMS = ["n", "change", "change_squares", "planned"]
 HISTORY = ["train_number", "op_id", "event_type"]
@@ -122,6 +123,20 @@ class Statistics:
         tables = {name: getattr(self, name).with_columns(pl.lit(fold, pl.Int32).alias("fold")) for name in _TABLES}
         return replace(self, fold_of=dict.fromkeys(self.fold_of, fold), **tables)
 
+    def weighted(self, weight: float) -> Statistics:
+        """The statistics with `weight` times each count and sum. The resolution of the delays stays the same."""
+
+        def times(frame: pl.DataFrame, *sums: str) -> pl.DataFrame:
+            return frame.with_columns(pl.col(sums) * weight)
+
+        return replace(
+            self,
+            inputs={name: Moments(*(weight * value for value in astuple(m))) for name, m in self.inputs.items()},
+            sections=times(self.sections, *SECTION_SUMS),
+            histograms=times(self.histograms, "n"),
+            history=times(self.history, "n", "delay", "delay_squares"),
+        )
+
     @property
     def resolution_s(self) -> int:
         """The step of nearly all observed delays: 60 where times are whole minutes; 0 without any delay.
@@ -182,7 +197,8 @@ def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
     journeys = read_journeys(Path(data.local_folder), order, data.timezone)
     of_day = journeys.partition_by("service_date", as_dict=True)
     parts = (date_statistics(read, of_day.get((read.day,), journeys.clear()), data) for read in each_day(data, order))
-    return merge_dates(parts, folds, read_op_nodes(Path(data.local_folder))["op_id"].to_numpy())
+    op_ids = read_op_nodes(Path(data.local_folder))["op_id"].to_numpy()
+    return merge_dates(parts, folds, op_ids, data.statistics.half_life_days)
 
 
 def folds_of(days: Sequence[date]) -> list[list[date]]:
@@ -197,23 +213,42 @@ def folds_of(days: Sequence[date]) -> list[list[date]]:
 
 
 def merge_dates(
-    parts: Iterable[Statistics], folds: Sequence[Sequence[date]], op_ids: npt.NDArray[np.integer]
+    parts: Iterable[Statistics],
+    folds: Sequence[Sequence[date]],
+    op_ids: npt.NDArray[np.integer],
+    half_life_days: float | None = None,
 ) -> Statistics:
     """The statistics of several dates from those of each date, with the dates of one fold in memory at a time.
 
     Args:
         parts: of `date_statistics`, in the order of the dates of `folds`.
         op_ids: points that the vocabulary has besides those of the dates.
+        half_life_days: see `date_weights`.
 
     Raises:
         UserError: too many train types.
     """
+    order = [day for fold in folds for day in fold]
+    if weights := date_weights(order, half_life_days):
+        parts = (part.weighted(weights[day]) for day, part in zip(order, parts, strict=True))
     parts = iter(parts)
     whole = Statistics.merged(
         [Statistics.merged(list(islice(parts, len(days))))._in_fold(number) for number, days in enumerate(folds)]
     )
     points = np.union1d(op_ids, whole.vocabulary.op_ids).astype(np.int32)
     return replace(whole, vocabulary=Vocabulary(points, _checked(whole.vocabulary.train_types)))
+
+
+def date_weights(days: Sequence[date], half_life_days: float | None) -> dict[date, float]:
+    """The weight of each date: 1 for the last one, and half of that for each half-life before it.
+
+    Without a half-life the result is empty: all dates count alike. No weight is 0, so that no section is lost.
+    """
+    if half_life_days is None:
+        return {}
+    last = max(days)
+    exact = {day: 0.5 ** ((last - day).days / half_life_days) for day in days}
+    return {day: max(round(weight / WEIGHT_STEP), 1) * WEIGHT_STEP for day, weight in exact.items()}
 
 
 def _checked(train_types: tuple[str, ...]) -> tuple[str, ...]:
@@ -305,7 +340,9 @@ _TABLES = ("sections", "histograms", "history")
 
 def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
     """The content hash that names the folder of the statistics of `days`: data files and settings of the statistics."""
-    return _hash(data_fingerprint(Path(data.local_folder), days), data)
+    found = _hash(data_fingerprint(Path(data.local_folder), days), data)
+    half_life = data.statistics.half_life_days
+    return found if half_life is None else content_hash(found, half_life)  # without it as of older programs
 
 
 def date_statistics_hash(data: DataConfig, day: date) -> str:

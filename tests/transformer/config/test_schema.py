@@ -169,6 +169,7 @@ def test_a_configuration_survives_its_dictionary(env: str) -> None:
         ),
         ("data.split={test: [2024-12-13], rolling: {train: 365}}", ("data.split.rolling.train", "data.split.test")),
         ("data.split.rolling.train=-1", ("data.split.rolling.train=-1", "negative")),
+        ("data.statistics.half_life_days=0", ("data.statistics.half_life_days=0", "above 0")),
         ("data.split.rolling.test=0", ("data.split.rolling.test=0", "above 0")),
         ("training.schedule.cron=daily", ("training.schedule.cron='daily'", "cron expression")),
         ("training.schedule.warm_start=challenger", ("training.schedule.warm_start", "'none' or 'champion'")),

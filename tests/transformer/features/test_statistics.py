@@ -27,6 +27,7 @@ from transformer.features.statistics import (
     Statistics,
     compute_statistics,
     date_statistics,
+    date_weights,
     folds_of,
     load_statistics,
     merge_dates,
@@ -105,6 +106,39 @@ def test_one_odd_second_does_not_switch_rounding_off():
     assert statistics.resolution_s == 60
     assert statistics.resolution_text() == "200 of 201 observed delays are multiples of 60 s"
     assert (statistics_of([[1, 2]]) + statistics_of([[60] * 1_000], after_days=1)).resolution_s == 60
+
+
+def test_a_date_counts_half_as_much_for_each_half_life_before_the_last():
+    days = [DAY + timedelta(days=offset) for offset in (0, 30, 60, 75, 90)]
+    weights = date_weights(days, half_life_days=30)
+    assert list(weights.values()) == [1 / 8, 1 / 4, 1 / 2, pytest.approx(0.5**0.5, abs=st.WEIGHT_STEP), 1]
+    assert all((weight / st.WEIGHT_STEP).is_integer() for weight in weights.values())
+    assert date_weights([DAY, DAY + timedelta(days=10_000)], half_life_days=30)[DAY] == st.WEIGHT_STEP
+    assert date_weights(days, half_life_days=None) == {}
+
+
+def test_an_older_date_weighs_less_in_every_mean():
+    older, last = statistics_of([[0, 60]] * 3).weighted(0.25), statistics_of([[0, 0]], after_days=1).weighted(1.0)
+    merged = older + last
+    section = merged.section_table().filter(pl.col("from_op") == 1).row(0, named=True)
+    assert section["n"] == 1.75 and section["planned_mean"] == 600
+    assert section["change_mean"] == pytest.approx(0.75 * 60 / 1.75)
+    assert section["change_middle_mean"] == pytest.approx(60 * (0.75 * 1.75 - 1) / (0.5 * 1.75))
+    assert merged.inputs["delay"].mean == pytest.approx(0.75 * 60 / (2 * 1.75))
+    assert merged.resolution_text() == "8 of 8 observed delays are multiples of 60 s"
+    history = merged.history.filter(pl.col("op_id") == 2).select(pl.col("n", "delay").sum()).row(0)
+    assert history == (1.75, 45)
+
+
+def test_equal_weights_leave_every_value_as_it_is(small_config: Config):
+    days = available_dates(Path(small_config.data.local_folder))
+    alike = compute_statistics(small_config.data, days[:3])
+    ages = small_config.data.statistics.model_copy(update={"half_life_days": 1e6})
+    data = small_config.data.model_copy(update={"statistics": ages})
+    nearly = compute_statistics(data, days[:3])
+    tables = [found.section_table().sort(st.SECTION).with_columns(pl.col("n").cast(float)) for found in (nearly, alike)]
+    assert tables[0].equals(tables[1])
+    assert_array_equal(features_of(small_config, nearly, days[4]), features_of(small_config, alike, days[4]))
 
 
 def test_merging_dates_in_any_order_gives_the_same(small_config: Config):
