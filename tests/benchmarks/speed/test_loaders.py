@@ -1,0 +1,32 @@
+"""The loader benchmark takes whole epochs, with as many workers as it prints."""
+
+import re
+
+import pytest
+
+from benchmarks.speed import bench_loaders
+from benchmarks.speed.bench_loaders import training_loader
+from benchmarks.speed.railways import Railway
+from tests.benchmarks.conftest import SMALL
+from transformer.data.simulator.settings import SimulationConfig
+
+TINY = {20: SimulationConfig(service_dates=3, lines=3, points=24, journeys_per_day=80)}
+EPOCH = [word for setting in (*SMALL, "training.snapshots_per_epoch=10") for word in ("--set", setting)]
+
+
+def test_the_loader_is_that_of_a_training(network: Railway):
+    alone, two = (training_loader(network, count) for count in (0, 2))
+    assert [loader.num_workers for loader in (alone, two)] == [0, 2]
+    assert alone.dataset.instants.tolist() == two.dataset.instants.tolist()
+    assert len(alone.dataset.instants) == network.config.training.snapshots_per_epoch
+
+
+def test_speeds_ratios_and_padding_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(bench_loaders, "ROUNDS", 1)
+    monkeypatch.setattr(bench_loaders.os, "cpu_count", lambda: 2)
+    assert bench_loaders.main([*EPOCH], TINY) == 0
+    first, padding, *speeds = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+ trains a snapshot, 10 snapshots in batches of 2", first)
+    assert re.match(r"  padding: \d+% of the trains \(target: at most 10%\), \d+% of the pairs", padding)
+    assert [line.split(":")[0] for line in speeds] == ["  0 workers", "  1 workers", "  2 workers"]
+    assert "without workers" in speeds[1] and "a single one" in speeds[2]
