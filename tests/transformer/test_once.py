@@ -47,9 +47,10 @@ def process(monkeypatch: pytest.MonkeyPatch, sample_folder: Path) -> Callable[[]
 
     def counting(function: Callable[..., Any], counts: str) -> Callable[..., Any]:
         def call(source: Any, *arguments: Any, **options: Any) -> Any:
-            path = Path(source.name if hasattr(source, "read") else source)
-            if path.parent == sample_folder / "events":
-                getattr(use, counts)[path.name] += 1
+            for each in source if isinstance(source, list) else [source]:
+                path = Path(each.name if hasattr(each, "read") else each)
+                if path.parent == sample_folder / "events":
+                    getattr(use, counts)[path.name] += 1
             return function(source, *arguments, **options)
 
         return call
