@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ def main(arguments: list[str], railways: Mapping[int, SimulationConfig] = RAILWA
 
 def measure(network: Railway, workers: list[int]) -> None:
     """Print the snapshots/s of an epoch for each number of workers, and the padding of its batches."""
-    loaders = {count: training_loader(network, count) for count in workers}
+    loaders = {count: TrainingLoader(network, count) for count in workers}
     kept = ("instant", "train_mask")  # whole batches would not fit into memory
     batches = [{name: batch[name] for name in kept} for batch in loaders[workers[0]]]
     snapshots = sum(len(batch["instant"]) for batch in batches)
@@ -84,11 +84,17 @@ def measure(network: Railway, workers: list[int]) -> None:
         print(line)
 
 
-def training_loader(network: Railway, workers: int) -> Iterable[Batch]:
-    config = with_values(network.config, {"training.num_workers": workers}, "benchmark")
-    data = SnapshotDataModule(config, network.split, network.statistics)
-    data.setup("fit")
-    return data.train_dataloader()
+class TrainingLoader:
+    """The batches of an epoch, as the network gets them."""
+
+    def __init__(self, network: Railway, workers: int) -> None:
+        config = with_values(network.config, {"training.num_workers": workers}, "benchmark")
+        self._data = SnapshotDataModule(config, network.split, network.statistics)
+        self._data.setup("fit")
+        self._loader = self._data.train_dataloader()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._data.on_after_batch_transfer(batch, 0) for batch in self._loader)
 
 
 def drain(loader: Iterable[Batch]) -> None:

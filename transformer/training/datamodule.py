@@ -7,17 +7,18 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
 from transformer.data.event_table import Int64Array
 from transformer.errors import UserError
-from transformer.features.batches import Batch, SnapshotBatches
+from transformer.features.batches import Batch, Packed, PackedBatches, SnapshotBatches, unpack
 from transformer.features.dated import DatedSnapshots
 from transformer.features.history import History, varied_folds
 from transformer.features.instants import Spans, evaluation_instants, training_instants
@@ -44,7 +45,7 @@ class SnapshotDataModule(LightningDataModule):
         for name in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]:
             self._load(name)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Batch | Packed]:
         training, data = self.config.training, self.config.data
         epoch = 0 if self.trainer is None or training.overfit_batches else self.trainer.current_epoch
         generator = np.random.default_rng([training.seed, epoch])
@@ -59,10 +60,14 @@ class SnapshotDataModule(LightningDataModule):
             self.builders["train"] = self._builder("train", folds)
         return self._loader("train", instants)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Batch | Packed]:
         if self.config.training.overfit_batches:
             return self.train_dataloader()
         return self._grid("validation", self.split.validation)
+
+    def on_after_batch_transfer(self, batch: Batch | Packed, dataloader_idx: int) -> Batch:
+        """Lightning calls this with each batch of a loader, on the device of the network."""
+        return batch if isinstance(batch, dict) else unpack(batch)
 
     def _load(self, name: str) -> None:
         if name not in self.builders:
@@ -86,17 +91,19 @@ class SnapshotDataModule(LightningDataModule):
         history = History(self.statistics, data.statistics, also_without)
         return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data)
 
-    def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch]:
+    def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch | Packed]:
         return self._loader(name, evaluation_instants(days, self.config.data))
 
-    def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch]:
+    def _loader(self, name: str, instants: Int64Array) -> DataLoader[Batch | Packed]:
         training = self.config.training
         rank, n_processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = SnapshotBatches(
             self.builders[name], instants, training.batch_size, self.config.data.timezone, rank, n_processes
         )
+        packed = training.num_workers > 0 or torch.cuda.is_available()
+        dataset: Dataset[Any] = PackedBatches(batches) if packed else batches
         return DataLoader(
-            batches,
+            dataset,
             batch_size=None,  # each item is a batch already
             num_workers=training.num_workers,
             persistent_workers=False,  # training batches are reloaded every epoch

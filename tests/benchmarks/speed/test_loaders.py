@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.speed import bench_loaders
-from benchmarks.speed.bench_loaders import training_loader
+from benchmarks.speed.bench_loaders import TrainingLoader
 from benchmarks.speed.railways import Railway
 from tests.benchmarks.conftest import SMALL
 from transformer.data.simulator.settings import SimulationConfig
@@ -15,7 +15,7 @@ EPOCH = [word for setting in (*SMALL, "training.snapshots_per_epoch=10") for wor
 
 
 def test_the_loader_is_that_of_a_training(network: Railway):
-    alone, two = (training_loader(network, count) for count in (0, 2))
+    alone, two = (TrainingLoader(network, count) for count in (0, 2))
     assert [loader.num_workers for loader in (alone, two)] == [0, 2]
     assert alone.dataset.instants.tolist() == two.dataset.instants.tolist()
     assert len(alone.dataset.instants) == network.config.training.snapshots_per_epoch
