@@ -433,7 +433,12 @@ class TrainingConfig(Group):
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true"] = Field(
         "auto", description="auto = bf16-mixed or 16-mixed on a GPU, whichever it has, else 32-true"
     )
-    num_workers: Whole = Field(0, ge=0, description="processes that build snapshots; they pay off with a GPU")
+    num_workers: Whole | None = Field(
+        None,
+        ge=0,
+        description="processes that build snapshots for each process that trains; null = none without a GPU, and with "
+        "GPUs the cores that are left, at most 7 for each",
+    )
     log_every_s: float = Field(5.0, gt=0, description="time between progress lines in the task log")
     vary_history: bool = Field(
         True, description="with up to ten training dates, each epoch leaves more of them out of history"

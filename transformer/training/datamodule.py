@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from functools import cached_property
@@ -14,7 +15,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from transformer.config import Config
+from transformer.config import Config, TrainingConfig
 from transformer.data.dates import Split, format_dates
 from transformer.data.event_table import Int64Array
 from transformer.errors import UserError
@@ -24,6 +25,8 @@ from transformer.features.history import History, varied_folds
 from transformer.features.instants import Spans, evaluation_instants, training_instants
 from transformer.features.reading import DateReading, obtain_readings, running_times
 from transformer.features.statistics import Statistics
+
+MOST_WORKERS = 7  # for each GPU; the profile gpu-1 has 8 cores, and one of them trains
 
 
 class SnapshotDataModule(LightningDataModule):
@@ -100,12 +103,22 @@ class SnapshotDataModule(LightningDataModule):
         batches = SnapshotBatches(
             self.builders[name], instants, training.batch_size, self.config.data.timezone, rank, n_processes
         )
-        packed = training.num_workers > 0 or torch.cuda.is_available()
+        workers = loader_workers(training)
+        packed = workers > 0 or torch.cuda.is_available()
         dataset: Dataset[Any] = PackedBatches(batches) if packed else batches
         return DataLoader(
             dataset,
             batch_size=None,  # each item is a batch already
-            num_workers=training.num_workers,
+            num_workers=workers,
             persistent_workers=False,  # training batches are reloaded every epoch
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def loader_workers(training: TrainingConfig) -> int:
+    """Number of processes that build the batches of one process that trains."""
+    if training.num_workers is not None:
+        return training.num_workers
+    gpus = torch.cuda.device_count() if training.accelerator != "cpu" else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores // gpus - 1, MOST_WORKERS), 0) if gpus else 0

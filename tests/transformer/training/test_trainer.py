@@ -15,14 +15,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tests.support.messages import assert_names
-from transformer.config import Config, load_config, with_values
+from transformer.config import Config, TrainingConfig, load_config, with_values
 from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
 from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.module import DelayModule
 from transformer.tracking.run_log import RunLog
-from transformer.training import callbacks, trainer
+from transformer.training import callbacks, datamodule, trainer
 from transformer.training.callbacks import read_history
 from transformer.training.checkpoints import BEST, CHECKPOINTS, HISTORY, LAST, load_module, load_weights
 from transformer.training.datamodule import SnapshotDataModule
@@ -330,6 +330,28 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
 
     assert torch.equal(first_batch(3), first_batch(3))
     assert not torch.equal(first_batch(3), first_batch(4))
+
+
+@pytest.mark.parametrize(
+    ("configured", "accelerator", "gpus", "cores", "workers"),
+    [
+        (None, "auto", 0, 8, 0),
+        (None, "cpu", 1, 8, 0),
+        (None, "auto", 1, 8, 7),
+        (None, "gpu", 1, 64, 7),
+        (None, "gpu", 4, 16, 3),
+        (None, "gpu", 4, 2, 0),
+        (2, "auto", 0, 1, 2),
+        (0, "gpu", 1, 8, 0),
+    ],
+)
+def test_loaders_use_the_cores_that_a_gpu_leaves(
+    monkeypatch: pytest.MonkeyPatch, configured: int | None, accelerator: str, gpus: int, cores: int, workers: int
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(datamodule.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    training = TrainingConfig(num_workers=configured, accelerator=accelerator)
+    assert datamodule.loader_workers(training) == workers
 
 
 @pytest.mark.parametrize("overfit_batches", [0, 1])
