@@ -80,9 +80,10 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "size", "what"),
     [
-        (COMPUTE, 20_000, "cache/statistics/"),
-        (TRAIN, 20_000, "/inputs"),
-        (TRAIN, 50_000, "cache/tables/"),
+        (COMPUTE, 20_000, "cache/tables/"),
+        (COMPUTE, 30_000, "cache/statistics/"),
+        (TRAIN, 10_000, "cache/tables/"),
+        (TRAIN, 30_000, "/inputs"),
         (TRAIN, 600_000, f"/{CHECKPOINTS}/{BEST}"),
     ],
 )
@@ -92,7 +93,7 @@ def test_a_full_disk_ends_a_stage_that_succeeds_with_more(
     command = arguments(stage, overrides)
     if stage == TRAIN:
         assert main(arguments(COMPUTE, overrides)) == 0
-    if what == "/inputs":  # another training leaves its tables, which are larger, in the cache
+    if what == "/inputs":  # another training leaves its tables in the cache
         assert main(arguments(TRAIN, [*overrides, f"paths.runs={tmp_path}/other"])) == 0
         shutil.rmtree(tmp_path / "other")
     computed = content(tmp_path)
@@ -107,16 +108,20 @@ def test_a_full_disk_ends_a_stage_that_succeeds_with_more(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [20_000, 600_000], ids=["figures", "report"])
+@pytest.mark.parametrize(
+    ("size", "what"),
+    [(20_000, ".rows-"), (150_000, "evaluation/figures"), (600_000, "evaluation/report.html")],
+    ids=["rows", "figures", "report"],
+)
 def test_a_full_disk_ends_an_evaluation_and_the_model_stays(
-    overrides: list[str], trained: Path, tmp_path: Path, fails: Callable[..., str], size: int
+    overrides: list[str], trained: Path, tmp_path: Path, fails: Callable[..., str], size: int, what: str
 ) -> None:
     command = arguments(EVALUATE, overrides)
     assert main(command) == 0  # the tables are in the cache now
     earlier = content(trained)
     with files_up_to(size):
         message = fails(command)
-    assert_names(message, str(trained / "evaluation"), *FREE)
+    assert_names(message, str(trained / what), *FREE)
     assert not unfinished(tmp_path)
     assert content(trained).keys() == earlier.keys()
     report = trained / "evaluation" / "report.html"
