@@ -82,7 +82,8 @@ import json, sys
 from types import SimpleNamespace
 sys.path[:0] = ["plugins"]
 from delay_pipeline import runs
-dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=json.loads(sys.argv[1]))
+conf = json.loads(sys.argv[1])
+dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", run_type="manual", conf=conf)
 ti = SimpleNamespace(xcom_push=lambda key, value: None)
 print(json.dumps(runs.open_run({"ti": ti, "dag_run": dag_run})))
 """

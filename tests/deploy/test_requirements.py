@@ -38,7 +38,7 @@ import delay_pipeline_plugin
 import transformer.evaluation.outcome, transformer.registry.versions
 from delay_pipeline import alerts, evaluations, runs, stage
 conf = {{"overrides": ["training.mlflow.use_mlflow=false"]}}
-dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", conf=conf)
+dag_run = SimpleNamespace(dag_id="model_training", run_id="manual__1", run_type="manual", conf=conf)
 ti = SimpleNamespace(xcom_push=lambda key, value: None)
 print(runs.open_run({{"ti": ti, "dag_run": dag_run}})["env"])
 """
