@@ -20,11 +20,12 @@ import polars as pl
 from transformer.config import DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
 from transformer.features.history import History
+from transformer.features.instants import DATES_AT_ONCE
 from transformer.features.live_state import BoolArray
 from transformer.features.reading import DateReading
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, TrainRows, joined, padded
 
-MOST_OPEN = 24  # dates that a process keeps; one of 86,000 events takes some 20 MB
+MOST_OPEN = DATES_AT_ONCE  # dates that a process keeps; one of 86,000 events takes some 20 MB
 
 
 class DatedSnapshots:
