@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 
-from delay_pipeline import evaluations
 from tests.support.registry_double import FakeRegistry
 from transformer.evaluation.decision import PromotionDecision
 
@@ -23,17 +22,7 @@ def evaluate(run_dag):
 def registry(monkeypatch):
     """A registry with both models. An evaluation leaves the outcome in `left` of its run in the run."""
     registry = FakeRegistry(champion="old-run", challenger="new-run")
-    registry.left = {"old-run": {}, "new-run": {}}
-    real = evaluations.open_evaluation
-
-    def open_evaluation(context):
-        registry.install(monkeypatch)  # it replaces the doubles of the fixture that runs a DAG
-        opened = real(context)
-        for model in opened["models"]:
-            registry.found(model["run_id"], model["request"], **registry.left[model["run_id"]])
-        return opened
-
-    monkeypatch.setattr(evaluations, "open_evaluation", open_evaluation)
+    registry.double_evaluations(monkeypatch)
     return registry
 
 

@@ -9,7 +9,7 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import delete, select
 
-from delay_pipeline import evaluations, retraining, schedules
+from delay_pipeline import retraining, schedules
 from delay_pipeline.schedules import DEGRADED_MODEL, REGISTERED_MODEL
 from tests.support.registry_double import FakeRegistry
 from transformer.config import load_config
@@ -44,22 +44,14 @@ def registry(monkeypatch):
     """A registry with a champion, and a new model once it is trained. An evaluation leaves the outcome in `left`."""
     registry = FakeRegistry(champion="old-run")
     registry.tags["new-run"] = {}
-    registry.left = {"old-run": {}, "new-run": {}}
-    choose, request = evaluations.open_evaluation, retraining.training_request
-
-    def open_evaluation(context):
-        registry.install(monkeypatch)  # it replaces the doubles of the fixture that runs a DAG
-        opened = choose(context)
-        for model in opened["models"]:
-            registry.found(model["run_id"], model["request"], **registry.left[model["run_id"]])
-        return opened
+    registry.double_evaluations(monkeypatch)
+    request = retraining.training_request
 
     def training_request(context):
         with monkeypatch.context() as within:
             registry.install(within)
             return request(context)
 
-    monkeypatch.setattr(evaluations, "open_evaluation", open_evaluation)
     monkeypatch.setattr("delay_pipeline.runs.training_request", training_request)
     return registry
 

@@ -53,6 +53,22 @@ class FakeRegistry:
         values = {"window": "2025-01-24..2025-01-25", "headline": "MAE 90.0 s", "report": "evaluation/w/report.html"}
         self.tags[run_id][f"request/{request}"] = json.dumps(Outcome.read(values | outcome).as_dict())
 
+    def double_evaluations(self, monkeypatch) -> None:
+        """Let the DAG `model_evaluation` evaluate nothing: each evaluation leaves the outcome in `left` of its run."""
+        from delay_pipeline import evaluations
+
+        self.left: dict[str, dict[str, Any]] = {run_id: {} for run_id in self.tags}
+        choose = evaluations.open_evaluation
+
+        def open_evaluation(context):
+            self.install(monkeypatch)  # it replaces the doubles of the fixture that runs a DAG
+            opened = choose(context)
+            for model in opened["models"]:
+                self.found(model["run_id"], model["request"], **self.left[model["run_id"]])
+            return opened
+
+        monkeypatch.setattr(evaluations, "open_evaluation", open_evaluation)
+
     def install(self, monkeypatch) -> FakeRegistry:
         registry = self
 

@@ -35,20 +35,25 @@ def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
     folder = Path(data.local_folder)
     paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder)]
     files = {path.relative_to(folder).as_posix(): table_digest(path)[:_DIGITS] for path in paths}
-    journeys = journeys_digests(folder, data.timezone)
-    return files | {f"{journeys_path(folder).name} ({day})": journeys.get(day, _NO_JOURNEYS) for day in days}
+    return files | {f"{journeys_path(folder).name} ({day})": _journeys_digest(data, day) for day in days}
 
 
-def journeys_digests(folder: Path, timezone: str) -> Mapping[date, str]:
-    """A digest of the rows of each service date in `journeys.parquet`. A process computes them once per content.
+def date_content(data: DataConfig, day: date) -> dict[str, str]:
+    """Digests of all that a service date holds: its events file, and its rows of the journeys.
 
     Raises:
-        UserError: the table is missing or unreadable.
+        UserError: a table is missing or unreadable.
     """
-    return _journeys_digests(folder, timezone, table_digest(journeys_path(folder)))
+    events = table_digest(events_path(Path(data.local_folder), day))
+    return {"events": events, "journeys": _journeys_digest(data, day)}
 
 
-@lru_cache(maxsize=4)
+def _journeys_digest(data: DataConfig, day: date) -> str:
+    folder = Path(data.local_folder)
+    return _journeys_digests(folder, data.timezone, table_digest(journeys_path(folder))).get(day, _NO_JOURNEYS)
+
+
+@lru_cache(maxsize=4)  # a process computes the digests of all dates once per content of the table
 def _journeys_digests(folder: Path, timezone: str, _content: str) -> Mapping[date, str]:
     journeys = read_journeys(folder, None, timezone).sort("train_id")
     columns = ["train_id", "train_number", "train_type"]  # all that stages read

@@ -180,6 +180,19 @@ def read_journeys(folder: Path, days: Sequence[date] | None, timezone: str) -> p
     )
 
 
+def journeys_by_date(folder: Path, days: Sequence[date], timezone: str) -> dict[date, pl.DataFrame]:
+    """`read_journeys` of each of `days`. Nothing is read if there are no days.
+
+    Raises:
+        UserError: see `read_journeys`.
+    """
+    if not days:
+        return {}
+    journeys = read_journeys(folder, days, timezone)
+    by_day = journeys.partition_by("service_date", as_dict=True)
+    return {day: by_day.get((day,), journeys.clear()) for day in days}
+
+
 def _journey_rows(folder: Path, days: Sequence[date] | None, timezone: str) -> pl.DataFrame:
     """The keys of the journeys of `days`, and the number of rows of each."""
     path = journeys_path(folder)

@@ -16,7 +16,7 @@ import polars as pl
 
 from transformer.config import DataConfig, to_dict
 from transformer.data.conform import REMEDY
-from transformer.data.content import journeys_digests
+from transformer.data.content import date_content
 from transformer.data.events import Keys, hours_of, table_digest, validated_events
 from transformer.data.reasons import ReadingReport
 from transformer.data.tables import events_path, op_nodes_path
@@ -97,12 +97,11 @@ class Survey:
 
     def _kept(self, day: date) -> Path:
         """The file of the report of a date. All that the report counts is part of its name."""
-        data, folder = self._data, Path(self._data.local_folder)
+        data = self._data
         identity = content_hash(
             VERSION,
-            table_digest(events_path(folder, day)),
-            table_digest(op_nodes_path(folder)),
-            journeys_digests(folder, data.timezone).get(day, ""),
+            date_content(data, day),
+            table_digest(op_nodes_path(Path(data.local_folder))),
             to_dict(data.validation),
             data.timezone,
         )

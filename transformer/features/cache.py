@@ -14,7 +14,7 @@ import polars as pl
 from transformer.config import Config, to_dict
 from transformer.data.content import refuse_replaced
 from transformer.data.dates import Split
-from transformer.data.events import DayEvents, data_fingerprint, read_journeys
+from transformer.data.events import DayEvents, data_fingerprint, journeys_by_date
 from transformer.data.points import read_op_nodes
 from transformer.features.embeddings import PointEmbeddings, compute_embeddings
 from transformer.features.graph import count_components, graph_from_edge_counts
@@ -133,11 +133,10 @@ def _merged_statistics(config: Config, days: Sequence[date], recompute: bool) ->
     lacking = [day for day in days if recompute or not folders[day].is_dir()]
     log.info("statistics: %d of %d dates are in the cache", len(days) - len(lacking), len(days))
     fingerprint = data_fingerprint(folder, lacking)
-    journeys = read_journeys(folder, lacking, data.timezone)
-    of_day = journeys.partition_by("service_date", as_dict=True)
+    journeys = journeys_by_date(folder, lacking, data.timezone)
 
     def compute(read: DayEvents) -> None:
-        statistics = date_statistics(read, of_day.get((read.day,), journeys.clear()), data)
+        statistics = date_statistics(read, journeys[read.day], data)
         refuse_replaced(fingerprint, data, [read.day])
         save_statistics(statistics, folders[read.day], replace=recompute)
 

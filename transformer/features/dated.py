@@ -11,7 +11,7 @@ separately, and are joined before the neighbours on a track are found.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +35,9 @@ class DatedSnapshots:
     NumPy alone, so it may be used in forked processes.
     """
 
-    def __init__(self, readings: Sequence[DateReading], vocabulary: Vocabulary, history: History, data: DataConfig):
+    def __init__(
+        self, readings: Sequence[DateReading], vocabulary: Vocabulary, history: History, data: DataConfig
+    ) -> None:
         """
         Args:
             readings: sorted by date.
@@ -71,14 +73,17 @@ class DatedSnapshots:
         """`train_id`, `service_date`, `train_number` and `train_type` of journeys [N] of its batches."""
         if not len(numbers):
             return self._opened(0)[0].names(numbers)
-        date_of = np.searchsorted(self._journeys, numbers, side="right") - 1
-        dates, place = np.unique(date_of, return_inverse=True)
-        frames = []
-        for at, number in enumerate(dates.tolist()):
-            rows = np.flatnonzero(place == at)
-            names = self._opened(number)[0].names(numbers[rows] - self._journeys[number])
-            frames.append(names.with_columns(pl.Series("row", rows)))
+        frames = [
+            loaded.names(within).with_columns(pl.Series("row", rows)) for loaded, rows, within in self._by_date(numbers)
+        ]
         return pl.concat(frames).sort("row").drop("row")
+
+    def _by_date(self, numbers: Int64Array) -> Iterator[tuple[LoadedTable, Int64Array, Int64Array]]:
+        """For each date of journeys [N]: its table, their positions in [N], and their numbers in the table."""
+        date_of = np.searchsorted(self._journeys, numbers, side="right") - 1
+        for number in np.unique(date_of).tolist():
+            rows = np.flatnonzero(date_of == number)
+            yield self._opened(number)[0], rows, numbers[rows] - self._journeys[number]
 
     def _rows(self, number: int, chosen: BoolArray, instants: Int64Array) -> TrainRows:
         """The trains of a date in the snapshots at the chosen instants [B]."""
@@ -94,10 +99,8 @@ class DatedSnapshots:
     def _order(self, rows: TrainRows) -> Int64Array:
         """The order of one table of all dates: by snapshot, first planned event, train and date."""
         trains = np.empty(len(rows.journey), object)
-        date_of = np.searchsorted(self._journeys, rows.journey, side="right") - 1
-        for number in np.unique(date_of).tolist():
-            of_date = np.flatnonzero(date_of == number)
-            trains[of_date] = self._opened(number)[0].train_id[rows.journey[of_date] - self._journeys[number]]
+        for loaded, of_date, within in self._by_date(rows.journey):
+            trains[of_date] = loaded.train_id[within]
         return np.lexsort((rows.journey, trains.astype(np.str_), rows.first_planned, rows.snapshot))
 
     def _opened(self, number: int) -> tuple[LoadedTable, SnapshotBuilder]:

@@ -58,13 +58,14 @@ def training_instants(
         listed = listed_instants(days, data)
         rounds = -(-count // len(listed))
         return np.concatenate([generator.permutation(listed) for _ in range(rounds)])[:count]
-    if sampling.instants == "running" and running is not None:
-        spans = running()
-    else:
-        spans = [grid_hours(day, data.grid, data.timezone) for day in days]
     weights = np.ones(len(days))
     if sampling.instants == "running":
+        if running is None:
+            raise ValueError("training.sampling.instants=running needs the times at which trains run")
+        spans = running()
         weights *= [of_day.seconds for of_day in spans]
+    else:
+        spans = [grid_hours(day, data.grid, data.timezone) for day in days]
     if sampling.half_life_days is not None:
         weights *= [0.5 ** ((max(days) - day).days / sampling.half_life_days) for day in days]
     return random_instants(spans, count, generator, None if (weights == weights[0]).all() else weights)

@@ -20,13 +20,12 @@ import numpy as np
 import polars as pl
 
 from transformer.config import DataConfig, to_dict
-from transformer.data.content import journeys_digests, refuse_replaced
+from transformer.data.content import date_content, refuse_replaced
 from transformer.data.dates import format_dates
 from transformer.data.event_table import LAYOUT_VERSION, Int64Array, LoadedTable, Vocabulary, open_table, save_table
-from transformer.data.events import DayEvents, data_fingerprint, each_day, read_journeys, table_digest
+from transformer.data.events import DayEvents, data_fingerprint, each_day, journeys_by_date
 from transformer.data.profile import EventProfile, load_profile, profile_of, save_profile
 from transformer.data.reasons import ReadingReport
-from transformer.data.tables import events_path
 from transformer.errors import UserError
 from transformer.features.graph import edge_counts, merge_edge_counts
 from transformer.features.instants import Spans, running_hours
@@ -100,15 +99,14 @@ def obtain_readings(
     readings = [DateReading(day, _folder_of(data, day, cache)) for day in days]
     lacking = {reading.day: reading for reading in readings if not reading.folder.is_dir()}
     fingerprint = data_fingerprint(folder, days)
-    journeys = read_journeys(folder, list(lacking), data.timezone)
-    journeys_of, none = journeys.partition_by("service_date", as_dict=True), journeys.clear()
+    journeys = journeys_by_date(folder, list(lacking), data.timezone)
     report = ReadingReport()
     for read in each_day(data, days if on_day else list(lacking), known):
         if on_day:
             on_day(read)
         if read.day in lacking:
             report.add(read.report)
-            _save(read, journeys_of.get((read.day,), none), lacking[read.day].folder, data, fingerprint)
+            _save(read, journeys[read.day], lacking[read.day].folder, data, fingerprint)
     for line in report.lines() if lacking else ():
         log.info(line)
     if not any(reading.extent.events for reading in readings):
@@ -151,12 +149,5 @@ def running_times(readings: Sequence[DateReading], data: DataConfig) -> list[Spa
 
 
 def _folder_of(data: DataConfig, day: date, cache: Path) -> Path:
-    folder = Path(data.local_folder)
-    identity = content_hash(
-        LAYOUT_VERSION,
-        table_digest(events_path(folder, day)),
-        journeys_digests(folder, data.timezone).get(day, ""),
-        to_dict(data.validation),
-        data.timezone,
-    )
+    identity = content_hash(LAYOUT_VERSION, date_content(data, day), to_dict(data.validation), data.timezone)
     return cache / "tables" / f"{day}-{identity}"

@@ -25,18 +25,17 @@ import numpy.typing as npt
 import polars as pl
 
 from transformer.config import DataConfig, StatisticsConfig, to_dict
-from transformer.data.content import journeys_digests
+from transformer.data.content import date_content
 from transformer.data.event_table import MAX_TRAIN_TYPES, EventTable, Vocabulary, build_event_table
 from transformer.data.events import (
     UNKNOWN_TRAIN_TYPE,
     DayEvents,
     data_fingerprint,
     each_day,
-    read_journeys,
-    table_digest,
+    journeys_by_date,
 )
 from transformer.data.points import read_op_nodes
-from transformer.data.tables import JOURNEY, events_path
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
@@ -194,9 +193,8 @@ def compute_statistics(data: DataConfig, days: Sequence[date]) -> Statistics:
     """Compute the statistics of the training dates `days`, with the events of one date in memory at a time."""
     folds = folds_of(days)
     order = [day for fold in folds for day in fold]
-    journeys = read_journeys(Path(data.local_folder), order, data.timezone)
-    of_day = journeys.partition_by("service_date", as_dict=True)
-    parts = (date_statistics(read, of_day.get((read.day,), journeys.clear()), data) for read in each_day(data, order))
+    journeys = journeys_by_date(Path(data.local_folder), order, data.timezone)
+    parts = (date_statistics(read, journeys[read.day], data) for read in each_day(data, order))
     op_ids = read_op_nodes(Path(data.local_folder))["op_id"].to_numpy()
     return merge_dates(parts, folds, op_ids, data.statistics.half_life_days)
 
@@ -347,9 +345,7 @@ def statistics_hash(data: DataConfig, days: Sequence[date]) -> str:
 
 def date_statistics_hash(data: DataConfig, day: date) -> str:
     """The content hash of the statistics of one date. Other points and the journeys of other dates do not change it."""
-    folder = Path(data.local_folder)
-    journeys = journeys_digests(folder, data.timezone).get(day, "")
-    return _hash({str(day): table_digest(events_path(folder, day)), "journeys": journeys}, data)
+    return _hash(date_content(data, day), data)
 
 
 def _hash(fingerprint: Mapping[str, str], data: DataConfig) -> str:

@@ -84,6 +84,11 @@ def test_every_second_with_a_running_train_is_drawn_alike():
     assert [each.mean() for each in inside] == pytest.approx(lengths / lengths.sum(), abs=0.02)
 
 
+def test_instants_of_running_trains_need_the_times_at_which_they_run():
+    with pytest.raises(ValueError, match="times at which trains run"):
+        training_instants([SIXTH], 5, DataConfig(), np.random.default_rng(0), SamplingConfig(instants="running"))
+
+
 def test_a_date_on_which_no_train_runs_is_never_drawn():
     none = running_hours(SEVENTH, "UTC", np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert none.seconds == 0

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from benchmarks.tables import read_table
 from tests.support.messages import assert_names
 from transformer.config import Config
+from transformer.data import events
 from transformer.data.dates import available_dates
 from transformer.data.event_table import EventTable, Vocabulary
 from transformer.data.events import DayEvents, each_day, read_days
@@ -30,8 +31,8 @@ def test_a_table_is_the_same_as_one_that_is_built_for_its_vocabulary(
     small_config: Config, tmp_path: Path, types: tuple[str, ...], every: int
 ) -> None:
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:2]
-    events, _ = read_days(data, days)
-    vocabulary = Vocabulary(np.append(events["op_id"].unique().sort().to_numpy()[::every], np.int32(10**6)), types)
+    happened, _ = read_days(data, days)
+    vocabulary = Vocabulary(np.append(happened["op_id"].unique().sort().to_numpy()[::every], np.int32(10**6)), types)
     obtain_readings(data, days, tmp_path)
     for reading in obtain_readings(data, days, tmp_path):
         found, built = reading.table(vocabulary), read_table(data, [reading.day], vocabulary)
@@ -51,12 +52,12 @@ def test_a_table_is_the_same_as_one_that_is_built_for_its_vocabulary(
 def test_edges_and_profile_are_those_of_the_dates_together(small_config: Config, tmp_path: Path) -> None:
     data, days = small_config.data, available_dates(Path(small_config.data.local_folder))[:3]
     readings = obtain_readings(data, days, tmp_path)
-    events, _ = read_days(data, days)
+    happened, _ = read_days(data, days)
     key = ["op_a", "op_b", "running_time_s"]
     edges = joint_edges(readings)
-    assert_frame_equal(edges, edge_counts(events).sort(key))
+    assert_frame_equal(edges, edge_counts(happened).sort(key))
     assert (edges["op_a"] < edges["op_b"]).all()
-    profile, wanted = joint_profile(readings), profile_of(events)
+    profile, wanted = joint_profile(readings), profile_of(happened)
     assert (profile.dates, profile.observed) == (wanted.dates, wanted.observed)
     assert profile.points.equals(wanted.points) and np.array_equal(profile.change, wanted.change)
 
@@ -98,6 +99,20 @@ def test_another_date_is_read_alone(small_config: Config, tmp_path: Path) -> Non
     points.write_parquet(op_nodes_path(folder))
     assert folders(config, days, tmp_path / "cache")[:2] == before
     assert len(list((tmp_path / "cache" / "tables").iterdir())) == 3
+
+
+def test_nothing_is_read_for_dates_that_the_cache_has(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage asks for the same dates several times, and the journeys of years are large."""
+    days = available_dates(Path(small_config.data.local_folder))[:2]
+    before = folders(small_config, days, tmp_path)
+
+    def read(*_: object) -> None:
+        raise AssertionError("the journeys are read")
+
+    monkeypatch.setattr(events, "read_journeys", read)
+    assert folders(small_config, days, tmp_path) == before
 
 
 @pytest.mark.parametrize("change", ["events", "journeys", "settings", "time zone"])
