@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from benchmarks.accuracy.comparison import (
 )
 from benchmarks.accuracy.experiment import (
     Experiment,
+    Kept,
     configured,
     options_parser,
     own_split,
@@ -54,8 +55,7 @@ from benchmarks.accuracy.tree import TreeSettings
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split, format_dates
 from transformer.figures import DPI
-from transformer.files import atomic_path, content_hash, write_json, write_text
-from transformer.parquet import read_parquet, write_parquet
+from transformer.files import atomic_path, write_json, write_text
 from transformer.text import duration, seconds_text, signed_seconds_text, skill_text
 from transformer.tracking.runs import git_commit
 
@@ -190,26 +190,6 @@ def compare_by_date(
         ],
     }
     _write(to, "leave_one_date_out", tables, figures(), result | _origin(config, seeds, settings, began))
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Files of predictions, named after the content hash of their configuration.
-
-    The hash does not cover the code, so files are reused only if `resume` is true.
-    """
-
-    folder: Path
-    resume: bool
-
-    def obtain(self, make: Callable[[], pl.DataFrame], *identity: Any) -> pl.DataFrame:
-        path = self.folder / f"{content_hash(*identity)}.parquet"
-        if self.resume and path.is_file():
-            log.info("reused from %s", path)
-            return read_parquet(path, remedy="run without --resume")
-        made = make()
-        write_parquet(path, made)
-        return made
 
 
 def predict_all(

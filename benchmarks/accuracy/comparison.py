@@ -117,8 +117,10 @@ def skills(predictions: Predictions, by: str) -> pl.DataFrame:
     return table
 
 
-def differences(predictions: Predictions, other: str, unit: str, gate: GateConfig) -> pl.DataFrame:
-    """Return MAE of the transformer − MAE of another predictor, with intervals, over all rows and per group.
+def differences(
+    predictions: Predictions, other: str, unit: str, gate: GateConfig, *, of: str = TRANSFORMER
+) -> pl.DataFrame:
+    """Return MAE of the predictor `of` − MAE of another one, with intervals, over all rows and per group.
 
     The error of a row is its mean over the seeds. The bootstrap is paired: both predictors are resampled together.
 
@@ -128,10 +130,10 @@ def differences(predictions: Predictions, other: str, unit: str, gate: GateConfi
         gate: confidence, number of resamples and their seed.
 
     Returns:
-        Columns: breakdown, group, n, units, difference_s, low_s, high_s; negative = the transformer is better.
+        Columns: breakdown, group, n, units, difference_s, low_s, high_s; negative = `of` is better.
     """
     rows = predictions.rows.with_columns(
-        pl.Series("difference", predictions.errors(TRANSFORMER) - predictions.errors(other)),
+        pl.Series("difference", predictions.errors(of) - predictions.errors(other)),
         (pl.struct(UNITS[unit]).rank("dense").cast(pl.Int64) - 1).alias("unit"),
     )
     n_units = rows["unit"].n_unique()

@@ -6,12 +6,13 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -34,6 +35,8 @@ from transformer.features.history import History
 from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import joint_edges, obtain_readings
 from transformer.features.statistics import Statistics
+from transformer.files import content_hash
+from transformer.parquet import read_parquet, write_parquet
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
@@ -156,11 +159,18 @@ class Experiment:
         folder = run_folder(config, "")
         return train(config, self.split, self.statistics, self.embeddings, RunLog(config, ""), folder), folder
 
-    def network_predictions(self, seed: int, days: Sequence[date]) -> pl.DataFrame:
-        """Train the network and predict the grid instants of `days`. Columns: see `prediction.rows.evaluation_rows`."""
+    def network_predictions(
+        self, seed: int, days: Sequence[date], judge: Mapping[str, Any] = MappingProxyType({})
+    ) -> pl.DataFrame:
+        """Train the network and predict the grid instants of `days`. Columns: see `prediction.rows.evaluation_rows`.
+
+        Args:
+            judge: values of the configuration for the predictions alone, by key, for example another grid.
+        """
         _, folder = self.train_network(seed)
         trained = TrainedModel.load(folder)
-        return pl.concat(evaluation_rows(trained, trained.located(self.config), days))
+        located = with_values(trained.located(self.config), judge, "the benchmark's options")
+        return pl.concat(evaluation_rows(trained, located, days))
 
     def tree_predictions(
         self, seed: int, days: Sequence[date], settings: TreeSettings, *, context: bool
@@ -197,3 +207,23 @@ class Experiment:
         vectors = extend(self.embeddings.points, timetable).matrix(vocabulary.op_ids)
         n_types = len(vocabulary.train_types)
         return tree_rows(builder, instants, vectors, n_types, config.data.timezone, context=context), loaded
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files of predictions, named after the content hash of their configuration.
+
+    The hash does not cover the code, so files are reused only if `resume` is true.
+    """
+
+    folder: Path
+    resume: bool
+
+    def obtain(self, make: Callable[[], pl.DataFrame], *identity: Any) -> pl.DataFrame:
+        path = self.folder / f"{content_hash(*identity)}.parquet"
+        if self.resume and path.is_file():
+            log.info("reused from %s", path)
+            return read_parquet(path, remedy="run without --resume")
+        made = make()
+        write_parquet(path, made)
+        return made

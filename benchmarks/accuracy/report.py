@@ -70,7 +70,9 @@ def scores_table(scores: Scores, title: str) -> Table:
 
 def skill_table(groups: pl.DataFrame, by: str) -> Table:
     """Return a table of the skill per group of a breakdown, see `comparison.skills`."""
-    names = list(_colours(groups.columns))
+    names = [
+        name for name in groups.columns if name not in (by, "n", "translation_mae_s") and not name.endswith(UNROUNDED)
+    ]
     body = [
         [
             str(group[by]),
@@ -84,7 +86,9 @@ def skill_table(groups: pl.DataFrame, by: str) -> Table:
     return Table(f"Skill by {title}", [title, "n", "translation MAE", *names], body)
 
 
-def difference_table(differences: pl.DataFrame, other: str, unit: str, confidence: float) -> Table:
+def difference_table(
+    differences: pl.DataFrame, other: str, unit: str, confidence: float, *, of: str = TRANSFORMER
+) -> Table:
     """Return a table of the differences in MAE per group, see `comparison.differences`.
 
     If there are no intervals, the table has only the difference over all rows.
@@ -100,10 +104,10 @@ def difference_table(differences: pl.DataFrame, other: str, unit: str, confidenc
         ]
         for line in (differences if drawn else differences.head(1)).iter_rows(named=True)
     ]
-    note = "Negative = the transformer is better."
+    note = f"Negative = the {of} is better."
     if not drawn:
         note += f" There is only one {unit}, so there is no interval over {unit}s."
-    title = f"MAE of transformer − {other}, paired, {confidence:.0%} intervals over {unit}s"
+    title = f"MAE of {of} − {other}, paired, {confidence:.0%} intervals over {unit}s"
     return Table(title, ["", "n", f"{unit}s", "difference", "interval"], body, note)
 
 

@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/speed/bench_loaders.py                  # 100, 230 and 1,000 trains; up to 8 workers
     .venv/bin/python benchmarks/speed/bench_loaders.py --trains 230 --workers 0 1 2 --set training.batch_size=32
 
-The loader is that of `train-model`. A measurement is the batches of a whole epoch, with the start of the workers.
-Nothing is trained: a process takes one batch after the other. Without workers, it builds the batches itself. More
-workers than cores are not measured. The ratios are medians over rounds in which the numbers of workers take turns.
+The loader is that of `train-model`. A measurement is the batches of an epoch, with the start of the workers. Nothing is
+trained: a process takes one batch after the other. Without workers, it builds the batches itself. More workers than
+cores are not measured. The ratios are medians over rounds in which the numbers of workers take turns.
 
-The padding is the share of train slots in the batches that no train fills.
+A worker hands over a block without padding. The process that trains adds it, or its GPU does. On a CPU the network
+computes nothing for padding; on a GPU its attention does, for the pairs of trains.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.speed.bench_training import padding
 from benchmarks.speed.pairs import take_turns
 from benchmarks.speed.railways import USUAL, Railway, railway
 from transformer.config import with_values
 from transformer.data.simulator.settings import SimulationConfig
-from transformer.features.batches import Batch
+from transformer.features.batches import Batch, PackedBatches
 from transformer.training.datamodule import SnapshotDataModule
 
 ROUNDS = 3
 WORKERS = (0, 1, 2, 4, 8)
 LEAST_SHARE = 0.85  # target: snapshots/s of each of several workers, as share of those of a single one
-MOST_PADDING = 0.10  # target: share of the train slots
+EPOCH = 4_096  # snapshots; the start of the workers is a part of it
 # By the mean number of trains in a snapshot.
 RAILWAYS = {
     100: replace(USUAL, journeys_per_day=1_150),
@@ -55,26 +56,25 @@ def main(arguments: list[str], railways: Mapping[int, SimulationConfig] = RAILWA
     cores = os.cpu_count() or 1
     workers = sorted(count for count in {*chosen.workers} if count <= cores)
     for number in chosen.trains:
-        with railway(None, railways[number], chosen.set) as network:
+        settings = [f"training.snapshots_per_epoch={EPOCH}", *chosen.set]
+        with railway(None, railways[number], settings) as network:
             measure(network, workers)
     return 0
 
 
 def measure(network: Railway, workers: list[int]) -> None:
-    """Print the snapshots/s of an epoch for each number of workers, and the padding of its batches."""
+    """Print the snapshots/s of an epoch for each number of workers, and what its batches hold."""
     loaders = {count: TrainingLoader(network, count) for count in workers}
-    kept = ("instant", "train_mask")  # whole batches would not fit into memory
-    batches = [{name: batch[name] for name in kept} for batch in loaders[workers[0]]]
-    snapshots = sum(len(batch["instant"]) for batch in batches)
-    trains = sum(int(batch["train_mask"].sum()) for batch in batches) / snapshots
-    slots, pairs = padding(batches)
-    print(f"{trains:.0f} trains a snapshot, {snapshots} snapshots in batches of {len(batches[0]['instant'])}")
-    print(
-        f"  padding: {slots:.0%} of the trains (target: at most {MOST_PADDING:.0%}), {pairs:.0%} of the pairs of trains"
-    )
+    held = Held()
+    for batch in loaders[workers[0]]:
+        held.add(batch)
+    print(f"{held.trains / held.snapshots:.0f} trains a snapshot, {held.snapshots} snapshots in {held.batches} batches")
+    padding = f"{held.padding:.0%} of the trains and {held.padded_pairs:.0%} of the pairs of trains"
+    print(f"  {padding} in a batch are padding; none is handed over")
+    print(f"  {loaders[workers[0]].packed_bytes() / 2**10:,.0f} KiB a snapshot are handed over")
     times = take_turns({str(count): partial(drain, loader) for count, loader in loaders.items()}, ROUNDS)
     for count in workers:
-        speed = snapshots / times.median_ms(str(count)) * 1e3
+        speed = held.snapshots / times.median_ms(str(count)) * 1e3
         line = f"  {count} workers: {speed:,.0f} snapshots/s"
         if count > 0 and 0 in workers:
             line += f", {times.ratio('0', str(count)):.2f} × without workers"
@@ -82,6 +82,35 @@ def measure(network: Railway, workers: list[int]) -> None:
             share = times.ratio("1", str(count)) / count
             line += f"; each {share:.2f} × a single one (target: at least {LEAST_SHARE})"
         print(line)
+
+
+@dataclass
+class Held:
+    """Sizes of the batches of an epoch."""
+
+    batches: int = 0
+    snapshots: int = 0
+    trains: int = 0
+    slots: int = 0
+    pairs: int = 0
+    padded: int = 0  # pairs of trains, with padding
+
+    def add(self, batch: Batch) -> None:
+        mask = batch["train_mask"]
+        self.batches += 1
+        self.snapshots += len(mask)
+        self.trains += int(mask.sum())
+        self.slots += mask.numel()
+        self.pairs += int(mask.sum(1).square().sum())
+        self.padded += mask.numel() * mask.shape[1]
+
+    @property
+    def padding(self) -> float:
+        return 1 - self.trains / self.slots
+
+    @property
+    def padded_pairs(self) -> float:
+        return 1 - self.pairs / self.padded
 
 
 class TrainingLoader:
@@ -95,6 +124,12 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self._data.on_after_batch_transfer(batch, 0) for batch in self._loader)
+
+    def packed_bytes(self) -> float:
+        """The bytes of a snapshot in the first batch that a worker would hand over."""
+        dataset: Any = self._loader.dataset
+        block, layout = (dataset if isinstance(dataset, PackedBatches) else PackedBatches(dataset))[0]
+        return block.nbytes / layout.snapshots
 
 
 def drain(loader: Iterable[Batch]) -> None:

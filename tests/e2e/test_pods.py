@@ -105,7 +105,7 @@ TALK = "import time; print('epoch 1', flush=True); time.sleep(3600)"
     [
         (Fate("import sys; print('error: MLflow does not answer'); sys.exit(1)"), "MLflow does not answer"),
         (Fate(TALK, ends="Evicted"), "train-model: Kubernetes ended its pod: Evicted: The node was low on resource"),
-        (Fate(TALK, ends="OOMKilled"), "train-model ran out of memory; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs"),
+        (Fate(TALK, ends="OOMKilled"), "train-model ran out of memory; its profile gpu-1 has 10 cores, 32Gi, 1 GPUs"),
         (Fate(TALK, ends="NodeLost"), "train-model: its pod no longer exists: the node was lost"),
         (Fate(TALK, ends="Drained"), "train-model: its pod was deleted while it ran"),
     ],
@@ -175,7 +175,7 @@ def test_a_pod_that_finds_no_node_is_removed_and_says_why(train, cluster):
         "3f2a",
         "FAILED",
         "train_model: train-model: no node had room for its pod in time: 0/3 nodes are available: 3 Insufficient "
-        "nvidia.com/gpu.; its profile gpu-1 has 8 cores, 32Gi, 1 GPUs: choose another with "
+        "nvidia.com/gpu.; its profile gpu-1 has 10 cores, 32Gi, 1 GPUs: choose another with "
         "compute.kubernetes.stages.train_model",
     )
 

@@ -437,7 +437,7 @@ class TrainingConfig(Group):
         None,
         ge=0,
         description="processes that build snapshots for each process that trains; null = none without a GPU, and with "
-        "GPUs the cores that are left, at most 7 for each",
+        "GPUs the cores that are left, at most 9 for each",
     )
     log_every_s: float = Field(5.0, gt=0, description="time between progress lines in the task log")
     vary_history: bool = Field(
@@ -751,9 +751,9 @@ def _pod_sizes() -> list[ProfileConfig]:
     return [
         ProfileConfig(name="cpu-small", cpu=2, memory="8Gi", disk="50Gi"),
         ProfileConfig(name="cpu-large", cpu=8, memory="32Gi", disk="50Gi"),
-        ProfileConfig(name="gpu-1", cpu=8, memory="32Gi", gpus=1, shared_memory="8Gi", disk="50Gi", **gpu_nodes),
+        ProfileConfig(name="gpu-1", cpu=10, memory="32Gi", gpus=1, shared_memory="8Gi", disk="50Gi", **gpu_nodes),
         # The four train as one: DistributedDataParallel.
-        ProfileConfig(name="gpu-4", cpu=32, memory="128Gi", gpus=4, shared_memory="32Gi", disk="100Gi", **gpu_nodes),
+        ProfileConfig(name="gpu-4", cpu=40, memory="128Gi", gpus=4, shared_memory="32Gi", disk="100Gi", **gpu_nodes),
     ]
 
 

@@ -23,7 +23,14 @@ from transformer.features.history import History
 from transformer.features.instants import DATES_AT_ONCE
 from transformer.features.live_state import BoolArray
 from transformer.features.reading import DateReading
-from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, TrainRows, joined, padded
+from transformer.features.snapshots import (
+    SnapshotBatch,
+    SnapshotBuilder,
+    TrainRows,
+    add_neighbours,
+    joined,
+    padded,
+)
 
 MOST_OPEN = DATES_AT_ONCE  # dates that a process keeps; one of 86,000 events takes some 20 MB
 
@@ -63,11 +70,17 @@ class DatedSnapshots:
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
+        return padded(self.trains(instants), instants)
+
+    def trains(self, instants: Int64Array) -> TrainRows:
+        """The trains of the snapshots at `instants` [B], complete."""
         runs = (self._first <= instants[:, None]) & (instants[:, None] <= self._last)
         parts = [self._rows(number, runs[:, number], instants) for number in np.flatnonzero(runs.any(axis=0)).tolist()]
         if not parts:
             parts = [self._rows(0, np.zeros(len(instants), np.bool_), instants)]
-        return padded(parts[0] if len(parts) == 1 else joined(parts, self._order), instants)
+        rows = parts[0] if len(parts) == 1 else joined(parts, self._order)
+        add_neighbours(rows, instants)
+        return rows
 
     def names(self, numbers: Int64Array) -> pl.DataFrame:
         """`train_id`, `service_date`, `train_number` and `train_type` of journeys [N] of its batches."""

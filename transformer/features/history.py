@@ -55,9 +55,10 @@ class History:
         self._usual: dict[int, Usual] = {}  # by fold
 
     def prepare(self, days: Iterable[date]) -> None:
-        """Compute what the features of these dates are looked up in."""
+        """Compute what the features of these dates are looked up in, and free what it is computed from."""
         for day in days:
             self._without((day - _EPOCH).days)
+        self.__dict__.pop("_sums", None)  # a further date would compute it again
 
     def features(self, loaded: LoadedTable) -> EventFeatures:
         """The historical features of every event of a table [E, K], K as in `FEATURES`, in seconds.

@@ -106,7 +106,7 @@ class TrainRows:
     forward: BoolArray | None  # [N, F]
 
 
-_PADDED: dict[str, type[np.generic]] = {
+COLUMNS: dict[str, type[np.generic]] = {  # of trains in a batch, and their types
     "journey": np.int64,
     "train_type": np.int64,
     "departed": np.bool_,
@@ -229,10 +229,16 @@ class SnapshotBuilder:
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
-        return padded(self.rows(instants), instants)
+        return padded(self.trains(instants), instants)
+
+    def trains(self, instants: Int64Array) -> TrainRows:
+        """The trains of the snapshots at `instants` [B], complete."""
+        rows = self.rows(instants)
+        add_neighbours(rows, instants)
+        return rows
 
     def rows(self, instants: Int64Array) -> TrainRows:
-        """The trains of the snapshots at `instants` [B]."""
+        """The trains of the snapshots at `instants` [B], without their neighbours on the tracks."""
         table = self.table
         trains = self.active_trains(instants)
         t_N1 = instants[trains.snapshot][:, None]
@@ -295,7 +301,7 @@ class SnapshotBuilder:
     def _next_live(
         self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
     ) -> FloatArray:
-        """The live features; `padded` fills those of the neighbours."""
+        """The live features; `add_neighbours` fills those of the neighbours."""
         if self.live is None:
             return np.zeros((*next_mask.shape, 0), np.float32)
         cells = np.flatnonzero(next_mask)
@@ -326,24 +332,24 @@ def padded(rows: TrainRows, instants: Int64Array) -> SnapshotBatch:
     They are padded to the number of trains of the fullest, at least one.
     """
     count = np.bincount(rows.snapshot, minlength=len(instants))
-    first = np.cumsum(count) - count
-    shape = (len(instants), max(int(count.max(initial=0)), 1))
-
-    def pad(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-        filled: npt.NDArray[Any] = np.zeros(shape + values.shape[1:], dtype)
-        for of_snapshot, start, n_trains in zip(filled, first, count, strict=True):
-            of_snapshot[:n_trains] = values[start : start + n_trains]
-        return filled
-
-    _add_neighbours(rows, instants)
     return SnapshotBatch(
         instant=instants,
-        train_mask=pad(np.ones(len(rows.journey), np.bool_), np.bool_),
-        **{name: pad(getattr(rows, name), dtype) for name, dtype in _PADDED.items()},
+        train_mask=into_slots(np.ones(len(rows.journey), np.bool_), count, np.bool_),
+        **{name: into_slots(getattr(rows, name), count, dtype) for name, dtype in COLUMNS.items()},
     )
 
 
-def _add_neighbours(rows: TrainRows, instants: Int64Array) -> None:
+def into_slots(values: npt.NDArray[Any], count: Int64Array, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """Values [N, *] of trains as slots [B, S, *] of snapshots, one after the other, with `count` [B] trains."""
+    slots: npt.NDArray[Any] = np.zeros((len(count), max(int(count.max(initial=0)), 1), *values.shape[1:]), dtype)
+    first = np.cumsum(count) - count
+    for of_snapshot, start, n_trains in zip(slots, first, count, strict=True):
+        of_snapshot[:n_trains] = values[start : start + n_trains]
+    return slots
+
+
+def add_neighbours(rows: TrainRows, instants: Int64Array) -> None:
+    """Fill the live features of the neighbours. `rows` holds all trains of the snapshots at `instants` [B]."""
     if rows.track is None or rows.forward is None:
         return
     n_trains, n_foll, width = rows.next_live.shape
@@ -380,11 +386,14 @@ def _expand(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> tuple[In
 
 
 __all__ = [
+    "COLUMNS",
     "ActiveTrains",
     "EventFeatures",
     "SnapshotBatch",
     "SnapshotBuilder",
     "TrainRows",
+    "add_neighbours",
+    "into_slots",
     "joined",
     "padded",
     "utc_offset_s",

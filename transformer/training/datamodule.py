@@ -26,7 +26,7 @@ from transformer.features.instants import Spans, evaluation_instants, training_i
 from transformer.features.reading import DateReading, obtain_readings, running_times
 from transformer.features.statistics import Statistics
 
-MOST_WORKERS = 7  # for each GPU; the profile gpu-1 has 8 cores, and one of them trains
+MOST_WORKERS = 9  # for each GPU; the profile gpu-1 has 10 cores, and one of them trains
 
 
 class SnapshotDataModule(LightningDataModule):

@@ -26,8 +26,9 @@ def test_speeds_ratios_and_padding_are_printed(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(bench_loaders, "ROUNDS", 1)
     monkeypatch.setattr(bench_loaders.os, "cpu_count", lambda: 2)
     assert bench_loaders.main([*EPOCH], TINY) == 0
-    first, padding, *speeds = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\d+ trains a snapshot, 10 snapshots in batches of 2", first)
-    assert re.match(r"  padding: \d+% of the trains \(target: at most 10%\), \d+% of the pairs", padding)
+    first, padding, size, *speeds = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+ trains a snapshot, 10 snapshots in 5 batches", first)
+    assert re.fullmatch(r"  \d+% of the trains and \d+% of the pairs of trains in a batch are padding; .*", padding)
+    assert re.fullmatch(r"  [1-9]\d* KiB a snapshot are handed over", size)
     assert [line.split(":")[0] for line in speeds] == ["  0 workers", "  1 workers", "  2 workers"]
     assert "without workers" in speeds[1] and "a single one" in speeds[2]

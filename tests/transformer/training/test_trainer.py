@@ -338,7 +338,7 @@ def test_training_instants_depend_on_seed_and_epoch_alone(small_config: Config):
         (None, "auto", 0, 8, 0),
         (None, "cpu", 1, 8, 0),
         (None, "auto", 1, 8, 7),
-        (None, "gpu", 1, 64, 7),
+        (None, "gpu", 1, 64, 9),
         (None, "gpu", 4, 16, 3),
         (None, "gpu", 4, 2, 0),
         (2, "auto", 0, 1, 2),
