@@ -31,6 +31,7 @@ from transformer.features.live_state import (
 )
 from transformer.model.calibration import calibrated, no_correction
 from transformer.model.coherence import coherent
+from transformer.model.copula import independent
 from transformer.model.member import Member
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
@@ -86,6 +87,7 @@ class DelayTransformer(nn.Module):
 
     point_vectors: Tensor  # [points, embedding] a buffer: row 0 is the unknown point
     correction: Tensor  # [horizon bins, Q] a buffer: calibration of quantiles, see `transformer.model.calibration`
+    rank_correlation: Tensor  # [F, F] a buffer: of delays along a train, see `transformer.model.copula`
     live_scale: Tensor  # [L] divisors of the live features
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
@@ -100,6 +102,7 @@ class DelayTransformer(nn.Module):
             raise ValueError(f"point vectors {tuple(vectors.shape)}, expected {(shape.n_points, shape.d_embedding)}")
         self.register_buffer("point_vectors", vectors.float())
         self.register_buffer("correction", no_correction(len(self.levels)))
+        self.register_buffer("rank_correlation", independent(shape.n_foll))
         wanted = self._live_features()
         self.live_columns = [LIVE_FEATURES.index(name) for name in wanted]
         scales = torch.tensor([self._live_scale(name) for name in wanted])
