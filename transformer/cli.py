@@ -217,6 +217,13 @@ def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--ride", type=Path, metavar="GOLD_FOLDER", help="all keys of RIDE's test_eval_table.parquet")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="event tables (default: data.local_folder)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="result: .parquet, .csv or .json")
+    parser.add_argument(
+        "--transfer-minutes",
+        type=float,
+        metavar="M",
+        help="with --at: also write FILE_transfers, the probability of each transfer within an hour that M minutes "
+        "remain for it",
+    )
 
 
 def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
@@ -353,8 +360,10 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
         config = with_values(config, here, "--data")
     model = options.run_folder or options.run_id
     if options.ride is not None:
+        if options.transfer_minutes is not None:
+            raise UserError("--transfer-minutes needs --at; RIDE's keys name no transfers")
         return stages.predict_ride(config, model, options.ride, options.out)
-    return stages.predict(config, model, options.at, options.out)
+    return stages.predict(config, model, options.at, options.out, options.transfer_minutes)
 
 
 def _tune(config: Config, options: argparse.Namespace) -> dict[str, Any]:

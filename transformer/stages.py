@@ -288,16 +288,23 @@ def _champion_result(config: Config, champion: Registered) -> dict[str, Any]:
     return {"model": name, "champion": champion.version, "run_id": champion.run_id}
 
 
-def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str, Any]:
+def predict(
+    config: Config, model: ModelSource, at: str, out: Path, transfer_minutes: float | None = None
+) -> dict[str, Any]:
     """Write a file of predictions for every train that runs at an instant, from the events observed by then.
 
     Args:
         at: ISO 8601 time; a time without an offset is in `data.timezone`.
         out: .parquet, .csv or .json file; its columns are `prediction.columns.prediction_columns`.
+        transfer_minutes: write all transfers, too, with the probability that they hold if they need so many minutes.
+            Their file is `prediction.transfers.transfers_path(out)`.
     """
-    from transformer.prediction.instant import dates_around, parse_instant, predictions_at, writer
+    from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant, writer
+    from transformer.prediction.transfers import check_minutes, transfers_path
 
     write = writer(out)
+    if transfer_minutes is not None:
+        check_minutes(transfer_minutes, "--transfer-minutes")
     parse_instant(at, "UTC")  # refuses a mistyped time before any download; the model's time zone comes later
     trained = _obtain_trained(config, model)
     config = trained.located(config)
@@ -313,7 +320,8 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     if not days:
         raise UserError(outside)
     fetch_dates(config, days)
-    predictions = predictions_at(trained, config, instant, days)
+    snapshot = InstantSnapshot.of(trained, config, instant, days)
+    predictions = snapshot.predictions().drop("journey", "event")
     if own not in days:
         if predictions.is_empty():
             raise UserError(outside)
@@ -321,7 +329,13 @@ def predict(config: Config, model: ModelSource, at: str, out: Path) -> dict[str,
     trains = predictions.select(JOURNEY).n_unique()
     write(out, predictions)
     log.info("predictions: %d trains, %s events, in %s", trains, f"{predictions.height:,}", out)
-    return {"file": str(out), "at": local.isoformat(), "trains": trains, "events": predictions.height}
+    result = {"file": str(out), "at": local.isoformat(), "trains": trains, "events": predictions.height}
+    if transfer_minutes is None:
+        return result
+    transfers, file = snapshot.transfers(transfer_minutes), transfers_path(out)
+    write(file, transfers)
+    log.info("transfers: %s of %g minutes, in %s", f"{transfers.height:,}", transfer_minutes, file)
+    return result | {"transfers": transfers.height, "transfers_file": str(file)}
 
 
 def predict_ride(config: Config, model: ModelSource, gold: Path, out: Path) -> dict[str, Any]:

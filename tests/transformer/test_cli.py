@@ -117,7 +117,13 @@ SIMULATION = {
         ("rollback", DECISION),
         ("tune", {*STAGE, "--warm-start-run-id", "--worker"}),
         ("report-study", STAGE),
-        ("predict", {"--env", "--set", "--result", "--run-id", "--run-folder", "--at", "--ride", "--data", "--out"}),
+        (
+            "predict",
+            {
+                *("--env", "--set", "--result", "--run-id", "--run-folder", "--at", "--ride", "--data", "--out"),
+                "--transfer-minutes",
+            },
+        ),
         ("config", {"--env", "--set", "--result"}),
         ("simulate", {"--to", "--overwrite", "--result", *SIMULATION}),
         ("import", {*IMPORT, "--list"}),
@@ -227,6 +233,14 @@ def test_a_reader_that_has_seen_enough_is_no_mistake() -> None:
         (["predict", "--run-id", "a", "--at", "x", "--out", "y.xls"], ["--out y.xls", "'.xls'", ".csv"]),
         (["predict", "--run-id", "a", "--at", "x", "--out", "y.csv", *UNTRACKED], ["--at 'x'", "time"]),
         (["predict", "--run-id", "a", *AT, "--out", "y.csv", *UNTRACKED], ["use_mlflow=false", "run ids"]),
+        (
+            ["predict", "--run-folder", "none", *AT, "--out", "y.csv", "--transfer-minutes", "-1"],
+            ["--transfer-minutes -1", "from 0 to 60"],
+        ),
+        (
+            ["predict", "--run-folder", "none", "--ride", "x", "--out", "y.parquet", "--transfer-minutes", "5"],
+            ["--transfer-minutes", "needs --at"],
+        ),
         (
             ["predict", "--run-folder", "none", *AT, "--out", "y.csv"],
             ["best.ckpt", "does not exist", "train the model"],

@@ -15,6 +15,7 @@ from transformer.config import ModelConfig, TrainingConfig, from_dict, to_dict
 from transformer.features.batches import Batch
 from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
+from transformer.model.copula import RankCorrelation, independent
 from transformer.model.losses import make_loss
 from transformer.model.network import DelayTransformer, NetworkShape
 
@@ -48,6 +49,7 @@ class DelayModule(LightningModule):
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
         self.val_calibration = QuantileCalibration(self.network.levels)
+        self.val_correlation = RankCorrelation(self.network.levels, self.network.shape.n_foll)
         self.val_dates: set[int] = set()  # local days with labels, since 1970; every process has a share of each date
 
     @classmethod
@@ -65,6 +67,10 @@ class DelayModule(LightningModule):
         """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds."""
         predicted: tuple[Tensor, Tensor] = self.network.predict(batch)
         return predicted
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read a checkpoint of an earlier release: it knows nothing of how delays go together along a train."""
+        checkpoint["state_dict"].setdefault("network.rank_correlation", independent(self.network.shape.n_foll))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends only on the step's number, so a resumed training equals an uninterrupted one.
@@ -96,6 +102,7 @@ class DelayModule(LightningModule):
         self.val_mae.update((self.network.point(quantiles, planned)[mask] - label).abs())
         self.val_dates.update(batch["local_day"][mask.flatten(1).any(1)].tolist())
         self.val_calibration.update(quantiles[mask], label, planned[mask])
+        self.val_correlation.update(quantiles, batch["label"], mask)
         translation = batch["translation"][..., None].expand_as(batch["label"])[mask]
         self.val_translation_mae.update((translation - label).abs())
 
@@ -105,6 +112,8 @@ class DelayModule(LightningModule):
         self.val_translation_mae.reset()
         self.network.correction.copy_(trusted(self.val_calibration.compute(), len(self.val_dates)))
         self.val_calibration.reset()
+        self.network.rank_correlation.copy_(self.val_correlation.compute())
+        self.val_correlation.reset()
         self.val_dates.clear()
         self.log("val/mae_s", mae, prog_bar=True)
         self.log("val/translation_mae_s", translation)

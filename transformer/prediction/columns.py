@@ -43,7 +43,21 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "predicted_delay_s": pl.Float64(),
 }  # a model with a distribution adds its quantiles, see `evaluation.quantiles`
 
-ROW_KEY = ["snapshot_ts", *JOURNEY, "rank", "op_id", "event_type"]  # what an evaluation row is known by
+TRANSFER_COLUMNS = (
+    "arriving_train_id",
+    "arriving_service_date",
+    "departing_train_id",
+    "departing_service_date",
+    "op_id",
+    "op_name",  # null if the table of points has no name
+    "planned_arrival_ts",  # local times with their offset
+    "planned_departure_ts",
+    "predicted_arrival_ts",
+    "predicted_departure_ts",
+    "probability",  # that the departure is at least the asked minutes after the arrival
+)
+FORECAST = ("snapshot_ts", *JOURNEY)  # what all predictions for one train in one snapshot are known by
+ROW_KEY = [*FORECAST, "rank", "op_id", "event_type"]  # what an evaluation row is known by
 
 
 def prediction_columns(levels: Sequence[float]) -> tuple[str, ...]:

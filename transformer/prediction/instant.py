@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -13,12 +14,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
+from polars import selectors as cs
 
 from transformer.config import Config, DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, in_table_order
 from transformer.data.events import DayEvents, each_day, joined, read_journeys
 from transformer.data.points import read_op_nodes
 from transformer.data.reach import dates_running, has_running_train, may_have_running_train
+from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.graph import edge_counts
 from transformer.features.history import History
@@ -26,8 +29,10 @@ from transformer.features.snapshots import SnapshotBuilder
 from transformer.files import write_json, write_text
 from transformer.model.module import DelayModule
 from transformer.parquet import write_parquet
-from transformer.prediction.columns import intervals_of, prediction_columns
+from transformer.prediction.columns import TRANSFER_COLUMNS, intervals_of, prediction_columns
+from transformer.prediction.journeys import sample_times
 from transformer.prediction.rows import next_event_rows
+from transformer.prediction.transfers import planned_transfers, probabilities
 from transformer.prediction.unknown import unknown_counts, unknown_text
 from transformer.training.run_folder import TrainedModel
 
@@ -130,27 +135,61 @@ class InstantSnapshot:
             builder=History(trained.statistics, data.statistics).builder(loaded, data.snapshot),
         )
 
-    def predictions(self) -> pl.DataFrame:
-        """Predictions for every train, with `prediction_columns`, and `journey` and `event` (rows of the table)."""
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """Predictions for every train, see `rows.next_event_rows`. Points that the model does not know have numbers."""
         rows = next_event_rows(self.trained, self.module, self.builder, self.loaded.names, self.instants)
         log.info("known from training: %s", unknown_text(rows.height, unknown_counts(rows, self.trained.statistics)))
-        names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
-        planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
+        return rows.with_columns(self.events["op_id"].gather(rows["event"]))
+
+    def predictions(self) -> pl.DataFrame:
+        """Predictions for every train, with `prediction_columns`, and `journey` and `event` (rows of the table)."""
         levels = self.module.network.levels
         ends = {name: pl.col(column) for interval in intervals_of(levels) for name, column in interval.columns.items()}
         whole = pl.col("predicted_delay_s", "translation_delay_s", "last_delay_s", *ends).round().cast(pl.Int32)
         return (
-            rows.with_columns(self.events["op_id"].gather(rows["event"]))  # also points that the model does not know
-            .join(names, on="op_id", how="left", maintain_order="left")
+            self._named(self.rows)
             .with_columns(**ends)
             .with_columns(whole)
-            .with_columns(
-                planned,
-                (planned + pl.duration(seconds="predicted_delay_s")).alias("predicted_ts"),
-                pl.when("departed").then("last_delay_s"),
-            )
+            .with_columns(pl.when("departed").then("last_delay_s"))
             .sort("service_date", "train_id", "rank")
             .select(*prediction_columns(levels), "journey", "event")
+        )
+
+    def transfers(self, minutes: float) -> pl.DataFrame:
+        """All transfers within an hour with the probability that they hold, with TRANSFER_COLUMNS.
+
+        Args:
+            minutes: time that a transfer needs, see `transfers.check_minutes`.
+
+        Raises:
+            UserError: the model predicts no distribution.
+        """
+        found = planned_transfers(self.rows, minutes)
+        times = sample_times(self.rows, self.module.network)
+        events = self._named(self.rows)
+        arriving, departing = (events[found[end]] for end in ("arrival", "departure"))
+        return pl.DataFrame(
+            [
+                *(arriving[name].alias(f"arriving_{name}") for name in JOURNEY),
+                *(departing[name].alias(f"departing_{name}") for name in JOURNEY),
+                *(arriving[name] for name in ("op_id", "op_name")),
+                *(
+                    rows[f"{kind}_ts"].alias(f"{kind}_{end}_ts")
+                    for kind in ("planned", "predicted")
+                    for end, rows in (("arrival", arriving), ("departure", departing))
+                ),
+                pl.Series("probability", probabilities(found, times, minutes)),
+            ]
+        ).sort(*TRANSFER_COLUMNS[:4], "planned_arrival_ts", "planned_departure_ts")
+
+    def _named(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows with names of their points, and with planned and predicted times on the railway's clock."""
+        names = read_op_nodes(Path(self.config.data.local_folder)).select("op_id", "op_name")
+        planned = pl.col("planned_ts").dt.convert_time_zone(self.config.data.timezone)
+        predicted = planned + pl.duration(seconds=pl.col("predicted_delay_s").cast(pl.Int64))  # whole seconds
+        return rows.join(names, on="op_id", how="left", maintain_order="left").with_columns(
+            planned, predicted.alias("predicted_ts")
         )
 
 
@@ -191,8 +230,8 @@ def _write_json(path: Path, predictions: pl.DataFrame) -> None:
 def _as_text(predictions: pl.DataFrame) -> pl.DataFrame:
     """Write times in ISO 8601 with their offset, as in 2024-12-21T08:03:00+01:00."""
     return predictions.with_columns(
-        pl.col("planned_ts", "predicted_ts").dt.to_string("%Y-%m-%dT%H:%M:%S%:z"),
-        pl.col("service_date").dt.to_string("%Y-%m-%d"),
+        cs.datetime().dt.to_string("%Y-%m-%dT%H:%M:%S%:z"),
+        cs.date().dt.to_string("%Y-%m-%d"),
     )
 
 

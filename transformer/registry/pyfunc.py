@@ -11,6 +11,10 @@ events that are known to be cancelled.
 The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
 seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.
 
+With the parameter `transfer_minutes`, the result has a row per transfer in place of these, with the columns TRANSFERS.
+A transfer is a train that arrives at a point and another one that departs there within an hour. The column
+`probability` says how likely it is that so many minutes remain.
+
 MLflow runs this file itself ("models from code"), with a copy of the package made at registration. Nothing is pickled.
 """
 
@@ -23,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -40,8 +45,9 @@ from transformer.data.tables import (
     write_op_nodes,
 )
 from transformer.errors import UserError
-from transformer.prediction.columns import intervals_of
-from transformer.prediction.instant import dates_around, parse_instant, predictions_at
+from transformer.prediction.columns import TRANSFER_COLUMNS, intervals_of
+from transformer.prediction.instant import InstantSnapshot, dates_around, parse_instant
+from transformer.prediction.transfers import check_minutes
 from transformer.training.run_folder import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -75,8 +81,13 @@ OUTPUT = Schema(
         ColSpec(DataType.double, "last_delay_s", required=False),  # NaN when no event of the train is known
     ]
 )  # the ends of the predicted intervals follow, see `output_schema`
-# An ISO 8601 time; "" = the time of the newest observation.
-PARAMS = ParamSchema([ParamSpec("at", DataType.string, "")])
+TRANSFERS = tuple(name for name in TRANSFER_COLUMNS if name != "op_name")  # the events name no points
+PARAMS = ParamSchema(
+    [
+        ParamSpec("at", DataType.string, ""),  # an ISO 8601 time; "" = the time of the newest observation
+        ParamSpec("transfer_minutes", DataType.double, None),  # None = predictions, and no transfers
+    ]
+)
 
 
 class ServedModel(PythonModel):
@@ -86,29 +97,38 @@ class ServedModel(PythonModel):
         self._trained = TrainedModel.load(Path(context.artifacts["trained"]))
 
     def predict(  # type: ignore[override]  # MLflow passes the context only if asked
-        self, model_input: pd.DataFrame, params: dict[str, str] | None = None
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        return predict(self._trained, model_input, (params or {}).get("at", ""))
+        given = params or {}
+        return predict(self._trained, model_input, given.get("at", ""), given.get("transfer_minutes"))
 
 
-def predict(trained: TrainedModel, events: pd.DataFrame, at: str) -> pd.DataFrame:
+def predict(
+    trained: TrainedModel, events: pd.DataFrame, at: str, transfer_minutes: float | None = None
+) -> pd.DataFrame:
     """Predict at an instant, from a pandas table to a pandas table.
 
     Args:
         events: one row per event, with the columns of INPUT.
         at: ISO 8601; "" = the time of the newest observation.
+        transfer_minutes: return the transfers, with the probability that they hold if they need so many minutes.
 
     Raises:
-        UserError: the time is not valid, no service date is near it, or the events are not valid.
+        UserError: the time is not valid, no service date is near it, the events or the minutes are not valid, or the
+            model predicts no distribution and transfers are asked for.
     """
+    if transfer_minutes is not None:
+        check_minutes(transfer_minutes, "params: transfer_minutes")
     frame = _from_pandas(events)
     if not at and frame["observed_ts"].null_count() == frame.height:
         raise UserError("no event is observed; give the instant to predict at: params={'at': …}")
     newest = frame["observed_ts"].max()
     instant = parse_instant(at, trained.config.data.timezone) if at else newest
     assert isinstance(instant, datetime)  # the column holds times
-    columns = output_schema(trained).input_names()
-    return to_pandas(_predict_at(trained, frame, instant).select(columns))
+    with _snapshot_at(trained, frame, instant) as snapshot:
+        if transfer_minutes is not None:
+            return to_pandas(snapshot.transfers(transfer_minutes).select(TRANSFERS))
+        return to_pandas(snapshot.predictions().select(output_schema(trained).input_names()))
 
 
 def output_schema(trained: TrainedModel) -> Schema:
@@ -117,8 +137,9 @@ def output_schema(trained: TrainedModel) -> Schema:
     return Schema([*OUTPUT.inputs, *(ColSpec(DataType.integer, name) for name in ends)])
 
 
-def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> pl.DataFrame:
-    """Write a data folder of these events and predict from it, with the usual checks and the cut-off at the instant."""
+@contextmanager
+def _snapshot_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> Iterator[InstantSnapshot]:
+    """Write a data folder of these events and read it, with the usual checks and the cut-off at the instant."""
     with tempfile.TemporaryDirectory() as temporary, _faults_of_the_table(Path(temporary)):
         folder = Path(temporary)
         config = with_values(trained.config, {"data.local_folder": str(folder)}, "served model")
@@ -141,7 +162,7 @@ def _predict_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) 
         nowhere = pl.lit(None, pl.Float64)
         points = events.select(pl.col("op_id").unique())
         write_op_nodes(folder, points.with_columns(op_name=pl.col("op_id").cast(pl.String), lat=nowhere, lon=nowhere))
-        return predictions_at(trained, config, instant, days)
+        yield InstantSnapshot.of(trained, config, instant, days)
 
 
 @contextmanager

@@ -31,10 +31,10 @@ from transformer.training.trainer import train
 
 pytest.importorskip("transformer.training.run_folder")
 
-from transformer.prediction.instant import predictions_at
+from transformer.prediction.instant import InstantSnapshot, predictions_at
 from transformer.registry.logged import trained_files_of
 from transformer.registry.package import _few_journeys, trained_files, write_model
-from transformer.registry.pyfunc import INPUT, OUTPUT, output_schema, predict
+from transformer.registry.pyfunc import INPUT, OUTPUT, TRANSFERS, output_schema, predict
 from transformer.training.run_folder import TrainedModel, TrainingInputs
 
 pytestmark = pytest.mark.slow
@@ -159,6 +159,27 @@ def test_it_predicts_what_the_pipeline_predicts(
         assert served[name].to_list() == expected[name].to_list()
     for name in ("planned_ts", "predicted_ts"):
         assert served[name].dt.replace_time_zone("UTC").to_list() == expected[name].to_list()
+
+
+def test_it_serves_the_transfers_of_the_pipeline(
+    model: Path, run_folder: Path, events: pl.DataFrame, small_config: Config
+) -> None:
+    at, days = middle(events), events["service_date"].unique().to_list()
+    names = read_journeys(Path(small_config.data.local_folder), days, small_config.data.timezone)
+    key = ["train_id", "service_date"]
+    given = events.join(names.select(*key, "train_number", "train_type"), on=key, how="left")
+    params = {"at": at.isoformat(), "transfer_minutes": 0.0}
+    served = pl.from_pandas(mlflow.pyfunc.load_model(str(model)).predict(as_input(given), params=params))
+    trained = TrainedModel.load(run_folder)
+    expected = InstantSnapshot.of(trained, trained.located(small_config), at, days).transfers(0.0)
+    assert served.columns == list(TRANSFERS)
+    assert served.height == expected.height > 0
+    for name in ("arriving_train_id", "departing_train_id", "op_id", "probability"):
+        assert served[name].to_list() == expected[name].to_list()
+    for name in ("planned_arrival_ts", "predicted_departure_ts"):
+        assert served[name].dt.replace_time_zone("UTC").to_list() == expected[name].to_list()
+    with pytest.raises(UserError, match="transfer_minutes 90"):
+        predict(trained, as_input(given), at.isoformat(), 90.0)
 
 
 def test_the_future_changes_nothing(run_folder: Path, events: pl.DataFrame) -> None:

@@ -20,6 +20,7 @@ from transformer.data.dates import Split, resolve_split
 from transformer.errors import UserError
 from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.model.calibration import QuantileCalibration, trusted
+from transformer.model.copula import RankCorrelation
 from transformer.model.module import DelayModule
 from transformer.tracking.run_log import RunLog
 from transformer.training import callbacks, datamodule, trainer
@@ -90,6 +91,34 @@ def test_a_checkpoint_is_calibrated_on_its_own_validation_rows(small_config: Con
     expected = trusted(calibration.compute(), len(split.validation))
     assert expected.any()
     torch.testing.assert_close(module.network.correction, expected)
+
+
+def test_a_checkpoint_knows_how_delays_go_together_along_a_train(
+    small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("transformer.model.copula.MIN_ROWS", 20)  # the small railway has few
+    config = with_values(small_config, {"training.max_epochs": 1}, "test")
+    run(config, tmp_path)
+    module, split = load_module(tmp_path / CHECKPOINTS / BEST), split_of(config)
+    data = SnapshotDataModule(config, split, obtain_inputs(config, split)[0])
+    data.setup("validate")
+    expected = RankCorrelation(module.network.levels, module.network.shape.n_foll)
+    for batch in data.val_dataloader():
+        with torch.inference_mode():
+            expected.update(module.network.quantiles(batch), batch["label"], batch["label_mask"])
+    torch.testing.assert_close(module.network.rank_correlation, expected.compute())
+    assert module.network.rank_correlation[0, 1] > 0.3  # a train that is late stays late
+
+
+def test_a_checkpoint_of_an_earlier_release_has_independent_ranks(trained: Path, small_config: Config, tmp_path: Path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    del checkpoint["state_dict"]["network.rank_correlation"]
+    torch.save(checkpoint, tmp_path / BEST)
+    network = load_module(tmp_path / BEST).network
+    assert torch.equal(network.rank_correlation, torch.eye(network.shape.n_foll))
+    module, embeddings = fresh_module(small_config)
+    load_weights(module, tmp_path / BEST, embeddings.edges)
+    assert torch.equal(module.network.rank_correlation, torch.eye(network.shape.n_foll))
 
 
 @pytest.mark.parametrize("timezone", ["America/New_York", "Asia/Tokyo", "Australia/Sydney", "Europe/Brussels"])
