@@ -567,6 +567,12 @@ class EvaluationConfig(Group):
         gt=0,
         description="a model has degraded if its skill falls this far below that on its test dates",
     )
+    alerts_per_hour: float = Field(
+        10.0,
+        gt=0,
+        description="budget of the alerts of severe growth, whose precision is measured; an alert is a train in a "
+        "snapshot",
+    )
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
 

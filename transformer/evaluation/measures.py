@@ -8,6 +8,7 @@ from typing import Self
 import polars as pl
 
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import ALERTS_PER_HOUR, SevereGrowth, severe_growth
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.prediction.row_files import EvaluationRows
 
@@ -22,10 +23,14 @@ class Measures:
     breakdowns: dict[str, pl.DataFrame]  # by `metrics.BREAKDOWNS`
     trains: pl.DataFrame  # the breakdown by train number
     uncertainty: Uncertainty | None  # None = the rows hold no quantiles
+    growth: SevereGrowth
 
     @classmethod
-    def of(cls, rows: EvaluationRows, timezone: str) -> Self:
+    def of(cls, rows: EvaluationRows, timezone: str, alerts_per_hour: float = ALERTS_PER_HOUR) -> Self:
         """Measure the rows.
+
+        Args:
+            alerts_per_hour: see `growth.severe_growth`.
 
         Raises:
             UserError: `rows` is empty, a value is not a number, or the quantiles cross.
@@ -37,6 +42,7 @@ class Measures:
             metrics.breakdowns(rows, timezone),
             metrics.breakdown(rows, metrics.TRAIN_NUMBER, timezone),
             uncertainty(rows),
+            severe_growth(rows, alerts_per_hour),
         )
 
     def groups(self, by: str) -> pl.DataFrame:
@@ -46,4 +52,4 @@ class Measures:
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/mae_s`, …"""
         judged = self.uncertainty.metrics(prefix) if self.uncertainty else {}
-        return metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix) | judged
+        return metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix) | judged | self.growth.metrics(prefix)

@@ -16,6 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from transformer.evaluation import metrics, quantiles
+from transformer.evaluation.growth import severe_growth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.page_tables import Champion
@@ -82,7 +83,17 @@ def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
     judged = quantiles.uncertainty(day_quantiles)
     assert judged is not None
     flat = measures.metrics("test")
-    assert flat == metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test") | judged.metrics("test")
+    assert flat == (
+        metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test")
+        | judged.metrics("test")
+        | severe_growth(day_quantiles).metrics("test")
+    )
+
+
+def test_the_budget_of_alerts_is_that_of_the_configuration(day_quantiles: pl.DataFrame) -> None:
+    measures = Measures.of(day_quantiles, "UTC", alerts_per_hour=0.5)
+    assert measures.growth.metrics("test") == severe_growth(day_quantiles, 0.5).metrics("test")
+    assert measures.growth.metrics("test") != severe_growth(day_quantiles).metrics("test")
 
 
 def test_rows_in_files_have_the_figures_of_rows_in_memory_to_the_last_digit(

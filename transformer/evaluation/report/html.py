@@ -15,6 +15,7 @@ from transformer.evaluation.report.lead import lead
 from transformer.evaluation.report.page_tables import (
     Champion,
     EvaluationTables,
+    growth_tables,
     quality_tables,
     run_table,
     uncertainty_tables,
@@ -58,6 +59,14 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
     "predicted_vs_observed": (
         "Number of predictions by predicted and observed delay.",
         "Two-dimensional histograms of predicted against observed delay, for the model and for translation.",
+    ),
+    "growth_precision": (
+        "Precision by recall: the share of true growths among those with a high score, from the highest score down.",
+        "Curves of precision by recall for each severe growth, of the model and of translation.",
+    ),
+    "growth_reliability": (
+        "How often a delay grew so much, by predicted probability. A calibrated model is on the diagonal.",
+        "Observed share of severe growths against the predicted probability.",
     ),
     "quantile_reliability": (
         "Share of observed delays below each predicted quantile. A calibrated model is on the diagonal. Bars show the "
@@ -122,6 +131,11 @@ def write_html_report(
             "Horizon and change of delay",
             figures=shown.named("error_by_horizon", "error_by_delay_change"),
             tables=[evaluation.horizon(), evaluation.rank(), evaluation.delay_change()],
+        ),
+        Section(
+            "Severe growth",
+            figures=shown.named("growth_precision", "growth_reliability"),
+            tables=list(growth_tables(measures.growth)),
         ),
         Section(
             "Trains", figures=shown.named("error_by_type"), tables=[evaluation.train_type(), evaluation.departed()]

@@ -15,12 +15,13 @@ from transformer.data.dates import dates_text
 from transformer.data.page import account_table
 from transformer.errors import UserError
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
+from transformer.evaluation.report.tables import CRPS, GROWTH, MAX_TYPES, OVERALL
 from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
@@ -105,6 +106,18 @@ class EvaluationTables:
             ),
             ("skill", plain_number(skill_text(summary["skill"])), "of translation's MAE is removed by the model"),
         ]
+        growth = self.measures.growth
+        if growth.seen:
+            minutes = growth.seen[0]
+            true, of_translation = (
+                plain_number(share_text(growth.summary[minutes][prefix + "alert_precision"]))
+                for prefix in ("", metrics.TRANSLATION)
+            )
+            meaning = (
+                f"of {growth.alerts_per_hour:g} alerts an hour come true: the delay grows by more than {minutes} min; "
+                f"translation {of_translation}"
+            )
+            facts.append(("severe growth", true, meaning))
         if (judged := self.measures.uncertainty) and judged.intervals:
             name = judged.intervals[-1].name
             width = plain_number(minutes_text(judged.summary[f"width_{name}_s"]))
@@ -222,6 +235,28 @@ class EvaluationTables:
             for name, group in zip(names, groups.iter_rows(named=True), strict=True)
         ]
         return Table(caption, [heading, *columns], lines, note=note)
+
+
+def growth_tables(growth: SevereGrowth) -> Iterator[Table]:
+    budget = f"{growth.alerts_per_hour:g} alerts an hour"
+    note = (
+        f"The alerts are the trains with the highest scores, at a budget of {budget}. An alert comes true if the delay "
+        "at one of the train's next events grows so much. Trains found: the share of the trains with such a growth "
+        "that have an alert. A train counts once in each snapshot."
+    )
+    for minutes in growth.seen:
+        values = growth.summary[minutes]
+        lines = [
+            [
+                Cell(label),
+                _number_cell(text(values[name])),
+                _number_cell(text(values[metrics.TRANSLATION + name])),
+                _skill_cell(values[skill]) if skill else Cell(""),
+            ]
+            for label, name, text, skill in GROWTH
+        ]
+        caption = f"Delays that grow by more than {minutes} min: {share_text(values['share'])} of the predictions"
+        yield Table(caption, ["measure", "model", "translation", "skill"], lines, note=note)
 
 
 def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:

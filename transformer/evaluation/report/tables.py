@@ -13,12 +13,21 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quantiles import Uncertainty
-from transformer.evaluation.report import figures
+from transformer.evaluation.report import figures, growth_figures
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json
-from transformer.text import aligned, minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
+from transformer.text import (
+    aligned,
+    minutes_text,
+    score_text,
+    seconds_text,
+    share_text,
+    signed_seconds_text,
+    skill_text,
+)
 
 MAX_TIMELINES = 31  # only the latest service dates have a figure of their own; the table has all dates
 MAX_TYPES = 20  # lines of the text table: the types with the most predictions
@@ -56,7 +65,9 @@ def write_evaluation(
     tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
     tables["summary"] = _summary_json(measures.summary)
+    tables["severe_growth"] = growth_json(measures.growth)
     if judged:
+        tables["growth_reliability"] = metrics.to_json(measures.growth.reliability)
         tables["uncertainty"] = _summary_json(judged.summary)
         tables["quantiles"] = metrics.to_json(judged.levels)
         tables |= {f"uncertainty_{by}": metrics.to_json(frame) for by, frame in judged.breakdowns.items()}
@@ -94,7 +105,8 @@ def results_table(measures: Measures) -> str:
                 skill_text(values[skill]) if skill else "",
             ]
             for label, name, text, skill in (*OVERALL, *([CRPS] if judged else []))
-        ],
+        ]
+        + [line for minutes in measures.growth.seen for line in _growth_lines(measures.growth, minutes)],
     )
     if judged and judged.intervals:
         lines += ["", widest_interval_text(judged)]
@@ -111,6 +123,24 @@ def widest_interval_text(judged: Uncertainty) -> str:
     name = judged.intervals[-1].name
     covered, width = (judged.summary[measure] for measure in (f"coverage_{name}", f"width_{name}_s"))
     return f"{name}% interval covers {share_text(covered)}, mean width {minutes_text(width)}"
+
+
+def growth_json(growth: SevereGrowth) -> list[dict[str, float | None]]:
+    """A record for each growth in minutes. Undefined values are null."""
+    return [{"growth_min": minutes} | _summary_json(values) for minutes, values in growth.summary.items()]
+
+
+def _growth_lines(growth: SevereGrowth, minutes: int) -> list[list[str]]:
+    values = growth.summary[minutes]
+    return [
+        [
+            f"growth > {minutes} min: {label}",
+            text(values[name]),
+            text(values[metrics.TRANSLATION + name]),
+            skill_text(values[skill]) if skill else "",
+        ]
+        for label, name, text, skill in GROWTH
+    ]
 
 
 def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
@@ -145,6 +175,12 @@ OVERALL = (  # measures over all predictions: label, metric, text of the metric,
     ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
 )
 CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
+GROWTH = (  # the same for a severe growth
+    ("average precision", "average_precision", score_text, ""),
+    ("alerts that come true", "alert_precision", share_text, ""),
+    ("trains found", "alert_recall", share_text, ""),
+    ("Brier score", "brier", score_text, "brier_skill"),
+)
 
 
 def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -166,7 +202,10 @@ def _figures(
     yield "error_distribution", figures.error_distribution(rows)
     yield "predicted_vs_observed", figures.predicted_vs_observed(rows)
     yield "calibration", figures.calibration(rows)
+    if seen := measures.growth.seen:
+        yield "growth_precision", growth_figures.growth_precision(measures.growth.curves, seen)
     if judged:
+        yield "growth_reliability", growth_figures.growth_reliability(measures.growth.reliability)
         yield "quantile_reliability", figures.quantile_reliability(judged.levels, rows.height)
     if judged and judged.intervals:
         yield "coverage_by_horizon", figures.coverage_by_horizon(judged.breakdowns["horizon"], judged.intervals)

@@ -188,6 +188,22 @@ def test_the_distribution_is_shown_and_judged(day_quantiles, network, tmp_path):
     assert page.tables["Quantiles by level"][3] == ["50.0%", "50.0%", "50.0%", "30.0 s"]
 
 
+def test_severe_growth_is_shown_with_its_budget(make_rows, network, tmp_path):
+    rows = make_rows([0, 301, 0, 0], [0, 400, 400, 0], [0] * 4, train_id=["a", "b", "c", "d"])
+    page = written(tmp_path, rows, network[0])
+    assert page.tables["Delays that grow by more than 5 min: 25.0% of the predictions"] == [
+        ["measure", "model", "translation", "skill"],
+        ["average precision", "0.500", "0.250", ""],
+        ["alerts that come true", "25.0%", "25.0%", ""],  # there are fewer trains than alerts
+        ["trains found", "100.0%", "100.0%", ""],
+        ["Brier score", "0.250", "0.250", "+0.0%"],
+    ]
+    assert "10 alerts an hour come true" in page.text
+    assert not [caption for caption in page.tables if "more than 10 min" in caption]
+    quiet = written(tmp_path, rows.filter(observed_delay_s=0), network[0])
+    assert "Severe growth" not in quiet.text and "alerts" not in quiet.text
+
+
 def test_without_a_distribution_nothing_is_said_of_it(day_rows, network, tmp_path):
     page = written(tmp_path, day_rows, network[0])
     assert "Uncertainty" not in page.text and "interval" not in page.text and "CRPS" not in page.text
