@@ -10,6 +10,7 @@ import polars as pl
 from transformer.evaluation import metrics
 from transformer.evaluation.growth import ALERTS_PER_HOUR, SevereGrowth, severe_growth
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.wobble import Wobble, wobble
 from transformer.prediction.row_files import EvaluationRows
 
 
@@ -24,6 +25,7 @@ class Measures:
     trains: pl.DataFrame  # the breakdown by train number
     uncertainty: Uncertainty | None  # None = the rows hold no quantiles
     growth: SevereGrowth
+    wobble: Wobble
 
     @classmethod
     def of(cls, rows: EvaluationRows, timezone: str, alerts_per_hour: float = ALERTS_PER_HOUR) -> Self:
@@ -43,6 +45,7 @@ class Measures:
             metrics.breakdown(rows, metrics.TRAIN_NUMBER, timezone),
             uncertainty(rows),
             severe_growth(rows, alerts_per_hour),
+            wobble(rows),
         )
 
     def groups(self, by: str) -> pl.DataFrame:
@@ -51,5 +54,7 @@ class Measures:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/mae_s`, …"""
-        judged = self.uncertainty.metrics(prefix) if self.uncertainty else {}
-        return metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix) | judged | self.growth.metrics(prefix)
+        values = metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix)
+        for measures in (self.uncertainty, self.growth, self.wobble):
+            values |= measures.metrics(prefix) if measures else {}
+        return values

@@ -22,6 +22,7 @@ from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.page_tables import Champion
 from transformer.evaluation.report.provenance import Provenance
 from transformer.evaluation.report.tables import results_table, write_evaluation
+from transformer.evaluation.wobble import wobble
 from transformer.prediction.row_files import RowFiles
 
 PROVENANCE = Provenance("r", "local", "abc", "f", "c", ["python -m transformer"])
@@ -87,6 +88,7 @@ def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
         metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test")
         | judged.metrics("test")
         | severe_growth(day_quantiles).metrics("test")
+        | wobble(day_quantiles).metrics("test")
     )
 
 

@@ -15,7 +15,6 @@ from transformer.evaluation.report.lead import lead
 from transformer.evaluation.report.page_tables import (
     Champion,
     EvaluationTables,
-    growth_tables,
     quality_tables,
     run_table,
     uncertainty_tables,
@@ -130,12 +129,17 @@ def write_html_report(
         Section(
             "Horizon and change of delay",
             figures=shown.named("error_by_horizon", "error_by_delay_change"),
-            tables=[evaluation.horizon(), evaluation.rank(), evaluation.delay_change()],
+            tables=[
+                evaluation.horizon(),
+                *([evaluation.wobble()] if measures.wobble.changes else []),
+                evaluation.rank(),
+                evaluation.delay_change(),
+            ],
         ),
         Section(
             "Severe growth",
             figures=shown.named("growth_precision", "growth_reliability"),
-            tables=list(growth_tables(measures.growth)),
+            tables=list(evaluation.growth()),
         ),
         Section(
             "Trains", figures=shown.named("error_by_type"), tables=[evaluation.train_type(), evaluation.departed()]

@@ -15,14 +15,15 @@ from transformer.data.dates import dates_text
 from transformer.data.page import account_table
 from transformer.errors import UserError
 from transformer.evaluation import metrics
-from transformer.evaluation.growth import SevereGrowth
+from transformer.evaluation.growth import SevereGrowth, severe_growth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import CRPS, GROWTH, MAX_TYPES, OVERALL
+from transformer.evaluation.report.tables import GROWTH, MAX_TYPES, overall_measures
 from transformer.evaluation.sums import exact_sum, mean_of
+from transformer.evaluation.wobble import WOBBLE, wobble
 from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
 from transformer.prediction.row_files import EvaluationRows, collect_parts, in_common, parts_of
@@ -47,7 +48,8 @@ class Comparison:
     champion: Champion
     n: int
     mae_s: float  # of the model
-    theirs: dict[str, float]  # of the champion: `metrics.SUMMARY`, and the summary of its distribution if it has one
+    theirs: dict[str, float]  # of the champion: the values of `tables.overall_measures`, as far as it has them
+    growth: SevereGrowth  # of the champion
     skills: dict[str, pl.DataFrame]  # by breakdown: the groups and `champion_skill`
 
     @classmethod
@@ -61,7 +63,8 @@ class Comparison:
             champion,
             own.height,
             metrics.summary(own)["mae_s"],
-            metrics.summary(others) | (judged.summary if judged else {}),
+            metrics.summary(others) | (judged.summary if judged else {}) | wobble(others).summary,
+            severe_growth(others, measures.growth.alerts_per_hour),
             _skills(own, others, measures.timezone),
         )
 
@@ -136,11 +139,12 @@ class EvaluationTables:
     def overall(self) -> Table:
         header = ["measure", "model", "translation", "skill"]
         note = "Skill is 1 − MAE / MAE of translation. It is below 0 if the model is worse."
-        values, measures = self.measures.summary, [*OVERALL]
+        values, measures = self.measures.summary | self.measures.wobble.summary, overall_measures(self.measures)
         if judged := self.measures.uncertainty:
             values = values | judged.summary
-            measures.append(CRPS)
             note += " CRPS is the error of the whole predicted distribution. For a point prediction it is the MAE."
+        if self.measures.wobble.changes:
+            note += " Wobble is the change of an event's forecast time from snapshot to snapshot, per hour."
         lines = [
             [
                 Cell(label),
@@ -169,6 +173,48 @@ class EvaluationTables:
         groups = self._groups("horizon")
         names = minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
         return self._table(groups, names, "By horizon", "planned in (min)")
+
+    def wobble(self) -> Table:
+        horizon = self.measures.wobble.horizon
+        names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
+        lines = [
+            [
+                Cell(name),
+                _number_cell(f"{group['changes']:,}"),
+                *(_number_cell(seconds_text(group[prefix + WOBBLE])) for prefix in ("", metrics.TRANSLATION)),
+            ]
+            for name, group in zip(names, horizon.iter_rows(named=True), strict=True)
+        ]
+        note = "Mean absolute change of the forecast time of the same event, from one snapshot to the next, per hour."
+        header = ["planned in (min)", "changes", "model", "translation"]
+        return Table("Wobble per event and hour, by horizon", header, lines, note=note)
+
+    def growth(self) -> Iterator[Table]:
+        """A table of each severe growth that happened."""
+        growth, champion = self.measures.growth, self.comparison.growth if self.comparison else None
+        note = (
+            f"The alerts are the trains with the highest scores, at a budget of {growth.alerts_per_hour:g} alerts an "
+            "hour. An alert comes true if the delay at one of the train's next events grows so much. Trains found: the "
+            "share of the trains with such a growth that have an alert. A train counts once in each snapshot."
+        )
+        for minutes in growth.seen:
+            values = growth.summary[minutes]
+            lines = [
+                [
+                    Cell(label),
+                    _number_cell(text(values[name])),
+                    _number_cell(text(values[metrics.TRANSLATION + name])),
+                    _skill_cell(values[skill]) if skill else Cell(""),
+                ]
+                for label, name, text, skill in GROWTH
+            ]
+            header = ["measure", "model", "translation", "skill"]
+            if champion:
+                header.append("champion")
+                for line, (_, name, text, _) in zip(lines, GROWTH, strict=True):
+                    line.append(_number_cell(text(champion.summary[minutes][name])))
+            caption = f"Delays that grow by more than {minutes} min: {share_text(values['share'])} of the predictions"
+            yield Table(caption, header, lines, note=note)
 
     def delay_change(self) -> Table:
         groups = self._groups("delay_change")
@@ -235,28 +281,6 @@ class EvaluationTables:
             for name, group in zip(names, groups.iter_rows(named=True), strict=True)
         ]
         return Table(caption, [heading, *columns], lines, note=note)
-
-
-def growth_tables(growth: SevereGrowth) -> Iterator[Table]:
-    budget = f"{growth.alerts_per_hour:g} alerts an hour"
-    note = (
-        f"The alerts are the trains with the highest scores, at a budget of {budget}. An alert comes true if the delay "
-        "at one of the train's next events grows so much. Trains found: the share of the trains with such a growth "
-        "that have an alert. A train counts once in each snapshot."
-    )
-    for minutes in growth.seen:
-        values = growth.summary[minutes]
-        lines = [
-            [
-                Cell(label),
-                _number_cell(text(values[name])),
-                _number_cell(text(values[metrics.TRANSLATION + name])),
-                _skill_cell(values[skill]) if skill else Cell(""),
-            ]
-            for label, name, text, skill in GROWTH
-        ]
-        caption = f"Delays that grow by more than {minutes} min: {share_text(values['share'])} of the predictions"
-        yield Table(caption, ["measure", "model", "translation", "skill"], lines, note=note)
 
 
 def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:

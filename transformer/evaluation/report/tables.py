@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quantiles import Uncertainty
 from transformer.evaluation.report import figures, growth_figures
+from transformer.evaluation.wobble import WOBBLE
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json
 from transformer.text import (
@@ -65,6 +66,8 @@ def write_evaluation(
     tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
     tables["summary"] = _summary_json(measures.summary)
+    tables["wobble"] = {"changes": measures.wobble.changes} | _summary_json(measures.wobble.summary)
+    tables["wobble_horizon"] = metrics.to_json(measures.wobble.horizon)
     tables["severe_growth"] = growth_json(measures.growth)
     if judged:
         tables["growth_reliability"] = metrics.to_json(measures.growth.reliability)
@@ -94,7 +97,7 @@ def headline(values: Mapping[str, float], prefix: str) -> str:
 def results_table(measures: Measures) -> str:
     """Plain text of at most 100 columns: model and translation over all rows, by horizon and by train type."""
     summary, breakdowns, judged = measures.summary, measures.breakdowns, measures.uncertainty
-    values = {**summary, **(judged.summary if judged else {})}
+    values = {**summary, **(judged.summary if judged else {}), **measures.wobble.summary}
     lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
         [
@@ -104,7 +107,7 @@ def results_table(measures: Measures) -> str:
                 text(values[metrics.TRANSLATION + name]),
                 skill_text(values[skill]) if skill else "",
             ]
-            for label, name, text, skill in (*OVERALL, *([CRPS] if judged else []))
+            for label, name, text, skill in overall_measures(measures)
         ]
         + [line for minutes in measures.growth.seen for line in _growth_lines(measures.growth, minutes)],
     )
@@ -123,6 +126,12 @@ def widest_interval_text(judged: Uncertainty) -> str:
     name = judged.intervals[-1].name
     covered, width = (judged.summary[measure] for measure in (f"coverage_{name}", f"width_{name}_s"))
     return f"{name}% interval covers {share_text(covered)}, mean width {minutes_text(width)}"
+
+
+def overall_measures(measures: Measures) -> list[OverallMeasure]:
+    """OVERALL, and the measures of the distribution and of successive forecasts if there are any."""
+    more = [(_CRPS, measures.uncertainty), (_WOBBLE, measures.wobble.changes)]
+    return [*OVERALL, *(measure for measure, present in more if present)]
 
 
 def growth_json(growth: SevereGrowth) -> list[dict[str, float | None]]:
@@ -165,7 +174,10 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
-OVERALL = (  # measures over all predictions: label, metric, text of the metric, and its skill
+OverallMeasure = tuple[str, str, Callable[[float], str], str]
+OVERALL: tuple[
+    OverallMeasure, ...
+] = (  # measures over all predictions: label, metric, text of the metric, and its skill
     ("MAE", "mae_s", seconds_text, "skill"),
     ("RMSE", "rmse_s", seconds_text, "skill_rmse"),
     ("median absolute error", "median_s", seconds_text, ""),
@@ -174,8 +186,9 @@ OVERALL = (  # measures over all predictions: label, metric, text of the metric,
     ("within 5 min", "within_5_min", share_text, ""),
     ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
 )
-CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
-GROWTH = (  # the same for a severe growth
+_CRPS: OverallMeasure = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
+_WOBBLE: OverallMeasure = ("wobble per hour", WOBBLE, seconds_text, "")  # the same for successive forecasts
+GROWTH: tuple[OverallMeasure, ...] = (  # the same for a severe growth
     ("average precision", "average_precision", score_text, ""),
     ("alerts that come true", "alert_precision", share_text, ""),
     ("trains found", "alert_recall", share_text, ""),

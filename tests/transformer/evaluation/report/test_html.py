@@ -57,6 +57,12 @@ def written(tmp_path: Path, rows, op_nodes, figures=(), **more) -> Page:
     return page
 
 
+def line_of(page: Page, measure: str) -> list[str]:
+    """A line of the table over all predictions."""
+    [line] = [line for line in page.tables["All 480 predictions"] if line[0] == measure]
+    return line
+
+
 def test_the_page_holds_all_it_needs_and_fetches_nothing(day_rows, network, figures, tmp_path):
     page = written(tmp_path, day_rows, network[0], figures)
     assert_safe(page)
@@ -165,8 +171,7 @@ def test_the_distribution_is_shown_and_judged(day_quantiles, network, tmp_path):
     page = written(tmp_path, day_quantiles, network[0])
     [fact] = [line for line in page.text.splitlines() if line.startswith("80% interval")]
     assert_names(fact, "100.0%", "of the observed delays", "mean width is 3.0 min")
-    assert page.tables["All 480 predictions"][-1][0] == "CRPS"
-    assert page.tables["All 480 predictions"][-1][2] == "120.0 s"
+    assert line_of(page, "CRPS")[2] == "120.0 s"
     assert page.tables["Intervals"] == [
         ["interval", "covers", "mean width"],
         ["50%", "0.0%", "1.0 min"],
@@ -200,8 +205,29 @@ def test_severe_growth_is_shown_with_its_budget(make_rows, network, tmp_path):
     ]
     assert "10 alerts an hour come true" in page.text
     assert not [caption for caption in page.tables if "more than 10 min" in caption]
+    worse = rows.with_columns(pl.lit(0.0).alias("predicted_delay_s"))
+    compared = written(tmp_path, rows, network[0], champion=Champion("c", worse))
+    lines = compared.tables["Delays that grow by more than 5 min: 25.0% of the predictions"]
+    assert lines[0][-1] == "champion" and lines[1] == ["average precision", "0.500", "0.250", "", "0.250"]
     quiet = written(tmp_path, rows.filter(observed_delay_s=0), network[0])
     assert "Severe growth" not in quiet.text and "alerts" not in quiet.text
+
+
+def test_the_wobble_is_shown_with_that_of_translation(make_rows, network, tmp_path):
+    stamps = [datetime(2024, 12, 20, 12, minute, tzinfo=UTC) for minute in (0, 15, 30)]
+    rows = make_rows([0, 0, 0], [0, 45, 0], [0, 0, 9], snapshot_ts=stamps, horizon_s=[2_000.0, 1_100.0, 200.0])
+    page = written(tmp_path, rows, network[0])
+    assert page.tables["All 3 predictions"][-1] == ["wobble per hour", "180.0 s", "18.0 s", ""]
+    assert page.tables["Wobble per event and hour, by horizon"] == [
+        ["planned in (min)", "changes", "model", "translation"],
+        ["0 to 5", "1", "180.0 s", "36.0 s"],
+        ["10 to 20", "1", "180.0 s", "0.0 s"],
+    ]
+    still = rows.with_columns(pl.lit(0.0).alias("predicted_delay_s"))
+    compared = written(tmp_path, rows, network[0], champion=Champion("c", still))
+    assert compared.tables["All 3 predictions"][-1] == ["wobble per hour", "180.0 s", "18.0 s", "", "0.0 s"]
+    alone = written(tmp_path, rows.head(1), network[0])
+    assert "wobble" not in alone.text.lower() and "wobble per hour" not in str(alone.tables)
 
 
 def test_without_a_distribution_nothing_is_said_of_it(day_rows, network, tmp_path):
@@ -214,12 +240,12 @@ def test_a_champion_without_a_distribution_is_compared_by_its_point_predictions(
 ):
     page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_rows))
     assert page.tables["All 480 predictions"][1][-1] == "60.0 s"
-    assert page.tables["All 480 predictions"][-1][-1] == "−"
+    assert line_of(page, "CRPS")[-1] == "−"
     page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_quantiles))
-    crps = page.tables["All 480 predictions"][-1]
-    assert crps[1] == crps[-1]
+    crps = line_of(page, "CRPS")
+    assert crps[1] == crps[-1] != "−"
     page = written(tmp_path, day_rows, network[0], champion=Champion("c", day_quantiles))
-    assert page.tables["All 480 predictions"][-1][0].startswith("bias")
+    assert "CRPS" not in [line[0] for line in page.tables["All 480 predictions"]]
 
 
 def test_data_quality_is_shown_and_warned_of_at_the_top(day_rows, network, tmp_path):

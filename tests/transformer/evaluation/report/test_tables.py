@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -35,7 +36,7 @@ def test_evaluation_is_written_and_returned(day_rows, network, history, tmp_path
         "training_curves.png",
     }
     assert {path.name for path in result.tables} == {
-        f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary", "severe_growth")
+        f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary", "severe_growth", "wobble", "wobble_horizon")
     }
     on_disk = {path for path in tmp_path.rglob("*") if path.is_file()}  # hidden temporary files would show here
     assert on_disk == {*result.figures, *result.tables}
@@ -158,6 +159,19 @@ def test_results_table_has_the_severe_growths_that_happened(make_rows):
         ["growth > 5 min: Brier score", "0.250", "0.250", "+0.0%"],
     ]
     assert "growth" not in results_table(Measures.of(rows.filter(observed_delay_s=0), "UTC"))
+
+
+def test_the_wobble_is_in_log_tables_and_metrics(make_rows, network, tmp_path):
+    noon = datetime(2024, 12, 20, 12, tzinfo=UTC)
+    rows = make_rows([0, 0], [0, 45], [0, 0], snapshot_ts=[noon, noon + timedelta(minutes=30)], horizon_s=600.0)
+    result = write_evaluation(Measures.of(rows, "UTC"), *network, tmp_path, prefix="test")
+    assert result.metrics["test/wobble_s_per_h"] == 90
+    assert result.metrics["test/horizon/10-20min/translation_wobble_s_per_h"] == 0
+    assert ["wobble per hour", "90.0 s", "0.0 s"] in [re.split(r"\s{2,}", line) for line in result.text.splitlines()]
+    tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
+    measures = {"changes": 1, "wobble_s_per_h": 90, "translation_wobble_s_per_h": 0}
+    assert tables["wobble"] == measures
+    assert tables["wobble_horizon"] == [{"horizon": "10-20min", **measures}]
 
 
 def test_undefined_measures_of_severe_growth_are_null_in_json(make_rows, network, tmp_path):
