@@ -38,6 +38,14 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
         "MAE by time to the planned event. The skill is above each pair of bars.",
         "Bars of the model's and translation's MAE by horizon; the same numbers are in the table by horizon.",
     ),
+    "within_by_horizon": (
+        "Share of predictions with an error of at most 1, 2 and 5 minutes, by time to the planned event.",
+        "Curves of the shares within 1, 2 and 5 minutes by horizon; the same numbers are in the table below.",
+    ),
+    "bias_by_horizon": (
+        "Mean error by time to the planned event. Above 0, predictions are too late.",
+        "Bars of the model's and translation's bias by horizon; the same numbers are in the table by horizon.",
+    ),
     "error_by_delay_change": (
         "MAE by change of delay after the snapshot. Translation predicts a steady delay.",
         "Bars of the model's and translation's MAE by change of delay; the same numbers are in the table below.",
@@ -123,14 +131,17 @@ def write_html_report(
             figures=shown.named("error_map", "skill_map") + shown.timelines(timezone),
             tables=[
                 evaluation.table("service_date", "By service date", "service date"),
+                evaluation.time_of_day(),
+                evaluation.table("day_type", "By weekday and weekend", "service date"),
                 evaluation.table("hour", f"By hour of the snapshot, {timezone} time", "hour"),
             ],
         ),
         Section(
             "Horizon and change of delay",
-            figures=shown.named("error_by_horizon", "error_by_delay_change"),
+            figures=shown.named("error_by_horizon", "within_by_horizon", "bias_by_horizon", "error_by_delay_change"),
             tables=[
                 evaluation.horizon(),
+                evaluation.within_by_horizon(),
                 *([evaluation.wobble()] if measures.wobble.changes else []),
                 evaluation.rank(),
                 evaluation.delay_change(),

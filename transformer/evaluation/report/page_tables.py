@@ -171,19 +171,46 @@ class EvaluationTables:
 
     def horizon(self) -> Table:
         groups = self._groups("horizon")
-        names = minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
-        return self._table(groups, names, "By horizon", "planned in (min)")
+        return self._table(groups, _horizons(groups), "By horizon", "planned in (min)")
+
+    def time_of_day(self) -> Table:
+        groups = self._groups("time_of_day")
+        note = (
+            f"By local hour: night is from {metrics.NIGHT_HOURS[0]}:00 to {metrics.NIGHT_HOURS[-1]}:59, and peak are "
+            f"the hours {', '.join(map(str, metrics.PEAK_HOURS))} of weekdays."
+        )
+        names = groups["time_of_day"].cast(pl.String).to_list()
+        return self._table(groups, names, "By time of day of the snapshot", "time of day", note)
+
+    def within_by_horizon(self) -> Table:
+        groups = self.measures.groups("horizon")
+        header = ["planned in (min)", "n"]
+        for minutes in metrics.WITHIN_MIN:
+            header += [f"within {minutes} min", "translation"]
+        lines = [
+            [
+                Cell(name),
+                _number_cell(f"{group['n']:,}"),
+                *(
+                    _number_cell(share_text(group[f"{prefix}within_{minutes}_min"]))
+                    for minutes in metrics.WITHIN_MIN
+                    for prefix in ("", metrics.TRANSLATION)
+                ),
+            ]
+            for name, group in zip(_horizons(groups), groups.iter_rows(named=True), strict=True)
+        ]
+        note = "The horizon is the planned one, which is known at the snapshot."
+        return Table("Predictions within 1, 2 and 5 min, by horizon", header, lines, note=note)
 
     def wobble(self) -> Table:
         horizon = self.measures.wobble.horizon
-        names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
         lines = [
             [
                 Cell(name),
                 _number_cell(f"{group['changes']:,}"),
                 *(_number_cell(seconds_text(group[prefix + WOBBLE])) for prefix in ("", metrics.TRANSLATION)),
             ]
-            for name, group in zip(names, horizon.iter_rows(named=True), strict=True)
+            for name, group in zip(_horizons(horizon), horizon.iter_rows(named=True), strict=True)
         ]
         note = "Mean absolute change of the forecast time of the same event, from one snapshot to the next, per hour."
         header = ["planned in (min)", "changes", "model", "translation"]
@@ -275,6 +302,7 @@ class EvaluationTables:
             "RMSE": lambda group: _number_cell(seconds_text(group["rmse_s"])),
             "within 2 min": lambda group: _number_cell(share_text(group["within_2_min"])),
             "bias": lambda group: _number_cell(signed_seconds_text(group["bias_s"])),
+            "translation's bias": lambda group: _number_cell(signed_seconds_text(group["translation_bias_s"])),
         }
         lines = [
             [Cell(name), *(cell(group) for cell in columns.values())]
@@ -307,8 +335,7 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     horizon, train_type, departed, point_group = (
         judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
     )
-    names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
-    yield _interval_table(judged, horizon, names, "Intervals by horizon", "planned in (min)")
+    yield _interval_table(judged, horizon, _horizons(horizon), "Intervals by horizon", "planned in (min)")
     types = train_type.sort("n", descending=True, maintain_order=True).head(MAX_TYPES)
     hidden = train_type.height - types.height
     note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
@@ -318,6 +345,10 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     names = [name.replace("-", " ") for name in point_group["point_group"]]
     note = "Each quarter has equally many operational points, ordered by their number of evaluated events."
     yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
+
+
+def _horizons(groups: pl.DataFrame) -> list[str]:
+    return minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
 
 
 def _interval_table(

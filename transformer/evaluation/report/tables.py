@@ -210,6 +210,8 @@ def _figures(
     for day in breakdowns["service_date"]["service_date"].to_list()[-MAX_TIMELINES:]:
         yield f"error_timeline_{day.isoformat()}", figures.error_timeline(rows, day, measures.timezone)
     yield "error_by_horizon", figures.error_by_horizon(breakdowns["horizon"])
+    yield "within_by_horizon", figures.within_by_horizon(breakdowns["horizon"])
+    yield "bias_by_horizon", figures.bias_by_horizon(breakdowns["horizon"])
     yield "error_by_delay_change", figures.error_by_delay_change(breakdowns["delay_change"])
     yield "error_by_type", figures.error_by_type(breakdowns["train_type"])
     yield "error_distribution", figures.error_distribution(rows)

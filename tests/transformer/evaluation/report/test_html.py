@@ -102,9 +102,11 @@ def test_headline_and_tables_against_translation(day_rows, network, tmp_path):
         ["MAE", "60.0 s", "120.0 s", "+50.0%"],
     ]
     header, *types = page.tables["By train type"]
-    assert header == ["type", "n", "MAE", "translation", "skill", "RMSE", "within 2 min", "bias"]
+    columns = ["n", "MAE", "translation", "skill", "RMSE", "within 2 min", "bias", "translation's bias"]
+    assert header == ["type", *columns]
     assert [line[0] for line in types] == ["long_distance", "other", "regional"]  # as many predictions each
-    assert types[2] == ["regional", "160", "60.0 s", "120.0 s", "+50.0%", "60.0 s", "100.0%", "+0.0 s"]
+    line = ["regional", "160", "60.0 s", "120.0 s", "+50.0%", "60.0 s", "100.0%", "+0.0 s", "−120.0 s"]
+    assert types[2] == line
     assert [line[:2] for line in page.tables["By service date"][1:]] == [["2024-12-20", "480"]]
     assert [line[0] for line in page.tables["By horizon"][1:]] == [
         *("overdue", "0 to 5", "5 to 10", "10 to 20", "20 to 30", "30 to 60", "60 to 120", "≥ 120")
@@ -211,6 +213,18 @@ def test_severe_growth_is_shown_with_its_budget(make_rows, network, tmp_path):
     assert lines[0][-1] == "champion" and lines[1] == ["average precision", "0.500", "0.250", "", "0.250"]
     quiet = written(tmp_path, rows.filter(observed_delay_s=0), network[0])
     assert "Severe growth" not in quiet.text and "alerts" not in quiet.text
+
+
+def test_shares_within_some_minutes_are_shown_by_planned_horizon(make_rows, network, tmp_path):
+    rows = make_rows([0, 0, 0, 0], [60, 61, 121, 301], [0, 0, 300, 0], horizon_s=[-1.0, 300.0, 300.0, 300.0])
+    page = written(tmp_path, rows, network[0])
+    header, *lines = page.tables["Predictions within 1, 2 and 5 min, by horizon"]
+    columns = ["within 1 min", "translation", "within 2 min", "translation", "within 5 min", "translation"]
+    assert header == ["planned in (min)", "n", *columns]
+    assert lines == [
+        ["overdue", "1", *["100.0%"] * 6],
+        ["5 to 10", "3", "0.0%", "66.7%", "33.3%", "66.7%", "66.7%", "100.0%"],
+    ]
 
 
 def test_the_wobble_is_shown_with_that_of_translation(make_rows, network, tmp_path):

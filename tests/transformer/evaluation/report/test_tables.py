@@ -27,6 +27,8 @@ def test_evaluation_is_written_and_returned(day_rows, network, history, tmp_path
         "skill_map.png",
         "error_timeline_2024-12-20.png",
         "error_by_horizon.png",
+        "within_by_horizon.png",
+        "bias_by_horizon.png",
         "error_by_delay_change.png",
         "error_by_type.png",
         "growth_precision.png",
