@@ -218,7 +218,8 @@ class EvaluationTables:
 
     def growth(self) -> Iterator[Table]:
         """A table of each severe growth that happened."""
-        growth, champion = self.measures.growth, self.comparison.growth if self.comparison else None
+        growth = self.measures.growth
+        champion = self.comparison.growth if self.comparison else None
         note = (
             f"The alerts are the trains with the highest scores, at a budget of {growth.alerts_per_hour:g} alerts an "
             "hour. An alert comes true if the delay at one of the train's next events grows so much. Trains found: the "
@@ -241,7 +242,7 @@ class EvaluationTables:
                 for line, (_, name, text, _) in zip(lines, GROWTH, strict=True):
                     line.append(_number_cell(text(champion.summary[minutes][name])))
             caption = f"Delays that grow by more than {minutes} min: {share_text(values['share'])} of the predictions"
-            yield Table(caption, header, lines, note=note)
+            yield Table(caption, header, lines, note=note if minutes == growth.seen[0] else "")
 
     def delay_change(self) -> Table:
         groups = self._groups("delay_change")
