@@ -73,6 +73,11 @@ def share_text(value: float) -> str:
     return f"{value:.1%}"
 
 
+def score_text(value: float) -> str:
+    """A score between 0 and 1."""
+    return f"{value:.3f}"
+
+
 def skill_text(value: float | None) -> str:
     """A skill in percent; a dash if translation made no error."""
     return "-" if value is None or math.isnan(value) else f"{value:+.1%}"

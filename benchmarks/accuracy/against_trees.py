@@ -38,6 +38,8 @@ from benchmarks.accuracy.comparison import (
     UNROUNDED,
     Predictions,
     differences,
+    group_means,
+    growths,
     joined,
     scores,
     skills,
@@ -54,9 +56,11 @@ from benchmarks.accuracy.experiment import (
 from benchmarks.accuracy.tree import TreeSettings
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split, format_dates
+from transformer.evaluation.growth import GROWTHS_MIN
+from transformer.evaluation.metrics import WITHIN_MIN, finite_metrics
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json, write_text
-from transformer.text import duration, seconds_text, signed_seconds_text, skill_text
+from transformer.text import duration, seconds_text, share_text, signed_seconds_text, skill_text
 from transformer.tracking.runs import git_commit
 
 log = logging.getLogger("accuracy")
@@ -65,6 +69,10 @@ TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it has column
 TREES_BY_DATE = {TREE: False}  # CONTEXT_TREE would double the time of the trees on every date
 SEEDS = (42, 43, 44)
 COVERED = ("horizon", "train_type", "point_group")  # breakdowns of the coverage of intervals
+BY_HORIZON = {  # measure → title and text of its table by planned horizon
+    **{f"within_{minutes}_min": (f"Within {minutes} min", share_text) for minutes in WITHIN_MIN},
+    "bias_s": ("Bias", signed_seconds_text),
+}
 PREDICTIONS = "predictions"  # folder in the folder of the results
 
 
@@ -110,12 +118,16 @@ def compare(
     predictions = predict_all(config, split, days, seeds, TREES, settings, Kept(to / PREDICTIONS, resume))
     found = scores(predictions)
     groups = {by: skills(predictions, by) for by in BREAKDOWNS}
+    growth = growths(predictions)
+    means = {name: group_means(predictions, "horizon", name) for name in BY_HORIZON}
     gate = config.evaluation.gate
     paired = {(other, unit): differences(predictions, other, unit, gate) for other in TREES for unit in UNITS}
     dates = ", ".join(format_dates(days))
     tables = [
         report.scores_table(found, f"Accuracy on {dates}"),
         *(report.skill_table(table, by) for by, table in groups.items()),
+        *(report.measure_table(table, "horizon", *BY_HORIZON[name]) for name, table in means.items()),
+        *(report.growth_table(growth, minutes) for minutes in GROWTHS_MIN),
         *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
         *(report.coverage_table(predictions.uncertainty, by) for by in COVERED if predictions.uncertainty),
     ]
@@ -133,8 +145,12 @@ def compare(
         "split": split.as_dict(),
         "evaluated_on": on,
         "n": predictions.rows.height,
-        "scores": found,
+        "scores": _finite(found),
         "groups": {by: table.to_dicts() for by, table in groups.items()},
+        "by_horizon": {name: table.to_dicts() for name, table in means.items()},
+        "severe_growth": {
+            name: {seed: found.metrics("test") for seed, found in of_seed.items()} for name, of_seed in growth.items()
+        },
         "differences": [
             {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
         ],
@@ -184,7 +200,7 @@ def compare_by_date(
 
     result = {
         "dates": dates.to_dicts(),
-        "scores": scores(pooled),
+        "scores": _finite(scores(pooled)),
         "differences": [
             {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
         ],
@@ -255,6 +271,11 @@ def _date_cells(line: dict[str, Any], names: Sequence[str], difference: dict[str
     cells = [f"{seconds_text(line[f'{name} mae_s'])} ({skill_text(line[name])})" for name in names]
     ends = [signed_seconds_text(difference["difference_s"]), report.interval_text(difference)]
     return [seconds_text(line["translation_mae_s"]), *cells, *ends]
+
+
+def _finite(found: report.Scores) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the scores that JSON can hold. A skill or a wobble may be undefined."""
+    return {name: {seed: finite_metrics(values) for seed, values in of_seed.items()} for name, of_seed in found.items()}
 
 
 def _listed(seeds: Sequence[int]) -> str:

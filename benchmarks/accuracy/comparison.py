@@ -18,8 +18,10 @@ from transformer.config import GateConfig
 from transformer.data.tables import JOURNEY
 from transformer.evaluation import metrics
 from transformer.evaluation.bootstrap import interval, resampled_sums
+from transformer.evaluation.growth import SevereGrowth, severe_growth
 from transformer.evaluation.metrics import group_keys
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.wobble import wobble
 from transformer.model.coherence import earliest_delay
 from transformer.prediction import columns
 
@@ -40,6 +42,7 @@ class Predictions:
     rows: pl.DataFrame  # columns.ROW_SCHEMA without the predicted delay
     delays: Mapping[str, Mapping[int, FloatArray]]  # predictor → seed → [N] seconds
     uncertainty: Mapping[int, Uncertainty] = field(default_factory=dict)  # seed → quality of TRANSFORMER's quantiles
+    growth: Mapping[int, SevereGrowth] = field(default_factory=dict)  # seed → TRANSFORMER's, from its quantiles
 
     @classmethod
     def of(cls, rows: pl.DataFrame) -> Self:
@@ -62,7 +65,10 @@ class Predictions:
     def judged(self, seed: int, predicted: pl.DataFrame) -> Self:
         """Return a copy with the quality of TRANSFORMER's quantiles in `predicted`, or itself if there are none."""
         judgement = uncertainty(predicted)
-        return self if judgement is None else replace(self, uncertainty={**self.uncertainty, seed: judgement})
+        if judgement is None:
+            return self
+        growth = {**self.growth, seed: severe_growth(predicted)}
+        return replace(self, uncertainty={**self.uncertainty, seed: judgement}, growth=growth)
 
     def with_blend(self, round_to_s: float, resolution_s: float) -> Self:
         """Return a copy with BLEND. It is rounded like its parts, and every event is predicted after its snapshot.
@@ -104,11 +110,44 @@ def joined(several: Sequence[Predictions]) -> Predictions:
 
 # --- figures of merit ------------------------------------------------------------------------------------------------
 def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
-    """Return `metrics.summary` of every predictor and seed."""
+    """Return `metrics.summary` and the wobble of every predictor and seed."""
     return {
-        name: {seed: metrics.summary(predictions.of_seed(name, seed)) for seed in delays}
-        for name, delays in predictions.delays.items()
+        name: {seed: _scores(predictions.of_seed(name, seed)) for seed in d} for name, d in predictions.delays.items()
     }
+
+
+def _scores(rows: pl.DataFrame) -> dict[str, float]:
+    return metrics.summary(rows) | wobble(rows).summary
+
+
+def growths(predictions: Predictions) -> dict[str, dict[int, SevereGrowth]]:
+    """Return how well every predictor and seed foresees severe growths.
+
+    TRANSFORMER is ranked by the probabilities of its quantiles, if it has any. All others are ranked by the growth of
+    their point prediction.
+    """
+    found = {TRANSFORMER: dict(predictions.growth)}
+    for name, delays in predictions.delays.items():
+        of_seed = found.setdefault(name, {})
+        for seed in delays.keys() - of_seed.keys():
+            of_seed[seed] = severe_growth(predictions.of_seed(name, seed))
+    return found
+
+
+def group_means(predictions: Predictions, by: str, measure: str) -> pl.DataFrame:
+    """Return for each group: n, and a measure of `translation` and of each predictor as mean over the seeds.
+
+    Args:
+        measure: one of `metrics.METRICS`.
+    """
+    table = pl.DataFrame()
+    for name, delays in predictions.delays.items():
+        per_seed = [metrics.breakdown(predictions.of_seed(name, seed), by) for seed in delays]
+        if table.is_empty():
+            table = per_seed[0].select(by, "n", pl.col(metrics.TRANSLATION + measure).alias("translation"))
+        mean = np.mean([groups[measure].to_numpy() for groups in per_seed], axis=0)
+        table = table.with_columns(pl.Series(name, mean))
+    return table
 
 
 def skills(predictions: Predictions, by: str) -> pl.DataFrame:

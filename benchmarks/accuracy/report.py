@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.accuracy.comparison import BLEND, CONTEXT_TREE, TRANSFORMER, TREE, UNROUNDED
+from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.metrics import HORIZON, TRANSLATION
 from transformer.evaluation.quantiles import Uncertainty
 from transformer.evaluation.report.figures import minute_ranges
+from transformer.evaluation.wobble import WOBBLE
 from transformer.figures import MODEL_COLOUR, NEUTRAL_COLOUR, TRANSLATION_COLOUR, new_figure, set_title
-from transformer.text import aligned, seconds_text, share_text, signed_seconds_text, skill_text
+from transformer.text import aligned, score_text, seconds_text, share_text, signed_seconds_text, skill_text
 
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]  # predictor → seed → metrics.summary
 
@@ -28,6 +30,13 @@ _METRICS = (  # heading, name in metrics.SUMMARY, function that formats the valu
     ("2 min", "within_2_min", share_text),
     ("5 min", "within_5_min", share_text),
     ("bias", "bias_s", signed_seconds_text),
+    ("wobble per hour", WOBBLE, seconds_text),
+)
+_GROWTH = (  # the same for a severe growth
+    ("average precision", "average_precision", score_text),
+    ("alerts right", "alert_precision", share_text),
+    ("trains found", "alert_recall", share_text),
+    ("Brier score", "brier", score_text),
 )
 _ENDS = ("difference_s", "low_s", "high_s")
 
@@ -84,6 +93,33 @@ def skill_table(groups: pl.DataFrame, by: str) -> Table:
     ]
     title = by.replace("_", " ")
     return Table(f"Skill by {title}", [title, "n", "translation MAE", *names], body)
+
+
+def measure_table(groups: pl.DataFrame, by: str, title: str, text: Callable[[float], str]) -> Table:
+    """Return a table of a measure per group of a breakdown, see `comparison.group_means`."""
+    names = ["translation", *_colours(groups.columns)]
+    body = [
+        [str(group[by]), f"{group['n']:,}", *(text(group[name]) for name in names)]
+        for group in groups.iter_rows(named=True)
+    ]
+    heading = by.replace("_", " ")
+    return Table(f"{title} by {heading}", [heading, "n", *names], body)
+
+
+def growth_table(growths: Mapping[str, Mapping[int, SevereGrowth]], minutes: int) -> Table:
+    """Return a table of a severe growth, see `comparison.growths`: translation, and means over the seeds."""
+    first = next(iter(next(iter(growths.values())).values()))
+    baseline = first.summary[minutes]
+    body = [["translation", *(text(baseline[TRANSLATION + name]) for _, name, text in _GROWTH)]]
+    for predictor, of_seed in growths.items():
+        values = [growth.summary[minutes] for growth in of_seed.values()]
+        body.append([predictor, *(text(float(np.mean([v[name] for v in values]))) for _, name, text in _GROWTH)])
+    title = f"Growth by more than {minutes} min, {share_text(baseline['share'])} of the predictions"
+    note = (
+        f"At {first.alerts_per_hour:g} alerts an hour; an alert is a train in a snapshot. The transformer is ranked by "
+        "the probability of its quantiles, the others by their point prediction."
+    )
+    return Table(title, ["", *(heading for heading, _, _ in _GROWTH)], body, note)
 
 
 def difference_table(

@@ -504,7 +504,14 @@ class RegistryConfig(Group):
     )
 
 
-GATE_BREAKDOWNS = ("horizon", "delay_change", "train_type", "departed")  # few groups each, of many rows
+GATE_BREAKDOWNS = (  # few groups each, of many rows
+    "horizon",
+    "delay_change",
+    "train_type",
+    "departed",
+    "time_of_day",
+    "day_type",
+)
 
 
 def _is_breakdown(name: str) -> str:
@@ -530,7 +537,7 @@ class GateConfig(Group):
         0.1, ge=0, description="no group's error may grow by a larger share, unless chance explains it"
     )
     breakdowns: list[Annotated[Text, AfterValidator(_is_breakdown)]] = Field(
-        ["train_type", "horizon"], description="groups that are judged"
+        ["train_type", "horizon", "time_of_day", "day_type"], description="groups that are judged"
     )
     min_group_journeys: Whole = Field(30, ge=0, description="a group with fewer journeys is shown and not judged")
     min_service_dates: Whole = Field(
@@ -566,6 +573,12 @@ class EvaluationConfig(Group):
         0.1,
         gt=0,
         description="a model has degraded if its skill falls this far below that on its test dates",
+    )
+    alerts_per_hour: float = Field(
+        10.0,
+        gt=0,
+        description="budget of the alerts of severe growth, whose precision is measured; an alert is a train in a "
+        "snapshot",
     )
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
     gate: GateConfig = Field(default_factory=GateConfig)

@@ -105,7 +105,7 @@ def _judged(
     considered: PromotionDecision, rows: EvaluationRows, theirs: RowFiles | None, config: Config
 ) -> ChampionComparison:
     try:
-        gate = compare(rows, theirs, config.evaluation.gate, considered)
+        gate = compare(rows, theirs, config.evaluation.gate, considered, config.data.timezone)
     except UserError as error:
         return _not_compared(considered, str(error))
     champion = None

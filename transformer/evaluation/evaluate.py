@@ -118,7 +118,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
         quality = replace(quality, predictions=rows.height, unknown=unknown)
         comparison = compare_with_champion(run, source, trained, rows, scope.days, config, scratch / "champion")
         target, op_nodes = folder / scope.local, read_op_nodes(Path(config.data.local_folder))
-        measures = Measures.of(rows, config.data.timezone)
+        measures = Measures.of(rows, config.data.timezone, config.evaluation.alerts_per_hour)
         result = write_evaluation(
             measures,
             op_nodes,

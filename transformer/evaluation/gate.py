@@ -110,6 +110,7 @@ def compare(
     champion: EvaluationRows | None,
     gate: GateConfig,
     considered: PromotionDecision = NO_DECISION,
+    timezone: str = "UTC",
 ) -> GateResult:
     """Decide whether the challenger becomes champion.
 
@@ -121,11 +122,12 @@ def compare(
         challenger: evaluation rows (ROW_SCHEMA) of the challenger.
         champion: evaluation rows of the champion on the same window; None = there is no champion yet.
         considered: the compared versions, still without a verdict.
+        timezone: IANA name of the railway's clock, which says when it is night.
 
     Raises:
         UserError: there are too few journeys, or the rows of the two models do not belong together.
     """
-    paired = pair(challenger, champion, gate)
+    paired = pair(challenger, champion, gate, timezone)
     errors = _errors(paired, gate)
     of = dict(zip(paired.predictors, range(len(paired.predictors)), strict=True))
     mae_P, mae_RP = errors.mae[0], errors.replicates[:, 0]

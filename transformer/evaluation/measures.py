@@ -8,8 +8,10 @@ from typing import Self
 import polars as pl
 
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import ALERTS_PER_HOUR, SevereGrowth, severe_growth
 from transformer.evaluation.order import backward_shares
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.evaluation.wobble import Wobble, wobble
 from transformer.prediction.row_files import EvaluationRows
 
 
@@ -24,10 +26,15 @@ class Measures:
     trains: pl.DataFrame  # the breakdown by train number
     uncertainty: Uncertainty | None  # None = the rows hold no quantiles
     order: dict[str, float]  # `order.backward_shares`
+    growth: SevereGrowth
+    wobble: Wobble
 
     @classmethod
-    def of(cls, rows: EvaluationRows, timezone: str) -> Self:
+    def of(cls, rows: EvaluationRows, timezone: str, alerts_per_hour: float = ALERTS_PER_HOUR) -> Self:
         """Measure the rows.
+
+        Args:
+            alerts_per_hour: see `growth.severe_growth`.
 
         Raises:
             UserError: `rows` is empty, a value is not a number, or the quantiles cross.
@@ -40,6 +47,8 @@ class Measures:
             metrics.breakdown(rows, metrics.TRAIN_NUMBER, timezone),
             uncertainty(rows),
             backward_shares(rows),
+            severe_growth(rows, alerts_per_hour),
+            wobble(rows),
         )
 
     def groups(self, by: str) -> pl.DataFrame:
@@ -48,5 +57,7 @@ class Measures:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/mae_s`, …"""
-        judged = self.uncertainty.metrics(prefix) if self.uncertainty else {}
-        return metrics.to_mlflow_metrics(self.summary | self.order, self.breakdowns, prefix) | judged
+        values = metrics.to_mlflow_metrics(self.summary | self.order, self.breakdowns, prefix)
+        for measures in (self.uncertainty, self.growth, self.wobble):
+            values |= measures.metrics(prefix) if measures else {}
+        return values

@@ -32,6 +32,7 @@ METRICS = (  # of one predictor
     "within_5_min",
     "bias_s",  # mean error: positive = predictions are too late
 )
+WITHIN_MIN = (1, 2, 5)  # of the `within_…_min` among METRICS
 TRANSLATION = "translation_"  # prefix of the baseline's metrics
 SKILLS = ("skill", "skill_rmse")  # 1 - MAE / MAE(translation), and the same for the RMSE
 SUMMARY = ("n", *METRICS, *(TRANSLATION + name for name in METRICS), *SKILLS)
@@ -64,8 +65,18 @@ DELAY_CHANGE = Bins(  # observed delay - last known delay
 )
 
 
+NIGHT_HOURS = (22, 23, 0, 1, 2, 3, 4)  # local hours of the snapshot
+PEAK_HOURS = (6, 7, 8, 16, 17, 18)  # on weekdays
+TIMES_OF_DAY = ("night", "peak", "off-peak")
+DAY_TYPES = ("weekday", "weekend")  # of the service date; public holidays are not known
+
+
 def group_keys(timezone: str) -> dict[str, pl.Expr]:
-    """The group of each row, by name of the breakdown. `hour` needs `timezone`, an IANA name."""
+    """The group of each row, by name of the breakdown. `hour` and `time_of_day` need `timezone`, an IANA name."""
+    hour = pl.col("snapshot_ts").dt.convert_time_zone(timezone).dt.hour()  # local hour of the snapshot
+    weekend = pl.col("service_date").dt.weekday() > 5
+    peak = hour.is_in(PEAK_HOURS) & ~weekend
+    time_of_day = pl.when(hour.is_in(NIGHT_HOURS)).then(pl.lit("night")).when(peak).then(pl.lit("peak"))
     return {
         "horizon": HORIZON.of(pl.col("horizon_s")),
         "delay_change": DELAY_CHANGE.of(pl.col("observed_delay_s") - pl.col("last_delay_s")),
@@ -75,7 +86,9 @@ def group_keys(timezone: str) -> dict[str, pl.Expr]:
         "op_id": pl.col("op_id"),
         "train_number": pl.col("train_number").fill_null(pl.col("train_id")),
         "service_date": pl.col("service_date"),
-        "hour": pl.col("snapshot_ts").dt.convert_time_zone(timezone).dt.hour(),  # local hour of the snapshot
+        "hour": hour,
+        "time_of_day": time_of_day.otherwise(pl.lit("off-peak")).cast(pl.Enum(TIMES_OF_DAY)),
+        "day_type": pl.when(weekend).then(pl.lit("weekend")).otherwise(pl.lit("weekday")).cast(pl.Enum(DAY_TYPES)),
     }
 
 
@@ -156,12 +169,15 @@ def to_mlflow_metrics(
 ) -> dict[str, float]:
     """Flat metrics under MLflow-legal names: `test/mae_s`, `test/horizon/10-20min/skill`, …
 
-    Only the breakdowns of `GATE_BREAKDOWNS` are kept, with n, both MAEs and the skill. Undefined values are left out.
+    Only the breakdowns of `GATE_BREAKDOWNS` are kept, with n, the skill, and the MAE and bias of model and translation;
+    by horizon also the shares within some minutes. Undefined values are left out.
     """
     metrics: dict[str, float | None] = {f"{prefix}/{name}": value for name, value in summary.items()}
     for by in GATE_BREAKDOWNS:
+        kept = ["mae_s", "bias_s", *(f"within_{minutes}_min" for minutes in WITHIN_MIN if by == "horizon")]
+        names = ("n", "skill", *kept, *(TRANSLATION + name for name in kept))
         for group in breakdowns[by].iter_rows(named=True) if by in breakdowns else ():
-            for name in ("n", "mae_s", TRANSLATION + "mae_s", "skill"):
+            for name in names:
                 metrics[f"{prefix}/{by}/{legal_name(group[by])}/{name}"] = group[name]
     return finite_metrics(metrics)
 

@@ -42,10 +42,15 @@ class Paired:
     sums: pl.DataFrame  # unit (a number from 0), breakdown, group, n, and a column for each predictor
 
 
-def pair(challenger: EvaluationRows, champion: EvaluationRows | None, gate: GateConfig) -> Paired:
+def pair(
+    challenger: EvaluationRows, champion: EvaluationRows | None, gate: GateConfig, timezone: str = "UTC"
+) -> Paired:
     """Pair the rows of two models. Without a champion, all rows of the challenger count.
 
     The unit is the service date if the rows are of at least `min_service_dates` dates, else the journey.
+
+    Args:
+        timezone: IANA name, for `time_of_day`.
 
     Raises:
         UserError: there are too few journeys, or the rows of the two models do not belong together.
@@ -55,7 +60,7 @@ def pair(challenger: EvaluationRows, champion: EvaluationRows | None, gate: Gate
     own = {day: part.with_columns(errors) for day, part in parts_of(challenger).items()}
     if champion is None:
         parts = list(own.values())
-        return _summed(parts, _added(parts, *_COUNTS, _DATES), (CHALLENGER, TRANSLATION), (), gate)
+        return _summed(parts, _added(parts, *_COUNTS, _DATES), (CHALLENGER, TRANSLATION), {}, gate)
     _check(champion, CHAMPION)
     # One model may look further ahead than the other. Its additional events do not mean that the rows differ.
     ahead = pl.col("rank") <= min(_reach(challenger), _reach(champion))
@@ -71,7 +76,9 @@ def pair(challenger: EvaluationRows, champion: EvaluationRows | None, gate: Gate
     unmatched = within_reach - 2 * counts["n"]
     beyond = challenger.height + champion.height - within_reach
     _refuse_other_rows(counts, unmatched, gate)
-    return _summed(joined, counts, (CHALLENGER, CHAMPION, TRANSLATION), gate.breakdowns, gate, unmatched, beyond)
+    keys = group_keys(timezone)
+    breakdowns = {by: keys[by] for by in gate.breakdowns}
+    return _summed(joined, counts, (CHALLENGER, CHAMPION, TRANSLATION), breakdowns, gate, unmatched, beyond)
 
 
 def _check(rows: EvaluationRows, whose: str) -> None:
@@ -124,7 +131,7 @@ def _summed(
     parts: Sequence[pl.LazyFrame],
     counts: Mapping[str, int],
     predictors: tuple[str, ...],
-    breakdowns: Sequence[str],
+    breakdowns: Mapping[str, pl.Expr],
     gate: GateConfig,
     unmatched: int = 0,
     beyond: int = 0,
@@ -134,6 +141,7 @@ def _summed(
     Args:
         parts: the compared rows of each service date.
         counts: `n` rows, `journeys` and `dates` of these parts.
+        breakdowns: the group of each row, by name of the breakdown.
     """
     if counts["journeys"] < gate.min_journeys:
         raise UserError(
@@ -143,7 +151,7 @@ def _summed(
     name, unit = (
         ("service date", ["service_date"]) if counts["dates"] >= gate.min_service_dates else ("journey", JOURNEY)
     )
-    keys = {"": pl.lit(""), **{by: group_keys("UTC")[by] for by in breakdowns}}
+    keys = {"": pl.lit(""), **breakdowns}
     groups: dict[str, list[pl.DataFrame]] = {by: [] for by in keys}
     sums: dict[str, list[pl.DataFrame]] = {by: [] for by in keys}
     for part in parts:

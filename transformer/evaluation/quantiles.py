@@ -154,6 +154,37 @@ def point_groups(rows: EvaluationRows) -> pl.DataFrame:
     return busiest_first.select("op_id", named.alias("point_group"))
 
 
+def exceedance(levels: Sequence[float], limit_s: pl.Expr) -> pl.Expr:
+    """The predicted probability that the delay is above a limit in seconds.
+
+    Between two levels, the quantiles are interpolated in a straight line, as for the CRPS. Each tail is exponential,
+    through the two outermost quantiles of its side: the rank of rare delays needs probabilities beyond the outermost
+    levels. If these two are equal, or there is only one level, the rest of the probability sits on the outermost one.
+    """
+    first, last = _quantile(levels[0]), _quantile(levels[-1])
+    steps = [(limit_s >= first).cast(pl.Float64) * levels[0]]
+    for p, r in itertools.pairwise(levels):
+        low, high = _quantile(p), _quantile(r)
+        share = pl.when(high > low).then((limit_s - low) / (high - low)).otherwise((limit_s >= low).cast(pl.Float64))
+        steps.append((r - p) * share.clip(0, 1))
+    above = pl.when(limit_s >= last).then(0.0).otherwise(1 - pl.sum_horizontal(steps))
+    if len(levels) == 1:
+        return above
+    second, next_to_last = _quantile(levels[1]), _quantile(levels[-2])
+    return (
+        pl.when((limit_s < first) & (first < second))
+        .then(1 - _tail(limit_s, first, second, levels[0], levels[1]))
+        .when((limit_s >= last) & (next_to_last < last))
+        .then(_tail(limit_s, last, next_to_last, 1 - levels[-1], 1 - levels[-2]))
+        .otherwise(above)
+    )
+
+
+def _tail(limit_s: pl.Expr, outer: pl.Expr, inner: pl.Expr, beyond_outer: float, beyond_inner: float) -> pl.Expr:
+    """The probability beyond a limit outside the `outer` quantile, from the probabilities beyond it and the `inner`."""
+    return beyond_outer * (math.log(beyond_outer / beyond_inner) * (limit_s - outer) / (outer - inner)).exp()
+
+
 def _check_quantiles(rows: EvaluationRows, levels: Sequence[float]) -> None:
     columns = [quantile_column(level) for level in levels]
     crossing = [pl.col(low) > pl.col(high) for low, high in itertools.pairwise(columns)]

@@ -9,9 +9,18 @@ import polars as pl
 import pytest
 
 from benchmarks.accuracy import ablation, against_trees
-from benchmarks.accuracy.comparison import BLEND, TRANSFORMER, TREE, UNROUNDED, Predictions, differences
+from benchmarks.accuracy.comparison import (
+    BLEND,
+    TRANSFORMER,
+    TREE,
+    UNROUNDED,
+    Predictions,
+    differences,
+    group_means,
+    growths,
+)
 from benchmarks.accuracy.experiment import Experiment, own_split, splits_by_date
-from benchmarks.accuracy.report import coverage_table
+from benchmarks.accuracy.report import coverage_table, growth_table, measure_table
 from benchmarks.accuracy.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, predict, tree_rows
 from transformer.config import Config, GateConfig, with_values
 from transformer.data.event_table import LoadedTable
@@ -21,6 +30,7 @@ from transformer.features.history import FEATURES, History
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.prediction.rows import labelled_rows
+from transformer.text import signed_seconds_text
 from transformer.training.trainer import create_module
 
 FEW = TreeSettings(parameters={"num_leaves": 7, "min_data_in_leaf": 20, "num_threads": 1}, max_rounds=20, snapshots=40)
@@ -196,6 +206,30 @@ def test_coverage_of_intervals_per_seed_and_group():
     assert "translation 100.0 s" in table.note
 
 
+def test_severe_growth_of_the_transformer_is_ranked_by_its_quantiles_and_of_a_tree_by_its_prediction():
+    found = predictions({TRANSFORMER: [0.0] * 4, TREE: [400.0, 360.0, 0.0, 0.0]})
+    observed = pl.Series("observed_delay_s", [301.0, 0.0, 0.0, 0.0])
+    found = replace(found, rows=found.rows.with_columns(observed, last_delay_s=pl.lit(0.0)))
+    quantiles = {"q50_delay_s": pl.lit(0.0), "q90_delay_s": pl.Series([200.0, 290.0, 310.0, 100.0])}
+    found = found.judged(42, found.of_seed(TRANSFORMER, 42).with_columns(**quantiles))
+    growth = growths(found)
+    assert growth[TRANSFORMER][42].summary[5]["average_precision"] == pytest.approx(1 / 3)
+    assert growth[TREE][42].summary[5]["average_precision"] == 1
+    table = growth_table(growth, 5)
+    assert table.title == "Growth by more than 5 min, 25.0% of the predictions"
+    assert table.header[:2] == ["", "average precision"]
+    assert [line[:2] for line in table.body] == [["translation", "0.250"], ["transformer", "0.333"], ["tree", "1.000"]]
+
+
+def test_shares_and_bias_by_horizon_are_means_over_the_seeds():
+    found = predictions({TRANSFORMER: [60.0, 61.0], TREE: [-130.0, 60.0]})
+    found = replace(found, delays={**found.delays, TRANSFORMER: {42: np.array([60.0, 61.0]), 43: np.array([0.0, 0.0])}})
+    assert group_means(found, "horizon", "within_1_min").rows() == [("10-20min", 2, 0.0, 0.75, 0.5)]
+    table = measure_table(group_means(found, "horizon", "bias_s"), "horizon", "Bias", signed_seconds_text)
+    assert table.header == ["horizon", "n", "translation", "tree", "transformer"]
+    assert table.body == [["10-20min", "2", "+100.0 s", "-35.0 s", "+30.2 s"]]
+
+
 def test_predictions_without_quantiles_have_no_coverage():
     found = predictions({TRANSFORMER: [0.0] * 3})
     assert found.judged(42, found.of_seed(TRANSFORMER, 42)).uncertainty == {}
@@ -235,6 +269,7 @@ def test_whole_comparison_and_its_resumption(
     }
     assert "no interval over service dates" in shown
     assert "Observed delays within the intervals, by horizon" in shown
+    assert "Within 2 min by horizon" in shown and "Growth by more than 5 min" in shown and "wobble per hour" in shown
     assert {path.name for path in tmp_path.iterdir()} == {
         *("accuracy.md", "accuracy.json", "skill_by_horizon.png", "paired_differences.png", "mae_by_seed.png"),
         "predictions",
@@ -242,6 +277,8 @@ def test_whole_comparison_and_its_resumption(
     result = json.loads((tmp_path / "accuracy.json").read_text())
     assert result["seeds"] == [1, 2]
     assert result["scores"][TRANSFORMER].keys() == result["quantiles"].keys() == {"1", "2"}
+    assert result["severe_growth"][TREE]["1"]["test/growth_over_5min/brier"] > 0
+    assert [line["n"] for line in result["by_horizon"]["bias_s"]] == [line["n"] for line in result["groups"]["horizon"]]
     assert result["split"]["test"] == [day.isoformat() for day in own_split(config).test]
 
     def refused(*arguments: object, **options: object) -> None:

@@ -152,6 +152,35 @@ def test_no_group_may_become_worse() -> None:
         assert compare(worse_freight(60, trains=20), champion, lenient).decision.promotes
 
 
+@pytest.mark.parametrize("group", ["time_of_day night", "day_type weekend"])
+def test_night_and_weekend_may_not_become_worse(group: str) -> None:
+    """The challenger is much better on the whole, but for every fourth train, at 22:00, or at the weekend."""
+    fourth = pl.col("train_id").str.slice(1).cast(pl.Int64) % 4 == 0
+    challenger, champion = (
+        rows.with_columns(pl.col("snapshot_ts") + pl.duration(hours=10 * fourth.cast(pl.Int64)))
+        for rows in (evaluation(40, seed=1), evaluation(70, seed=2))
+    )
+    worse = pl.col("service_date").dt.weekday() > 5 if "weekend" in group else pl.col("snapshot_ts").dt.hour() == 22
+    error = pl.col("predicted_delay_s") - pl.col("observed_delay_s")
+    spoilt = challenger.with_columns(predicted_delay_s=pl.col("predicted_delay_s") + worse * error.sign() * 45)
+    gate = GateConfig(resamples=500, min_service_dates=11)
+    result = compare(spoilt, champion, gate)
+    assert result.decision.declines
+    assert result.decision.reason.startswith(f"{group} +2")
+    assert "more than 10%" in result.decision.reason and ";" not in result.decision.reason
+    blind = GateConfig(resamples=500, min_service_dates=11, breakdowns=["train_type", "horizon"])
+    assert compare(spoilt, champion, blind).decision.promotes
+    assert compare(challenger, champion, gate).decision.promotes
+
+
+def test_the_night_is_that_of_the_railways_clock() -> None:
+    challenger, champion = evaluation(60, seed=1), evaluation(70, seed=2)  # at 12:00 UTC
+    groups = compare(challenger, champion, FAST, timezone="Asia/Tokyo").groups.filter(breakdown="time_of_day")
+    assert groups["group"].to_list() == ["off-peak"]
+    groups = compare(challenger, champion, FAST, timezone="Pacific/Auckland").groups.filter(breakdown="time_of_day")
+    assert groups["group"].to_list() == ["night"]
+
+
 def test_a_group_that_may_be_worse_by_chance_or_is_small_is_no_obstacle() -> None:
     champion, challenger = evaluation(70, seed=2), worse_freight(60, trains=20)
     gate = GateConfig(resamples=500, min_group_journeys=201)
@@ -169,7 +198,11 @@ def test_a_group_that_may_be_worse_by_chance_or_is_small_is_no_obstacle() -> Non
 def test_groups_are_in_their_natural_order_with_their_own_errors() -> None:
     challenger, champion = evaluation(60, seed=1), evaluation(70, seed=2)
     table = compare(challenger, champion, FAST).groups
-    assert table["group"].to_list() == ["freight", "regional", "unknown", "0-5min", "5-10min", "10-20min", "20-30min"]
+    assert table["group"].to_list() == [
+        *("freight", "regional", "unknown"),
+        *("0-5min", "5-10min", "10-20min", "20-30min"),
+        *("off-peak", "weekday", "weekend"),
+    ]
     assert table.filter(breakdown="train_type")["n"].to_list() == [1_000] * 3
     error = (pl.col("predicted_delay_s") - pl.col("observed_delay_s")).abs().mean()
     of_freight = challenger.filter(train_type="freight").select(error).item()

@@ -16,12 +16,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from transformer.evaluation import metrics, quantiles
+from transformer.evaluation.growth import severe_growth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.order import backward_shares
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.page_tables import Champion
 from transformer.evaluation.report.provenance import Provenance
 from transformer.evaluation.report.tables import results_table, write_evaluation
+from transformer.evaluation.wobble import wobble
 from transformer.prediction.row_files import RowFiles
 
 PROVENANCE = Provenance("r", "local", "abc", "f", "c", ["python -m transformer"])
@@ -84,8 +86,18 @@ def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
     assert judged is not None
     flat = measures.metrics("test")
     assert measures.order == backward_shares(day_quantiles)
-    summary = measures.summary | measures.order
-    assert flat == metrics.to_mlflow_metrics(summary, measures.breakdowns, "test") | judged.metrics("test")
+    assert flat == (
+        metrics.to_mlflow_metrics(measures.summary | measures.order, measures.breakdowns, "test")
+        | judged.metrics("test")
+        | severe_growth(day_quantiles).metrics("test")
+        | wobble(day_quantiles).metrics("test")
+    )
+
+
+def test_the_budget_of_alerts_is_that_of_the_configuration(day_quantiles: pl.DataFrame) -> None:
+    measures = Measures.of(day_quantiles, "UTC", alerts_per_hour=0.5)
+    assert measures.growth.metrics("test") == severe_growth(day_quantiles, 0.5).metrics("test")
+    assert measures.growth.metrics("test") != severe_growth(day_quantiles).metrics("test")
 
 
 def test_rows_in_files_have_the_figures_of_rows_in_memory_to_the_last_digit(

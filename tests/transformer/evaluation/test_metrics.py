@@ -122,6 +122,28 @@ def test_hours_are_local_on_both_sides_of_a_clock_change(make_rows):
     assert metrics.breakdown(rows, "hour", "Europe/Budapest")["hour"].to_list() == [1, 3]
 
 
+def test_night_and_peak_are_local_hours_and_peak_is_on_weekdays(make_rows):
+    friday, saturday = date(2024, 12, 20), date(2024, 12, 21)
+    hours = [21, 22, 4, 5, 6, 8, 9, 15, 16, 18, 19]  # in Budapest, an hour after UTC
+    stamps = [datetime(2024, 12, 20, (hour - 1) % 24, tzinfo=UTC) for hour in hours]
+    n = len(hours)
+    expected = ["off-peak", "night", "night", "off-peak", *["peak"] * 2, *["off-peak"] * 2, *["peak"] * 2, "off-peak"]
+    for day, groups in (
+        (friday, expected),
+        (saturday, [name.replace("off-", "").replace("peak", "off-peak") for name in expected]),
+    ):
+        rows = make_rows([0] * n, [0] * n, [0] * n, snapshot_ts=stamps, service_date=day)
+        found = rows.select(metrics.group_keys("Europe/Budapest")["time_of_day"]).to_series()
+        assert found.to_list() == groups
+    assert metrics.breakdown(rows, "time_of_day", "Europe/Budapest")["time_of_day"].to_list() == ["night", "off-peak"]
+
+
+def test_the_weekend_is_that_of_the_service_date(make_rows):
+    days = [date(2024, 12, day) for day in (20, 21, 22, 23)]  # from Friday to Monday
+    rows = make_rows([0] * 4, [0] * 4, [0] * 4, service_date=days, snapshot_ts=datetime(2024, 12, 21, tzinfo=UTC))
+    assert metrics.breakdown(rows, "day_type").select("day_type", "n").rows() == [("weekday", 2), ("weekend", 2)]
+
+
 def test_a_train_without_a_type_is_unknown(make_rows):
     rows = make_rows([0, 0], [0, 0], [0, 0], train_type=[None, "IC"])
     assert metrics.breakdown(rows, "train_type")["train_type"].to_list() == ["IC", "unknown"]
@@ -183,7 +205,12 @@ def test_mlflow_names_and_values(day_rows):
     assert flat["test/translation_mae_s"] == 120
     assert flat["test/skill"] == 0.5
     assert flat["test/horizon/10-20min/mae_s"] == 60
+    assert flat["test/horizon/10-20min/within_1_min"] == 1  # all are off by 60 s
+    assert flat["test/horizon/10-20min/translation_within_1_min"] == 0
     assert flat["test/departed/yes/n"] == 384
+    assert flat["test/train_type/other/bias_s"] == 0
+    assert flat["test/train_type/other/translation_bias_s"] == -120
+    assert "test/train_type/other/within_1_min" not in flat
     assert flat["test/train_type/long_distance/skill"] == 0.5
     assert {name.split("/")[1] for name in flat if name.count("/") == 3} == set(metrics.GATE_BREAKDOWNS)
     assert all(re.fullmatch(r"[A-Za-z0-9_./ -]+", name) for name in flat)

@@ -9,13 +9,14 @@ import re
 from datetime import timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import norm
 
 from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.evaluation import metrics
-from transformer.evaluation.quantiles import BREAKDOWNS, POINT_GROUPS, point_groups, uncertainty
+from transformer.evaluation.quantiles import BREAKDOWNS, POINT_GROUPS, exceedance, point_groups, uncertainty
 from transformer.prediction import columns
 from transformer.prediction.columns import Interval, intervals_of, levels_in, quantile_column, quantile_name
 
@@ -139,6 +140,42 @@ def test_skill_compares_with_translation_and_is_undefined_where_that_makes_no_er
     exact = uncertainty(rows_of([100, 100], {0.1: 90.0, 0.5: 100.0, 0.9: 110.0}, translation=100.0))
     assert math.isnan(exact.summary["crps_skill"])
     assert not [name for name in exact.metrics("test") if "skill" in name]
+
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
+def probabilities(rows_of, quantiles: dict[float, float], limits: list[float]) -> list[float]:
+    rows = rows_of(limits, quantiles)
+    return rows.select(exceedance(levels_in(rows.columns), pl.col("observed_delay_s"))).to_series().to_list()
+
+
+def test_the_probability_of_a_longer_delay_is_one_minus_the_level_at_each_quantile(rows_of):
+    quantiles = {level: 60 * norm.ppf(level) for level in LEVELS}
+    assert probabilities(rows_of, quantiles, list(quantiles.values())) == pytest.approx([1 - p for p in LEVELS])
+    middle = (quantiles[0.25] + quantiles[0.5]) / 2
+    assert probabilities(rows_of, quantiles, [middle]) == pytest.approx([1 - 0.375])
+
+
+def test_both_tails_are_exponential_through_the_two_outermost_quantiles(rows_of):
+    quantiles = {0.1: -40.0, 0.2: -30.0, 0.8: 30.0, 0.9: 40.0}
+    assert probabilities(rows_of, quantiles, [40.0, 50.0, 60.0, 1e6]) == pytest.approx([0.1, 0.05, 0.025, 0.0])
+    assert probabilities(rows_of, quantiles, [-40.0, -50.0, -60.0, -1e6]) == pytest.approx([0.9, 0.95, 0.975, 1.0])
+
+
+def test_equal_quantiles_hold_their_probability_at_one_delay(rows_of):
+    limits = [-1.0, 0.0, 0.5]
+    assert probabilities(rows_of, dict.fromkeys(LEVELS, 0.0), limits) == [1, 0, 0]
+    assert probabilities(rows_of, {0.5: 0.0}, limits) == [1, 0, 0]
+    inner = {0.1: 0.0, 0.5: 60.0, 0.8: 60.0, 0.9: 120.0}
+    assert probabilities(rows_of, inner, [59.999, 60.0]) == pytest.approx([0.5, 0.2], abs=1e-4)
+
+
+def test_probabilities_fall_with_the_limit(rows_of):
+    generator = np.random.default_rng(4)
+    limits = np.linspace(-900, 900, 301).tolist()
+    for _ in range(20):
+        delays = np.sort(generator.integers(-3, 4, len(LEVELS))) * 60.0
+        found = np.array(probabilities(rows_of, dict(zip(LEVELS, delays.tolist(), strict=True)), limits))
+        assert ((found >= 0) & (found <= 1)).all() and (np.diff(found) <= 1e-12).all()
 
 
 # --- coverage --------------------------------------------------------------------------------------------------------

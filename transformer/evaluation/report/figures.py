@@ -24,7 +24,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from transformer.evaluation.metrics import DELAY_CHANGE, HORIZON, MODEL_ERROR_S, TRANSLATION_ERROR_S, Bins
+from transformer.evaluation.metrics import (
+    DELAY_CHANGE,
+    HORIZON,
+    MODEL_ERROR_S,
+    TRANSLATION,
+    TRANSLATION_ERROR_S,
+    WITHIN_MIN,
+    Bins,
+)
 from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.figures import (
     FAINT_COLOUR,
@@ -177,6 +185,50 @@ def error_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
     )
 
 
+def within_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
+    """Share of predictions with an error of at most 1, 2 and 5 minutes, of model and translation, per horizon bin.
+
+    Args:
+        horizon_breakdown: `breakdown(rows, "horizon")`.
+    """
+    figure, axes = new_figure((9, 5.5))
+    position = np.arange(horizon_breakdown.height)
+    for minutes, marker in zip(WITHIN_MIN, "os^", strict=True):
+        for prefix, name, colour, style in (
+            ("", "model", MODEL_COLOUR, "-"),
+            (TRANSLATION, "translation", TRANSLATION_COLOUR, "--"),
+        ):
+            share = horizon_breakdown[f"{prefix}within_{minutes}_min"].to_numpy()
+            axes.plot(
+                position, share, color=colour, linestyle=style, marker=marker, label=f"{name}, within {minutes} min"
+            )
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel("share of predictions")
+    _horizon_axis(axes, horizon_breakdown)
+    set_title(axes, "Predictions within 1, 2 and 5 min, by horizon", f"{_total(horizon_breakdown)} predictions")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False)
+    return figure
+
+
+def bias_by_horizon(horizon_breakdown: pl.DataFrame) -> Figure:
+    """Mean error of model and translation per horizon bin. Above 0, predictions are too late.
+
+    Args:
+        horizon_breakdown: `breakdown(rows, "horizon")`.
+    """
+    figure, axes = new_figure((9, 5))
+    position = np.arange(horizon_breakdown.height)
+    _two_bars(axes, position, *_minutes(horizon_breakdown, "bias_s"))
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(y=0.12)
+    axes.set_ylabel("mean error (min)")
+    _horizon_axis(axes, horizon_breakdown)
+    set_title(axes, "Bias by horizon", f"{_total(horizon_breakdown)} predictions; above 0: predicted too late")
+    _legend_above(axes)
+    return figure
+
+
 def error_by_delay_change(change_breakdown: pl.DataFrame) -> Figure:
     """MAE of model and translation, by change of delay after the snapshot.
 
@@ -201,7 +253,7 @@ def error_by_type(type_breakdown: pl.DataFrame) -> Figure:
     shown = types.head(_TYPES_SHOWN)
     figure, axes = new_figure((9, 2.2 + 0.55 * shown.height))
     position = np.arange(shown.height)
-    model, translation = _mae_minutes(shown)
+    model, translation = _minutes(shown, "mae_s")
     axes.barh(position - 0.2, model, 0.38, color=MODEL_COLOUR, label="model")
     axes.barh(position + 0.2, translation, 0.38, color=TRANSLATION_COLOUR, label="translation", hatch="//", alpha=0.85)
     for y, longest, skill in zip(position, np.maximum(model, translation), shown["skill"], strict=True):
@@ -468,17 +520,21 @@ def _skill(value: float | None) -> str:
     return f"{value:+.0%}".replace("-", "−") if abs(value) >= 0.005 else "0%"
 
 
-def _mae_minutes(frame: pl.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
-    """MAE of the model and of translation per group, in minutes."""
-    return frame["mae_s"].to_numpy() / 60, frame["translation_mae_s"].to_numpy() / 60
+def _minutes(frame: pl.DataFrame, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A metric of the model and of translation per group, in minutes."""
+    return frame[name].to_numpy() / 60, frame[TRANSLATION + name].to_numpy() / 60
+
+
+def _two_bars(axes: Axes, position: NDArray[Any], model: NDArray[np.float64], translation: NDArray[np.float64]) -> None:
+    axes.bar(position - 0.2, model, 0.38, color=MODEL_COLOUR, label="model")
+    axes.bar(position + 0.2, translation, 0.38, color=TRANSLATION_COLOUR, label="translation", hatch="//", alpha=0.85)
 
 
 def _paired_bars(frame: pl.DataFrame, names: Sequence[str], title: str, xlabel: str) -> Figure:
     figure, axes = new_figure((9, 5))
     position = np.arange(frame.height)
-    model, translation = _mae_minutes(frame)
-    axes.bar(position - 0.2, model, 0.38, color=MODEL_COLOUR, label="model")
-    axes.bar(position + 0.2, translation, 0.38, color=TRANSLATION_COLOUR, label="translation", hatch="//", alpha=0.85)
+    model, translation = _minutes(frame, "mae_s")
+    _two_bars(axes, position, model, translation)
     for x, tallest, skill in zip(position, np.maximum(model, translation), frame["skill"], strict=True):
         axes.annotate(_skill(skill), (x, tallest), (0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(position, [f"{name}\nn = {_count(n)}" for name, n in zip(names, frame["n"], strict=True)])

@@ -38,6 +38,14 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
         "MAE by time to the planned event. The skill is above each pair of bars.",
         "Bars of the model's and translation's MAE by horizon; the same numbers are in the table by horizon.",
     ),
+    "within_by_horizon": (
+        "Share of predictions with an error of at most 1, 2 and 5 minutes, by time to the planned event.",
+        "Curves of the shares within 1, 2 and 5 minutes by horizon; the same numbers are in the table below.",
+    ),
+    "bias_by_horizon": (
+        "Mean error by time to the planned event. Above 0, predictions are too late.",
+        "Bars of the model's and translation's bias by horizon; the same numbers are in the table by horizon.",
+    ),
     "error_by_delay_change": (
         "MAE by change of delay after the snapshot. Translation predicts a steady delay.",
         "Bars of the model's and translation's MAE by change of delay; the same numbers are in the table below.",
@@ -58,6 +66,14 @@ _CAPTIONS = {  # by file name of `tables.write_evaluation`: caption and alternat
     "predicted_vs_observed": (
         "Number of predictions by predicted and observed delay.",
         "Two-dimensional histograms of predicted against observed delay, for the model and for translation.",
+    ),
+    "growth_precision": (
+        "Precision by recall: the share of true growths among those with a high score, from the highest score down.",
+        "Curves of precision by recall for each severe growth, of the model and of translation.",
+    ),
+    "growth_reliability": (
+        "How often a delay grew so much, by predicted probability. A calibrated model is on the diagonal.",
+        "Observed share of severe growths against the predicted probability.",
     ),
     "quantile_reliability": (
         "Share of observed delays below each predicted quantile. A calibrated model is on the diagonal. Bars show the "
@@ -115,13 +131,26 @@ def write_html_report(
             figures=shown.named("error_map", "skill_map") + shown.timelines(timezone),
             tables=[
                 evaluation.table("service_date", "By service date", "service date"),
+                evaluation.time_of_day(),
+                evaluation.table("day_type", "By weekday and weekend", "service date"),
                 evaluation.table("hour", f"By hour of the snapshot, {timezone} time", "hour"),
             ],
         ),
         Section(
             "Horizon and change of delay",
-            figures=shown.named("error_by_horizon", "error_by_delay_change"),
-            tables=[evaluation.horizon(), evaluation.rank(), evaluation.delay_change()],
+            figures=shown.named("error_by_horizon", "within_by_horizon", "bias_by_horizon", "error_by_delay_change"),
+            tables=[
+                evaluation.horizon(),
+                evaluation.within_by_horizon(),
+                *([evaluation.wobble()] if measures.wobble.changes else []),
+                evaluation.rank(),
+                evaluation.delay_change(),
+            ],
+        ),
+        Section(
+            "Severe growth",
+            figures=shown.named("growth_precision", "growth_reliability"),
+            tables=list(evaluation.growth()),
         ),
         Section(
             "Trains", figures=shown.named("error_by_type"), tables=[evaluation.train_type(), evaluation.departed()]

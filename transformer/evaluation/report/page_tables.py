@@ -15,13 +15,15 @@ from transformer.data.dates import dates_text
 from transformer.data.page import account_table
 from transformer.errors import UserError
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import SevereGrowth, severe_growth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL, order_text
+from transformer.evaluation.report.tables import GROWTH, MAX_TYPES, order_text, overall_measures
 from transformer.evaluation.sums import exact_sum, mean_of
+from transformer.evaluation.wobble import WOBBLE, wobble
 from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
 from transformer.prediction.row_files import EvaluationRows, collect_parts, in_common, parts_of
@@ -46,7 +48,8 @@ class Comparison:
     champion: Champion
     n: int
     mae_s: float  # of the model
-    theirs: dict[str, float]  # of the champion: `metrics.SUMMARY`, and the summary of its distribution if it has one
+    theirs: dict[str, float]  # of the champion: the values of `tables.overall_measures`, as far as it has them
+    growth: SevereGrowth  # of the champion
     skills: dict[str, pl.DataFrame]  # by breakdown: the groups and `champion_skill`
 
     @classmethod
@@ -60,7 +63,8 @@ class Comparison:
             champion,
             own.height,
             metrics.summary(own)["mae_s"],
-            metrics.summary(others) | (judged.summary if judged else {}),
+            metrics.summary(others) | (judged.summary if judged else {}) | wobble(others).summary,
+            severe_growth(others, measures.growth.alerts_per_hour),
             _skills(own, others, measures.timezone),
         )
 
@@ -105,6 +109,18 @@ class EvaluationTables:
             ),
             ("skill", plain_number(skill_text(summary["skill"])), "of translation's MAE is removed by the model"),
         ]
+        growth = self.measures.growth
+        if growth.seen:
+            minutes = growth.seen[0]
+            true, of_translation = (
+                plain_number(share_text(growth.summary[minutes][prefix + "alert_precision"]))
+                for prefix in ("", metrics.TRANSLATION)
+            )
+            meaning = (
+                f"of {growth.alerts_per_hour:g} alerts an hour come true: the delay grows by more than {minutes} min; "
+                f"translation {of_translation}"
+            )
+            facts.append(("severe growth", true, meaning))
         if (judged := self.measures.uncertainty) and judged.intervals:
             name = judged.intervals[-1].name
             width = plain_number(minutes_text(judged.summary[f"width_{name}_s"]))
@@ -123,12 +139,13 @@ class EvaluationTables:
     def overall(self) -> Table:
         header = ["measure", "model", "translation", "skill"]
         note = "Skill is 1 − MAE / MAE of translation. It is below 0 if the model is worse."
-        values, measures = self.measures.summary, [*OVERALL]
+        values, measures = self.measures.summary | self.measures.wobble.summary, overall_measures(self.measures)
         if judged := self.measures.uncertainty:
             values = values | judged.summary
-            measures.append(CRPS)
             note += " CRPS is the error of the whole predicted distribution. For a point prediction it is the MAE."
         note += f" Along a train, {order_text(self.measures.order)}."
+        if self.measures.wobble.changes:
+            note += " Wobble is the change of an event's forecast time from snapshot to snapshot, per hour."
         lines = [
             [
                 Cell(label),
@@ -155,8 +172,78 @@ class EvaluationTables:
 
     def horizon(self) -> Table:
         groups = self._groups("horizon")
-        names = minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
-        return self._table(groups, names, "By horizon", "planned in (min)")
+        return self._table(groups, _horizons(groups), "By horizon", "planned in (min)")
+
+    def time_of_day(self) -> Table:
+        groups = self._groups("time_of_day")
+        note = (
+            f"By local hour: night is from {metrics.NIGHT_HOURS[0]}:00 to {metrics.NIGHT_HOURS[-1]}:59, and peak are "
+            f"the hours {', '.join(map(str, metrics.PEAK_HOURS))} of weekdays."
+        )
+        names = groups["time_of_day"].cast(pl.String).to_list()
+        return self._table(groups, names, "By time of day of the snapshot", "time of day", note)
+
+    def within_by_horizon(self) -> Table:
+        groups = self.measures.groups("horizon")
+        header = ["planned in (min)", "n"]
+        for minutes in metrics.WITHIN_MIN:
+            header += [f"within {minutes} min", "translation"]
+        lines = [
+            [
+                Cell(name),
+                _number_cell(f"{group['n']:,}"),
+                *(
+                    _number_cell(share_text(group[f"{prefix}within_{minutes}_min"]))
+                    for minutes in metrics.WITHIN_MIN
+                    for prefix in ("", metrics.TRANSLATION)
+                ),
+            ]
+            for name, group in zip(_horizons(groups), groups.iter_rows(named=True), strict=True)
+        ]
+        note = "The horizon is the planned one, which is known at the snapshot."
+        return Table("Predictions within 1, 2 and 5 min, by horizon", header, lines, note=note)
+
+    def wobble(self) -> Table:
+        horizon = self.measures.wobble.horizon
+        lines = [
+            [
+                Cell(name),
+                _number_cell(f"{group['changes']:,}"),
+                *(_number_cell(seconds_text(group[prefix + WOBBLE])) for prefix in ("", metrics.TRANSLATION)),
+            ]
+            for name, group in zip(_horizons(horizon), horizon.iter_rows(named=True), strict=True)
+        ]
+        note = "Mean absolute change of the forecast time of the same event, from one snapshot to the next, per hour."
+        header = ["planned in (min)", "changes", "model", "translation"]
+        return Table("Wobble per event and hour, by horizon", header, lines, note=note)
+
+    def growth(self) -> Iterator[Table]:
+        """A table of each severe growth that happened."""
+        growth = self.measures.growth
+        champion = self.comparison.growth if self.comparison else None
+        note = (
+            f"The alerts are the trains with the highest scores, at a budget of {growth.alerts_per_hour:g} alerts an "
+            "hour. An alert comes true if the delay at one of the train's next events grows so much. Trains found: the "
+            "share of the trains with such a growth that have an alert. A train counts once in each snapshot."
+        )
+        for minutes in growth.seen:
+            values = growth.summary[minutes]
+            lines = [
+                [
+                    Cell(label),
+                    _number_cell(text(values[name])),
+                    _number_cell(text(values[metrics.TRANSLATION + name])),
+                    _skill_cell(values[skill]) if skill else Cell(""),
+                ]
+                for label, name, text, skill in GROWTH
+            ]
+            header = ["measure", "model", "translation", "skill"]
+            if champion:
+                header.append("champion")
+                for line, (_, name, text, _) in zip(lines, GROWTH, strict=True):
+                    line.append(_number_cell(text(champion.summary[minutes][name])))
+            caption = f"Delays that grow by more than {minutes} min: {share_text(values['share'])} of the predictions"
+            yield Table(caption, header, lines, note=note if minutes == growth.seen[0] else "")
 
     def delay_change(self) -> Table:
         groups = self._groups("delay_change")
@@ -217,6 +304,7 @@ class EvaluationTables:
             "RMSE": lambda group: _number_cell(seconds_text(group["rmse_s"])),
             "within 2 min": lambda group: _number_cell(share_text(group["within_2_min"])),
             "bias": lambda group: _number_cell(signed_seconds_text(group["bias_s"])),
+            "translation's bias": lambda group: _number_cell(signed_seconds_text(group["translation_bias_s"])),
         }
         lines = [
             [Cell(name), *(cell(group) for cell in columns.values())]
@@ -249,8 +337,7 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     horizon, train_type, departed, point_group = (
         judged.breakdowns[by] for by in ("horizon", "train_type", "departed", "point_group")
     )
-    names = minute_ranges(horizon["horizon"], metrics.HORIZON, first="overdue")
-    yield _interval_table(judged, horizon, names, "Intervals by horizon", "planned in (min)")
+    yield _interval_table(judged, horizon, _horizons(horizon), "Intervals by horizon", "planned in (min)")
     types = train_type.sort("n", descending=True, maintain_order=True).head(MAX_TYPES)
     hidden = train_type.height - types.height
     note = f"{hidden:,} rarer types are not listed." if hidden > 0 else ""
@@ -260,6 +347,10 @@ def uncertainty_tables(judged: Uncertainty) -> Iterator[Table]:
     names = [name.replace("-", " ") for name in point_group["point_group"]]
     note = "Each quarter has equally many operational points, ordered by their number of evaluated events."
     yield _interval_table(judged, point_group, names, "Intervals by traffic of the point", "points", note)
+
+
+def _horizons(groups: pl.DataFrame) -> list[str]:
+    return minute_ranges(groups["horizon"], metrics.HORIZON, first="overdue")
 
 
 def _interval_table(

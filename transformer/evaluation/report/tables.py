@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,23 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.order import BACKWARD, OBSERVED
 from transformer.evaluation.quantiles import Uncertainty
-from transformer.evaluation.report import figures
+from transformer.evaluation.report import figures, growth_figures
+from transformer.evaluation.wobble import WOBBLE
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json
-from transformer.text import aligned, minutes_text, seconds_text, share_text, signed_seconds_text, skill_text
+from transformer.text import (
+    aligned,
+    minutes_text,
+    score_text,
+    seconds_text,
+    share_text,
+    signed_seconds_text,
+    skill_text,
+)
 
 MAX_TIMELINES = 31  # only the latest service dates have a figure of their own; the table has all dates
 MAX_TYPES = 20  # lines of the text table: the types with the most predictions
@@ -58,7 +68,11 @@ def write_evaluation(
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
     tables["summary"] = _summary_json(measures.summary)
     tables["order"] = measures.order
+    tables["wobble"] = {"changes": measures.wobble.changes} | _summary_json(measures.wobble.summary)
+    tables["wobble_horizon"] = metrics.to_json(measures.wobble.horizon)
+    tables["severe_growth"] = growth_json(measures.growth)
     if judged:
+        tables["growth_reliability"] = metrics.to_json(measures.growth.reliability)
         tables["uncertainty"] = _summary_json(judged.summary)
         tables["quantiles"] = metrics.to_json(judged.levels)
         tables |= {f"uncertainty_{by}": metrics.to_json(frame) for by, frame in judged.breakdowns.items()}
@@ -85,7 +99,7 @@ def headline(values: Mapping[str, float], prefix: str) -> str:
 def results_table(measures: Measures) -> str:
     """Plain text of at most 100 columns: model and translation over all rows, by horizon and by train type."""
     summary, breakdowns, judged = measures.summary, measures.breakdowns, measures.uncertainty
-    values = {**summary, **(judged.summary if judged else {})}
+    values = {**summary, **(judged.summary if judged else {}), **measures.wobble.summary}
     lines = aligned(
         [f"{summary['n']:,.0f} predictions", "model", "translation", "skill"],
         [
@@ -95,8 +109,9 @@ def results_table(measures: Measures) -> str:
                 text(values[metrics.TRANSLATION + name]),
                 skill_text(values[skill]) if skill else "",
             ]
-            for label, name, text, skill in (*OVERALL, *([CRPS] if judged else []))
-        ],
+            for label, name, text, skill in overall_measures(measures)
+        ]
+        + [line for minutes in measures.growth.seen for line in _growth_lines(measures.growth, minutes)],
     )
     lines.append("")
     if judged and judged.intervals:
@@ -123,6 +138,30 @@ def order_text(shares: Mapping[str, float]) -> str:
     return f"times run backwards in {predicted} of the trains' forecasts, observed times in {observed}"
 
 
+def overall_measures(measures: Measures) -> list[OverallMeasure]:
+    """OVERALL, and the measures of the distribution and of successive forecasts if there are any."""
+    more = [(_CRPS, measures.uncertainty), (_WOBBLE, measures.wobble.changes)]
+    return [*OVERALL, *(measure for measure, present in more if present)]
+
+
+def growth_json(growth: SevereGrowth) -> list[dict[str, float | None]]:
+    """A record for each growth in minutes. Undefined values are null."""
+    return [{"growth_min": minutes} | _summary_json(values) for minutes, values in growth.summary.items()]
+
+
+def _growth_lines(growth: SevereGrowth, minutes: int) -> list[list[str]]:
+    values = growth.summary[minutes]
+    return [
+        [
+            f"growth > {minutes} min: {label}",
+            text(values[name]),
+            text(values[metrics.TRANSLATION + name]),
+            skill_text(values[skill]) if skill else "",
+        ]
+        for label, name, text, skill in GROWTH
+    ]
+
+
 def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:
     return aligned(
         [title, "n", "MAE", "translation", "skill", "RMSE", "within 2 min"],
@@ -145,7 +184,10 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
-OVERALL = (  # measures over all predictions: label, metric, text of the metric, and its skill
+OverallMeasure = tuple[str, str, Callable[[float], str], str]
+OVERALL: tuple[
+    OverallMeasure, ...
+] = (  # measures over all predictions: label, metric, text of the metric, and its skill
     ("MAE", "mae_s", seconds_text, "skill"),
     ("RMSE", "rmse_s", seconds_text, "skill_rmse"),
     ("median absolute error", "median_s", seconds_text, ""),
@@ -154,7 +196,14 @@ OVERALL = (  # measures over all predictions: label, metric, text of the metric,
     ("within 5 min", "within_5_min", share_text, ""),
     ("bias (+ = too late)", "bias_s", signed_seconds_text, ""),
 )
-CRPS = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
+_CRPS: OverallMeasure = ("CRPS", "crps_s", seconds_text, "crps_skill")  # the same for the distribution
+_WOBBLE: OverallMeasure = ("wobble per hour", WOBBLE, seconds_text, "")  # the same for successive forecasts
+GROWTH: tuple[OverallMeasure, ...] = (  # the same for a severe growth
+    ("average precision", "average_precision", score_text, ""),
+    ("alerts that come true", "alert_precision", share_text, ""),
+    ("trains found", "alert_recall", share_text, ""),
+    ("Brier score", "brier", score_text, "brier_skill"),
+)
 
 
 def _summary_json(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -171,12 +220,17 @@ def _figures(
     for day in breakdowns["service_date"]["service_date"].to_list()[-MAX_TIMELINES:]:
         yield f"error_timeline_{day.isoformat()}", figures.error_timeline(rows, day, measures.timezone)
     yield "error_by_horizon", figures.error_by_horizon(breakdowns["horizon"])
+    yield "within_by_horizon", figures.within_by_horizon(breakdowns["horizon"])
+    yield "bias_by_horizon", figures.bias_by_horizon(breakdowns["horizon"])
     yield "error_by_delay_change", figures.error_by_delay_change(breakdowns["delay_change"])
     yield "error_by_type", figures.error_by_type(breakdowns["train_type"])
     yield "error_distribution", figures.error_distribution(rows)
     yield "predicted_vs_observed", figures.predicted_vs_observed(rows)
     yield "calibration", figures.calibration(rows)
+    if seen := measures.growth.seen:
+        yield "growth_precision", growth_figures.growth_precision(measures.growth.curves, seen)
     if judged:
+        yield "growth_reliability", growth_figures.growth_reliability(measures.growth.reliability)
         yield "quantile_reliability", figures.quantile_reliability(judged.levels, rows.height)
     if judged and judged.intervals:
         yield "coverage_by_horizon", figures.coverage_by_horizon(judged.breakdowns["horizon"], judged.intervals)

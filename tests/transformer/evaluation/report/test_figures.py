@@ -42,6 +42,8 @@ def all_figures(rows: pl.DataFrame, network: tuple[pl.DataFrame, pl.DataFrame]) 
         "skill map": figures.error_map(points, *network, value="skill"),
         "timeline": figures.error_timeline(rows, date(2024, 12, 20), "Europe/Budapest"),
         "horizon": figures.error_by_horizon(breakdown(rows, "horizon")),
+        "within": figures.within_by_horizon(breakdown(rows, "horizon")),
+        "bias": figures.bias_by_horizon(breakdown(rows, "horizon")),
         "delay change": figures.error_by_delay_change(breakdown(rows, "delay_change")),
         "type": figures.error_by_type(breakdown(rows, "train_type")),
         "predicted": figures.predicted_vs_observed(rows),
@@ -137,6 +139,26 @@ def test_timeline_shows_both_errors_in_local_time(day_rows):
     ticks = {label.get_text(): tick for label, tick in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
     first = model.get_xdata()[0]  # 04:00 UTC is 05:00 in Budapest
     assert ticks["06:00"] * 24 - axes.convert_xunits(first) * 24 == pytest.approx(1.0)
+
+
+def test_shares_within_some_minutes_by_horizon(make_rows):
+    rows = make_rows([0] * 4, [60, 121, 301, 0], [0, 0, 0, 300], horizon_s=[-60, -60, 600, 900])
+    lines = figures.within_by_horizon(breakdown(rows, "horizon")).axes[0].lines
+    assert {line.get_label(): line.get_ydata().tolist() for line in lines} == {
+        "model, within 1 min": [0.5, 0.5],
+        "translation, within 1 min": [1, 0.5],
+        "model, within 2 min": [0.5, 0.5],
+        "translation, within 2 min": [1, 0.5],
+        "model, within 5 min": [1, 0.5],
+        "translation, within 5 min": [1, 1],
+    }
+
+
+def test_bias_by_horizon_is_signed(make_rows):
+    rows = make_rows([0] * 4, [60, 0, -120, -120], [0, 0, 60, 0], horizon_s=[-60, -60, 600, 900])
+    figure = figures.bias_by_horizon(breakdown(rows, "horizon"))
+    assert heights(figure) == [[0.5, -2.0], [0.0, 0.5]]
+    assert "too late" in texts(figure)
 
 
 def test_horizon_bars_carry_skill_and_n(make_rows):

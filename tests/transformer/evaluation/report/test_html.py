@@ -57,6 +57,12 @@ def written(tmp_path: Path, rows, op_nodes, figures=(), **more) -> Page:
     return page
 
 
+def line_of(page: Page, measure: str) -> list[str]:
+    """A line of the table over all predictions."""
+    [line] = [line for line in page.tables["All 480 predictions"] if line[0] == measure]
+    return line
+
+
 def test_the_page_holds_all_it_needs_and_fetches_nothing(day_rows, network, figures, tmp_path):
     page = written(tmp_path, day_rows, network[0], figures)
     assert_safe(page)
@@ -96,9 +102,11 @@ def test_headline_and_tables_against_translation(day_rows, network, tmp_path):
         ["MAE", "60.0 s", "120.0 s", "+50.0%"],
     ]
     header, *types = page.tables["By train type"]
-    assert header == ["type", "n", "MAE", "translation", "skill", "RMSE", "within 2 min", "bias"]
+    columns = ["n", "MAE", "translation", "skill", "RMSE", "within 2 min", "bias", "translation's bias"]
+    assert header == ["type", *columns]
     assert [line[0] for line in types] == ["long_distance", "other", "regional"]  # as many predictions each
-    assert types[2] == ["regional", "160", "60.0 s", "120.0 s", "+50.0%", "60.0 s", "100.0%", "+0.0 s"]
+    line = ["regional", "160", "60.0 s", "120.0 s", "+50.0%", "60.0 s", "100.0%", "+0.0 s", "−120.0 s"]
+    assert types[2] == line
     assert [line[:2] for line in page.tables["By service date"][1:]] == [["2024-12-20", "480"]]
     assert [line[0] for line in page.tables["By horizon"][1:]] == [
         *("overdue", "0 to 5", "5 to 10", "10 to 20", "20 to 30", "30 to 60", "60 to 120", "≥ 120")
@@ -165,8 +173,7 @@ def test_the_distribution_is_shown_and_judged(day_quantiles, network, tmp_path):
     page = written(tmp_path, day_quantiles, network[0])
     [fact] = [line for line in page.text.splitlines() if line.startswith("80% interval")]
     assert_names(fact, "100.0%", "of the observed delays", "mean width is 3.0 min")
-    assert page.tables["All 480 predictions"][-1][0] == "CRPS"
-    assert page.tables["All 480 predictions"][-1][2] == "120.0 s"
+    assert line_of(page, "CRPS")[2] == "120.0 s"
     assert page.tables["Intervals"] == [
         ["interval", "covers", "mean width"],
         ["50%", "0.0%", "1.0 min"],
@@ -188,6 +195,55 @@ def test_the_distribution_is_shown_and_judged(day_quantiles, network, tmp_path):
     assert page.tables["Quantiles by level"][3] == ["50.0%", "50.0%", "50.0%", "30.0 s"]
 
 
+def test_severe_growth_is_shown_with_its_budget(make_rows, network, tmp_path):
+    rows = make_rows([0, 301, 0, 0], [0, 400, 400, 0], [0] * 4, train_id=["a", "b", "c", "d"])
+    page = written(tmp_path, rows, network[0])
+    assert page.tables["Delays that grow by more than 5 min: 25.0% of the predictions"] == [
+        ["measure", "model", "translation", "skill"],
+        ["average precision", "0.500", "0.250", ""],
+        ["alerts that come true", "25.0%", "25.0%", ""],  # there are fewer trains than alerts
+        ["trains found", "100.0%", "100.0%", ""],
+        ["Brier score", "0.250", "0.250", "+0.0%"],
+    ]
+    assert "10 alerts an hour come true" in page.text
+    assert not [caption for caption in page.tables if "more than 10 min" in caption]
+    worse = rows.with_columns(pl.lit(0.0).alias("predicted_delay_s"))
+    compared = written(tmp_path, rows, network[0], champion=Champion("c", worse))
+    lines = compared.tables["Delays that grow by more than 5 min: 25.0% of the predictions"]
+    assert lines[0][-1] == "champion" and lines[1] == ["average precision", "0.500", "0.250", "", "0.250"]
+    quiet = written(tmp_path, rows.filter(observed_delay_s=0), network[0])
+    assert "Severe growth" not in quiet.text and "alerts" not in quiet.text
+
+
+def test_shares_within_some_minutes_are_shown_by_planned_horizon(make_rows, network, tmp_path):
+    rows = make_rows([0, 0, 0, 0], [60, 61, 121, 301], [0, 0, 300, 0], horizon_s=[-1.0, 300.0, 300.0, 300.0])
+    page = written(tmp_path, rows, network[0])
+    header, *lines = page.tables["Predictions within 1, 2 and 5 min, by horizon"]
+    columns = ["within 1 min", "translation", "within 2 min", "translation", "within 5 min", "translation"]
+    assert header == ["planned in (min)", "n", *columns]
+    assert lines == [
+        ["overdue", "1", *["100.0%"] * 6],
+        ["5 to 10", "3", "0.0%", "66.7%", "33.3%", "66.7%", "66.7%", "100.0%"],
+    ]
+
+
+def test_the_wobble_is_shown_with_that_of_translation(make_rows, network, tmp_path):
+    stamps = [datetime(2024, 12, 20, 12, minute, tzinfo=UTC) for minute in (0, 15, 30)]
+    rows = make_rows([0, 0, 0], [0, 45, 0], [0, 0, 9], snapshot_ts=stamps, horizon_s=[2_000.0, 1_100.0, 200.0])
+    page = written(tmp_path, rows, network[0])
+    assert page.tables["All 3 predictions"][-1] == ["wobble per hour", "180.0 s", "18.0 s", ""]
+    assert page.tables["Wobble per event and hour, by horizon"] == [
+        ["planned in (min)", "changes", "model", "translation"],
+        ["0 to 5", "1", "180.0 s", "36.0 s"],
+        ["10 to 20", "1", "180.0 s", "0.0 s"],
+    ]
+    still = rows.with_columns(pl.lit(0.0).alias("predicted_delay_s"))
+    compared = written(tmp_path, rows, network[0], champion=Champion("c", still))
+    assert compared.tables["All 3 predictions"][-1] == ["wobble per hour", "180.0 s", "18.0 s", "", "0.0 s"]
+    alone = written(tmp_path, rows.head(1), network[0])
+    assert "wobble" not in alone.text.lower() and "wobble per hour" not in str(alone.tables)
+
+
 def test_without_a_distribution_nothing_is_said_of_it(day_rows, network, tmp_path):
     page = written(tmp_path, day_rows, network[0])
     assert "Uncertainty" not in page.text and "interval" not in page.text and "CRPS" not in page.text
@@ -198,12 +254,12 @@ def test_a_champion_without_a_distribution_is_compared_by_its_point_predictions(
 ):
     page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_rows))
     assert page.tables["All 480 predictions"][1][-1] == "60.0 s"
-    assert page.tables["All 480 predictions"][-1][-1] == "−"
+    assert line_of(page, "CRPS")[-1] == "−"
     page = written(tmp_path, day_quantiles, network[0], champion=Champion("c", day_quantiles))
-    crps = page.tables["All 480 predictions"][-1]
-    assert crps[1] == crps[-1]
+    crps = line_of(page, "CRPS")
+    assert crps[1] == crps[-1] != "−"
     page = written(tmp_path, day_rows, network[0], champion=Champion("c", day_quantiles))
-    assert page.tables["All 480 predictions"][-1][0].startswith("bias")
+    assert "CRPS" not in [line[0] for line in page.tables["All 480 predictions"]]
 
 
 def test_data_quality_is_shown_and_warned_of_at_the_top(day_rows, network, tmp_path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.evaluation import metrics
+from transformer.evaluation.growth import severe_growth
 from transformer.evaluation.measures import Measures
 from transformer.evaluation.order import backward_shares
 from transformer.evaluation.quantiles import BREAKDOWNS, uncertainty
@@ -25,14 +28,19 @@ def test_evaluation_is_written_and_returned(day_rows, network, history, tmp_path
         "skill_map.png",
         "error_timeline_2024-12-20.png",
         "error_by_horizon.png",
+        "within_by_horizon.png",
+        "bias_by_horizon.png",
         "error_by_delay_change.png",
         "error_by_type.png",
+        "growth_precision.png",
         "error_distribution.png",
         "predicted_vs_observed.png",
         "calibration.png",
         "training_curves.png",
     }
-    assert {path.name for path in result.tables} == {f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary", "order")}
+    assert {path.name for path in result.tables} == {
+        f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary", "order", "severe_growth", "wobble", "wobble_horizon")
+    }
     on_disk = {path for path in tmp_path.rglob("*") if path.is_file()}  # hidden temporary files would show here
     assert on_disk == {*result.figures, *result.tables}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.figures)
@@ -47,9 +55,14 @@ def test_a_distribution_is_judged_with_the_point_prediction(day_quantiles, netwo
     assert result.metrics["test/skill"] == 0.5
     figures = {path.name for path in result.figures}
     assert {"quantile_reliability.png", "coverage_by_horizon.png", "width_by_horizon.png"} <= figures
+    assert {"growth_precision.png", "growth_reliability.png"} <= figures
     tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
     assert tables["uncertainty"] == judged.summary
     assert [level["level"] for level in tables["quantiles"]] == [0.1, 0.25, 0.5, 0.75, 0.9]
+    growth = severe_growth(day_quantiles)
+    assert growth.metrics("test").items() <= result.metrics.items()
+    assert tables["severe_growth"] == [{"growth_min": minutes, **growth.summary[minutes]} for minutes in (5, 10)]
+    assert tables["growth_reliability"] == metrics.to_json(growth.reliability)
     for by in BREAKDOWNS:
         assert tables[f"uncertainty_{by}"] == metrics.to_json(judged.breakdowns[by])
 
@@ -143,6 +156,42 @@ def test_results_table_has_the_distribution(make_rows):
         "80% interval covers 75.0%, mean width 1.0 min",
     ]
     assert lines[12] == "times run backwards in 0.0% of the trains' forecasts, observed times in 0.0%"
+
+
+def test_results_table_has_the_severe_growths_that_happened(make_rows):
+    rows = make_rows([0, 301, 0, 0], [0, 400, 400, 0], [0] * 4, train_id=["a", "b", "c", "d"])
+    text = results_table(Measures.of(rows, "UTC", alerts_per_hour=1))
+    assert [re.split(r"\s{2,}", line) for line in text.split("\n\n")[0].splitlines()[-4:]] == [
+        ["growth > 5 min: average precision", "0.500", "0.250"],
+        ["growth > 5 min: alerts that come true", "50.0%", "25.0%"],
+        ["growth > 5 min: trains found", "50.0%", "25.0%"],
+        ["growth > 5 min: Brier score", "0.250", "0.250", "+0.0%"],
+    ]
+    assert "growth" not in results_table(Measures.of(rows.filter(observed_delay_s=0), "UTC"))
+
+
+def test_the_wobble_is_in_log_tables_and_metrics(make_rows, network, tmp_path):
+    noon = datetime(2024, 12, 20, 12, tzinfo=UTC)
+    rows = make_rows([0, 0], [0, 45], [0, 0], snapshot_ts=[noon, noon + timedelta(minutes=30)], horizon_s=600.0)
+    result = write_evaluation(Measures.of(rows, "UTC"), *network, tmp_path, prefix="test")
+    assert result.metrics["test/wobble_s_per_h"] == 90
+    assert result.metrics["test/horizon/10-20min/translation_wobble_s_per_h"] == 0
+    assert ["wobble per hour", "90.0 s", "0.0 s"] in [re.split(r"\s{2,}", line) for line in result.text.splitlines()]
+    tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
+    measures = {"changes": 1, "wobble_s_per_h": 90, "translation_wobble_s_per_h": 0}
+    assert tables["wobble"] == measures
+    assert tables["wobble_horizon"] == [{"horizon": "10-20min", **measures}]
+
+
+def test_undefined_measures_of_severe_growth_are_null_in_json(make_rows, network, tmp_path):
+    result = write_evaluation(Measures.of(make_rows([0], [0], [0]), "UTC"), *network, tmp_path, prefix="test")
+    [table] = [path for path in result.tables if path.stem == "severe_growth"]
+    assert [
+        (line["growth_min"], line["share"], line["average_precision"]) for line in json.loads(table.read_text())
+    ] == [
+        (5, 0, None),
+        (10, 0, None),
+    ]
 
 
 def test_results_table_stays_within_100_columns(make_rows):
