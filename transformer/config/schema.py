@@ -217,6 +217,11 @@ class DataConfig(Group):
     timezone: TimeZone = Field(
         "Europe/Brussels", description="time zone of naive timestamps, service dates and the grid"
     )
+    reporting_delay_s: Whole = Field(
+        0,
+        ge=0,
+        description="seconds after which an observation is known, in training and evaluation; column `known_ts` wins",
+    )
     split: SplitConfig = Field(default_factory=SplitConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     snapshot: SnapshotConfig = Field(default_factory=SnapshotConfig)
