@@ -281,6 +281,10 @@ class UseInputsConfig(Group):
         description="time of day and day of week; worth a try with months of data, since a few dates hold no week",
     )
     network_load: bool = Field(True, description="number of running trains, in all and per type, and their mean delay")
+    feed_silence: bool = Field(
+        False,
+        description="age of the newest observation of any train, and the share of departed trains heard of lately",
+    )
     section_statistics: bool = Field(True, description="historical delay change and running time of the sections ahead")
     train_history: bool = Field(True, description="historical delay of this train number at the points ahead")
     live_sections: bool = Field(
