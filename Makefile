@@ -20,7 +20,7 @@ BENCH_OPTIONS = $(if $(ENV),--env '$(ENV)') $(if $(DATA),--data '$(DATA)') $(if 
 	$(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune test test-all test-fast test-images test-cluster lint notebook docs screenshots bench bench-scale bench-accuracy bench-ride bench-ablation up down lock audit image
+.PHONY: help setup train tune test test-all test-fast test-images test-cluster lint notebook docs screenshots bench bench-scale bench-accuracy bench-ride bench-ablation bench-stress up down lock audit image
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -97,6 +97,9 @@ bench-ride: $(INSTALLED) ## train, export and score on RIDE: make bench-ride COR
 
 bench-ablation: $(INSTALLED) ## measure the value of each input: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')
+
+bench-stress: $(INSTALLED) ## measure the accuracy under late, lost and wrong observations: make bench-stress [DATA=folder] [ON=test] [SEEDS=42] [SET="key=value …"]
+	@$(BIN)/python benchmarks/accuracy/stress.py $(BENCH_OPTIONS) $(if $(ON),--on '$(ON)')
 
 up: $(INSTALLED) ## start Airflow on :8080 (AIRFLOW_PORT) and MLflow on :5000 (MLFLOW_PORT)
 	@$(BIN)/python scripts/services.py up

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -34,6 +34,7 @@ from transformer.features.embeddings import extend
 from transformer.features.history import History
 from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import joint_edges, obtain_readings
+from transformer.features.snapshots import SnapshotBuilder
 from transformer.features.statistics import Statistics
 from transformer.files import content_hash
 from transformer.model.module import input_scales
@@ -43,6 +44,9 @@ from transformer.tracking.run_log import RunLog
 from transformer.tracking.runs import run_folder
 from transformer.training.run_folder import TrainedModel
 from transformer.training.trainer import TrainingResult, train
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 log = logging.getLogger(__name__)
 
@@ -185,13 +189,8 @@ class Experiment:
 
         Columns: KEY, `translation_delay_s`, `observed_delay_s`, `predicted_delay_s`, `unrounded_delay_s`.
         """
-        data = self.config.data
-        instants = training_instants(self.split.train, settings.snapshots, data, np.random.default_rng(seed))
-        training, _ = self._tree_rows(self.split.train, instants, context)
-        validation, _ = self._tree_rows(self.split.validation, self._grid(self.split.validation), context)
-        log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
-        booster = fit(training, validation, settings, seed)
-        rows, loaded = self._tree_rows(days, self._grid(days), context)
+        booster = self.fitted_tree(seed, settings, context=context)
+        rows, loaded = self._tree_rows(days, self.grid(days), context)
         names = loaded.journeys[rows.journey].select(JOURNEY)
         return names.with_columns(
             snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
@@ -202,17 +201,41 @@ class Experiment:
             unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0, self.resolution_s)),
         )
 
-    def _grid(self, days: Sequence[date]) -> Int64Array:
+    def fitted_tree(self, seed: int, settings: TreeSettings, *, context: bool) -> lgb.Booster:
+        """Fit trees on the dates that the network trains on."""
+        instants = training_instants(
+            self.split.train, settings.snapshots, self.config.data, np.random.default_rng(seed)
+        )
+        training, _ = self._tree_rows(self.split.train, instants, context)
+        validation, _ = self._tree_rows(self.split.validation, self.grid(self.split.validation), context)
+        log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
+        return fit(training, validation, settings, seed)
+
+    def grid(self, days: Sequence[date]) -> Int64Array:
+        """The instants at which predictions for `days` are evaluated."""
         return evaluation_instants(days, self.config.data)
 
-    def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
-        config, vocabulary = self.config, self.statistics.vocabulary
-        loaded = read_table(config.data, days, vocabulary)
-        builder = History(self.statistics, config.data.statistics).builder(loaded, config.data.snapshot)
-        timetable = joint_edges(obtain_readings(config.data, days, Path(config.paths.cache)))
+    def timetable(self, days: Sequence[date]) -> pl.DataFrame:
+        """The edges of the railway on `days`, see `joint_edges`."""
+        return joint_edges(obtain_readings(self.config.data, days, Path(self.config.paths.cache)))
+
+    def builder(self, loaded: LoadedTable) -> SnapshotBuilder:
+        data = self.config.data
+        return History(self.statistics, data.statistics).builder(loaded, data.snapshot)
+
+    def rows_for_tree(
+        self, builder: SnapshotBuilder, timetable: pl.DataFrame, instants: Int64Array, *, context: bool
+    ) -> TreeRows:
+        """The rows of the trees for the snapshots of `builder`, see `tree_rows`."""
+        vocabulary = self.statistics.vocabulary
         vectors = extend(self.embeddings.points, timetable).matrix(vocabulary.op_ids)
         n_types = len(vocabulary.train_types)
-        return tree_rows(builder, instants, vectors, n_types, config.data.timezone, context=context), loaded
+        return tree_rows(builder, instants, vectors, n_types, self.config.data.timezone, context=context)
+
+    def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
+        loaded = read_table(self.config.data, days, self.statistics.vocabulary)
+        builder = self.builder(loaded)
+        return self.rows_for_tree(builder, self.timetable(days), instants, context=context), loaded
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"make tune": "tests/e2e/test_tune.py::test_a_study_whole_and_gone_on_with",
     r"make bench-accuracy( DATA=.*)?": "tests/benchmarks/accuracy/test_against_trees.py",
     r"make bench-ablation": "tests/benchmarks/accuracy/test_against_trees.py",
+    r"make bench-stress": "tests/benchmarks/accuracy/test_stress.py",
     r"make bench": "tests/benchmarks/speed/test_training.py",
     r"make bench-scale": "tests/benchmarks/speed/test_scale.py::test_every_stage_is_measured_and_one_date_more",
     r"make (test|test-all|test-fast|lint)": ".ci/run",

@@ -31,6 +31,7 @@ class Journey:
     planned: list[int]
     observed: list[int | None]  # for labels
     reported: list[int | None]  # for inputs
+    arrived: list[int]  # time from which each report is known
     point: list[int]
     event_type: list[int]
     features: list[list[float]]
@@ -41,9 +42,10 @@ class Journey:
 
 @dataclass(frozen=True)
 class Heard:
-    """The observations at one place: times in order, and two values of each observation."""
+    """The observations at one place in the order in which they become known, and two values of each."""
 
-    times: list[int]
+    times: list[int]  # at which they become known
+    observed: list[int]
     values: list[tuple[float, float]]
     sums: list[tuple[float, float]]  # sums of the first 0, 1, 2 … values
 
@@ -56,7 +58,7 @@ class LiveIndex:
     points: dict[tuple[int, int], Heard]
 
 
-NOTHING_HEARD = Heard([], [], [(0.0, 0.0)])
+NOTHING_HEARD = Heard([], [], [], [(0.0, 0.0)])
 
 
 def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
@@ -78,6 +80,7 @@ def journeys_of(table: EventTable, features: EventFeatures) -> list[Journey]:
                 table.planned[events].tolist(),
                 observed,
                 reported,
+                table.arrived[events].tolist(),
                 point,
                 event_type,
                 features.values[events].tolist(),
@@ -93,7 +96,7 @@ def live_index(journeys: Sequence[Journey], usual_change: Sequence[float], usual
     """The observations of all journeys, place by place. `LiveState.of` explains the usual values."""
     sections, points = defaultdict(list), defaultdict(list)
     for journey in journeys:
-        before = None  # observed time and delay of the event before
+        before = None  # known time, observed time and delay of the event before
         heard = heard_events(journey)
         for i, seen in enumerate(journey.reported):
             if seen is None or i not in heard:
@@ -101,13 +104,15 @@ def live_index(journeys: Sequence[Journey], usual_change: Sequence[float], usual
                 continue
             event = journey.first_event + i
             delay = seen - journey.planned[i]
-            points[journey.places[i]].append((seen, *_clipped(delay, delay - usual_delay[event], *DELAY_LIMITS_S)))
+            known = journey.arrived[i]
+            limited = _clipped(delay, delay - usual_delay[event], *DELAY_LIMITS_S)
+            points[journey.places[i]].append((known, seen, *limited))
             if before is not None:
-                change = delay - before[1]
+                change = delay - before[2]
                 excess = change - (usual_change[event] - usual_change[event - 1])
                 limited = _clipped(change, excess, -CHANGE_LIMIT_S, CHANGE_LIMIT_S)
-                sections[journey.sections[i]].append((max(seen, before[0]), *limited))
-            before = (seen, delay)
+                sections[journey.sections[i]].append((max(known, before[0]), max(seen, before[1]), *limited))
+            before = (known, seen, delay)
     return LiveIndex(
         {place: _heard(observations) for place, observations in sections.items()},
         {place: _heard(observations) for place, observations in points.items()},
@@ -118,24 +123,25 @@ def _clipped(first: float, second: float, low: float, high: float) -> tuple[floa
     return min(max(first, low), high), min(max(second, low), high)
 
 
-def _heard(observations: list[tuple[int, float, float]]) -> Heard:
+def _heard(observations: list[tuple[int, int, float, float]]) -> Heard:
     observations.sort(key=lambda observation: observation[0])  # ties keep the order of the table
-    values = [(first, second) for _, first, second in observations]
+    values = [(first, second) for _, _, first, second in observations]
     sums = accumulate(values, lambda total, value: (total[0] + value[0], total[1] + value[1]), initial=(0.0, 0.0))
-    return Heard([time for time, _, _ in observations], values, list(sums))
+    times, observed = ([observation[column] for observation in observations] for column in (0, 1))
+    return Heard(times, observed, values, list(sums))
 
 
 def known_events(journey: Journey, t: int) -> list[int]:
     """The events that are known to have happened at `t`: the heaviest chain of the reports so far."""
-    arrived = [(seen, i) for i, seen in enumerate(journey.reported) if seen is not None and seen <= t]
+    arrived = [(seen, i) for i, seen in enumerate(journey.reported) if seen is not None and journey.arrived[i] <= t]
     return _chains(arrived, journey)[-1] if arrived else []
 
 
 def heard_events(journey: Journey) -> set[int]:
     """The events whose report was in the chain when it arrived."""
-    arrived = sorted((seen, i) for i, seen in enumerate(journey.reported) if seen is not None)
-    chains = _chains(arrived, journey)
-    return {i for (_, i), chain in zip(arrived, chains, strict=True) if chain and chain[-1] == i}
+    arrived = sorted((journey.arrived[i], seen, i) for i, seen in enumerate(journey.reported) if seen is not None)
+    observed = [(seen, i) for _, seen, i in arrived]
+    return {i for number, (_, i) in enumerate(observed, start=1) if i in _chains(observed[:number], journey)[-1]}
 
 
 def _chains(arrived: list[tuple[int, int]], journey: Journey) -> list[list[int]]:
@@ -211,8 +217,10 @@ def heard_at(heard: Heard, t: int) -> tuple[tuple[float, float], int, tuple[floa
     """Values known at `t`: the last values and their age, means and number over RECENT_S, and means so far."""
     until, since = bisect_right(heard.times, t), bisect_right(heard.times, t - RECENT_S)
     last, age = (0.0, 0.0), OLD_S
-    if until and t - heard.times[until - 1] < OLD_S:
-        last, age = heard.values[until - 1], t - heard.times[until - 1]
+    if until:
+        newest = max(range(until), key=lambda row: (heard.observed[row], row))
+        if t - heard.observed[newest] < OLD_S:
+            last, age = heard.values[newest], t - heard.observed[newest]
     total, before, count = heard.sums[until], heard.sums[since], until - since
     recent = (total[0] - before[0]) / (count + 1), (total[1] - before[1]) / (count + 1)
     return last, age, recent, count, (total[0] / (until + 1), total[1] / (until + 1))

@@ -217,6 +217,11 @@ class DataConfig(Group):
     timezone: TimeZone = Field(
         "Europe/Brussels", description="time zone of naive timestamps, service dates and the grid"
     )
+    reporting_delay_s: Whole = Field(
+        0,
+        ge=0,
+        description="seconds after which an observation is known, in training and evaluation; column `known_ts` wins",
+    )
     split: SplitConfig = Field(default_factory=SplitConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     snapshot: SnapshotConfig = Field(default_factory=SnapshotConfig)
@@ -276,6 +281,10 @@ class UseInputsConfig(Group):
         description="time of day and day of week; worth a try with months of data, since a few dates hold no week",
     )
     network_load: bool = Field(True, description="number of running trains, in all and per type, and their mean delay")
+    feed_silence: bool = Field(
+        False,
+        description="age of the newest observation of any train, and the share of departed trains heard of lately",
+    )
     section_statistics: bool = Field(True, description="historical delay change and running time of the sections ahead")
     train_history: bool = Field(True, description="historical delay of this train number at the points ahead")
     live_sections: bool = Field(

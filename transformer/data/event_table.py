@@ -28,7 +28,7 @@ MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
 KEY_SPAN = np.int64(1) << 32  # seconds (136 years) that a key leaves for the time; the journey is in the digits above
-LAYOUT_VERSION = 5  # raise when the files of `save_table` change meaning; older caches are then not reused
+LAYOUT_VERSION = 6  # raise when the files of `save_table` change meaning; older caches are then not reused
 _BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
@@ -59,11 +59,12 @@ class EventTable:
     planned: Int64Array  # [E]
     observed: Int64Array  # [E] for labels; NEVER where not observed, or found wrong by all observations of the journey
     reported: Int64Array  # [E] for inputs; NEVER where not observed
+    arrived: Int64Array  # [E] time from which the report is known; NEVER where not observed
     heard: npt.NDArray[np.bool_]  # [E] see `news.News`
     point: Int32Array  # [E] code in the vocabulary
     event_type: Int8Array  # [E] code in EVENT_TYPE_INDEX
     journey: Int32Array  # [E] the journey of each event
-    news_key: Int64Array  # [N] journey and time of each report, non-decreasing
+    news_key: Int64Array  # [N] journey of each report and time from which it is known, non-decreasing
     news_last: Int64Array  # [N] the last event that the journey has passed by then
     news_begin: Int64Array  # [N] the events known by then are `known[news_begin:news_end]`, in their order
     news_end: Int64Array  # [N]
@@ -115,7 +116,7 @@ def _key(journeys: npt.NDArray[np.integer], seconds: Int64Array) -> Int64Array:
 
 
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
-    """Build the columns from validated `events` (EVENT_SCHEMA; `cancelled_ts` and `reported_ts` if they have them).
+    """Build the columns from validated `events` (EVENT_SCHEMA; `cancelled_ts`, `reported_ts` and `known_ts` if there).
 
     Args:
         train_types: `train_id, service_date, train_type` per journey. Other journeys have the unknown type.
@@ -127,12 +128,14 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         events = events.with_columns(pl.lit(None, TIMESTAMP).alias("cancelled_ts"))
     if "reported_ts" not in events.columns:
         events = events.with_columns(pl.col("observed_ts").alias("reported_ts"))
+    if "known_ts" not in events.columns:
+        events = events.with_columns(pl.col("reported_ts").alias("known_ts"))
     ordered = in_table_order(
         events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
     ).with_columns(pl.struct(JOURNEY).rle_id().cast(pl.Int32).alias("journey"))
     planned = _seconds(ordered["planned_ts"])
     observed, reported = _seconds(ordered["observed_ts"]), _seconds(ordered["reported_ts"])
-    cancelled = _seconds(ordered["cancelled_ts"])
+    arrived, cancelled = _seconds(ordered["known_ts"]), _seconds(ordered["cancelled_ts"])
     journey = ordered["journey"].to_numpy().astype(np.int32)
     n_journeys = int(journey[-1]) + 1 if len(journey) else 0
     start = np.searchsorted(journey, np.arange(n_journeys), side="left").astype(np.int64)
@@ -143,7 +146,7 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
     origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
     if len(planned) and int(planned.max() - origin) >= KEY_SPAN // 2:
         raise UserError(f"the events span {int(planned.max() - origin) // 86_400:,} days; correct the planned times")
-    news = news_of(reported, planned, journey.astype(np.int64), int(NEVER))
+    news = news_of(reported, arrived, planned, journey.astype(np.int64), int(NEVER))
     delay = np.where(reported < NEVER, reported - planned, 0)
     greatest = np.maximum.reduceat(delay, start) if n_journeys else np.zeros(0, np.int64)
     runs = cancelled == NEVER
@@ -152,11 +155,12 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         planned=planned,
         observed=observed,
         reported=reported,
+        arrived=arrived,
         heard=news.heard,
         point=vocabulary.encode_points(ordered["op_id"].to_numpy()),
         event_type=ordered["event_type"].replace_strict(EVENT_TYPE_INDEX, return_dtype=pl.Int8).to_numpy(),
         journey=journey,
-        news_key=_key(journey[news.event], reported[news.event] - origin),
+        news_key=_key(journey[news.event], arrived[news.event] - origin),
         news_last=news.last,
         news_begin=news.begin,
         news_end=news.end,

@@ -38,7 +38,7 @@ from transformer.parquet import read_parquet
 log = logging.getLogger(__name__)
 
 OPTIONAL = {"delay_sec", *OPTIONAL_EVENT_COLUMNS}  # delay_sec is always recomputed from the timestamps
-COLUMNS = [*EVENT_SCHEMA, "reported_ts", "cancelled_ts"]  # of valid events
+COLUMNS = [*EVENT_SCHEMA, "reported_ts", "known_ts", "cancelled_ts"]  # of valid events
 UNKNOWN_TRAIN_TYPE = "unknown"
 RUN_GAP_S = 3_600  # where two events have the same `seq`, a gap of this length separates two runs
 
@@ -79,6 +79,7 @@ def read_events(
     validation: ValidationConfig,
     keys: Keys | None = None,
     until: datetime | None = None,
+    reporting_delay_s: int = 0,
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Read and validate the events of one service date. Arguments and result are those of `validated_events`.
 
@@ -86,7 +87,7 @@ def read_events(
         UserError: the file is missing, truncated or not Parquet, or `validated_events` refuses it.
     """
     path = events_path(folder, day)
-    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, keys, until)
+    return validated_events(read_parquet(path, REMEDY), path, day, timezone, validation, keys, until, reporting_delay_s)
 
 
 def validated_events(
@@ -97,26 +98,28 @@ def validated_events(
     validation: ValidationConfig,
     keys: Keys | None = None,
     until: datetime | None = None,
+    reporting_delay_s: int = 0,
 ) -> tuple[pl.DataFrame, ReadingReport]:
     """Validate the content of the events file of one service date.
 
     Args:
         found: content of the file `path`.
         keys: keys of the other tables of the folder; None = events are not compared with them.
-        until: later observations are removed before any rule looks at them; None = all observations are known.
+        until: observations that are known later are removed before any rule looks at them; None = all are known.
+        reporting_delay_s: an observation is known so many seconds after it, where the file has no `known_ts`.
 
     Returns:
         Valid events with COLUMNS, sorted by (train_id, seq), and the report. `cancelled_ts` is the time from which a
         cancellation is known; null = the train runs. An observation that cannot be right becomes null, and its event
         stays. `reported_ts` keeps it if only the other observations of the journey speak against it: at an instant,
-        the later ones of them are not known yet.
+        the later ones of them are not known yet. `known_ts` is the time from which `reported_ts` is known.
 
     Raises:
         UserError: a column is missing or has the wrong type, there is no row, or too many rows are unusable, have a
             wrong observation, or have no match in the other tables.
     """
     schema = {**EVENT_SCHEMA, **{name: column.dtype for name, column in OPTIONAL_EVENT_COLUMNS.items()}}
-    raw = conform(found, schema, OPTIONAL, path, timezone, second_readings=("planned_ts", "observed_ts"))
+    raw = conform(found, schema, OPTIONAL, path, timezone, second_readings=("planned_ts", "observed_ts", "known_ts"))
     report = ReadingReport(events=raw.height)
     if not report.events:
         raise UserError(f"{path} has no events; leave its date out of data.split or remove the file")
@@ -124,7 +127,8 @@ def validated_events(
     report.count("notes", "timestamps in an hour that daylight saving skips (read as missing)", nonexistent)
     events = _in_repeated_hours(raw, report)
     if until is not None:
-        known = pl.col("observed_ts") <= pl.lit(until.astimezone(UTC), TIMESTAMP)
+        times = [name for name in ("observed_ts", "known_ts") if name in events.columns]
+        known = pl.max_horizontal(times) <= pl.lit(until.astimezone(UTC), TIMESTAMP)
         events = events.with_columns(pl.when(known).then("observed_ts"))
     events = _drop_unusable(events, day, validation, report)
     report.kept = events.height
@@ -133,6 +137,7 @@ def validated_events(
         raise _too_many(path, "events are unusable", report.dropped, report.events, limit)
     events = _with_cancellations(events, report)
     events = _discard_wrong_observations(events, validation, report)
+    events = _with_known_times(events, reporting_delay_s, report)
     observed = report.labels + report.discarded.total()
     limit = f"data.validation.max_discarded_share={validation.max_discarded_share}"
     if report.discarded.total() > validation.max_discarded_share * observed:
@@ -250,9 +255,10 @@ def _in_repeated_hours(events: pl.DataFrame, report: ReadingReport) -> pl.DataFr
     """Decide which instant is meant by times without a zone that daylight saving repeats.
 
     A planned time is the first of both, unless it would be earlier than the event before; from there on the journey is
-    in the second hour. An observed time is the one that is nearer to the planned time.
+    in the second hour. An observed time is the one that is nearer to the planned time. An observation is known at the
+    first of both that is not before it.
     """
-    repeated = [name for name in ("planned_ts", "observed_ts") if name + SECOND_READING in events.columns]
+    repeated = [name for name in ("planned_ts", "observed_ts", "known_ts") if name + SECOND_READING in events.columns]
     if not repeated:
         return events
     either = pl.any_horizontal(pl.col(name + SECOND_READING).is_not_null() for name in repeated)
@@ -270,6 +276,11 @@ def _in_repeated_hours(events: pl.DataFrame, report: ReadingReport) -> pl.DataFr
         second = pl.col("observed_ts" + SECOND_READING)
         nearer = (second - pl.col("planned_ts")).abs() < (pl.col("observed_ts") - pl.col("planned_ts")).abs()
         events = events.with_columns(pl.when(~nearer.fill_null(False)).then("observed_ts").otherwise(second))
+    if ambiguous and "known_ts" in repeated:
+        second = pl.col("known_ts" + SECOND_READING)
+        first = pl.col("known_ts")
+        before = (second.is_not_null() & (first < pl.col("observed_ts"))).fill_null(False)
+        events = events.with_columns(pl.when(before).then(second).otherwise(first).alias("known_ts"))
     return events.drop(name + SECOND_READING for name in repeated)
 
 
@@ -377,6 +388,19 @@ def _discard_wrong_observations(
     return events
 
 
+def _with_known_times(events: pl.DataFrame, delay_s: int, report: ReadingReport) -> pl.DataFrame:
+    """Set `known_ts` to the time from which the report of an event is known; null = there is no report.
+
+    No report is known before it was observed.
+    """
+    seen = pl.col("reported_ts")
+    arrived = pl.col("known_ts") if "known_ts" in events.columns else pl.lit(None, TIMESTAMP)
+    early = events.select((arrived < seen).sum()).item()
+    report.count("notes", "known before it was observed (known when observed)", early)
+    known = pl.max_horizontal(seen, pl.coalesce(arrived, seen + pl.duration(seconds=delay_s)))
+    return events.with_columns(pl.when(seen.is_not_null()).then(known).alias("known_ts"))
+
+
 def _count_unmatched(
     events: pl.DataFrame, keys: Keys, path: Path, validation: ValidationConfig, report: ReadingReport
 ) -> None:
@@ -418,7 +442,7 @@ def each_day(
 
     Args:
         known: dates that were already read with the same configuration and the same `until`.
-        until: see `validated_events`.
+        until: see `validated_events`. The observations up to then are known: `data.reporting_delay_s` does not count.
 
     Raises:
         UserError: see `read_events`.
@@ -430,7 +454,8 @@ def each_day(
         if day in known:
             yield known[day]
         else:
-            yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, keys, until))
+            delay_s = data.reporting_delay_s if until is None else 0
+            yield DayEvents(day, *read_events(folder, day, data.timezone, data.validation, keys, until, delay_s))
 
 
 def joined(read: Sequence[DayEvents], folder: Path) -> tuple[pl.DataFrame, ReadingReport]:

@@ -101,6 +101,9 @@ NOTED: Mapping[str, Reason] = MappingProxyType(
         "cancelled but observed (used as observed)": Reason(
             "the train was seen at an event that is marked as cancelled", "correct the column `cancelled`"
         ),
+        "known before it was observed (known when observed)": Reason(
+            "`known_ts` is earlier than `observed_ts`", "correct the clocks of the source"
+        ),
         "observations out of order (kept, but no input)": Reason(
             "`data.validation.observation_order=keep` is set. Such an observation is a label, but no input", "none"
         ),

@@ -64,6 +64,10 @@ OPTIONAL_EVENT_COLUMNS: dict[str, Column] = {
         "time from which the cancellation is known; null or no column = the planned time of the journey's first "
         "cancelled event",
     ),
+    "known_ts": Column(
+        TIMESTAMP,
+        "time at which the message with observed_ts arrived; null or no column = data.reporting_delay_s after it",
+    ),
 }
 OPTIONAL_OP_NODE_COLUMNS: dict[str, Column] = {
     "source_id": Column(

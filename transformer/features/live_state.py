@@ -1,6 +1,6 @@
 """Live state of the railway around each next event: the latest delays of other trains there, and the trains nearby.
 
-There are three views. All of them use only the timetable and the events that were observed by the instant:
+There are three views. All of them use only the timetable and the observations that are known by the instant:
 
 - section: delay changes on the section that leads to the event. The view holds the change of the previous train, and
   the means of the last three hours and of the day so far. Each is also given relative to the usual value.
@@ -87,27 +87,36 @@ class Observations:
     """Values observed at places, and their excess over the usual values, sorted by place and time.
 
     Row o + 1 has the values known after observation o; row 0 has none. A row has 16 bytes, since NumPy copies such rows
-    several times as fast as rows of other sizes.
+    several times as fast as rows of other sizes. The time of an observation is when it is known.
     """
 
     key: Int64Array  # place × TIME_SPAN_S + time [O + 1], then NO_KEY for the rows that a search may read beyond it
     before: Int64Array  # [n_places] the row before the first row of each place
     longest: int  # largest number of observations of one place
-    newest: FloatArray  # [O + 1, 4] value, excess, mean excess of the date so far, padding
+    newest: FloatArray  # [O + 1, 4] value, excess, mean excess of the date so far, age when it is known
     sums: npt.NDArray[np.float64]  # [O + 1, 2] sums of values and excesses up to this row, lower places included
 
     @classmethod
-    def of(cls, place: Int64Array, time: Int64Array, values: FloatArray, n_places: int) -> Self:
+    def of(cls, place: Int64Array, time: Int64Array, observed: Int64Array, values: FloatArray, n_places: int) -> Self:
+        """
+        Args:
+            time: when each observation [O] is known.
+            observed: when it was made [O]. A late one is not the newest of its place after a later one is known.
+        """
         # Places are numbered without gaps, and each has an event: too many places would need a billion events.
         assert n_places < 2**63 // TIME_SPAN_S, f"{n_places} places do not fit the keys"
         since = time - time.min(initial=NO_KEY)
         order = _ascending(place * (int(since.max(initial=0)) + 1) + since)
-        place, time = place[order], time[order]
+        place, time, observed = place[order], time[order], observed[order]
         newest = np.zeros((len(place) + 1, 4), np.float32)
         # Multiples of 2^-16 s are fine enough and add up without rounding. Distant rows of the table, such as another
         # date or the future, therefore do not change a mean even in its last bit.
         newest[1:, :2] = np.round(values[order] * 2**16) / 2**16
         sums = np.cumsum(newest[:, :2], axis=0, dtype=np.float64)
+        made = place * TIME_SPAN_S + observed
+        last = np.maximum.accumulate(np.where(made >= np.maximum.accumulate(made), np.arange(len(made)), 0))
+        newest[1:, :2] = newest[1:, :2][last]
+        newest[1:, 3] = time - observed[last]
         number = np.bincount(place, minlength=n_places)
         before = np.cumsum(number) - number
         first = before[place]
@@ -134,7 +143,7 @@ class Observations:
         newest, number = np.take(self.newest, until, axis=0), until - since
         recent = np.take(self.sums, until, axis=0) - np.take(self.sums, since, axis=0)
         recent /= (number + 1)[:, None]
-        age = key - np.take(self.key, until)
+        age = key - np.take(self.key, until) + newest[:, 3].astype(np.int64)
         old = np.flatnonzero(age >= OLD_S)
         newest[old, :2] = 0
         newest[old[age[old] > TIME_SPAN_S // 2], 2] = 0  # the row belongs to another place
@@ -180,7 +189,7 @@ class LiveState:
         point_of, n_places = _numbered(day * n_points + point)
 
         # A report that was wrong by what was known when it arrived does not count; one found wrong later did count.
-        observed, seen = np.asarray(table.reported), np.asarray(table.heard)
+        observed, seen, arrived = np.asarray(table.reported), np.asarray(table.heard), np.asarray(table.arrived)
         delay = np.where(seen, observed - np.asarray(table.planned), 0)
         ran = np.flatnonzero(seen & ~first & seen[before])
         change = delay[ran] - delay[ran - 1]
@@ -194,12 +203,17 @@ class LiveState:
             forward=point[before] < point,
             sections=Observations.of(
                 section_of[ran],
+                np.maximum(arrived[ran], arrived[ran - 1]),
                 np.maximum(observed[ran], observed[ran - 1]),
                 _columns(change, excess, (-CHANGE_LIMIT_S, CHANGE_LIMIT_S)),
                 n_sections,
             ),
             points=Observations.of(
-                point_of[at], observed[at], _columns(delay[at], delay[at] - usual_delay[at], DELAY_LIMITS_S), n_places
+                point_of[at],
+                arrived[at],
+                observed[at],
+                _columns(delay[at], delay[at] - usual_delay[at], DELAY_LIMITS_S),
+                n_places,
             ),
         )
 

@@ -149,5 +149,6 @@ def running_times(readings: Sequence[DateReading], data: DataConfig) -> list[Spa
 
 
 def _folder_of(data: DataConfig, day: date, cache: Path) -> Path:
-    identity = content_hash(LAYOUT_VERSION, date_content(data, day), to_dict(data.validation), data.timezone)
+    settings = to_dict(data.validation), data.timezone, data.reporting_delay_s
+    identity = content_hash(LAYOUT_VERSION, date_content(data, day), *settings)
     return cache / "tables" / f"{day}-{identity}"

@@ -11,7 +11,7 @@ these moments:
 - `silence_s` after its next planned event plus its last known delay, since a silent train must not stay overdue;
 - all its next events are known to be cancelled.
 
-A snapshot uses the timetable and the events with `observed <= t`. Only the labels come from the future.
+A snapshot uses the timetable and the observations that are known at `t`. Only the labels come from the future.
 """
 
 from __future__ import annotations

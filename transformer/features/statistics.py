@@ -358,6 +358,8 @@ def _hash(fingerprint: Mapping[str, str], data: DataConfig) -> str:
         # The name gives these files another hash than those of older programs, which expect more columns.
         "histogram": ["change", data.statistics.histogram_step_s, data.statistics.histogram_limit_s],
     }
+    if data.reporting_delay_s:  # without it as of older programs
+        relevant["reporting_delay_s"] = data.reporting_delay_s
     return content_hash(fingerprint, relevant)
 
 

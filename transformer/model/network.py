@@ -38,6 +38,8 @@ N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
 HEADWAY_SCALE_S = 300.0  # divisor of the time between two trains
 AGE_SCALE_S = 1_800.0  # divisor of the age of an observation
 COUNT_SCALE = 3.0  # divisor of a number of trains
+HEARD_OF_S = 900.0  # a train observed within this time was heard of lately
+SILENT_S = 14_400.0  # age of the newest observation where there is none
 TIME_SCALE_S = 600.0  # divisor of times to and from events; `squash` compresses times beyond it
 # The part of a train's history that its token reads. Only the head of the event reads the rest, and the live state: a
 # token that read these of all next events would have half as many inputs again.
@@ -197,6 +199,7 @@ class DelayTransformer(nn.Module):
             + shape.n_train_types * use.train_type
             + (4 + 7) * use.calendar
             + (shape.n_train_types + 2) * use.network_load
+            + 2 * use.feed_silence
         )
         return shape.n_prev * per_past + shape.n_foll * self._event_size(d_point) + per_train
 
@@ -278,11 +281,25 @@ class DelayTransformer(nn.Module):
             mean_delay = (batch["translation"] * present).sum(1, keepdim=True) / count.clamp(min=1)
             load = torch.cat([count, per_type], dim=-1) / self.scales["running_trains"]
             network += [load, squash(mean_delay, delay_scale)]
+        if self.use.feed_silence:
+            network.append(feed_silence(batch))
         snapshot = batch["train_mask"].nonzero()[:, 0]
         return torch.cat(network, dim=-1)[snapshot]
 
     def _kinds(self, train_type: Tensor) -> Tensor:
         return nn.functional.one_hot(train_type, self.shape.n_train_types).float()
+
+
+def feed_silence(batch: dict[str, Tensor]) -> Tensor:
+    """How silent the feed is [B, 2]: the age of the newest observation, and the share of departed trains heard of.
+
+    The age is squashed. A train is heard of if its last known event is at most HEARD_OF_S old. Without a departed train
+    the share is 0.
+    """
+    departed = batch["train_mask"] & batch["past_mask"][..., -1]
+    age = (-batch["past_observed"][..., -1]).masked_fill(~departed, SILENT_S).clamp(max=SILENT_S)
+    heard = (departed & (age <= HEARD_OF_S)).sum(1) / departed.sum(1).clamp(min=1)
+    return torch.stack([squash(age.amin(1), TIME_SCALE_S), heard], dim=-1)
 
 
 def squash(values: Tensor, scale: float) -> Tensor:

@@ -50,7 +50,10 @@ _WHERE = (
     "training.num_workers", "training.log_every_s", "training.allow_changes_on_resume", "training.use_precomputed.",
     "training.schedule.",
 )  # fmt: skip
-_ROWS = ("data.split.", "data.validation.", "data.grid.", "data.timezone", "data.snapshot.", "training.overfit_batches")
+_ROWS = (
+    "data.split.", "data.validation.", "data.grid.", "data.timezone", "data.reporting_delay_s", "data.snapshot.",
+    "training.overfit_batches",
+)  # fmt: skip
 _INPUTS_ONLY = ("data.snapshot.n_prev",)
 # Keys that the weights of a warm start depend on, except `_SHAPELESS`.
 _SHAPE = ("model.", "embeddings.", "data.snapshot.")

@@ -24,6 +24,7 @@ from transformer.data.tables import (
     events_path,
     journeys_path,
     op_nodes_path,
+    write_op_nodes,
 )
 
 LENIENT = ValidationConfig(max_dropped_share=1.0, max_discarded_share=1.0, max_unmatched_share=1.0)
@@ -44,7 +45,7 @@ def keys(op_ids: Sequence[int] = (10, 11, 12), journeys: Sequence[str] = ("a",))
 def test_sound_events_are_read_as_they_are(written: Callable[..., Path]) -> None:
     frame = rows({}, {"event_type": "D"}, {"event_type": "P"}, {"observed_ts": None, "delay_sec": None})
     events, report = read(written(frame))
-    assert_frame_equal(events.drop("reported_ts", "cancelled_ts"), frame)
+    assert_frame_equal(events.drop("reported_ts", "known_ts", "cancelled_ts"), frame)
     assert events["cancelled_ts"].is_null().all()
     assert report.as_dict() == {
         "events": 4,
@@ -84,7 +85,7 @@ def test_other_types_that_say_the_same_are_accepted(written: Callable[..., Path]
     )
     events, _ = read(written(frame.drop("delay_sec").with_columns(extra=1)))
     expected = sound().with_columns(train_id=pl.lit("17"), observed_ts=None, delay_sec=None)
-    assert_frame_equal(events.drop("reported_ts", "cancelled_ts"), expected.cast(EVENT_SCHEMA))
+    assert_frame_equal(events.drop("reported_ts", "known_ts", "cancelled_ts"), expected.cast(EVENT_SCHEMA))
 
 
 def test_delays_are_computed_and_differences_noted(written: Callable[..., Path]) -> None:
@@ -333,6 +334,18 @@ def test_in_spring_an_hour_does_not_exist(tmp_path: Path) -> None:
     assert report.notes == {"timestamps in an hour that daylight saving skips (read as missing)": 2}
 
 
+def test_in_autumn_an_observation_is_known_at_the_first_time_that_is_not_before_it(tmp_path: Path) -> None:
+    day = date(2024, 10, 27)  # 03:00 → 02:00
+    frame = naive(day, ("01:50", "02:10"), ("02:20", "02:50"), ("02:10", "02:20"))
+    moments = [datetime(2024, 10, 27, 2, minute) for minute in (12, 5, 21)]
+    events, _ = read_naive(tmp_path, day, frame.with_columns(pl.Series("known_ts", moments, NAIVE)), "Europe/Brussels")
+    assert events["known_ts"].to_list() == [
+        datetime(2024, 10, 27, 0, 12, tzinfo=UTC),
+        datetime(2024, 10, 27, 1, 5, tzinfo=UTC),
+        datetime(2024, 10, 27, 1, 21, tzinfo=UTC),
+    ]
+
+
 def test_in_autumn_a_repeated_hour_follows_the_journey_and_the_plan(tmp_path: Path) -> None:
     day = date(2024, 10, 27)  # 03:00 → 02:00
     # The train waits for an hour: it leaves at 02:10 in the second hour. 02:20 is then 02:20 of the second hour too.
@@ -436,6 +449,50 @@ def test_what_is_cancelled_is_known_from_one_time_on(written: Callable[..., Path
     assert report.adds_up
     said = frame.with_columns(pl.when(pl.col("seq") == 3).then(pl.lit(at(-60), TIMESTAMP)).alias("cancelled_ts"))
     assert read(written(said))[0]["cancelled_ts"].to_list() == [None, None, at(-60), at(-60), None]
+
+
+def known_times(events: pl.DataFrame) -> list[datetime | None]:
+    return events["known_ts"].to_list()
+
+
+def test_an_observation_is_known_when_it_is_made_if_nothing_says_otherwise(written: Callable[..., Path]) -> None:
+    events, _ = read(written(rows({}, {"observed_ts": None, "delay_sec": None})))
+    assert known_times(events) == [events["observed_ts"][0], None]
+
+
+def test_the_message_says_when_an_observation_is_known_and_the_reporting_delay_otherwise(
+    written: Callable[..., Path],
+) -> None:
+    early = {"known_ts": at(-60)}
+    none = {"known_ts": None}
+    lost = {"observed_ts": None, "delay_sec": None, "known_ts": at(90)}
+    folder = written(rows({"known_ts": at(60)}, none, early, lost, schema={"known_ts": TIMESTAMP}))
+    events, report = read(folder, reporting_delay_s=90)
+    observed = events["observed_ts"].to_list()
+    assert known_times(events) == [at(60), observed[1] + timedelta(seconds=90), observed[2], None]
+    assert report.notes == {"known before it was observed (known when observed)": 1}
+    assert report.adds_up and report.labels == 3  # the labels stay
+
+
+def test_at_an_instant_messages_that_arrive_later_are_not_known(written: Callable[..., Path]) -> None:
+    folder = written(rows({"known_ts": at(60)}, {}, schema={"known_ts": TIMESTAMP}))
+    for minutes, observed in ((59, [True, False]), (60, [False, False])):
+        events, _ = read(folder, until=at(minutes))
+        assert events["observed_ts"].is_null().to_list() == observed
+
+
+def test_a_prediction_needs_no_reporting_delay(written: Callable[..., Path]) -> None:
+    """All that has arrived is known, so `until` leaves the delay aside."""
+    folder = written(sound())
+    write_op_nodes(folder, pl.DataFrame({"op_id": [10], "op_name": ["A"], "lat": [50.0], "lon": [4.0]}))
+    pl.DataFrame({"train_id": ["a"], "service_date": [DAY]}).write_parquet(journeys_path(folder))
+    data = DataConfig(local_folder=str(folder), reporting_delay_s=600, validation=LENIENT)
+    (late,), (now,) = (list(each_day(data, [DAY], until=until)) for until in (None, at(600)))
+    seen = now.events["observed_ts"].is_not_null()
+    assert seen.any() and now.events["known_ts"].equals(now.events["observed_ts"].alias("known_ts"))
+    assert (late.events["known_ts"] - late.events["observed_ts"]).drop_nulls().unique().to_list() == [
+        timedelta(seconds=600)
+    ]
 
 
 def test_an_aware_timestamp_ignores_the_time_zone_of_the_data(written: Callable[..., Path]) -> None:

@@ -135,6 +135,7 @@ def set_value(key: str, value: object) -> Change:
         ("data.timezone", "UTC", True, True),
         ("data.validation.max_delay_s", 60, True, True),
         ("data.snapshot.silence_s", 60, True, False),
+        ("data.reporting_delay_s", 60, True, False),
         ("data.statistics.histogram_step_s", 60, True, False),
         ("data.statistics.half_life_days", 90.0, True, False),
         ("embeddings.laplacian.dim", 8, False, True),

@@ -12,7 +12,8 @@ from benchmarks.tables import read_table
 from tests.oracles.snapshot_loop import journeys_of, live_index, snapshots_by_loop
 from transformer.config import Config, SnapshotConfig
 from transformer.data.dates import available_dates
-from transformer.data.event_table import NEVER, EventTable, Vocabulary, build_event_table
+from transformer.data.event_table import NEVER, EventTable, Vocabulary, _key, build_event_table
+from transformer.data.news import news_of
 from transformer.data.points import read_op_nodes
 from transformer.data.tables import EVENT_SCHEMA
 from transformer.features.instants import training_instants
@@ -252,8 +253,32 @@ def instants_of(config: Config, count: int, days: slice = slice(0, 3)) -> np.nda
     return training_instants(chosen, count, config.data, np.random.default_rng(1))
 
 
-def test_same_as_a_loop_over_trains_and_observations(small_config: Config):
+def known_at(table: EventTable, arrived: np.ndarray) -> EventTable:
+    """The same observations, known from other times on."""
+    news = news_of(table.reported, arrived, table.planned, table.journey.astype(np.int64), NEVER)
+    key = _key(table.journey[news.event], arrived[news.event] - table._origin)
+    spans = {"news_last": news.last, "news_begin": news.begin, "news_end": news.end, "known": news.known}
+    return replace(table, arrived=arrived, heard=news.heard, news_key=key, **spans)
+
+
+def test_the_age_is_that_of_the_observation_and_a_late_one_is_not_the_newest():
+    table = table_of(*EARLIER, AHEAD)
+    arrived = np.array(table.arrived)
+    arrived[1], arrived[4] = at(598), at(590)  # the train of 412 is known after that of 505
+    builder = builder_of(replace(table, arrived=arrived))
+    assert of_event(builder.build(np.array([at(599)])), 7)["point_last_delay"] == -300
+    assert of_event(builder.build(np.array([at(599)])), 7)["point_last_age"] == 94 * 60
+    arrived[4] = at(600)
+    builder = builder_of(replace(table, arrived=arrived))
+    assert of_event(builder.build(np.array([at(599)])), 7)["point_last_delay"] == 120
+    assert of_event(builder.build(np.array([at(599)])), 7)["point_last_age"] == 187 * 60
+
+
+@pytest.mark.parametrize("late_s", [0, 900])
+def test_same_as_a_loop_over_trains_and_observations(small_config: Config, late_s: int):
     table, change, delay = simulated(small_config)
+    late = np.random.default_rng(5).integers(0, late_s, table.n_events, endpoint=True)
+    table = known_at(table, np.where(table.reported < NEVER, table.reported + late, NEVER))
     builder = replace(builder_of(table, change, delay), config=SnapshotConfig(n_prev=2, n_foll=6))
     instants = instants_of(small_config, 12)
     batch = builder.build(instants)
@@ -284,6 +309,25 @@ def test_future_never_changes_a_live_feature(small_config: Config, change: str):
         # Both batches have the trains of the unchanged table, so only the live state can differ.
         altered = LiveState.of(replace(table, observed=np.where(future, moved, observed)), *usual)
         after = replace(builder_of(table, *usual), live=altered).build(instants)
+        np.testing.assert_array_equal(before.next_live, after.next_live)
+
+
+def test_what_is_not_known_yet_never_changes_a_live_feature(small_config: Config):
+    table, *usual = simulated(small_config)
+    generator = np.random.default_rng(3)
+    reported = np.asarray(table.reported)
+    arrived = np.where(reported < NEVER, reported + generator.integers(0, 900, reported.shape), NEVER)
+    for instant in instants_of(small_config, 6):
+        unknown = (arrived > instant) & (reported < NEVER)
+        assert (unknown & (reported <= instant)).any()
+        other = replace(
+            table, arrived=arrived + np.where(unknown, 60, 0), reported=reported - np.where(unknown, 120, 0)
+        )
+        # Both batches have the trains of the unchanged table, so only the live state can differ.
+        before, after = (
+            replace(builder_of(table, *usual), live=LiveState.of(of, *usual)).build(np.array([instant]))
+            for of in (replace(table, arrived=arrived), other)
+        )
         np.testing.assert_array_equal(before.next_live, after.next_live)
 
 
@@ -349,7 +393,7 @@ def test_keys_of_the_largest_table_do_not_overflow():
     last = (place[1:] * TIME_SPAN_S + time[1:])[0]
     assert last > 0 and last // TIME_SPAN_S == most - 2
     with pytest.raises(AssertionError, match="do not fit the keys"):
-        Observations.of(place, time, np.zeros((2, 2), np.float32), most)
+        Observations.of(place, time, time, np.zeros((2, 2), np.float32), most)
 
 
 @pytest.mark.parametrize("most", [0, 5, 2**40, 2**62])

@@ -115,7 +115,7 @@ def test_nothing_is_read_for_dates_that_the_cache_has(
     assert folders(small_config, days, tmp_path) == before
 
 
-@pytest.mark.parametrize("change", ["events", "journeys", "settings", "time zone"])
+@pytest.mark.parametrize("change", ["events", "journeys", "settings", "time zone", "delay"])
 def test_a_date_is_read_anew_if_anything_it_holds_changes(small_config: Config, tmp_path: Path, change: str) -> None:
     config = copied(small_config, tmp_path / "data")
     data, folder = config.data, Path(config.data.local_folder)
@@ -131,6 +131,8 @@ def test_a_date_is_read_anew_if_anything_it_holds_changes(small_config: Config, 
         journeys.write_parquet(journeys_path(folder))
     elif change == "settings":
         data = data.model_copy(update={"validation": data.validation.model_copy(update={"max_delay_s": 3_600})})
+    elif change == "delay":
+        data = data.model_copy(update={"reporting_delay_s": 60})
     else:
         data = data.model_copy(update={"timezone": "UTC"})
     after = folders(config.model_copy(update={"data": data}), days, tmp_path / "cache")

@@ -235,15 +235,84 @@ def test_future_never_changes_an_input(small_config: Config, change: str):
                 )
 
 
-def rebuilt(table: EventTable, observed: np.ndarray) -> EventTable:
-    """The same timetable with other observations, built by the same code."""
+def known_later(table: EventTable, kind: str) -> np.ndarray:
+    """The time from which each report of a table is known, if all are late by 90 s, or each by another time."""
+    reported = np.asarray(table.reported)
+    late = {"alike": np.full(reported.shape, 90), "apart": np.random.default_rng(4).integers(0, 900, reported.shape)}
+    return np.where(reported < NEVER, reported + late[kind], NEVER)
+
+
+def test_labels_stay_where_an_observation_is_known_late():
+    table = table_of([(600, 602), (610, 613), (620, 625), (630, None)])
+    late = rebuilt(table, np.asarray(table.reported), np.asarray(table.reported) + 150)
+    batch = build(late, 615)
+    assert batch.past_delay.tolist() == [[[0, 0, 120]]]  # the report of 613 is known from 615:30 on
+    assert batch.past_observed.tolist() == [[[0, 0, -780]]]  # ages are those of the observations
+    assert batch.translation.tolist() == [[300]]
+    assert batch.label_mask.tolist() == [[[True, True, False]]]
+    assert batch.label.tolist() == [[[180, 300, 0]]]
+    assert build(late, 615.5).past_delay.tolist() == [[[0, 120, 180]]]
+
+
+def test_a_report_that_is_overtaken_takes_its_place_when_it_arrives():
+    table = table_of([(600, 602), (610, 613), (620, 625), (630, 635)])
+    minutes = [602, 628, 626, 635]
+    late = rebuilt(table, np.asarray(table.reported), np.array([at(m) for m in minutes]))
+    assert build(late, 627).past_delay.tolist() == [[[0, 120, 300]]]
+    assert build(late, 628).past_delay.tolist() == [[[120, 180, 300]]]
+
+
+@pytest.mark.parametrize("kind", ["alike", "apart"])
+def test_same_as_a_loop_over_the_trains_if_observations_are_known_late(small_config: Config, kind: str):
+    table, features = simulated(small_config)
+    table = rebuilt(table, np.asarray(table.reported), known_later(table, kind))
+    config = SnapshotConfig(n_prev=6, n_foll=6)
+    instants = training_instants(available_dates_of(small_config)[:3], 12, small_config.data, np.random.default_rng(1))
+    batch = SnapshotBuilder(table, config, features).build(instants)
+    expected = snapshots_by_loop(journeys_of(table, features), instants.tolist(), config, features)
+    assert batch.train_mask.sum() > 50
+    for field in fields(SnapshotBatch):
+        np.testing.assert_allclose(getattr(batch, field.name), expected[field.name], atol=1e-4, err_msg=field.name)
+
+
+@pytest.mark.parametrize("change", ["lost", "other", "later"])
+def test_what_is_not_known_yet_never_changes_an_input(small_config: Config, change: str):
+    """Change all observations that are known after the instant, also those made before it."""
+    table, features = simulated(small_config)
+    reported, arrived = np.asarray(table.reported), known_later(table, "apart")
+    late = rebuilt(table, reported, arrived)
+    builder = SnapshotBuilder(late, SnapshotConfig(n_prev=6, n_foll=6), features)
+    days = tuple(available_dates_of(small_config)[:3])
+    for instant in training_instants(days, 6, small_config.data, np.random.default_rng(2)):
+        instants = np.array([instant])
+        unknown = (arrived > instant) & (reported < NEVER)
+        assert (unknown & (reported <= instant)).any()
+        altered = {
+            "lost": rebuilt(late, np.where(unknown, NEVER, reported), arrived),
+            "other": rebuilt(late, np.where(unknown, reported - 60, reported), arrived),
+            "later": rebuilt(late, reported, np.where(unknown, arrived + 3_600, arrived)),
+        }[change]
+        before, after = (replace(builder, table=of).build(instants) for of in (late, altered))
+        for field in fields(SnapshotBatch):
+            if field.name not in LABELS:
+                np.testing.assert_array_equal(
+                    getattr(before, field.name), getattr(after, field.name), err_msg=f"{field.name} at {instant}"
+                )
+
+
+def rebuilt(table: EventTable, observed: np.ndarray, arrived: np.ndarray | None = None) -> EventTable:
+    """The same timetable with other observations, built by the same code.
+
+    Args:
+        arrived: time from which each observation is known; None = when it is made.
+    """
+
+    def moments(seconds: np.ndarray) -> pl.Series:
+        column = pl.from_epoch(pl.Series(np.where(observed < NEVER, seconds, 0)), "s").dt.replace_time_zone("UTC")
+        return column.cast(pl.Datetime("us", "UTC")).set(pl.Series(observed >= NEVER), None)
+
     moment = (
         pl.from_epoch(pl.Series(np.asarray(table.planned)), "s")
-        .dt.replace_time_zone("UTC")
-        .cast(pl.Datetime("us", "UTC"))
-    )
-    seen = (
-        pl.from_epoch(pl.Series(np.where(observed < NEVER, observed, 0)), "s")
         .dt.replace_time_zone("UTC")
         .cast(pl.Datetime("us", "UTC"))
     )
@@ -256,10 +325,11 @@ def rebuilt(table: EventTable, observed: np.ndarray) -> EventTable:
             "op_id": np.asarray(table.point),
             "event_type": np.array(["", "A", "D", "P"])[np.asarray(table.event_type)],
             "planned_ts": moment,
-            "observed_ts": pl.Series(seen).set(pl.Series(observed >= NEVER), None),
+            "observed_ts": moments(observed),
             "delay_sec": pl.Series([None] * len(journey), dtype=pl.Int32),
+            "known_ts": moments(observed if arrived is None else arrived),
         },
-        schema=EVENT_SCHEMA,
+        schema=EVENT_SCHEMA | {"known_ts": pl.Datetime("us", "UTC")},
     )
     types = pl.DataFrame(
         {"train_id": [], "service_date": [], "train_type": []},

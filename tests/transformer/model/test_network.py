@@ -22,6 +22,7 @@ from transformer.model.network import (
     DelayTransformer,
     NetworkShape,
     asinh,
+    feed_silence,
     squash,
 )
 
@@ -200,6 +201,7 @@ GROUPS = {
     "event_types": ["past_type", "next_type"],
     "train_type": ["train_type"],
     "calendar": ["time_of_day", "day_of_week"],
+    "feed_silence": ["past_observed"],
     "section_statistics": ["next_features"],
     "train_history": ["next_features"],
     "live_sections": ["next_live"],
@@ -236,6 +238,8 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
     without = EVERY_INPUT.model_copy(update={group: False})
     if group == "train_type":  # the network's load counts the trains of each type
         without = without.model_copy(update={"network_load": False})
+    if group in ("past_delays", "feed_silence"):  # both read the ages of observations
+        without = without.model_copy(update={"past_delays": False, "feed_silence": False})
     given, other = batch(seed=1), batch(seed=2)
     mixed = dict(given)
     if group == "network_load":  # the other trains see one train fewer
@@ -362,6 +366,18 @@ def test_each_member_learns_as_if_the_others_were_not_there():
 def test_no_point_embeddings_at_all():
     shape = replace(SHAPE, embedding_dims={})
     assert torch.isfinite(network(shape=shape)(batch())).all()
+
+
+def test_the_silence_of_the_feed_spelled_out():
+    """Three trains: observed 60 s ago, observed 1,000 s ago, not departed; and a slot without a train."""
+    given = {
+        "train_mask": torch.tensor([[True, True, True, False], [True, False, False, False]]),
+        "past_mask": torch.tensor([[[True], [True], [False], [True]], [[False], [True], [True], [True]]]),
+        "past_observed": torch.tensor([[[-60.0], [-1_000.0], [0.0], [-1.0]], [[0.0], [-1.0], [-1.0], [-1.0]]]),
+    }
+    age, heard = feed_silence(given).unbind(-1)
+    torch.testing.assert_close(age, asinh(torch.tensor([60.0, 14_400.0]) / 600))
+    assert heard.tolist() == [0.5, 0.0]
 
 
 def test_squash_is_linear_near_zero_and_logarithmic_far_out():

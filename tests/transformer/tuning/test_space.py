@@ -137,6 +137,7 @@ def test_own_values_outside_the_space_are_told():
         ({"key": "search.n_trials", "low": 1, "high": 2}, "says where a trial runs"),
         ({"key": "evaluation.drift.psi_shifted", "low": 0.1, "high": 2}, "says where a trial runs"),
         ({"key": "data.snapshot.n_foll", "low": 5, "high": 15}, "changes the rows on which trials are compared"),
+        ({"key": "data.reporting_delay_s", "low": 0, "high": 60}, "changes the rows on which trials are compared"),
         ({"key": "data.grid.step_s", "choices": [900]}, "changes the rows on which trials are compared"),
         ({"key": "model.dropout", "choices": [0.1], "when": "model.n_layers=2"}, "must be KEY=VALUE of an entry above"),
     ],
