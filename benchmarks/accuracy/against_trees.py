@@ -216,7 +216,7 @@ def predict_all(
             predictions = predictions.including(name, seed, rows)
             predictions = predictions.including(name + UNROUNDED, seed, rows, "unrounded_delay_s")
     assert predictions is not None, "argparse asks for a seed"
-    return predictions.with_blend(experiment.round_to_s)
+    return predictions.with_blend(experiment.round_to_s, experiment.resolution_s)
 
 
 def _of_date(split: Split, predictions: Predictions, difference: dict[str, Any]) -> dict[str, Any]:

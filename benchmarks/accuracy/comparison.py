@@ -20,6 +20,7 @@ from transformer.evaluation import metrics
 from transformer.evaluation.bootstrap import interval, resampled_sums
 from transformer.evaluation.metrics import group_keys
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
+from transformer.model.coherence import earliest_delay
 from transformer.prediction import columns
 
 FloatArray = npt.NDArray[np.float64]
@@ -63,10 +64,15 @@ class Predictions:
         judgement = uncertainty(predicted)
         return self if judgement is None else replace(self, uncertainty={**self.uncertainty, seed: judgement})
 
-    def with_blend(self, round_to_s: float) -> Self:
-        """Return a copy with BLEND. It is rounded like its parts, and no event is predicted before its snapshot."""
+    def with_blend(self, round_to_s: float, resolution_s: float) -> Self:
+        """Return a copy with BLEND. It is rounded like its parts, and every event is predicted after its snapshot.
+
+        Args:
+            round_to_s: step of the predicted delays; 0 = not rounded.
+            resolution_s: step of the observed delays.
+        """
         trees = self.delays[TREE + UNROUNDED]
-        earliest = -self.rows["horizon_s"].to_numpy()
+        earliest = earliest_delay(self.rows["horizon_s"].to_numpy(), resolution_s)
         blends = {}
         for seed, delay in self.delays[TRANSFORMER].items():
             mean = (delay + trees[seed]) / 2

@@ -36,6 +36,7 @@ from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import joint_edges, obtain_readings
 from transformer.features.statistics import Statistics
 from transformer.files import content_hash
+from transformer.model.module import input_scales
 from transformer.parquet import read_parquet, write_parquet
 from transformer.prediction.rows import evaluation_rows
 from transformer.tracking.run_log import RunLog
@@ -149,9 +150,14 @@ class Experiment:
         return cls(config, split, *obtain_inputs(config, split))
 
     @property
+    def resolution_s(self) -> float:
+        """The step of the observed delays in seconds."""
+        return input_scales(self.statistics)["resolution"]
+
+    @property
     def round_to_s(self) -> float:
         """The step in seconds that predictions are rounded to; 0 = not rounded."""
-        return float(self.statistics.resolution_s) if self.config.model.round_predictions else 0.0
+        return self.resolution_s if self.config.model.round_predictions else 0.0
 
     def train_network(self, seed: int) -> tuple[TrainingResult, Path]:
         """Train the network as the pipeline does, without MLflow. Return the result and the run folder."""
@@ -192,8 +198,8 @@ class Experiment:
             rank=pl.Series(rows.rank).cast(pl.Int16),
             translation_delay_s=pl.Series(rows.translation).cast(pl.Float64),
             observed_delay_s=pl.Series(rows.label).cast(pl.Float64),
-            predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s)),
-            unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0)),
+            predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s, self.resolution_s)),
+            unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0, self.resolution_s)),
         )
 
     def _grid(self, days: Sequence[date]) -> Int64Array:

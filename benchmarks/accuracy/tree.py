@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from transformer.data.event_table import Int64Array
 from transformer.features.history import CUMULATIVE_FEATURES, FEATURES
 from transformer.features.live_state import LIVE_FEATURES
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, utc_offset_s
+from transformer.model.coherence import earliest_delay
 from transformer.model.network import HISTORY_DELAYS
 
 if TYPE_CHECKING:
@@ -144,13 +146,27 @@ def fit(training: TreeRows, validation: TreeRows, settings: TreeSettings, seed: 
     return booster
 
 
-def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float) -> npt.NDArray[np.float64]:
-    """Return predicted delays [N] in seconds. As in the network, they are rounded, and no event lies before t."""
+def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float, resolution_s: float) -> npt.NDArray[np.float64]:
+    """Return predicted delays [N] in seconds. As those of the network, they are rounded and coherent along a train.
+
+    Args:
+        round_to_s: step of the predicted delays; 0 = not rounded.
+        resolution_s: step of the observed delays.
+    """
     correction = np.concatenate([np.asarray(booster.predict(block), np.float64) for block in rows.inputs])
+    planned = rows.planned.astype(np.float64)
     delay = rows.translation + correction
     if round_to_s:
         delay = np.round(delay / round_to_s) * round_to_s
-    return np.asarray(np.maximum(delay, -rows.planned), np.float64)
+    forecasts = pl.DataFrame(
+        {
+            "instant": rows.instant,
+            "journey": rows.journey,
+            "time": planned + np.maximum(delay, earliest_delay(planned, resolution_s)),
+        }
+    )
+    times = forecasts.select(pl.col("time").cum_max().over("instant", "journey"))["time"].to_numpy()
+    return np.asarray(times - planned, np.float64)
 
 
 def _progress(state: lgb.callback.CallbackEnv) -> None:

@@ -8,6 +8,7 @@ from typing import Self
 import polars as pl
 
 from transformer.evaluation import metrics
+from transformer.evaluation.order import backward_shares
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.prediction.row_files import EvaluationRows
 
@@ -22,6 +23,7 @@ class Measures:
     breakdowns: dict[str, pl.DataFrame]  # by `metrics.BREAKDOWNS`
     trains: pl.DataFrame  # the breakdown by train number
     uncertainty: Uncertainty | None  # None = the rows hold no quantiles
+    order: dict[str, float]  # `order.backward_shares`
 
     @classmethod
     def of(cls, rows: EvaluationRows, timezone: str) -> Self:
@@ -37,6 +39,7 @@ class Measures:
             metrics.breakdowns(rows, timezone),
             metrics.breakdown(rows, metrics.TRAIN_NUMBER, timezone),
             uncertainty(rows),
+            backward_shares(rows),
         )
 
     def groups(self, by: str) -> pl.DataFrame:
@@ -46,4 +49,4 @@ class Measures:
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics under MLflow-legal names, `{prefix}/mae_s`, …"""
         judged = self.uncertainty.metrics(prefix) if self.uncertainty else {}
-        return metrics.to_mlflow_metrics(self.summary, self.breakdowns, prefix) | judged
+        return metrics.to_mlflow_metrics(self.summary | self.order, self.breakdowns, prefix) | judged

@@ -30,6 +30,7 @@ from transformer.features.live_state import (
     NEIGHBOUR_FEATURES,
 )
 from transformer.model.calibration import calibrated, no_correction
+from transformer.model.coherence import coherent
 from transformer.model.member import Member
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
@@ -111,25 +112,25 @@ class DelayTransformer(nn.Module):
         self.members = nn.ModuleList([Member(config, d_token, d_event, shape.n_foll) for _ in range(config.n_members)])
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predicted delays in seconds [B, S, F]. No predicted time is before the snapshot's instant."""
+        """Predicted delays in seconds [B, S, F], coherent along each train, see `transformer.model.coherence`."""
         return self.predict(batch)[0]
 
     def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds.
 
-        The delays are the learned medians, rounded if the configuration says so. The quantiles are calibrated and not
-        rounded.
+        The delays are the learned medians, rounded to the resolution if the configuration says so. The quantiles are
+        calibrated. Both are whole seconds and coherent, see `transformer.model.coherence`.
         """
         quantiles_BSFQ, planned = self.quantiles(batch), batch["next_planned"]
         spread = calibrated(quantiles_BSFQ, planned, self.correction)
-        return self.point(quantiles_BSFQ, planned), not_in_the_past(spread, planned[..., None])
+        return self.point(quantiles_BSFQ, planned), coherent(spread, planned, self.scales["resolution"])
 
     def point(self, quantiles_BSFQ: Tensor, planned_BSF: Tensor) -> Tensor:
         """The predicted delays [B, S, F] of a distribution that is not calibrated."""
         delay = quantiles_BSFQ[..., self.levels.index(0.5)]
         if self.round_to_s:
             delay = torch.round(delay / self.round_to_s) * self.round_to_s
-        return not_in_the_past(delay, planned_BSF)
+        return coherent(delay[..., None], planned_BSF, self.scales["resolution"])[..., 0]
 
     def quantiles(self, batch: dict[str, Tensor]) -> Tensor:
         """Learned quantiles [B, S, F, Q] of the delays in seconds: not calibrated, some before the instant."""
@@ -290,8 +291,3 @@ def asinh(values: Tensor) -> Tensor:
     """`torch.asinh` to 3e-7, and ten times as fast, by operations that have vector instructions on a CPU."""
     magnitude = values.abs()
     return torch.log(magnitude + torch.sqrt(magnitude.square() + 1)).copysign(values)
-
-
-def not_in_the_past(delay: Tensor, planned: Tensor) -> Tensor:
-    """Raise predicted delays so that no event is predicted before the snapshot's instant. Both [..., F], in seconds."""
-    return torch.maximum(delay, -planned)

@@ -43,7 +43,8 @@ ROW_SCHEMA: dict[str, pl.DataType] = {
     "predicted_delay_s": pl.Float64(),
 }  # a model with a distribution adds its quantiles, see `evaluation.quantiles`
 
-ROW_KEY = ["snapshot_ts", *JOURNEY, "rank", "op_id", "event_type"]  # what an evaluation row is known by
+FORECAST = ("snapshot_ts", *JOURNEY)  # what all predictions for one train in one snapshot are known by
+ROW_KEY = [*FORECAST, "rank", "op_id", "event_type"]  # what an evaluation row is known by
 
 
 def prediction_columns(levels: Sequence[float]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from benchmarks.accuracy import ablation, against_trees
 from benchmarks.accuracy.comparison import BLEND, TRANSFORMER, TREE, UNROUNDED, Predictions, differences
 from benchmarks.accuracy.experiment import Experiment, own_split, splits_by_date
 from benchmarks.accuracy.report import coverage_table
-from benchmarks.accuracy.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, tree_rows
+from benchmarks.accuracy.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, predict, tree_rows
 from transformer.config import Config, GateConfig, with_values
 from transformer.data.event_table import LoadedTable
 from transformer.data.events import read_days, read_journeys
@@ -107,9 +107,31 @@ def test_tree_predictions_end_as_those_of_the_network(experiment: Experiment):
     assert rows.equals(again)
     predicted, raw = rows["predicted_delay_s"].to_numpy(), rows["unrounded_delay_s"].to_numpy()
     step = experiment.statistics.resolution_s
-    rounded = predicted % step == 0
-    assert rounded.mean() > 0.5  # the others lie at the instant itself
+    assert (predicted % step == 0).all()
     assert np.abs(predicted - raw).max() <= step / 2
+
+
+def test_trees_predict_no_event_before_the_next_step_or_an_earlier_event() -> None:
+    class Falling:
+        """Predicts a correction for each row, in the place of trees."""
+
+        def predict(self, block: np.ndarray) -> np.ndarray:
+            return block[:, 0]
+
+    planned = np.array([-90, 0, 60, 120, 0, 60], np.float32)
+    rows = TreeRows(
+        columns=("correction",),
+        inputs=[np.array([[-400], [100], [20], [-70], [-500], [-40]], np.float32)],
+        instant=np.array([7, 7, 7, 7, 7, 8]),
+        journey=np.array([1, 1, 1, 1, 2, 1]),
+        rank=np.array([1, 2, 3, 4, 1, 1]),
+        translation=np.zeros(6, np.float32),
+        planned=planned,
+        label=np.zeros(6, np.float32),
+    )
+    times = predict(Falling(), rows, 60.0, 60.0) + planned  # type: ignore[arg-type]
+    assert times.tolist() == [30.0, 120.0, 120.0, 120.0, 60.0, 60.0]
+    assert (predict(Falling(), rows, 0.0, 60.0) + planned).tolist() == [30.0, 100.0, 100.0, 100.0, 60.0, 60.0]  # type: ignore[arg-type]
 
 
 def predictions(delays: dict[str, list[float]], n_dates: int = 1) -> Predictions:
@@ -159,7 +181,7 @@ def test_rows_of_other_trains_are_refused():
 
 def test_blend_is_the_rounded_mean():
     found = predictions({TRANSFORMER: [60.0, 60.0, -900.0], TREE + UNROUNDED: [100.0, 170.0, -900.0]})
-    assert found.with_blend(60.0).delays[BLEND][42].tolist() == [60.0, 120.0, -600.0]
+    assert found.with_blend(60.0, 60.0).delays[BLEND][42].tolist() == [60.0, 120.0, -540.0]
 
 
 def test_coverage_of_intervals_per_seed_and_group():

@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 
 from transformer.evaluation import metrics, quantiles
 from transformer.evaluation.measures import Measures
+from transformer.evaluation.order import backward_shares
 from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.page_tables import Champion
 from transformer.evaluation.report.provenance import Provenance
@@ -82,7 +83,9 @@ def test_measures_are_those_of_the_rows(day_quantiles: pl.DataFrame) -> None:
     judged = quantiles.uncertainty(day_quantiles)
     assert judged is not None
     flat = measures.metrics("test")
-    assert flat == metrics.to_mlflow_metrics(measures.summary, measures.breakdowns, "test") | judged.metrics("test")
+    assert measures.order == backward_shares(day_quantiles)
+    summary = measures.summary | measures.order
+    assert flat == metrics.to_mlflow_metrics(summary, measures.breakdowns, "test") | judged.metrics("test")
 
 
 def test_rows_in_files_have_the_figures_of_rows_in_memory_to_the_last_digit(

@@ -14,6 +14,7 @@ from transformer.features.live_state import (
     LIVE_SECTION_FEATURES,
     NEIGHBOUR_FEATURES,
 )
+from transformer.model.coherence import coherent, earliest_delay
 from transformer.model.losses import make_loss
 from transformer.model.network import (
     HEAD_HISTORY,
@@ -21,7 +22,6 @@ from transformer.model.network import (
     DelayTransformer,
     NetworkShape,
     asinh,
-    not_in_the_past,
     squash,
 )
 
@@ -115,8 +115,8 @@ def padded(given: dict[str, torch.Tensor], extra: int, fill: float) -> dict[str,
 def test_untrained_it_predicts_the_translation():
     given = batch()
     fresh = DelayTransformer(CONFIG, SHAPE, torch.randn(9, 6)).eval()
-    expected = not_in_the_past(given["translation"][..., None].expand(-1, -1, 5), given["next_planned"])
-    torch.testing.assert_close(fresh(given), expected)
+    expected = coherent(given["translation"][..., None, None].expand(-1, -1, 5, 1), given["next_planned"], 60.0)
+    torch.testing.assert_close(fresh(given), expected[..., 0])
     _, spread = fresh.predict(given)
     assert (spread[given["next_mask"]].diff(dim=-1) >= 0).all()
 
@@ -164,10 +164,32 @@ def test_snapshot_without_a_train_gives_numbers():
 
 def test_never_in_the_past():
     given = batch()
-    given["next_planned"] = given["next_planned"] - 5_000 * given["next_mask"]
+    given["next_planned"] = (given["next_planned"] - 5_000 * given["next_mask"]).round()
     predicted, spread = network().predict(given)
-    assert (predicted >= -given["next_planned"] - 1e-3).all()
-    assert (spread >= -given["next_planned"][..., None] - 1e-3).all()
+    earliest = earliest_delay(given["next_planned"], 60.0)
+    assert (predicted >= earliest).all() and (spread >= earliest[..., None]).all()
+    assert (earliest > -given["next_planned"]).all()
+
+
+@pytest.mark.parametrize("round_predictions", [True, False])
+def test_no_time_runs_backwards_along_a_train_and_quantiles_stay_ordered(round_predictions: bool) -> None:
+    config = CONFIG.model_copy(update={"round_predictions": round_predictions})
+    raw_backwards = 0
+    for seed in range(20):
+        given, made = batch(seed=seed), network(config)
+        given["next_planned"] = given["next_planned"].cumsum(-1).round() * given["next_mask"] - 600
+        for member in made.members:
+            torch.nn.init.normal_(member.head_out.weight, std=float(1 + seed))
+        made.correction += torch.randn(made.correction.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            predicted, spread = made.predict(given)
+            raw = made.quantiles(given)
+        planned, last_two = given["next_planned"], given["next_mask"][..., 1:]
+        for values in (predicted[..., None], spread):
+            assert ((planned[..., None] + values).diff(dim=-2)[last_two] >= 0).all()
+        raw_backwards += int(((planned[..., None] + raw).diff(dim=-2)[last_two] < 0).sum())
+        assert (spread.diff(dim=-1) >= 0).all()
+    assert raw_backwards > 1_000
 
 
 GROUPS = {
@@ -292,7 +314,7 @@ def test_median_as_it_was_learned_is_the_prediction():
     learned = made.quantiles(given)[..., MEDIAN]
     made.correction += torch.linspace(-1, 1, len(CONFIG.quantiles)) + 0.3
     predicted, spread = made.predict(given)
-    torch.testing.assert_close(predicted, not_in_the_past(learned, given["next_planned"]))
+    torch.testing.assert_close(predicted, coherent(learned[..., None], given["next_planned"], 60.0)[..., 0])
     torch.testing.assert_close(predicted, made(given))
     assert not torch.allclose(spread[..., MEDIAN], predicted)
 
@@ -349,6 +371,7 @@ def test_squash_is_linear_near_zero_and_logarithmic_far_out():
 
 def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     given = batch()
+    given["next_planned"] = (given["next_planned"] / 60).round() * 60  # a timetable of the same resolution
     plain, rounding = network(), network(CONFIG.model_copy(update={"round_predictions": True}))
     with torch.inference_mode():
         (exact, spread), (rounded, same_spread) = plain.predict(given), rounding.predict(given)
@@ -359,11 +382,12 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     assert torch.equal(rounded[free] % 60, torch.zeros(int(free.sum())))
     assert (rounded - exact)[free].abs().max() <= 30
     assert (rounded >= -given["next_planned"]).all()
-    fine = network(
-        CONFIG.model_copy(update={"round_predictions": True}), replace(SHAPE, scales={**SCALES, "resolution": 1.0})
-    )
+    by_second = replace(SHAPE, scales={**SCALES, "resolution": 1.0})
+    fine = network(CONFIG.model_copy(update={"round_predictions": True}), by_second)
     with torch.inference_mode():
-        assert (fine(given) - exact).abs().max() <= 0.5
+        learned = fine.quantiles(given)[..., MEDIAN]
+        raised = torch.maximum(learned, 1 - given["next_planned"]) + given["next_planned"]
+        assert (fine(given) + given["next_planned"] - raised.cummax(-1).values).abs().max() <= 0.5
 
 
 def test_asinh_is_that_of_pytorch_from_tiny_to_huge_values():

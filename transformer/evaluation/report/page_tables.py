@@ -20,7 +20,7 @@ from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL
+from transformer.evaluation.report.tables import CRPS, MAX_TYPES, OVERALL, order_text
 from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.pages.page import Cell, Table, plain_number
 from transformer.prediction.columns import ROW_KEY
@@ -128,6 +128,7 @@ class EvaluationTables:
             values = values | judged.summary
             measures.append(CRPS)
             note += " CRPS is the error of the whole predicted distribution. For a point prediction it is the MAE."
+        note += f" Along a train, {order_text(self.measures.order)}."
         lines = [
             [
                 Cell(label),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from transformer.evaluation import metrics
 from transformer.evaluation.measures import Measures
+from transformer.evaluation.order import BACKWARD, OBSERVED
 from transformer.evaluation.quantiles import Uncertainty
 from transformer.evaluation.report import figures
 from transformer.figures import DPI
@@ -56,6 +57,7 @@ def write_evaluation(
     tables: dict[str, Any] = {by: metrics.to_json(frame) for by, frame in groups.items()}
     tables["op_id"] = metrics.to_json(groups["op_id"].join(names, on="op_id", how="left", maintain_order="left"))
     tables["summary"] = _summary_json(measures.summary)
+    tables["order"] = measures.order
     if judged:
         tables["uncertainty"] = _summary_json(judged.summary)
         tables["quantiles"] = metrics.to_json(judged.levels)
@@ -96,8 +98,10 @@ def results_table(measures: Measures) -> str:
             for label, name, text, skill in (*OVERALL, *([CRPS] if judged else []))
         ],
     )
+    lines.append("")
     if judged and judged.intervals:
-        lines += ["", widest_interval_text(judged)]
+        lines.append(widest_interval_text(judged))
+    lines.append(order_text(measures.order))
     types = breakdowns["train_type"].sort("n", descending=True)
     lines += ["", *_group_lines("horizon", "horizon", breakdowns["horizon"])]
     lines += ["", *_group_lines("train type", "train_type", types.head(MAX_TYPES))]
@@ -111,6 +115,12 @@ def widest_interval_text(judged: Uncertainty) -> str:
     name = judged.intervals[-1].name
     covered, width = (judged.summary[measure] for measure in (f"coverage_{name}", f"width_{name}_s"))
     return f"{name}% interval covers {share_text(covered)}, mean width {minutes_text(width)}"
+
+
+def order_text(shares: Mapping[str, float]) -> str:
+    """`times run backwards in 0.0% of the trains' forecasts, observed times in 9.8%`."""
+    predicted, observed = (share_text(shares[name]) for name in (BACKWARD, OBSERVED + BACKWARD))
+    return f"times run backwards in {predicted} of the trains' forecasts, observed times in {observed}"
 
 
 def _group_lines(title: str, by: str, frame: pl.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ from tests.support.messages import assert_names
 from transformer.errors import UserError
 from transformer.evaluation import metrics
 from transformer.evaluation.measures import Measures
+from transformer.evaluation.order import backward_shares
 from transformer.evaluation.quantiles import BREAKDOWNS, uncertainty
 from transformer.evaluation.report.tables import results_table, write_evaluation
 
@@ -31,7 +32,7 @@ def test_evaluation_is_written_and_returned(day_rows, network, history, tmp_path
         "calibration.png",
         "training_curves.png",
     }
-    assert {path.name for path in result.tables} == {f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary")}
+    assert {path.name for path in result.tables} == {f"{by}.json" for by in (*metrics.BREAKDOWNS, "summary", "order")}
     on_disk = {path for path in tmp_path.rglob("*") if path.is_file()}  # hidden temporary files would show here
     assert on_disk == {*result.figures, *result.tables}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in result.figures)
@@ -75,6 +76,7 @@ def test_tables_read_back(day_rows, network, tmp_path):
     tables = {path.stem: json.loads(path.read_text()) for path in result.tables}
     assert tables["summary"] == metrics.summary(day_rows)
     assert tables["horizon"] == metrics.to_json(metrics.breakdown(day_rows, "horizon"))
+    assert tables["order"] == backward_shares(day_rows)
     assert [point["op_name"] for point in tables["op_id"]] == ["Aachen", "Bonn", "Celle", "Dessau"]
     assert [line["service_date"] for line in tables["service_date"]] == ["2024-12-20"]
     assert "training_curves.png" not in {path.name for path in result.figures}
@@ -101,6 +103,8 @@ def test_results_table_reads_as_written(make_rows):
         [60, 60, 60, 60],
         horizon_s=[-60.0, -60.0, 600.0, 900.0],
         train_type=["regional", "regional", "regional", "IC"],
+        train_id=["t1", "t2", "t3", "t3"],
+        rank=[1, 1, 1, 2],
     )
     expected = """\
 4 predictions            model  translation   skill
@@ -112,6 +116,8 @@ within 1 min             50.0%       100.0%
 within 2 min            100.0%       100.0%
 within 5 min            100.0%       100.0%
 bias (+ = too late)    +60.0 s      +60.0 s
+
+times run backwards in 0.0% of the trains' forecasts, observed times in 0.0%
 
 horizon   n     MAE  translation   skill    RMSE  within 2 min
 --------------------------------------------------------------
@@ -136,6 +142,7 @@ def test_results_table_has_the_distribution(make_rows):
         "",
         "80% interval covers 75.0%, mean width 1.0 min",
     ]
+    assert lines[12] == "times run backwards in 0.0% of the trains' forecasts, observed times in 0.0%"
 
 
 def test_results_table_stays_within_100_columns(make_rows):
