@@ -283,6 +283,10 @@ class UseInputsConfig(Group):
     )
     live_points: bool = Field(True, description="delay of the last trains at the points ahead")
     neighbour_trains: bool = Field(True, description="the trains expected on the same track just before and after")
+    imminence: bool = Field(
+        True,
+        description="the train's silence and its expected times on a scale of minutes, for events of the next minutes",
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.
@@ -360,13 +364,24 @@ class UsePrecomputedConfig(Group):
 
 
 class LossConfig(Group):
-    name: Literal["mae", "huber", "mse"] = Field(
-        "mae", description="loss of the median: absolute, huber or squared error"
+    """Two scores of the predicted distribution. Their weighted sum is the loss."""
+
+    cross_entropy: float = Field(
+        1.0, ge=0, description="weight of the log score: minus the logarithm of the probability of what was observed"
     )
-    huber_delta_s: float = Field(120.0, gt=0, description="error at which huber turns from square to absolute")
-    quantile_weight: float = Field(
-        2.0, ge=0, description="weight of the mean pinball loss of the quantiles other than the median"
+    ranked_probability: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the ranked probability score in minutes, which is the CRPS of the distribution",
     )
+
+    @model_validator(mode="after")
+    def _scores(self) -> Self:
+        if not self.cross_entropy and not self.ranked_probability:
+            raise MisfitError(
+                "training.loss.cross_entropy and training.loss.ranked_probability are both 0; raise one of them"
+            )
+        return self
 
 
 class SchedulerConfig(Group):

@@ -15,7 +15,7 @@ from transformer.config import ModelConfig, TrainingConfig, from_dict, to_dict
 from transformer.features.batches import Batch
 from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
-from transformer.model.losses import make_loss
+from transformer.model.losses import distribution_loss
 from transformer.model.network import DelayTransformer, NetworkShape
 
 
@@ -44,7 +44,6 @@ class DelayModule(LightningModule):
         self.save_hyperparameters("model", "training", "shape")
         self.training_config = from_dict(TrainingConfig, training, "training")
         self.network = DelayTransformer(from_dict(ModelConfig, model, "model"), NetworkShape(**shape), point_vectors)
-        self.loss = make_loss(self.training_config.loss, self.network.levels)
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
         self.val_calibration = QuantileCalibration(self.network.levels)
@@ -72,9 +71,12 @@ class DelayModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         del batch_index
-        # Predictions are not raised to the present: one in the past must still pull the weights towards its label.
-        quantiles = batch["translation"][..., None, None, None] + self.network.corrections(batch)
-        loss = self.loss(quantiles, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
+        changes = self.network.changes(batch)
+        labelled = batch["label_mask"][changes.exists]
+        change = batch["label"][changes.exists] - changes.since
+        loss = distribution_loss(
+            self.training_config.loss, self.network.bins, changes.log_probability[labelled], change[labelled]
+        ) * self._share_of_labels(batch["label_mask"])
         # Each process has the same weight, so the mean over processes and steps is the mean over whole steps.
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss

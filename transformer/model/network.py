@@ -4,11 +4,11 @@ Each train is one token. There is no positional encoding, so the trains form a s
 not depend on the order of the others. Source: "Transformers à Grande Vitesse", arXiv 2105.08526.
 
 The network is an ensemble. Its `n_members` encoders and heads (`transformer.model.member`) read the same inputs and
-learn independently; the prediction is their mean. Padding is removed before the computation: it would be a third of the
-trains, and half of the events and of the attention.
+learn independently; the predicted distribution is their mean. Padding is removed before the computation: it would be a
+third of the trains, and half of the events and of the attention.
 
-Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, K event features, M members,
-Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
+Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, M members, K bins of the change of a
+delay, Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ from transformer.features.live_state import (
     NEIGHBOUR_FEATURES,
 )
 from transformer.model.calibration import calibrated, no_correction
-from transformer.model.coherence import coherent
+from transformer.model.coherence import coherent, earliest_delay
+from transformer.model.distribution import ChangeBins
 from transformer.model.member import Member
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
 HEADWAY_SCALE_S = 300.0  # divisor of the time between two trains
 AGE_SCALE_S = 1_800.0  # divisor of the age of an observation
 COUNT_SCALE = 3.0  # divisor of a number of trains
+MINUTE_S = 60.0  # divisor of times in the next minutes
+FADING_S = 1_200.0  # inputs about the next minutes fade with the time until the event, by a factor e in this time
 TIME_SCALE_S = 600.0  # divisor of times to and from events; `squash` compresses times beyond it
 # The part of a train's history that its token reads. Only the head of the event reads the rest, and the live state: a
 # token that read these of all next events would have half as many inputs again.
@@ -45,6 +48,8 @@ TRAIN_INPUTS = (  # the tensors of a batch that belong to a train
     "train_type", "departed", "last_delay", "translation", "past_mask", "past_delay", "past_observed", "past_point",
     "past_type", "next_mask", "next_planned", "next_point", "next_type", "next_features", "next_live",
 )  # fmt: skip
+IMMINENCE_EDGES_MIN = (-60, -20, -10, -5, -3, -2, -1, 0, 1, 2, 3, 5, 8, 12, 20, 40)  # see `piecewise`
+N_IMMINENCE = 7 * len(IMMINENCE_EDGES_MIN) + N_EVENT_TYPES + 1  # see `DelayTransformer._imminence`
 HISTORY_DELAYS = ("history_delay", "history_median", "history_low", "history_high")
 HEAD_HISTORY = tuple(name for name in HISTORY_FEATURES if name not in TOKEN_HISTORY)
 
@@ -76,17 +81,27 @@ class NetworkShape:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Distributions of the change of delay until each of C next events."""
+
+    exists: Tensor  # [B, S, F] the slots of the C events
+    since: Tensor  # [C] seconds: the translation, raised to the earliest possible delay of an overdue next event
+    log_probability: Tensor  # [C, M, K] see `ChangeBins`
+
+
 class DelayTransformer(nn.Module):
     """Predicts the delay of each train at each of its next events.
 
     `forward` takes the tensors of a SnapshotBatch, and returns delays in seconds [B, S, F]. `predict` also returns
-    their calibrated distribution. `corrections` returns what the members add to translation; with untrained weights its
-    median is zero.
+    their calibrated distribution. `changes` returns the distribution that each member has learned. With untrained
+    weights, no change is its median.
     """
 
     point_vectors: Tensor  # [points, embedding] a buffer: row 0 is the unknown point
     correction: Tensor  # [horizon bins, Q] a buffer: calibration of quantiles, see `transformer.model.calibration`
     live_scale: Tensor  # [L] divisors of the live features
+    imminence_edges: Tensor  # seconds
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
         super().__init__()
@@ -104,12 +119,18 @@ class DelayTransformer(nn.Module):
         self.live_columns = [LIVE_FEATURES.index(name) for name in wanted]
         scales = torch.tensor([self._live_scale(name) for name in wanted])
         self.register_buffer("live_scale", scales, persistent=False)
+        edges_s = 60.0 * torch.tensor(IMMINENCE_EDGES_MIN, dtype=torch.float32)
+        self.register_buffer("imminence_edges", edges_s, persistent=False)
         self.point_projection = nn.Linear(max(shape.d_embedding, 1), config.d_point, bias=False)
         d_token, d_event = (
             self._token_size(config.d_point),
             self._event_size(config.d_point) + self._surroundings_size(),
         )
-        self.members = nn.ModuleList([Member(config, d_token, d_event, shape.n_foll) for _ in range(config.n_members)])
+        self.bins = ChangeBins(shape.scales["resolution"])
+        prior = self.bins.prior()
+        self.members = nn.ModuleList(
+            [Member(config, d_token, d_event, shape.n_foll, prior) for _ in range(config.n_members)]
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Predicted delays in seconds [B, S, F], coherent along each train, see `transformer.model.coherence`."""
@@ -133,14 +154,14 @@ class DelayTransformer(nn.Module):
         return coherent(delay[..., None], planned_BSF, self.scales["resolution"])[..., 0]
 
     def quantiles(self, batch: dict[str, Tensor]) -> Tensor:
-        """Learned quantiles [B, S, F, Q] of the delays in seconds: not calibrated, some before the instant."""
-        return batch["translation"][..., None, None] + self.corrections(batch).mean(-2)
+        """Learned quantiles [B, S, F, Q] of the delays in seconds, not calibrated. 0 where there is no event."""
+        changes = self.changes(batch)
+        change_CQ = self.bins.quantiles(changes.log_probability.exp().mean(1), self.levels)
+        result = change_CQ.new_zeros(*batch["next_mask"].shape, len(self.levels))
+        return result.masked_scatter(changes.exists[..., None], change_CQ + changes.since[:, None])
 
-    def corrections(self, batch: dict[str, Tensor]) -> Tensor:
-        """Quantiles [B, S, F, M, Q] of what each member adds to the translation of each next event, seconds.
-
-        They are 0 where there is no train or event.
-        """
+    def changes(self, batch: dict[str, Tensor]) -> Changes:
+        """The distribution of each member, of the change of delay until each next event."""
         present = batch["train_mask"]
         slots = present.flatten().nonzero().squeeze(1)
         trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in TRAIN_INPUTS}
@@ -149,10 +170,12 @@ class DelayTransformer(nn.Module):
         events_TFX = self._events(trains, points_TFE)
         token_TX = torch.cat([self._tokens(trains, points_TPE, events_TFX), self._network(batch)], dim=-1)
         events_CX = torch.cat([events_TFX[cells], self._surroundings(trains)], dim=-1)
-        quantiles_CMQ = torch.stack([member(token_TX, events_CX, cells, present) for member in self.members], dim=-2)
-        result = quantiles_CMQ.new_zeros(*batch["next_mask"].shape, *quantiles_CMQ.shape[1:])
-        exists = batch["next_mask"] & present[..., None]
-        return result.masked_scatter(exists[..., None, None], quantiles_CMQ * self.scales["change"])
+        scores_CMK = torch.stack([member(token_TX, events_CX, cells, present) for member in self.members], dim=-2)
+        earliest_TF = earliest_delay(trains["next_planned"], self.scales["resolution"])
+        since_T = torch.maximum(trains["translation"], earliest_TF[:, 0])
+        since_C = since_T.index_select(0, cells[0])
+        log_probability = self.bins.log_probabilities(scores_CMK, earliest_TF[cells] - since_C)
+        return Changes(batch["next_mask"] & present[..., None], since_C, log_probability)
 
     # --- inputs ------------------------------------------------------------------------------------------------------
     def _event_size(self, d_point: int) -> int:
@@ -176,7 +199,7 @@ class DelayTransformer(nn.Module):
         return [name for wanted, names in groups if wanted for name in names]
 
     def _surroundings_size(self) -> int:
-        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns)
+        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns) + N_IMMINENCE * self.use.imminence
 
     def _live_scale(self, name: str) -> float:
         """The divisor of a live feature. The end of its name says the kind of quantity."""
@@ -229,7 +252,32 @@ class DelayTransformer(nn.Module):
         exists = trains["next_mask"]
         parts = [self._feature(trains, name)[exists][:, None] for name in HEAD_HISTORY if self.use.train_history]
         parts.append(asinh(trains["next_live"][exists][:, self.live_columns] / self.live_scale))
+        if self.use.imminence:
+            parts.append(self._imminence(trains)[exists])
         return torch.cat(parts, dim=-1)
+
+    def _imminence(self, trains: dict[str, Tensor]) -> Tensor:
+        """Inputs about the next minutes [T, F, N_IMMINENCE].
+
+        Differences of a minute would get lost on their way through the token of the train. Encoded in pieces, they are
+        as easy to tell apart as for a tree. The inputs fade with the time until the event, so that the head cannot lean
+        on them for distant events.
+        """
+        last, translation = trains["last_delay"], trains["translation"]
+        due = trains["next_planned"] + translation[..., None]
+        age = -trains["past_observed"][:, -1]
+        delays = nn.functional.pad(trains["past_delay"], (2, 0))[:, -3:]
+        known = nn.functional.pad(trains["past_mask"], (2, 0))[:, -3:-1]
+        of_train = torch.cat(
+            [torch.stack([last, translation - last, age], dim=-1), delays.diff(dim=-1) * known], dim=-1
+        )
+        kind = nn.functional.one_hot(trains["past_type"][:, -1], N_EVENT_TYPES).float()
+        times = [due[..., None], trains["next_planned"][..., None], of_train[:, None].expand(-1, due.shape[1], -1)]
+        fading = torch.exp(-due.clamp(min=0) / FADING_S)[..., None]
+        kinds = kind[:, None].expand(-1, due.shape[1], -1)
+        times_TFX = torch.cat(times, dim=-1)
+        encoded = [squash(times_TFX, MINUTE_S), piecewise(times_TFX, self.imminence_edges).flatten(-2)]
+        return torch.cat([*encoded, kinds, torch.ones_like(fading)], dim=-1) * fading
 
     def _feature(self, trains: dict[str, Tensor], name: str) -> Tensor:
         values = trains["next_features"][..., FEATURES.index(name)]
@@ -285,6 +333,14 @@ class DelayTransformer(nn.Module):
 def squash(values: Tensor, scale: float) -> Tensor:
     """`asinh(values / scale)`: linear near zero, logarithmic beyond `scale`, so rare huge delays do not dominate."""
     return asinh(values / scale)
+
+
+def piecewise(values: Tensor, edges: Tensor) -> Tensor:
+    """Piecewise linear encoding [*, K] of values [*]: how much of each interval between K + 1 edges lies below, 0…1.
+
+    Source: Gorishniy, Rubachev and Babenko 2022, arXiv 2203.05556.
+    """
+    return ((values[..., None] - edges[:-1]) / edges.diff()).clamp(0, 1)
 
 
 def asinh(values: Tensor) -> Tensor:
