@@ -364,24 +364,14 @@ class UsePrecomputedConfig(Group):
 
 
 class LossConfig(Group):
-    """Two scores of the predicted distribution. Their weighted sum is the loss."""
-
-    cross_entropy: float = Field(
-        1.0, ge=0, description="weight of the log score: minus the logarithm of the probability of what was observed"
+    name: Literal["mixed", "log", "rps"] = Field(
+        "mixed",
+        description="score of the predicted distribution. log = minus the logarithm of the probability of what was "
+        "observed; rps = the ranked probability score, which is its CRPS; mixed = the sum of both",
     )
-    ranked_probability: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the ranked probability score in minutes, which is the CRPS of the distribution",
+    ranked_weight: float = Field(
+        1.0, gt=0, description="weight of the ranked probability score, in minutes, if the scores are mixed"
     )
-
-    @model_validator(mode="after")
-    def _scores(self) -> Self:
-        if not self.cross_entropy and not self.ranked_probability:
-            raise MisfitError(
-                "training.loss.cross_entropy and training.loss.ranked_probability are both 0; raise one of them"
-            )
-        return self
 
 
 class SchedulerConfig(Group):
@@ -664,8 +654,8 @@ def _searched_keys() -> list[SearchedParameter]:
     return [
         RangeConfig(key="training.learning_rate", low=5e-4, high=3e-3, log=True),
         RangeConfig(key="training.weight_decay", low=0.005, high=0.5, log=True),
-        ChoicesConfig(key="training.loss.name", choices=["mae", "huber"]),
-        RangeConfig(key="training.loss.huber_delta_s", low=30, high=240, step=30, when="training.loss.name=huber"),
+        ChoicesConfig(key="training.loss.name", choices=["mixed", "rps"]),
+        RangeConfig(key="training.loss.ranked_weight", low=0.25, high=2, step=0.25, when="training.loss.name=mixed"),
         ChoicesConfig(key="model.d_model", choices=[32, 64, 128, 192]),
         ChoicesConfig(key="model.n_heads", choices=[4, 8]),
         RangeConfig(key="model.n_layers", low=1, high=4),
