@@ -38,12 +38,20 @@ class Member(nn.Module):
         with torch.no_grad():
             self.head_out.bias.copy_(prior)
 
-    def forward(self, token_TX: Tensor, event_CX: Tensor, cells: tuple[Tensor, Tensor], present_BS: Tensor) -> Tensor:
+    def forward(
+        self,
+        token_TX: Tensor,
+        event_CX: Tensor,
+        around_CX: Tensor,
+        cells: tuple[Tensor, Tensor],
+        present_BS: Tensor,
+    ) -> Tensor:
         """Scores [C, K] of the bins.
 
         Args:
             token_TX: inputs of each train.
             event_CX: inputs of each next event.
+            around_CX: further inputs of each, which no learned weights have made.
             cells: the train and the rank of each next event, both [C].
             present_BS: the slots of the snapshots that hold the T trains.
         """
@@ -53,7 +61,11 @@ class Member(nn.Module):
         train, rank = cells
         context_TH = self.head_context(self.encoder_norm(x_TD))
         context_CH = context_TH.index_select(0, train) + self.head_rank.index_select(0, rank)
-        hidden = self.head_dropout(nn.functional.gelu(context_CH + self.head_event(event_CX)))
+        # Two products, since the further inputs need no gradient.
+        weight, first = self.head_event.weight, event_CX.shape[1]
+        event_CH = nn.functional.linear(event_CX, weight[:, :first])
+        event_CH = event_CH + nn.functional.linear(around_CX, weight[:, first:])
+        hidden = self.head_dropout(nn.functional.gelu(context_CH + event_CH))
         hidden = self.head_dropout(nn.functional.gelu(self.head_hidden(hidden)))
         scores: Tensor = self.head_out(hidden)
         return scores

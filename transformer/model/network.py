@@ -165,12 +165,15 @@ class DelayTransformer(nn.Module):
         present = batch["train_mask"]
         slots = present.flatten().nonzero().squeeze(1)
         trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in TRAIN_INPUTS}
-        cells = trains["next_mask"].nonzero(as_tuple=True)
+        train, rank = trains["next_mask"].nonzero(as_tuple=True)
+        cells = train, rank
         points_TPE, points_TFE = self._points(trains)
         events_TFX = self._events(trains, points_TFE)
         token_TX = torch.cat([self._tokens(trains, points_TPE, events_TFX), self._network(batch)], dim=-1)
-        events_CX = torch.cat([events_TFX[cells], self._surroundings(trains)], dim=-1)
-        scores_CMK = torch.stack([member(token_TX, events_CX, cells, present) for member in self.members], dim=-2)
+        event_CX, around_CX = events_TFX[cells], self._surroundings(trains, cells)
+        scores_CMK = torch.stack(
+            [member(token_TX, event_CX, around_CX, cells, present) for member in self.members], dim=-2
+        )
         earliest_TF = earliest_delay(trains["next_planned"], self.scales["resolution"])
         since_T = torch.maximum(trains["translation"], earliest_TF[:, 0])
         since_C = since_T.index_select(0, cells[0])
@@ -247,37 +250,35 @@ class DelayTransformer(nn.Module):
                 parts += [self._feature(trains, name)[..., None] for name in names]
         return torch.cat(parts, dim=-1) * mask
 
-    def _surroundings(self, trains: dict[str, Tensor]) -> Tensor:
+    def _surroundings(self, trains: dict[str, Tensor], cells: tuple[Tensor, Tensor]) -> Tensor:
         """Inputs about each next event that only the head reads [C, *]."""
-        exists = trains["next_mask"]
-        parts = [self._feature(trains, name)[exists][:, None] for name in HEAD_HISTORY if self.use.train_history]
-        parts.append(asinh(trains["next_live"][exists][:, self.live_columns] / self.live_scale))
+        parts = [self._feature(trains, name)[cells][:, None] for name in HEAD_HISTORY if self.use.train_history]
+        parts.append(asinh(trains["next_live"][cells][:, self.live_columns] / self.live_scale))
         if self.use.imminence:
-            parts.append(self._imminence(trains)[exists])
+            parts.append(self._imminence(trains, cells))
         return torch.cat(parts, dim=-1)
 
-    def _imminence(self, trains: dict[str, Tensor]) -> Tensor:
-        """Inputs about the next minutes [T, F, N_IMMINENCE].
+    def _imminence(self, trains: dict[str, Tensor], cells: tuple[Tensor, Tensor]) -> Tensor:
+        """Inputs about the next minutes [C, N_IMMINENCE].
 
         Differences of a minute would get lost on their way through the token of the train. Encoded in pieces, they are
         as easy to tell apart as for a tree. The inputs fade with the time until the event, so that the head cannot lean
         on them for distant events.
         """
         last, translation = trains["last_delay"], trains["translation"]
-        due = trains["next_planned"] + translation[..., None]
         age = -trains["past_observed"][:, -1]
         delays = nn.functional.pad(trains["past_delay"], (2, 0))[:, -3:]
         known = nn.functional.pad(trains["past_mask"], (2, 0))[:, -3:-1]
-        of_train = torch.cat(
+        of_train_T5 = torch.cat(
             [torch.stack([last, translation - last, age], dim=-1), delays.diff(dim=-1) * known], dim=-1
         )
-        kind = nn.functional.one_hot(trains["past_type"][:, -1], N_EVENT_TYPES).float()
-        times = [due[..., None], trains["next_planned"][..., None], of_train[:, None].expand(-1, due.shape[1], -1)]
-        fading = torch.exp(-due.clamp(min=0) / FADING_S)[..., None]
-        kinds = kind[:, None].expand(-1, due.shape[1], -1)
-        times_TFX = torch.cat(times, dim=-1)
-        encoded = [squash(times_TFX, MINUTE_S), piecewise(times_TFX, self.imminence_edges).flatten(-2)]
-        return torch.cat([*encoded, kinds, torch.ones_like(fading)], dim=-1) * fading
+        planned = trains["next_planned"][cells]
+        due = planned + translation[cells[0]]
+        times_C7 = torch.cat([torch.stack([due, planned], dim=-1), of_train_T5[cells[0]]], dim=-1)
+        kind = nn.functional.one_hot(trains["past_type"][:, -1], N_EVENT_TYPES).float()[cells[0]]
+        fading = torch.exp(-due.clamp(min=0) / FADING_S)[:, None]
+        encoded = [squash(times_C7, MINUTE_S), piecewise(times_C7, self.imminence_edges).flatten(1)]
+        return torch.cat([*encoded, kind, torch.ones_like(fading)], dim=-1) * fading
 
     def _feature(self, trains: dict[str, Tensor], name: str) -> Tensor:
         values = trains["next_features"][..., FEATURES.index(name)]
