@@ -292,6 +292,10 @@ class UseInputsConfig(Group):
     )
     live_points: bool = Field(True, description="delay of the last trains at the points ahead")
     neighbour_trains: bool = Field(True, description="the trains expected on the same track just before and after")
+    imminence: bool = Field(
+        True,
+        description="the train's silence and its expected times on a scale of minutes, for events of the next minutes",
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.
@@ -369,12 +373,13 @@ class UsePrecomputedConfig(Group):
 
 
 class LossConfig(Group):
-    name: Literal["mae", "huber", "mse"] = Field(
-        "mae", description="loss of the median: absolute, huber or squared error"
+    name: Literal["mixed", "log", "rps"] = Field(
+        "mixed",
+        description="score of the predicted distribution. log = minus the logarithm of the probability of what was "
+        "observed; rps = the ranked probability score, which is its CRPS; mixed = the sum of both",
     )
-    huber_delta_s: float = Field(120.0, gt=0, description="error at which huber turns from square to absolute")
-    quantile_weight: float = Field(
-        2.0, ge=0, description="weight of the mean pinball loss of the quantiles other than the median"
+    ranked_weight: float = Field(
+        1.0, gt=0, description="weight of the ranked probability score, in minutes, if the scores are mixed"
     )
 
 
@@ -671,8 +676,8 @@ def _searched_keys() -> list[SearchedParameter]:
     return [
         RangeConfig(key="training.learning_rate", low=5e-4, high=3e-3, log=True),
         RangeConfig(key="training.weight_decay", low=0.005, high=0.5, log=True),
-        ChoicesConfig(key="training.loss.name", choices=["mae", "huber"]),
-        RangeConfig(key="training.loss.huber_delta_s", low=30, high=240, step=30, when="training.loss.name=huber"),
+        ChoicesConfig(key="training.loss.name", choices=["mixed", "rps"]),
+        RangeConfig(key="training.loss.ranked_weight", low=0.25, high=2, step=0.25, when="training.loss.name=mixed"),
         ChoicesConfig(key="model.d_model", choices=[32, 64, 128, 192]),
         ChoicesConfig(key="model.n_heads", choices=[4, 8]),
         RangeConfig(key="model.n_layers", low=1, high=4),

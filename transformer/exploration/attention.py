@@ -40,7 +40,7 @@ def attention_weights(network: DelayTransformer, batch: Batch) -> Tensor:
     with ExitStack() as hooks, torch.inference_mode():
         for at, layer in enumerate(layers):
             hooks.enter_context(layer.query_key_value.register_forward_hook(partial(take, at)))
-        network.corrections(batch)
+        network.changes(batch)
     stacked = torch.stack([weights[at] for at in range(len(layers))], dim=1)
     n_members = len(network.members)
     return stacked.reshape(len(stacked), n_members, len(layers) // n_members, *stacked.shape[2:])

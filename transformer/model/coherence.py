@@ -24,17 +24,18 @@ from torch import Tensor
 Values = TypeVar("Values", Tensor, npt.NDArray[np.float32], npt.NDArray[np.float64])
 
 
-def earliest_delay(planned_s: Values, resolution_s: float) -> Values:
-    """The smallest delays, multiples of the resolution, with which the events happen after the snapshot's instant.
+def earliest_delay(planned_s: Values, resolution_s: float, known_after_s: float = 0.0) -> Values:
+    """The smallest delays, multiples of the resolution, with which the events happen after all that can be known.
 
     Args:
         planned_s: planned times minus the instant, seconds.
         resolution_s: step of the observed delays, seconds.
+        known_after_s: an observation is known only so many seconds later, so an unknown event may be as old.
     """
-    return (-planned_s // resolution_s + 1) * resolution_s
+    return (-(planned_s + known_after_s) // resolution_s + 1) * resolution_s
 
 
-def coherent(delay_FQ: Tensor, planned_F: Tensor, resolution_s: float) -> Tensor:
+def coherent(delay_FQ: Tensor, planned_F: Tensor, resolution_s: float, known_after_s: float = 0.0) -> Tensor:
     """Delays [..., F, Q] in whole seconds with which the events are in the future and in their order.
 
     Whole seconds are what event tables hold. With them, sums of times are exact in float32 for half a year ahead, so
@@ -43,8 +44,8 @@ def coherent(delay_FQ: Tensor, planned_F: Tensor, resolution_s: float) -> Tensor
     Args:
         delay_FQ: [..., F, Q] seconds. Events that do not exist come last, and change no other event.
         planned_F: [..., F] planned times minus the instant, seconds.
-        resolution_s: step of the observed delays, seconds.
+        resolution_s, known_after_s: see `earliest_delay`.
     """
     planned_F1 = planned_F[..., None]
-    possible = torch.maximum(torch.round(delay_FQ), earliest_delay(planned_F1, resolution_s))
+    possible = torch.maximum(torch.round(delay_FQ), earliest_delay(planned_F1, resolution_s, known_after_s))
     return (planned_F1 + possible).cummax(dim=-2).values - planned_F1

@@ -1,7 +1,7 @@
 """One member of the network: an encoder over the trains of a snapshot, and a head over the next events of each train.
 
-Legend of dimensions: B snapshots, S trains of the fullest snapshot, D = d_model, H = d_head, Q quantile levels; without
-padding, T trains of all snapshots and C next events of all trains.
+Legend of dimensions: B snapshots, S trains of the fullest snapshot, D = d_model, H = d_head, K bins of the change of a
+delay; without padding, T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from torch import Tensor, nn
 from transformer.config import ModelConfig
 from transformer.model.dropout import ByteDropout
 
-_START_GAP = -1.5  # its softplus, 0.2 stds of a delay change, is the first distance between neighbouring quantiles
-
 
 class Member(nn.Module):
-    """Reads trains and events, and returns the quantiles of the correction that is added to the translation.
+    """Reads trains and events, and scores the bins of each event's change of delay, see `distribution`."""
 
-    With untrained weights the median is zero. Quantiles never cross: each one is a positive step away from its
-    neighbour on the side of the median.
-    """
-
-    def __init__(self, config: ModelConfig, d_token: int, d_event: int, n_foll: int) -> None:
+    def __init__(self, config: ModelConfig, d_token: int, d_event: int, n_foll: int, prior: Tensor) -> None:
+        """
+        Args:
+            prior: scores [K] with untrained weights.
+        """
         super().__init__()
-        self.median = config.quantiles.index(0.5)
         self.token = nn.Sequential(
             nn.Linear(d_token, config.d_model), nn.GELU(), nn.Linear(config.d_model, config.d_model)
         )
@@ -35,19 +32,26 @@ class Member(nn.Module):
         self.head_event = nn.Linear(d_event, config.d_head, bias=False)
         self.head_rank = nn.Parameter(torch.zeros(n_foll, config.d_head))
         self.head_hidden = nn.Linear(config.d_head, config.d_head)
-        self.head_out = nn.Linear(config.d_head, len(config.quantiles))
+        self.head_out = nn.Linear(config.d_head, len(prior))
         self.head_dropout = ByteDropout(config.head_dropout)
         nn.init.zeros_(self.head_out.weight)
-        nn.init.constant_(self.head_out.bias, _START_GAP)
         with torch.no_grad():
-            self.head_out.bias[self.median] = 0.0
+            self.head_out.bias.copy_(prior)
 
-    def forward(self, token_TX: Tensor, event_CX: Tensor, cells: tuple[Tensor, Tensor], present_BS: Tensor) -> Tensor:
-        """Quantiles [C, Q], ascending along Q, in stds of a delay change.
+    def forward(
+        self,
+        token_TX: Tensor,
+        event_CX: Tensor,
+        around_CX: Tensor,
+        cells: tuple[Tensor, Tensor],
+        present_BS: Tensor,
+    ) -> Tensor:
+        """Scores [C, K] of the bins.
 
         Args:
             token_TX: inputs of each train.
             event_CX: inputs of each next event.
+            around_CX: further inputs of each, which no learned weights have made.
             cells: the train and the rank of each next event, both [C].
             present_BS: the slots of the snapshots that hold the T trains.
         """
@@ -57,17 +61,14 @@ class Member(nn.Module):
         train, rank = cells
         context_TH = self.head_context(self.encoder_norm(x_TD))
         context_CH = context_TH.index_select(0, train) + self.head_rank.index_select(0, rank)
-        hidden = self.head_dropout(nn.functional.gelu(context_CH + self.head_event(event_CX)))
+        # Two products, since the further inputs need no gradient.
+        weight, first = self.head_event.weight, event_CX.shape[1]
+        event_CH = nn.functional.linear(event_CX, weight[:, :first])
+        event_CH = event_CH + nn.functional.linear(around_CX, weight[:, first:])
+        hidden = self.head_dropout(nn.functional.gelu(context_CH + event_CH))
         hidden = self.head_dropout(nn.functional.gelu(self.head_hidden(hidden)))
-        return self._ordered(self.head_out(hidden))
-
-    def _ordered(self, out_CQ: Tensor) -> Tensor:
-        """Ascending quantiles: the median as it is, and the softplus of each other output as a step away from it."""
-        at = self.median
-        median = out_CQ[..., at : at + 1]
-        below = nn.functional.softplus(out_CQ[..., :at]).flip(-1).cumsum(-1).flip(-1)
-        above = nn.functional.softplus(out_CQ[..., at + 1 :]).cumsum(-1)
-        return torch.cat([median - below, median, median + above], dim=-1)
+        scores: Tensor = self.head_out(hidden)
+        return scores
 
 
 class EncoderLayer(nn.Module):

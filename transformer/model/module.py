@@ -16,17 +16,21 @@ from transformer.features.batches import Batch
 from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
 from transformer.model.copula import RankCorrelation, independent
-from transformer.model.losses import make_loss
+from transformer.model.losses import distribution_loss
 from transformer.model.network import DelayTransformer, NetworkShape
 
 
-def input_scales(statistics: Statistics) -> dict[str, float]:
-    """Divisors of the inputs: stds (s), the mean number of running trains, and the resolution of delays (s)."""
+def input_scales(statistics: Statistics, reporting_delay_s: float = 0.0) -> dict[str, float]:
+    """Divisors of the inputs: stds (s) and the mean number of running trains. Also two properties of the observations.
+
+    These are the resolution of delays, and the time after which an observation is known, both in seconds.
+    """
     return {
         "delay": statistics.inputs["delay"].std,
         "change": statistics.inputs["change"].std,
         "running_trains": max(statistics.inputs["running_trains"].mean, 1.0),
         "resolution": float(max(statistics.resolution_s, 1)),
+        "known_after": reporting_delay_s,
     }
 
 
@@ -45,7 +49,6 @@ class DelayModule(LightningModule):
         self.save_hyperparameters("model", "training", "shape")
         self.training_config = from_dict(TrainingConfig, training, "training")
         self.network = DelayTransformer(from_dict(ModelConfig, model, "model"), NetworkShape(**shape), point_vectors)
-        self.loss = make_loss(self.training_config.loss, self.network.levels)
         self.val_mae = MeanMetric()
         self.val_translation_mae = MeanMetric()
         self.val_calibration = QuantileCalibration(self.network.levels)
@@ -78,9 +81,12 @@ class DelayModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         del batch_index
-        # Predictions are not raised to the present: one in the past must still pull the weights towards its label.
-        quantiles = batch["translation"][..., None, None, None] + self.network.corrections(batch)
-        loss = self.loss(quantiles, batch["label"], batch["label_mask"]) * self._share_of_labels(batch["label_mask"])
+        changes = self.network.changes(batch)
+        labelled = batch["label_mask"][changes.exists]
+        change = changes.observed(batch["label"])[labelled]
+        loss = distribution_loss(
+            self.training_config.loss, self.network.bins, changes.log_probability[labelled], change
+        ) * self._share_of_labels(batch["label_mask"])
         # Each process has the same weight, so the mean over processes and steps is the mean over whole steps.
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss

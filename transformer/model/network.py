@@ -4,11 +4,11 @@ Each train is one token. There is no positional encoding, so the trains form a s
 not depend on the order of the others. Source: "Transformers à Grande Vitesse", arXiv 2105.08526.
 
 The network is an ensemble. Its `n_members` encoders and heads (`transformer.model.member`) read the same inputs and
-learn independently; the prediction is their mean. Padding is removed before the computation: it would be a third of the
-trains, and half of the events and of the attention.
+learn independently; the predicted distribution is their mean. Padding is removed before the computation: it would be a
+third of the trains, and half of the events and of the attention.
 
-Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, K event features, M members,
-Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
+Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, M members, K bins of the change of a
+delay, Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from transformer.features.live_state import (
     NEIGHBOUR_FEATURES,
 )
 from transformer.model.calibration import calibrated, no_correction
-from transformer.model.coherence import coherent
+from transformer.model.coherence import coherent, earliest_delay
 from transformer.model.copula import independent
+from transformer.model.distribution import ChangeBins
 from transformer.model.member import Member
 
 N_EVENT_TYPES = len(EVENT_TYPES) + 1  # 0 = padding
@@ -40,6 +41,8 @@ AGE_SCALE_S = 1_800.0  # divisor of the age of an observation
 COUNT_SCALE = 3.0  # divisor of a number of trains
 HEARD_OF_S = 900.0  # a train observed within this time was heard of lately
 SILENT_S = 14_400.0  # age of the newest observation where there is none
+MINUTE_S = 60.0  # divisor of times in the next minutes
+FADING_S = 1_200.0  # inputs about the next minutes fade with the time until the event, by a factor e in this time
 TIME_SCALE_S = 600.0  # divisor of times to and from events; `squash` compresses times beyond it
 # The part of a train's history that its token reads. Only the head of the event reads the rest, and the live state: a
 # token that read these of all next events would have half as many inputs again.
@@ -48,6 +51,8 @@ TRAIN_INPUTS = (  # the tensors of a batch that belong to a train
     "train_type", "departed", "last_delay", "translation", "past_mask", "past_delay", "past_observed", "past_point",
     "past_type", "next_mask", "next_planned", "next_point", "next_type", "next_features", "next_live",
 )  # fmt: skip
+IMMINENCE_EDGES_MIN = (-60, -20, -10, -5, -3, -2, -1, 0, 1, 2, 3, 5, 8, 12, 20, 40)  # see `piecewise`
+N_IMMINENCE = 7 * len(IMMINENCE_EDGES_MIN) + N_EVENT_TYPES + 1  # see `DelayTransformer._imminence`
 HISTORY_DELAYS = ("history_delay", "history_median", "history_low", "history_high")
 HEAD_HISTORY = tuple(name for name in HISTORY_FEATURES if name not in TOKEN_HISTORY)
 
@@ -61,7 +66,7 @@ class NetworkShape:
     train_types: list[str]  # code = position + 1; 0 = unknown
     op_ids: list[int]  # code = position + 1; 0 = unknown
     embedding_dims: dict[str, int]  # size of each kind of point embedding, in their order
-    scales: dict[str, float] = field(default_factory=dict)  # divisors of the inputs, see `input_scales`
+    scales: dict[str, float] = field(default_factory=dict)  # divisors of the inputs and seconds, see `input_scales`
 
     @property
     def n_train_types(self) -> int:
@@ -79,18 +84,37 @@ class NetworkShape:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Distributions of the change of delay until each of C next events."""
+
+    exists: Tensor  # [B, S, F] the slots of the C events
+    since: Tensor  # [C] seconds: the translation, raised to the earliest possible delay of an overdue next event
+    least: Tensor  # [C] seconds: the least possible change
+    log_probability: Tensor  # [C, M, K] see `ChangeBins`
+
+    def observed(self, delay: Tensor) -> Tensor:
+        """The changes [C] of delays [B, S, F] in seconds, raised to what is possible by what was known.
+
+        An observation can turn out right that contradicted others when it came, or come late. The event then lies
+        before the instant, though it was not known.
+        """
+        return torch.maximum(delay[self.exists] - self.since, self.least)
+
+
 class DelayTransformer(nn.Module):
     """Predicts the delay of each train at each of its next events.
 
     `forward` takes the tensors of a SnapshotBatch, and returns delays in seconds [B, S, F]. `predict` also returns
-    their calibrated distribution. `corrections` returns what the members add to translation; with untrained weights its
-    median is zero.
+    their calibrated distribution. `changes` returns the distribution that each member has learned. With untrained
+    weights, no change is its median.
     """
 
     point_vectors: Tensor  # [points, embedding] a buffer: row 0 is the unknown point
     correction: Tensor  # [horizon bins, Q] a buffer: calibration of quantiles, see `transformer.model.calibration`
     rank_correlation: Tensor  # [F, F] a buffer: of delays along a train, see `transformer.model.copula`
     live_scale: Tensor  # [L] divisors of the live features
+    imminence_edges: Tensor  # seconds
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
         super().__init__()
@@ -99,6 +123,7 @@ class DelayTransformer(nn.Module):
         self.use = config.use_inputs
         self.scales = shape.scales
         self.round_to_s = shape.scales["resolution"] if config.round_predictions else 0.0
+        self.bound = shape.scales["resolution"], shape.scales.get("known_after", 0.0)  # see `earliest_delay`
         vectors = point_vectors if point_vectors is not None else torch.zeros(shape.n_points, shape.d_embedding)
         if vectors.shape != (shape.n_points, shape.d_embedding):
             raise ValueError(f"point vectors {tuple(vectors.shape)}, expected {(shape.n_points, shape.d_embedding)}")
@@ -109,12 +134,18 @@ class DelayTransformer(nn.Module):
         self.live_columns = [LIVE_FEATURES.index(name) for name in wanted]
         scales = torch.tensor([self._live_scale(name) for name in wanted])
         self.register_buffer("live_scale", scales, persistent=False)
+        edges_s = 60.0 * torch.tensor(IMMINENCE_EDGES_MIN, dtype=torch.float32)
+        self.register_buffer("imminence_edges", edges_s, persistent=False)
         self.point_projection = nn.Linear(max(shape.d_embedding, 1), config.d_point, bias=False)
         d_token, d_event = (
             self._token_size(config.d_point),
             self._event_size(config.d_point) + self._surroundings_size(),
         )
-        self.members = nn.ModuleList([Member(config, d_token, d_event, shape.n_foll) for _ in range(config.n_members)])
+        self.bins = ChangeBins(shape.scales["resolution"])
+        prior = self.bins.prior()
+        self.members = nn.ModuleList(
+            [Member(config, d_token, d_event, shape.n_foll, prior) for _ in range(config.n_members)]
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Predicted delays in seconds [B, S, F], coherent along each train, see `transformer.model.coherence`."""
@@ -128,36 +159,41 @@ class DelayTransformer(nn.Module):
         """
         quantiles_BSFQ, planned = self.quantiles(batch), batch["next_planned"]
         spread = calibrated(quantiles_BSFQ, planned, self.correction)
-        return self.point(quantiles_BSFQ, planned), coherent(spread, planned, self.scales["resolution"])
+        return self.point(quantiles_BSFQ, planned), coherent(spread, planned, *self.bound)
 
     def point(self, quantiles_BSFQ: Tensor, planned_BSF: Tensor) -> Tensor:
         """The predicted delays [B, S, F] of a distribution that is not calibrated."""
         delay = quantiles_BSFQ[..., self.levels.index(0.5)]
         if self.round_to_s:
             delay = torch.round(delay / self.round_to_s) * self.round_to_s
-        return coherent(delay[..., None], planned_BSF, self.scales["resolution"])[..., 0]
+        return coherent(delay[..., None], planned_BSF, *self.bound)[..., 0]
 
     def quantiles(self, batch: dict[str, Tensor]) -> Tensor:
-        """Learned quantiles [B, S, F, Q] of the delays in seconds: not calibrated, some before the instant."""
-        return batch["translation"][..., None, None] + self.corrections(batch).mean(-2)
+        """Learned quantiles [B, S, F, Q] of the delays in seconds, not calibrated. 0 where there is no event."""
+        changes = self.changes(batch)
+        change_CQ = self.bins.quantiles(changes.log_probability.exp().mean(1), self.levels)
+        result = change_CQ.new_zeros(*batch["next_mask"].shape, len(self.levels))
+        return result.masked_scatter(changes.exists[..., None], change_CQ + changes.since[:, None])
 
-    def corrections(self, batch: dict[str, Tensor]) -> Tensor:
-        """Quantiles [B, S, F, M, Q] of what each member adds to the translation of each next event, seconds.
-
-        They are 0 where there is no train or event.
-        """
+    def changes(self, batch: dict[str, Tensor]) -> Changes:
+        """The distribution of each member, of the change of delay until each next event."""
         present = batch["train_mask"]
         slots = present.flatten().nonzero().squeeze(1)
         trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in TRAIN_INPUTS}
-        cells = trains["next_mask"].nonzero(as_tuple=True)
+        train, rank = trains["next_mask"].nonzero(as_tuple=True)
+        cells = train, rank
         points_TPE, points_TFE = self._points(trains)
         events_TFX = self._events(trains, points_TFE)
         token_TX = torch.cat([self._tokens(trains, points_TPE, events_TFX), self._network(batch)], dim=-1)
-        events_CX = torch.cat([events_TFX[cells], self._surroundings(trains)], dim=-1)
-        quantiles_CMQ = torch.stack([member(token_TX, events_CX, cells, present) for member in self.members], dim=-2)
-        result = quantiles_CMQ.new_zeros(*batch["next_mask"].shape, *quantiles_CMQ.shape[1:])
-        exists = batch["next_mask"] & present[..., None]
-        return result.masked_scatter(exists[..., None, None], quantiles_CMQ * self.scales["change"])
+        event_CX, around_CX = events_TFX[cells], self._surroundings(trains, cells)
+        scores_CMK = torch.stack(
+            [member(token_TX, event_CX, around_CX, cells, present) for member in self.members], dim=-2
+        )
+        earliest_TF = earliest_delay(trains["next_planned"], *self.bound)
+        since_C = torch.maximum(trains["translation"], earliest_TF[:, 0]).index_select(0, train)
+        least_C = earliest_TF[cells] - since_C
+        log_probability = self.bins.log_probabilities(scores_CMK, least_C)
+        return Changes(batch["next_mask"] & present[..., None], since_C, least_C, log_probability)
 
     # --- inputs ------------------------------------------------------------------------------------------------------
     def _event_size(self, d_point: int) -> int:
@@ -181,7 +217,7 @@ class DelayTransformer(nn.Module):
         return [name for wanted, names in groups if wanted for name in names]
 
     def _surroundings_size(self) -> int:
-        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns)
+        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns) + N_IMMINENCE * self.use.imminence
 
     def _live_scale(self, name: str) -> float:
         """The divisor of a live feature. The end of its name says the kind of quantity."""
@@ -230,12 +266,35 @@ class DelayTransformer(nn.Module):
                 parts += [self._feature(trains, name)[..., None] for name in names]
         return torch.cat(parts, dim=-1) * mask
 
-    def _surroundings(self, trains: dict[str, Tensor]) -> Tensor:
+    def _surroundings(self, trains: dict[str, Tensor], cells: tuple[Tensor, Tensor]) -> Tensor:
         """Inputs about each next event that only the head reads [C, *]."""
-        exists = trains["next_mask"]
-        parts = [self._feature(trains, name)[exists][:, None] for name in HEAD_HISTORY if self.use.train_history]
-        parts.append(asinh(trains["next_live"][exists][:, self.live_columns] / self.live_scale))
+        parts = [self._feature(trains, name)[cells][:, None] for name in HEAD_HISTORY if self.use.train_history]
+        parts.append(asinh(trains["next_live"][cells][:, self.live_columns] / self.live_scale))
+        if self.use.imminence:
+            parts.append(self._imminence(trains, cells))
         return torch.cat(parts, dim=-1)
+
+    def _imminence(self, trains: dict[str, Tensor], cells: tuple[Tensor, Tensor]) -> Tensor:
+        """Inputs about the next minutes [C, N_IMMINENCE].
+
+        Differences of a minute would get lost on their way through the token of the train. Encoded in pieces, they are
+        as easy to tell apart as for a tree. The inputs fade with the time until the event, so that the head cannot lean
+        on them for distant events.
+        """
+        last, translation = trains["last_delay"], trains["translation"]
+        age = -trains["past_observed"][:, -1]
+        delays = nn.functional.pad(trains["past_delay"], (2, 0))[:, -3:]
+        known = nn.functional.pad(trains["past_mask"], (2, 0))[:, -3:-1]
+        of_train_T5 = torch.cat(
+            [torch.stack([last, translation - last, age], dim=-1), delays.diff(dim=-1) * known], dim=-1
+        )
+        planned = trains["next_planned"][cells]
+        due = planned + translation[cells[0]]
+        times_C7 = torch.cat([torch.stack([due, planned], dim=-1), of_train_T5[cells[0]]], dim=-1)
+        kind = nn.functional.one_hot(trains["past_type"][:, -1], N_EVENT_TYPES).float()[cells[0]]
+        fading = torch.exp(-due.clamp(min=0) / FADING_S)[:, None]
+        encoded = [squash(times_C7, MINUTE_S), piecewise(times_C7, self.imminence_edges).flatten(1)]
+        return torch.cat([*encoded, kind, torch.ones_like(fading)], dim=-1) * fading
 
     def _feature(self, trains: dict[str, Tensor], name: str) -> Tensor:
         values = trains["next_features"][..., FEATURES.index(name)]
@@ -305,6 +364,14 @@ def feed_silence(batch: dict[str, Tensor]) -> Tensor:
 def squash(values: Tensor, scale: float) -> Tensor:
     """`asinh(values / scale)`: linear near zero, logarithmic beyond `scale`, so rare huge delays do not dominate."""
     return asinh(values / scale)
+
+
+def piecewise(values: Tensor, edges: Tensor) -> Tensor:
+    """Piecewise linear encoding [*, K] of values [*]: how much of each interval between K + 1 edges lies below, 0…1.
+
+    Source: Gorishniy, Rubachev and Babenko 2022, arXiv 2203.05556.
+    """
+    return ((values[..., None] - edges[:-1]) / edges.diff()).clamp(0, 1)
 
 
 def asinh(values: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def sample_times(
     shape = (scores.shape[0], network.shape.n_foll)
     delay_NFK, planned_NF = torch.zeros(*shape, n_journeys), torch.zeros(shape)
     delay_NFK[train, place], planned_NF[train, place] = delay_RK, planned
-    found = coherent(delay_NFK, planned_NF, resolution)[train, place] + planned[:, None]
+    found = coherent(delay_NFK, planned_NF, *network.bound)[train, place] + planned[:, None]
     return found.numpy()
 
 

@@ -178,7 +178,7 @@ def create_module(config: Config, split: Split, statistics: Statistics, embeddin
         train_types=list(vocabulary.train_types),
         op_ids=vocabulary.op_ids.tolist(),
         embedding_dims={kind: vectors.shape[1] for kind, vectors in points.vectors.items()},
-        scales=input_scales(statistics),
+        scales=input_scales(statistics, float(config.data.reporting_delay_s)),
     )
     vectors = torch.from_numpy(points.matrix(vocabulary.op_ids))
     return DelayModule.create(config.model, config.training, shape, vectors)

@@ -6,8 +6,8 @@ An entry names one configuration key and its values. The schema says whether its
       - {key: model.d_model, choices: [64, 128, 192]}                                    # categorical
       - {key: model.n_layers, low: 2, high: 5}                                           # whole numbers
       - {key: training.learning_rate, low: 3e-4, high: 3e-3, log: true}                  # numbers
-      - {key: training.loss.name, choices: [mae, huber]}
-      - {key: training.loss.huber_delta_s, low: 30, high: 240, step: 30, when: training.loss.name=huber}
+      - {key: training.loss.name, choices: [mixed, rps]}
+      - {key: training.loss.ranked_weight, low: 0.25, high: 2, step: 0.25, when: training.loss.name=mixed}
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def test_unknown_environment_names_the_nearest() -> None:
         ("data.split.train=[null]", ("--set", "data.split.train=[null]", "list")),
         ("model.quantiles=0.5", ("--set", "model.quantiles=0.5", "list of numbers", "[0.05, 0.5, 0.95]")),
         ("model.quantiles=[median]", ("--set", 'model.quantiles=["median"]', "list of numbers")),
-        ("training.loss.name=l1", ("--set", "training.loss.name='l1'", "'mae', 'huber' or 'mse'")),
+        ("training.loss.name=l1", ("--set", "training.loss.name='l1'", "'mixed', 'log' or 'rps'")),
         ("data.local_folder='a", ("--set", 'data.local_folder: "\'a"', "YAML", "quote it")),
         ("data.local_folder=!!int x", ("--set", "data.local_folder: '!!int x'", "YAML")),
         ("data.local_folder=!!python/name:os.system", ("data.local_folder", "YAML")),
@@ -384,10 +384,10 @@ def test_a_part_is_read_back_from_its_dictionary() -> None:
 # --- values of a trial -----------------------------------------------------------------------------------------------
 def test_other_values_make_another_configuration_and_leave_the_first() -> None:
     config = load_config("local")
-    changed = with_values(config, {"model.n_layers": 7, "training.loss.name": "huber"}, "trial 3")
-    assert (changed.model.n_layers, changed.training.loss.name) == (7, "huber")
-    assert (config.model.n_layers, config.training.loss.name) == (2, "mae")
-    expected = flatten(to_dict(config)) | {"model.n_layers": 7, "training.loss.name": "huber"}
+    changed = with_values(config, {"model.n_layers": 7, "training.loss.name": "rps"}, "trial 3")
+    assert (changed.model.n_layers, changed.training.loss.name) == (7, "rps")
+    assert (config.model.n_layers, config.training.loss.name) == (2, "mixed")
+    expected = flatten(to_dict(config)) | {"model.n_layers": 7, "training.loss.name": "rps"}
     assert flatten(to_dict(changed)) == expected
 
 

@@ -23,7 +23,7 @@ def states(made: DelayTransformer, given: dict[str, Tensor]) -> list[tuple[Encod
     seen: list[tuple[EncoderLayer, Tensor, Tensor]] = []
     layers = [layer for member in made.members for layer in member.encoder]
     hooks = [layer.register_forward_hook(lambda m, inputs, out: seen.append((m, inputs[0], out))) for layer in layers]
-    made.corrections(given)
+    made.changes(given)
     for hook in hooks:
         hook.remove()
     assert [layer for layer, _, _ in seen] == layers

@@ -15,7 +15,7 @@ from transformer.features.live_state import (
     NEIGHBOUR_FEATURES,
 )
 from transformer.model.coherence import coherent, earliest_delay
-from transformer.model.losses import make_loss
+from transformer.model.losses import distribution_loss
 from transformer.model.network import (
     HEAD_HISTORY,
     TOKEN_HISTORY,
@@ -115,11 +115,14 @@ def padded(given: dict[str, torch.Tensor], extra: int, fill: float) -> dict[str,
 
 def test_untrained_it_predicts_the_translation():
     given = batch()
+    given["next_planned"] = given["next_planned"].cumsum(-1) * given["next_mask"] - 300
     fresh = DelayTransformer(CONFIG, SHAPE, torch.randn(9, 6)).eval()
-    expected = coherent(given["translation"][..., None, None].expand(-1, -1, 5, 1), given["next_planned"], 60.0)
-    torch.testing.assert_close(fresh(given), expected[..., 0])
-    _, spread = fresh.predict(given)
-    assert (spread[given["next_mask"]].diff(dim=-1) >= 0).all()
+    since = torch.maximum(given["translation"], earliest_delay(given["next_planned"], 60.0)[..., 0])
+    expected = coherent(since[..., None, None].expand(-1, -1, 5, 1), given["next_planned"], 60.0)[..., 0]
+    predicted, spread = fresh.predict(given)
+    exists = given["next_mask"]
+    assert (predicted - expected)[exists].abs().max() <= 30  # half a minute, the resolution
+    assert (spread[exists].diff(dim=-1) >= 0).all()
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0, 2.0])
@@ -207,6 +210,7 @@ GROUPS = {
     "live_sections": ["next_live"],
     "live_points": ["next_live"],
     "neighbour_trains": ["next_live"],
+    "imminence": ["past_type"],
 }
 SHARED = {  # groups that are columns of one array: the names of all its columns, and of the group's
     "section_statistics": (FEATURES, SECTION_FEATURES),
@@ -232,6 +236,11 @@ def with_columns(
     return {**given, array: mixed}
 
 
+def far_ahead(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same snapshots, with all events later, so that every bin of a change is possible."""
+    return {**given, "next_planned": given["next_planned"] + 36_000}
+
+
 @pytest.mark.parametrize("group", list(UseInputsConfig.model_fields))
 def test_each_input_group_counts_when_on_and_not_when_off(group: str):
     only = UseInputsConfig(**{name: name == group for name in UseInputsConfig.model_fields})
@@ -251,8 +260,9 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
             for member in made.members:  # without attention, only the load depends on other trains
                 for layer in member.encoder:
                     torch.nn.init.zeros_(layer.attention_out.weight)
-        assert not torch.allclose(with_it(mixed)[:, :-1], with_it(given)[:, :-1])
-        torch.testing.assert_close(without_it(mixed)[:, :-1], without_it(given)[:, :-1])
+        fewer, all_of_them = far_ahead(mixed), far_ahead(given)
+        assert not torch.allclose(with_it.quantiles(fewer)[:, :-1], with_it.quantiles(all_of_them)[:, :-1])
+        torch.testing.assert_close(without_it.quantiles(fewer)[:, :-1], without_it.quantiles(all_of_them)[:, :-1])
         return
     for name in GROUPS[group]:
         if group in SHARED:
@@ -261,12 +271,16 @@ def test_each_input_group_counts_when_on_and_not_when_off(group: str):
         else:
             mixed[name] = other[name]
     mixed["translation"] = given["translation"]
+    without = without.model_copy(update={"imminence": False})  # it reads the tensors of other groups too
+    if group == "imminence":
+        without = without.model_copy(update={"event_types": False})
 
-    def corrections(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return network(CONFIG.model_copy(update={"use_inputs": use})).corrections(inputs)
+    def scores(use: UseInputsConfig, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = inputs if group == "imminence" else far_ahead(inputs)
+        return network(CONFIG.model_copy(update={"use_inputs": use})).changes(inputs).log_probability
 
-    assert not torch.allclose(corrections(only, mixed), corrections(only, given)), f"{group} on its own says nothing"
-    torch.testing.assert_close(corrections(without, mixed), corrections(without, given))
+    assert not torch.allclose(scores(only, mixed), scores(only, given)), f"{group} on its own says nothing"
+    torch.testing.assert_close(scores(without, mixed), scores(without, given))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +293,7 @@ def test_history_but_for_a_little_and_live_state_are_read_by_the_head_of_their_e
     names = FEATURES if array == "next_features" else LIVE_FEATURES
     changed = given[array].clone()
     changed[:, 0, 0] += 1_000  # the first event ahead of the first train
-    before, after = made.corrections(given), made.corrections(with_columns(given, array, changed, [names.index(name)]))
+    before, after = made.quantiles(given), made.quantiles(with_columns(given, array, changed, [names.index(name)]))
     assert not torch.allclose(after[:, 0, 0], before[:, 0, 0])
     there = given["next_mask"].clone()
     there[:, 0, 0] = False
@@ -300,7 +314,16 @@ def test_quantiles_ascend():
     given, made = batch(), network()
     for member in made.members:
         torch.nn.init.normal_(member.head_out.weight, std=0.1)
-    assert (made.corrections(given)[given["next_mask"]].diff(dim=-1) > 0).all()
+    assert (made.quantiles(given)[given["next_mask"]].diff(dim=-1) > 0).all()
+
+
+def test_an_overdue_event_has_its_distribution_from_the_next_minute_on():
+    given, made = batch(), network()
+    given["next_planned"][:, :, 0] = -600.0
+    given["last_delay"][:] = 120.0
+    changes = made.changes(given)
+    torch.testing.assert_close(changes.since, torch.full_like(changes.since, 660.0))
+    assert (made.quantiles(given)[:, :, 0, 0] >= 660 - 30).all()  # a bin of a minute begins half a minute before
 
 
 def test_quantiles_never_cross_and_stay_numbers_whatever_comes_in():
@@ -338,20 +361,22 @@ def test_prediction_is_the_mean_of_the_members(n_members: int):
         single = network(CONFIG.model_copy(update={"n_members": 1}))
         single.point_projection.load_state_dict(together.point_projection.state_dict())
         single.members[0].load_state_dict(member.state_dict())
-        alone.append(single.quantiles(given))
-    torch.testing.assert_close(together.quantiles(given), torch.stack(alone).mean(0), rtol=1e-5, atol=1e-3)
-    assert together.corrections(given).shape[-2:] == (n_members, len(CONFIG.quantiles))
+        alone.append(single.changes(given).log_probability.exp())
+    probability = together.changes(given).log_probability.exp()
+    torch.testing.assert_close(probability, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-6)
     assert all(not torch.allclose(alone[0], other) for other in alone[1:])
+    mean = together.bins.quantiles(probability.mean(1), CONFIG.quantiles)
+    found = together.quantiles(given)[given["next_mask"]] - together.changes(given).since[:, None]
+    torch.testing.assert_close(found, mean, rtol=1e-4, atol=1e-2)
 
 
 def test_each_member_learns_as_if_the_others_were_not_there():
     given = batch()
-    label = given["translation"][..., None] + torch.linspace(-300, 300, SHAPE.n_foll)
-    loss = make_loss(LossConfig(), CONFIG.quantiles)
+    change = torch.linspace(-300, 600, int(given["next_mask"].sum()))
 
     def gradients(made: DelayTransformer) -> list[torch.Tensor]:
-        quantiles = given["translation"][..., None, None, None] + made.corrections(given)
-        loss(quantiles, label, given["next_mask"]).backward()
+        log_probability = made.changes(given).log_probability
+        (distribution_loss(LossConfig(), made.bins, log_probability, change) * log_probability.shape[1]).backward()
         return [parameter.grad for parameter in made.members[0].parameters()]
 
     expected = gradients(network())
@@ -391,7 +416,7 @@ def test_predictions_are_rounded_to_the_resolution_of_the_observations():
     plain, rounding = network(), network(CONFIG.model_copy(update={"round_predictions": True}))
     with torch.inference_mode():
         (exact, spread), (rounded, same_spread) = plain.predict(given), rounding.predict(given)
-        assert torch.equal(plain.corrections(given), rounding.corrections(given))  # what the loss sees
+        assert torch.equal(plain.quantiles(given), rounding.quantiles(given))  # what the loss sees
     assert torch.equal(spread, same_spread)  # quantiles are calibrated but not rounded
     free = exact > 60 - given["next_planned"]  # not raised to the present
     assert free.any()

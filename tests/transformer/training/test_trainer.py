@@ -341,7 +341,7 @@ def test_early_stopping_stops(small_config: Config, tmp_path: Path):
     assert run(with_values(small_config, impatient, "test"), tmp_path).epochs == 3
 
 
-@pytest.mark.parametrize("name", ["mae", "huber", "mse"])
+@pytest.mark.parametrize("name", ["mixed", "log", "rps"])
 def test_every_loss_trains(small_config: Config, tmp_path: Path, name: str):
     chosen = {"training.max_epochs": 1, "training.loss.name": name}
     assert run(with_values(small_config, chosen, "test"), tmp_path).epochs == 1

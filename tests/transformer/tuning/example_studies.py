@@ -16,8 +16,8 @@ SPACE: dict[str, BaseDistribution] = {
     "model.n_layers": IntDistribution(1, 4),
     "model.use_inputs.calendar": CategoricalDistribution([True, False]),
     "training.learning_rate": FloatDistribution(1e-5, 1e-1, log=True),
-    "training.loss.name": CategoricalDistribution(["mae", "huber"]),
-    "training.loss.huber_delta_s": FloatDistribution(10, 600, log=True),
+    "training.loss.name": CategoricalDistribution(["log", "mixed"]),
+    "training.loss.ranked_weight": FloatDistribution(10, 600, log=True),
     "training.precision": CategoricalDistribution(["auto", "32-true"]),
 }
 DEFAULTS = {
@@ -25,10 +25,10 @@ DEFAULTS = {
     "model.n_layers": 3,
     "model.use_inputs.calendar": True,
     "training.learning_rate": 1e-3,
-    "training.loss.name": "mae",
+    "training.loss.name": "log",
     "training.precision": "auto",
 }
-HUBER = {**DEFAULTS, "training.loss.name": "huber", "training.loss.huber_delta_s": 120.0}
+MIXED = {**DEFAULTS, "training.loss.name": "mixed", "training.loss.ranked_weight": 120.0}
 
 
 def new_study(name: str = "delays") -> optuna.Study:
@@ -77,15 +77,15 @@ def mixed_study() -> optuna.Study:
             "model.n_layers": int(rng.integers(1, 5)),
             "model.use_inputs.calendar": bool(rng.integers(2)),
             "training.learning_rate": rate,
-            "training.loss.name": "mae",
+            "training.loss.name": "log",
             "training.precision": "auto",
         }
         if k % 4 == 0:
-            params |= {"training.loss.name": "huber", "training.loss.huber_delta_s": 60.0}
+            params |= {"training.loss.name": "mixed", "training.loss.ranked_weight": 60.0}
         value = 49.0 + 8 * abs(math.log10(rate) + 2.8)
         add(study, value, params, curve=(value + 20, value + 5, value))
-    add(study, 66.0, HUBER, state=TrialState.PRUNED, curve=(72.0, 66.0), epochs=2, seconds=12.0)
+    add(study, 66.0, MIXED, state=TrialState.PRUNED, curve=(72.0, 66.0), epochs=2, seconds=12.0)
     fail(study, "model.d_model=128 does not fit http://me:secret@gpu/ memory")
     fail(study)  # number 27: its worker died, and 28 runs it again
-    add(study, 47.5, HUBER, retry_of=[27], curve=(60.0, 47.5), mlflow_run_id="run-of-best")
+    add(study, 47.5, MIXED, retry_of=[27], curve=(60.0, 47.5), mlflow_run_id="run-of-best")
     return study

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.support.pages import Page, assert_fits, assert_safe, chromium
-from tests.transformer.tuning.example_studies import DEFAULTS, HUBER, add, fail, mixed_study, new_study
+from tests.transformer.tuning.example_studies import DEFAULTS, MIXED, add, fail, mixed_study, new_study
 from transformer.tuning.report import write_study_report
 
 
@@ -44,7 +44,7 @@ def test_every_figure_and_table_is_there(mixed: Path) -> None:
 
 def test_the_lead_says_what_was_gained(tmp_path: Path) -> None:
     study = new_study("night trains")
-    add(study, 50.0, HUBER)
+    add(study, 50.0, MIXED)
     add(study, 40.0, DEFAULTS | {"model.n_layers": 1})
     add(study, 45.0, defaults=True)
     page = written(study, tmp_path)

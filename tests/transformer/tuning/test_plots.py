@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.transformer.tuning.example_studies import DEFAULTS, HUBER, add, mixed_study, new_study
+from tests.transformer.tuning.example_studies import DEFAULTS, MIXED, add, mixed_study, new_study
 from transformer.tuning import plots
 from transformer.tuning.trials import StudyTrials
 
@@ -33,12 +33,12 @@ def test_curves_tell_pruned_trials_apart():
 def test_parallel_coordinates_put_what_was_not_searched_below_the_axes():
     study = new_study()
     add(study, 50.0)
-    add(study, 40.0, HUBER)
+    add(study, 40.0, MIXED)
     axes = plots.parallel_coordinates(StudyTrials.of(study)).axes[0]
     best = next(line for line in axes.lines if line.get_label() == "best: trial 1")
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels[-1] == "validation\nMAE (s)" and "loss.\nhuber_delta_s" in labels
-    at = labels.index("loss.\nhuber_delta_s")
+    assert labels[-1] == "validation\nMAE (s)" and "loss.\nranked_weight" in labels
+    at = labels.index("loss.\nranked_weight")
     assert best.get_ydata()[at] == pytest.approx(math.log(12) / math.log(60))
     other = next(line for line in axes.lines if len(line.get_ydata()) == len(labels) and line.get_ydata()[at] < 0)
     assert other.get_ydata()[-1] == 1.0  # the worse of two
@@ -48,7 +48,7 @@ def test_parallel_coordinates_put_what_was_not_searched_below_the_axes():
 def test_slices_have_a_panel_for_each_parameter():
     study = new_study()
     add(study, 50.0, defaults=True)
-    add(study, 40.0, HUBER)
+    add(study, 40.0, MIXED)
     figure = plots.slices(StudyTrials.of(study))
     panels = {axes.get_xlabel(): axes for axes in figure.axes}
     assert set(panels) == {
@@ -56,14 +56,14 @@ def test_slices_have_a_panel_for_each_parameter():
         "n_layers",
         "use_inputs.calendar",
         "learning_rate (log)",
-        "loss.huber_delta_s (log)",
+        "loss.ranked_weight (log)",
         "loss.name",
         "precision",
     }
     figure.canvas.draw()
     assert [label.get_text() for label in panels["use_inputs.calendar"].get_xticklabels()] == ["true", "false"]
-    assert [label.get_text() for label in panels["loss.name"].get_xticklabels()] == ["mae", "huber"]
-    assert len(panels["loss.huber_delta_s (log)"].collections) == 1  # only one trial has it
+    assert [label.get_text() for label in panels["loss.name"].get_xticklabels()] == ["log", "mixed"]
+    assert len(panels["loss.ranked_weight (log)"].collections) == 1  # only one trial has it
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "complete, the darker the later",
         "defaults",
@@ -87,7 +87,7 @@ def test_defaults_that_are_far_off_stay_on_the_axis():
     study = new_study()
     add(study, 500.0, defaults=True)
     for value in (45.0, 46.0, 47.0, 48.0):
-        add(study, value, HUBER)
+        add(study, value, MIXED)
     trials = StudyTrials.of(study)
     assert trials.top == 48.0 and plots.history(trials).axes[0].get_ylim()[1] > 500
 

@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from tests.support.messages import assert_names
-from tests.transformer.tuning.example_studies import DEFAULTS, HUBER, add, fail, mixed_study, new_study
+from tests.transformer.tuning.example_studies import DEFAULTS, MIXED, add, fail, mixed_study, new_study
 from transformer.config import flatten, load_config, to_dict
 from transformer.errors import UserError
 from transformer.tuning import report
@@ -68,7 +68,7 @@ def test_metrics_count_a_trial_that_was_run_again_once(written):
     }
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["importance/training.learning_rate"] > 0.6
-    assert "importance/training.loss.huber_delta_s" not in shares  # not every trial has it
+    assert "importance/training.loss.ranked_weight" not in shares  # not every trial has it
 
 
 def test_text_says_how_the_study_went(written):
@@ -89,14 +89,14 @@ def test_text_says_how_the_study_went(written):
         "model.n_layers                       3             3",
         "model.use_inputs.calendar         true          true",
         "training.learning_rate           0.001         0.001",
-        "training.loss.huber_delta_s        120             -",
-        "training.loss.name               huber           mae",
+        "training.loss.name               mixed           log",
+        "training.loss.ranked_weight        120             -",
         "training.precision                auto          auto",
     ]
     importances = block(result.text, "parameter   ")
     assert importances[2].startswith("training.learning_rate")
     assert importances[-2:] == [
-        "not judged, since not every trial has them: training.loss.huber_delta_s",
+        "not judged, since not every trial has them: training.loss.ranked_weight",
         "from 26 complete trials",
     ]
     best = block(result.text, "trial  ")
@@ -113,13 +113,13 @@ def test_command_is_one_line_that_a_shell_reads_back(written):
     assert conf == {"env": "local", "overrides": ["data.local_folder=data/x", *result.best_overrides]}
     assert shlex.split(make) == ["make", "train", "ENV=local", f"SET={' '.join(conf['overrides'])}"]
     best = json.loads((folder / "best.json").read_text())
-    assert best == {"trial": 28, "value": 47.5, "values": HUBER, "conf": conf}
+    assert best == {"trial": 28, "value": 47.5, "values": MIXED, "conf": conf}
 
 
 def test_overrides_read_back_as_the_values_of_the_trial(written):
     _, result = written
     read = flatten(to_dict(load_config("local", result.best_overrides)))
-    assert {key: read[key] for key in HUBER} == HUBER
+    assert {key: read[key] for key in MIXED} == MIXED
 
 
 def test_steps_leave_no_noise_in_values(tmp_path):
@@ -148,7 +148,7 @@ def test_table_has_a_line_for_every_trial(written):
         "mlflow_run_id": "",
         "failure": "",
     }
-    assert json.loads(table[25]["params"]) == HUBER
+    assert json.loads(table[25]["params"]) == MIXED
     assert table[26]["failure"] == "model.d_model=128 does not fit http://***@gpu/ memory"
     assert (table[27]["value"], table[27]["failure"]) == ("", "")
     assert table[28]["mlflow_run_id"] == "run-of-best"
@@ -175,7 +175,7 @@ def test_the_same_study_gives_the_same_files(written, tmp_path):
 def test_defaults_that_are_the_best_are_said_to_be(tmp_path):
     study = new_study()
     add(study, 40.0, defaults=True)
-    add(study, 50.0, HUBER)
+    add(study, 50.0, MIXED)
     result = write_study_report(study, tmp_path, env="local", overrides=[])
     assert "defaults     are the best" in block(result.text, "study")
     assert block(result.text, "parameter (trial)")[0].split() == ["parameter", "(trial)", "best", "(0)"]
@@ -186,7 +186,7 @@ def test_a_study_without_defaults_or_translation_says_nothing_of_them(tmp_path):
     study = new_study()
     fail(study, "out of memory")
     add(study, 50.0, DEFAULTS, val_translation_mae_s=None)
-    add(study, 52.0, HUBER)
+    add(study, 52.0, MIXED)
     result = write_study_report(study, tmp_path, env="local", overrides=[])
     assert [line.split()[0] for line in block(result.text, "study")] == ["study", "trials", "training", "best"]
     assert not {"study/defaults_val_mae_s", "study/best_skill"} & result.metrics.keys()
@@ -240,8 +240,8 @@ def test_few_trials_give_a_hint_only():
 def test_values_that_are_no_numbers_break_nothing(tmp_path):
     study = new_study()
     add(study, 50.0, curve=(math.nan, 50.0))
-    add(study, math.inf, HUBER, curve=(math.inf, math.nan), defaults=True)
-    add(study, 51.0, HUBER, curve=(60.0, 51.0))
+    add(study, math.inf, MIXED, curve=(math.inf, math.nan), defaults=True)
+    add(study, 51.0, MIXED, curve=(60.0, 51.0))
     add(study, None, state=TrialState.FAIL, curve=(math.nan,), failure="the loss is not a number")
     add(study, None, state=TrialState.PRUNED)
     result = write_study_report(study, tmp_path, env="local", overrides=[])
@@ -253,7 +253,7 @@ def test_values_that_are_no_numbers_break_nothing(tmp_path):
 def test_trials_under_way_are_counted_and_not_drawn(tmp_path):
     study = new_study()
     add(study, 50.0)
-    add(study, 51.0, HUBER)
+    add(study, 51.0, MIXED)
     add(study, None, state=TrialState.RUNNING, curve=(70.0,))
     study.enqueue_trial(DEFAULTS)
     result = write_study_report(study, tmp_path, env="local", overrides=[])

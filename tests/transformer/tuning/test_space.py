@@ -65,22 +65,22 @@ def test_choices_keep_their_type():
         space(
             {"key": "embeddings.random.enabled", "choices": [True, False]},
             {"key": "training.weight_decay", "choices": [0, 0.1]},
-            {"key": "training.loss.name", "choices": ["mae", "mse"]},
+            {"key": "training.loss.name", "choices": ["log", "rps"]},
         )
     )
     assert {value["embeddings.random.enabled"] for value in values} == {True, False}
     assert all(isinstance(value["training.weight_decay"], float) for value in values)
-    assert {value["training.loss.name"] for value in values} == {"mae", "mse"}
+    assert {value["training.loss.name"] for value in values} == {"log", "rps"}
 
 
 def test_a_conditional_key_is_searched_only_where_its_condition_holds():
     given = space(
-        {"key": "training.loss.name", "choices": ["mae", "huber", "mse"]},
-        {"key": "training.loss.huber_delta_s", "low": 30, "high": 60, "when": "training.loss.name=[huber, mse]"},
+        {"key": "training.loss.name", "choices": ["log", "mixed", "rps"]},
+        {"key": "training.loss.ranked_weight", "low": 0.5, "high": 2, "when": "training.loss.name=[mixed, rps]"},
     )
     for values in suggested(given):
-        assert ("training.loss.huber_delta_s" in values) == (values["training.loss.name"] != "mae")
-    assert given.own_values() == {"training.loss.name": "mae"}
+        assert ("training.loss.ranked_weight" in values) == (values["training.loss.name"] != "log")
+    assert given.own_values() == {"training.loss.name": "mixed", "training.loss.ranked_weight": 1.0}
 
 
 def test_a_condition_on_a_key_that_is_not_searched_looks_at_its_own_value():
@@ -126,7 +126,7 @@ def test_own_values_outside_the_space_are_told():
         ({"key": "model.n_layers", "low": 1, "high": 10**400}, "is not a number"),
         ({"key": "model.dropout", "low": 0, "high": 0.4, "log": True}, "log needs low above 0"),
         ({"key": "training.loss.name", "low": 1, "high": 2}, "give it choices"),
-        ({"key": "training.loss.name", "choices": ["mae", "mape"]}, "training.loss.name"),
+        ({"key": "training.loss.name", "choices": ["log", "mape"]}, "training.loss.name"),
         ({"key": "model.use_inputs.calendar", "low": 0, "high": 1}, "give it choices"),
         (
             {"key": "training.weight_decay", "low": 0.1, "high": float("inf")},
@@ -160,11 +160,11 @@ def test_a_key_given_twice_is_refused():
         ("training.loss.name=mape", 'training.loss.name is never "mape"'),
         ("training.loss.name", "must be KEY=VALUE"),
         ("training.loss.name=[]", "never holds"),
-        ("training.loss.name=[mae", "not readable as YAML"),
+        ("training.loss.name=[log", "not readable as YAML"),
     ],
 )
 def test_a_condition_that_cannot_hold_is_refused(when, reason):
-    loss = {"key": "training.loss.name", "choices": ["mae", "huber"]}
+    loss = {"key": "training.loss.name", "choices": ["log", "mixed"]}
     assert reason in refusal(loss, {"key": "model.dropout", "choices": [0.1, 0.2], "when": when})
 
 
@@ -215,7 +215,7 @@ def test_a_warm_start_leaves_only_what_does_not_change_the_weights_to_search():
         (0.1 + 0.2, "0.30000000000000004"),
         (1e-05, "1e-05"),
         (True, "true"),
-        ("huber", "huber"),
+        ("mixed", "mixed"),
         ("32-true", "32-true"),
         ("true", '"true"'),
         ("1e-3", '"1e-3"'),

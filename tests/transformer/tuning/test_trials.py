@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from tests.transformer.tuning.example_studies import DEFAULTS, HUBER, add, fail, mixed_study, new_study
+from tests.transformer.tuning.example_studies import DEFAULTS, MIXED, add, fail, mixed_study, new_study
 from transformer.tuning.trials import StudyTrials, failure_of, params_of, superseded
 
 
@@ -67,6 +67,6 @@ def test_what_counts_as_astray(values, top):
 
 def test_of_equal_trials_the_first_is_the_best(tmp_path):
     study = new_study()
-    for params in (HUBER, DEFAULTS, HUBER):
+    for params in (MIXED, DEFAULTS, MIXED):
         add(study, 50.0, params)
     assert StudyTrials.of(study).best.number == 0
