@@ -15,7 +15,7 @@ from transformer.config import ModelConfig, TrainingConfig, from_dict, to_dict
 from transformer.features.batches import Batch
 from transformer.features.statistics import Statistics
 from transformer.model.calibration import QuantileCalibration, trusted
-from transformer.model.copula import RankCorrelation, independent
+from transformer.model.copula import RankCorrelation
 from transformer.model.losses import distribution_loss
 from transformer.model.network import DelayTransformer, NetworkShape
 
@@ -70,10 +70,6 @@ class DelayModule(LightningModule):
         """Predicted delays [B, S, F] and their calibrated quantiles [B, S, F, Q], seconds."""
         predicted: tuple[Tensor, Tensor] = self.network.predict(batch)
         return predicted
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read a checkpoint of an earlier release: it knows nothing of how delays go together along a train."""
-        checkpoint["state_dict"].setdefault("network.rank_correlation", independent(self.network.shape.n_foll))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends only on the step's number, so a resumed training equals an uninterrupted one.

@@ -36,7 +36,7 @@ def load_module(checkpoint: Path) -> DelayModule:
     except FileNotFoundError:
         raise UserError(f"{checkpoint} does not exist; train the model first") from None
     except Exception as error:
-        if "loading state_dict" in str(error):
+        if "loading state_dict" in str(error) or isinstance(error, UserError):  # its configuration, too, may be another
             raise UserError(f"{checkpoint} belongs to another version of the network; train the model again") from None
         raise UserError(f"{checkpoint} is not a checkpoint of this model ({first_line(error)})") from None
     return module.eval()
