@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -57,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--on", choices=("validation", "test"), default="validation", help="dates to evaluate on (default: validation)"
     )
+    own = TreeSettings()
+    parser.add_argument("--tree-snapshots", type=int, default=own.snapshots, help=f"default: {own.snapshots}")
+    parser.add_argument("--tree-rounds", type=int, default=own.max_rounds, help=f"at most; default: {own.max_rounds}")
     options = parser.parse_args(argv)
+    trees = replace(own, snapshots=options.tree_snapshots, max_rounds=options.tree_rounds)
     with user_errors():
-        stress(configured(options.env, options.data, options.overrides), options.seeds, options.to, on=options.on)
+        config = configured(options.env, options.data, options.overrides)
+        stress(config, options.seeds, options.to, on=options.on, trees=trees)
     return 0
 
 
