@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,8 @@ TRANSFORMER, TREE, CONTEXT_TREE = "transformer", "tree", "tree with context"
 BLEND = "blend"  # the mean of transformer and tree, of the same seed
 UNROUNDED = ", not rounded"  # ends the name of a predictor
 BREAKDOWNS = ("horizon", "train_type", "departed")
+KIND_OF_DATE = "kind of date"  # a breakdown where there are several service dates
+ORDINARY, DISRUPTED = "ordinary", "disrupted"
 UNITS = {"journey": tuple(JOURNEY), "service date": ("service_date",)}  # units of the bootstrap
 SAME_S = 0.5  # largest difference (s) between the same delay computed in two ways, both in float32
 
@@ -105,16 +108,43 @@ def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
     }
 
 
+def kinds_of_dates(rows: pl.DataFrame) -> dict[date, str]:
+    """DISRUPTED for each service date on which translation errs more than on the median of the dates, else ORDINARY."""
+    error = (pl.col("translation_delay_s") - pl.col("observed_delay_s")).abs().mean()
+    dates = rows.group_by("service_date").agg(error.alias("mae_s")).sort("service_date")
+    kind = pl.when(pl.col("mae_s") > pl.col("mae_s").median()).then(pl.lit(DISRUPTED)).otherwise(pl.lit(ORDINARY))
+    return dict(dates.select("service_date", kind.alias("kind")).iter_rows())
+
+
+def group_expressions(rows: pl.DataFrame) -> dict[str, pl.Expr]:
+    """The group of each row, by name of the breakdown: BREAKDOWNS, and KIND_OF_DATE if there are several dates."""
+    keys = {by: group_keys("UTC")[by] for by in BREAKDOWNS}
+    if rows["service_date"].n_unique() > 1:
+        keys[KIND_OF_DATE] = pl.col("service_date").replace_strict(kinds_of_dates(rows), return_dtype=pl.String)
+    return keys
+
+
 def skills(predictions: Predictions, by: str) -> pl.DataFrame:
-    """Return for each group: n, `translation_mae_s`, and the skill of each predictor as mean over the seeds."""
-    table = pl.DataFrame()
-    for name, delays in predictions.delays.items():
-        per_seed = [metrics.breakdown(predictions.of_seed(name, seed), by) for seed in delays]
-        if table.is_empty():
-            table = per_seed[0].select(by, "n", "translation_mae_s")
-        skill = np.mean([groups["skill"].to_numpy() for groups in per_seed], axis=0)
-        table = table.with_columns(pl.Series(name, skill).fill_nan(None))  # NaN: the error of translation is 0
-    return table
+    """Return for each group: n, `translation_mae_s`, and the skill of each predictor as mean over the seeds.
+
+    Args:
+        by: a breakdown, see `group_expressions`.
+    """
+    observed = pl.col("observed_delay_s")
+    rows = predictions.rows.select(
+        group_expressions(predictions.rows)[by].alias(by),
+        (pl.col("translation_delay_s") - observed).abs().alias("translation"),
+        *(pl.Series(name, predictions.errors(name)) for name in predictions.delays),
+    )
+    base = pl.col("translation_mae_s")
+    skill = pl.when(base > 0).then(1 - pl.col(list(predictions.delays)) / base)  # undefined if translation never errs
+    return (
+        rows.group_by(by)
+        .agg(pl.len().alias("n"), pl.exclude(by).mean())
+        .sort(by)
+        .rename({"translation": base.meta.output_name()})
+        .with_columns(skill.name.keep())
+    )
 
 
 def differences(
@@ -139,7 +169,7 @@ def differences(
     n_units = rows["unit"].n_unique()
     lines: list[dict[str, Any]] = []
     sums: list[FloatArray] = []
-    for by, key in {"": pl.lit("all"), **{by: group_keys("UTC")[by] for by in BREAKDOWNS}}.items():
+    for by, key in {"": pl.lit("all"), **group_expressions(predictions.rows)}.items():
         cells = rows.group_by(key.alias("group"), "unit").agg(pl.len(), pl.col("difference").sum())
         for (group,), of_group in cells.sort("group").group_by("group", maintain_order=True):
             sums_U2 = np.zeros((n_units, 2))
