@@ -156,7 +156,7 @@ def differences(
 
     Args:
         other: the other predictor.
-        unit: unit of the bootstrap, one of UNITS. If there is only one unit, both ends of the interval are null.
+        unit: unit of the bootstrap, one of UNITS. If a group has only one, both ends of its interval are null.
         gate: confidence, number of resamples and their seed.
 
     Returns:
@@ -182,10 +182,12 @@ def differences(
         -1, *sums_UG2.shape[1:]
     )
     with np.errstate(invalid="ignore"):  # a resample may hold no row of a small group
-        low, high = interval(drawn_RG2[..., 1] / drawn_RG2[..., 0], n_units, gate.confidence)
+        means_RG = drawn_RG2[..., 1] / drawn_RG2[..., 0]
+    # A kind of date has few of the dates, and a single one gives no interval.
+    ends = [interval(means_RG[:, g], line["units"], gate.confidence) for g, line in enumerate(lines)]
     totals_G2 = sums_UG2.sum(axis=0)
     return pl.DataFrame(lines).with_columns(
         pl.Series("difference_s", totals_G2[:, 1] / totals_G2[:, 0]),
-        pl.Series("low_s", low).fill_nan(None),
-        pl.Series("high_s", high).fill_nan(None),
+        pl.Series("low_s", [float(low) for low, _ in ends]).fill_nan(None),
+        pl.Series("high_s", [float(high) for _, high in ends]).fill_nan(None),
     )

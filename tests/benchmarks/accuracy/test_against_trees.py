@@ -292,6 +292,10 @@ def test_ordinary_and_disrupted_dates_are_told_apart():
     assert kinds[TRANSFORMER].to_list() == pytest.approx([0.8, 0.4])
     paired = differences(found, TREE, "journey", GateConfig(resamples=200)).filter(pl.col("breakdown") == KIND_OF_DATE)
     assert paired.select("group", "n", "difference_s").rows() == [("disrupted", 10, -20.0), ("ordinary", 30, -20.0)]
+    by_date = differences(found, TREE, "service date", GateConfig(resamples=200)).filter(
+        pl.col("breakdown") == KIND_OF_DATE
+    )
+    assert by_date.select("group", "units", "low_s").rows() == [("disrupted", 1, None), ("ordinary", 3, -20.0)]
 
 
 def test_skills_by_group_are_those_of_the_evaluation():
