@@ -88,12 +88,14 @@ bench-scale: $(INSTALLED) ## measure every stage on three years of a whole netwo
 	@$(BIN)/python benchmarks/speed/bench_scale.py $(if $(CURVE),--curve $(CURVE),$(if $(DATES),--dates '$(DATES)')) \
 		$(if $(KEEP),--keep '$(KEEP)') $(if $(STAGES),--stages $(STAGES)) $(foreach pair,$(SET),--set '$(pair)')
 
-bench-accuracy: $(INSTALLED) ## compare the accuracy with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1] [SET="key=value …"]
-	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out)
+bench-accuracy: $(INSTALLED) ## compare the accuracy with boosted trees: make bench-accuracy [DATA=folder] [SEEDS="42 43 44"] [BY_DATE=1 | ORIGINS=5] [TREE_SNAPSHOTS=all] [TREE_TRIALS=20] [RESUME=1] [SET="key=value …"]
+	@$(BIN)/python benchmarks/accuracy/against_trees.py $(BENCH_OPTIONS) $(if $(BY_DATE),--leave-one-date-out) \
+		$(if $(ORIGINS),--rolling-origin '$(ORIGINS)') $(if $(TREE_SNAPSHOTS),--tree-snapshots '$(TREE_SNAPSHOTS)') \
+		$(if $(TREE_TRIALS),--tune-tree '$(TREE_TRIALS)') $(if $(RESUME),--resume)
 
-bench-ride: $(INSTALLED) ## train, export and score on RIDE: make bench-ride CORE=folder [FROM=folder] [DATA=data/ride] [SEEDS="42 43"] [SET="key=value …"]
+bench-ride: $(INSTALLED) ## train, export and score on RIDE: make bench-ride CORE=folder [ENV=ride|ride-large] [N_SEEDS=10 | SEEDS="42 43"] [RESUME=1] [FROM=folder] [DATA=data/ride] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/ride_core.py --core '$(or $(CORE),data/gold/lite/core)' $(if $(FROM),--from '$(FROM)') \
-		$(BENCH_OPTIONS)
+		$(if $(N_SEEDS),--n-seeds '$(N_SEEDS)') $(if $(RESUME),--resume) $(BENCH_OPTIONS)
 
 bench-ablation: $(INSTALLED) ## measure the value of each input: make bench-ablation [DATA=folder] [SEEDS=42] [EPOCHS=4] [SET="key=value …"]
 	@$(BIN)/python benchmarks/accuracy/ablation.py $(BENCH_OPTIONS) $(if $(EPOCHS),--epochs '$(EPOCHS)')

@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --seeds 42 43         # `make bench-accuracy`
     .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --leave-one-date-out  # every full date in turn
+    .venv/bin/python benchmarks/accuracy/against_trees.py --data FOLDER --rolling-origin 5    # each from the past alone
     .venv/bin/python benchmarks/accuracy/against_trees.py … --resume                          # after an interruption
 
 The benchmark trains the network and two LightGBM models per seed. It evaluates them, translation and a blend on the
@@ -13,12 +14,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -30,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.accuracy import report
 from benchmarks.accuracy.comparison import (
-    BREAKDOWNS,
     CONTEXT_TREE,
     TRANSFORMER,
     TREE,
@@ -38,9 +39,12 @@ from benchmarks.accuracy.comparison import (
     UNROUNDED,
     Predictions,
     differences,
+    finite_scores,
+    group_expressions,
     group_means,
     growths,
     joined,
+    kinds_of_dates,
     scores,
     skills,
 )
@@ -50,14 +54,15 @@ from benchmarks.accuracy.experiment import (
     configured,
     options_parser,
     own_split,
+    rolling_splits,
     splits_by_date,
     user_errors,
 )
-from benchmarks.accuracy.tree import TreeSettings
+from benchmarks.accuracy.tree import TreeSettings, tuned
 from transformer.config import Config, to_dict
 from transformer.data.dates import Split, format_dates
 from transformer.evaluation.growth import GROWTHS_MIN
-from transformer.evaluation.metrics import WITHIN_MIN, finite_metrics
+from transformer.evaluation.metrics import WITHIN_MIN
 from transformer.figures import DPI
 from transformer.files import atomic_path, write_json, write_text
 from transformer.text import duration, seconds_text, share_text, signed_seconds_text, skill_text
@@ -66,8 +71,8 @@ from transformer.tracking.runs import git_commit
 log = logging.getLogger("accuracy")
 
 TREES = {TREE: False, CONTEXT_TREE: True}  # predictor → whether it has columns on the rest of the train
-TREES_BY_DATE = {TREE: False}  # CONTEXT_TREE would double the time of the trees on every date
 SEEDS = (42, 43, 44)
+ORIGINS = 5  # test dates of --rolling-origin
 COVERED = ("horizon", "train_type", "point_group")  # breakdowns of the coverage of intervals
 BY_HORIZON = {  # measure → title and text of its table by planned horizon
     **{f"within_{minutes}_min": (f"Within {minutes} min", share_text) for minutes in WITHIN_MIN},
@@ -76,12 +81,42 @@ BY_HORIZON = {  # measure → title and text of its table by planned horizon
 PREDICTIONS = "predictions"  # folder in the folder of the results
 
 
+@dataclass(frozen=True)
+class DateByDate:
+    """A comparison on several test dates, each with training dates of its own: the words of its tables and figures."""
+
+    file: str  # name of the results, without extension
+    title: str
+    each: str
+    note: str
+
+
+LEAVE_ONE_DATE_OUT = DateByDate(
+    "leave_one_date_out", "Each date held out once", "each held out once", "The models train on the other full dates."
+)
+ROLLING_ORIGIN = DateByDate(
+    "rolling_origin",
+    "Each date predicted from the dates before it",
+    "each predicted from the dates before it",
+    "The models train on the full dates before the validation date.",
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(__doc__.splitlines()[0], "accuracy")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="seeds to train with; default: 42 43 44, with --leave-one-date-out: 42"
+        "--seeds", type=int, nargs="+", help="seeds to train with; default: 42 43 44, with several test dates: 42"
     )
-    parser.add_argument("--leave-one-date-out", action="store_true", help="test on every full service date in turn")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--leave-one-date-out", action="store_true", help="test on every full service date in turn")
+    several.add_argument(
+        "--rolling-origin",
+        type=int,
+        nargs="?",
+        const=ORIGINS,
+        metavar="N",
+        help="test on each of the last N full service dates (default: 5), trained on the dates before it alone",
+    )
     parser.add_argument(
         "--on",
         choices=("test", "validation"),
@@ -89,16 +124,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="dates to evaluate on; use validation to choose between models (default: test)",
     )
     parser.add_argument(
+        "--context-tree", action="store_true", help="with several test dates, compare the tree with context as well"
+    )
+    parser.add_argument(
+        "--tree-snapshots",
+        type=_snapshots,
+        metavar="N|all",
+        help="snapshots that a tree learns from; all = as many as the network sees; default: 64 for each training "
+        "date, at least 400",
+    )
+    parser.add_argument(
+        "--tree-memory",
+        type=float,
+        default=TreeSettings.memory_gib,
+        metavar="GIB",
+        help="memory for the training rows of a tree; rows beyond it are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tune-tree",
+        type=int,
+        default=0,
+        metavar="TRIALS",
+        help="search the parameters of the trees on the validation dates, in so many trials per split",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="reuse the predictions of an interrupted run with the same options"
     )
     options = parser.parse_args(argv)
+    settings = TreeSettings(
+        snapshots=options.tree_snapshots, memory_gib=options.tree_memory, tuning_trials=options.tune_tree
+    )
     with user_errors():
         config = configured(options.env, options.data, options.overrides)
-        if options.leave_one_date_out:
-            compare_by_date(config, options.seeds or SEEDS[:1], options.to, resume=options.resume)
+        if options.leave_one_date_out or options.rolling_origin is not None:
+            folder, timezone = Path(config.data.local_folder), config.data.timezone
+            kind, splits = (
+                (LEAVE_ONE_DATE_OUT, splits_by_date(folder, timezone))
+                if options.leave_one_date_out
+                else (ROLLING_ORIGIN, rolling_splits(folder, timezone, options.rolling_origin))
+            )
+            trees = TREES if options.context_tree else {TREE: TREES[TREE]}
+            seeds = options.seeds or SEEDS[:1]
+            compare_by_date(config, splits, kind, seeds, options.to, names=trees, trees=settings, resume=options.resume)
         else:
-            compare(config, options.seeds or SEEDS, options.to, on=options.on, resume=options.resume)
+            seeds = options.seeds or SEEDS
+            compare(config, seeds, options.to, on=options.on, trees=settings, resume=options.resume)
     return 0
+
+
+def _snapshots(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is neither a number of snapshots nor all")
+    return int(text)
 
 
 def compare(
@@ -115,9 +194,9 @@ def compare(
     settings = trees or TreeSettings()
     split = own_split(config)
     days = getattr(split, on)
-    predictions = predict_all(config, split, days, seeds, TREES, settings, Kept(to / PREDICTIONS, resume))
+    predictions, trials = predict_all(config, split, days, seeds, TREES, settings, Kept(to / PREDICTIONS, resume))
     found = scores(predictions)
-    groups = {by: skills(predictions, by) for by in BREAKDOWNS}
+    groups = {by: skills(predictions, by) for by in group_expressions(predictions.rows)}
     growth = growths(predictions)
     means = {name: group_means(predictions, "horizon", name) for name in BY_HORIZON}
     gate = config.evaluation.gate
@@ -130,6 +209,7 @@ def compare(
         *(report.growth_table(growth, minutes) for minutes in GROWTHS_MIN),
         *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
         *(report.coverage_table(predictions.uncertainty, by) for by in COVERED if predictions.uncertainty),
+        *([report.tuning_table({dates: trials})] if trials else []),
     ]
     detail = f"{dates}, {predictions.rows.height:,} predictions, {_listed(seeds)}"
 
@@ -145,7 +225,7 @@ def compare(
         "split": split.as_dict(),
         "evaluated_on": on,
         "n": predictions.rows.height,
-        "scores": _finite(found),
+        "scores": finite_scores(found),
         "groups": {by: table.to_dicts() for by, table in groups.items()},
         "by_horizon": {name: table.to_dicts() for name, table in means.items()},
         "severe_growth": {
@@ -154,38 +234,53 @@ def compare(
         "differences": [
             {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
         ],
+        "tuning": {name: table.to_dicts() for name, table in trials.items()},
         "quantiles": {seed: judgement.metrics("test") for seed, judgement in predictions.uncertainty.items()},
     }
     _write(to, "accuracy", tables, figures(), result | _origin(config, seeds, settings, began))
 
 
 def compare_by_date(
-    config: Config, seeds: Sequence[int], to: Path, *, trees: TreeSettings | None = None, resume: bool = False
+    config: Config,
+    splits: Sequence[Split],
+    kind: DateByDate,
+    seeds: Sequence[int],
+    to: Path,
+    *,
+    names: Mapping[str, bool],
+    trees: TreeSettings | None = None,
+    resume: bool = False,
 ) -> None:
-    """Compare all predictors on every full service date in turn, see `splits_by_date`."""
+    """Compare all predictors on the test date of each split.
+
+    Args:
+        names: the trees to compare with, see TREES.
+    """
     began = time.monotonic()
     settings = trees or TreeSettings()
-    splits = splits_by_date(Path(config.data.local_folder), config.data.timezone)
     gate = config.evaluation.gate
     kept = Kept(to / PREDICTIONS, resume)
-    per_date = []
-    lines = []
+    per_date, lines, tried = [], [], {}
     for number, split in enumerate(splits, start=1):
         log.info("date %d/%d: %s tests, %s validates", number, len(splits), split.test[0], split.validation[0])
-        per_date.append(predict_all(config, split, split.test, seeds, TREES_BY_DATE, settings, kept))
-        lines.append(_of_date(split, per_date[-1], differences(per_date[-1], TREE, "journey", gate).row(0, named=True)))
-        log.info("date %d/%d: %s", number, len(splits), _date_line(lines[-1], per_date[-1]))
+        found, trials = predict_all(config, split, split.test, seeds, names, settings, kept)
+        per_date.append(found)
+        tried |= {str(split.test[0]): trials} if trials else {}
+        lines.append(_of_date(split, found, differences(found, TREE, "journey", gate).row(0, named=True)))
+        log.info("date %d/%d: %s", number, len(splits), _date_line(lines[-1], found))
     pooled = joined(per_date)
-    dates = pl.DataFrame(lines)
-    paired = {(other, unit): differences(pooled, other, unit, gate) for other in TREES_BY_DATE for unit in UNITS}
-    names = [name for name in pooled.delays if not name.endswith(UNROUNDED)]
+    kinds = kinds_of_dates(pooled.rows)
+    dates = pl.DataFrame([{**line, "kind": kinds[line["test"]]} for line in lines])
+    paired = {(other, unit): differences(pooled, other, unit, gate) for other in names for unit in UNITS}
+    shown = [name for name in pooled.delays if not name.endswith(UNROUNDED)]
     tables = [
-        _dates_table(dates, names, paired[TREE, "service date"].row(0, named=True)),
+        _dates_table(dates, shown, paired[TREE, "service date"].row(0, named=True), kind),
         report.scores_table(scores(pooled), "Accuracy over all dates"),
-        *(report.skill_table(skills(pooled, by), by) for by in BREAKDOWNS),
+        *(report.skill_table(skills(pooled, by), by) for by in group_expressions(pooled.rows)),
         *(report.difference_table(table, *key, gate.confidence) for key, table in paired.items()),
+        *([report.tuning_table(tried)] if tried else []),
     ]
-    detail = f"{len(splits)} service dates, each held out once; {_listed(seeds)}"
+    detail = f"{len(splits)} service dates, {kind.each}; {_listed(seeds)}"
 
     def figures() -> Iterator[tuple[str, Figure]]:
         yield "skill_by_date", report.skill_by_date(dates, detail)
@@ -199,13 +294,16 @@ def compare_by_date(
         yield "paired_differences_by_date", report.paired_differences(ends, labels, TREE, under)
 
     result = {
+        "splits": [split.as_dict() for split in splits],
         "dates": dates.to_dicts(),
-        "scores": _finite(scores(pooled)),
+        "scores": finite_scores(scores(pooled)),
+        "groups": {by: skills(pooled, by).to_dicts() for by in group_expressions(pooled.rows)},
         "differences": [
             {"other": other, "unit": unit, "groups": table.to_dicts()} for (other, unit), table in paired.items()
         ],
+        "tuning": {day: {name: table.to_dicts() for name, table in of_day.items()} for day, of_day in tried.items()},
     }
-    _write(to, "leave_one_date_out", tables, figures(), result | _origin(config, seeds, settings, began))
+    _write(to, kind.file, tables, figures(), result | _origin(config, seeds, settings, began))
 
 
 def predict_all(
@@ -216,23 +314,34 @@ def predict_all(
     trees: Mapping[str, bool],
     settings: TreeSettings,
     kept: Kept,
-) -> Predictions:
-    """Return predictions of network, `trees` and blend for every seed, trained on `split`, on the rows of `days`."""
+) -> tuple[Predictions, dict[str, pl.DataFrame]]:
+    """Train the transformer and `trees` on `split` for every seed, and predict the rows of `days`.
+
+    Returns:
+        Predictions of transformer, trees and blend, and the trials of each tree's parameters, if there were any.
+    """
     experiment = Experiment.of(config, split)
+    own = to_dict(experiment.config)
+    of_tree, trials = dict.fromkeys(trees, settings), {}
+    for name, context in trees.items() if settings.tuning_trials else ():
+        log.info("the %s: %d trials of its parameters", name, settings.tuning_trials)
+        make = partial(experiment.tree_trials, seeds[0], settings, context=context)
+        trials[name] = kept.obtain(make, "trials", name, own, seeds[0], asdict(settings))
+        of_tree[name] = tuned(settings, trials[name])
     predictions: Predictions | None = None
     for number, seed in enumerate(seeds, start=1):
         log.info("seed %d (%d/%d): the network", seed, number, len(seeds))
-        identity = to_dict(experiment.config), seed, format_dates(days)
+        identity = own, seed, format_dates(days)
         rows = kept.obtain(partial(experiment.network_predictions, seed, days), TRANSFORMER, *identity)
         predictions = (predictions or Predictions.of(rows)).including(TRANSFORMER, seed, rows).judged(seed, rows)
         for name, context in trees.items():
             log.info("seed %d (%d/%d): the %s", seed, number, len(seeds), name)
-            make = partial(experiment.tree_predictions, seed, days, settings, context=context)
-            rows = kept.obtain(make, name, *identity, asdict(settings))
+            make = partial(experiment.tree_predictions, seed, days, of_tree[name], context=context)
+            rows = kept.obtain(make, name, *identity, asdict(of_tree[name]))
             predictions = predictions.including(name, seed, rows)
             predictions = predictions.including(name + UNROUNDED, seed, rows, "unrounded_delay_s")
     assert predictions is not None, "argparse asks for a seed"
-    return predictions.with_blend(experiment.round_to_s, experiment.resolution_s)
+    return predictions.with_blend(experiment.round_to_s, experiment.resolution_s), trials
 
 
 def _of_date(split: Split, predictions: Predictions, difference: dict[str, Any]) -> dict[str, Any]:
@@ -252,30 +361,27 @@ def _date_line(line: dict[str, Any], predictions: Predictions) -> str:
     return f"{line['test']}: MAE of translation {seconds_text(line['translation_mae_s'])}, {', '.join(mae)}"
 
 
-def _dates_table(dates: pl.DataFrame, names: Sequence[str], whole: dict[str, Any]) -> report.Table:
+def _dates_table(dates: pl.DataFrame, names: Sequence[str], whole: dict[str, Any], kind: DateByDate) -> report.Table:
     mean = dates.mean().row(0, named=True)
     body = []
     for line in dates.iter_rows(named=True):
-        body.append([str(line["test"]), str(line["validation"]), f"{line['n']:,}", *_date_cells(line, names, line)])
-    body.append(["mean of the dates", "", f"{dates['n'].sum():,}", *_date_cells(mean, names, whole)])
-    header = ["test", "validation", "n", "translation MAE", *(f"{name} MAE (skill)" for name in names)]
+        named = [str(line["test"]), line["kind"], str(line["validation"])]
+        body.append([*named, f"{line['n']:,}", *_date_cells(line, names, line)])
+    body.append(["mean of the dates", "", "", f"{dates['n'].sum():,}", *_date_cells(mean, names, whole)])
+    header = ["test", "kind", "validation", "n", "translation MAE", *(f"{name} MAE (skill)" for name in names)]
     header += [f"transformer − {TREE}", "interval"]
     note = (
-        "The models train on the other full dates. The interval of a date is over its journeys. In the last line, the "
-        "difference is over all predictions and its interval over service dates."
+        f"{kind.note} The interval of a date is over its journeys. In the last line, the difference is over all "
+        "predictions and its interval over service dates. Disrupted: translation errs more than on the median of the "
+        "dates."
     )
-    return report.Table("Each date held out once", header, body, note)
+    return report.Table(kind.title, header, body, note)
 
 
 def _date_cells(line: dict[str, Any], names: Sequence[str], difference: dict[str, Any]) -> list[str]:
     cells = [f"{seconds_text(line[f'{name} mae_s'])} ({skill_text(line[name])})" for name in names]
     ends = [signed_seconds_text(difference["difference_s"]), report.interval_text(difference)]
     return [seconds_text(line["translation_mae_s"]), *cells, *ends]
-
-
-def _finite(found: report.Scores) -> dict[str, dict[int, dict[str, float]]]:
-    """Return the scores that JSON can hold. A skill or a wobble may be undefined."""
-    return {name: {seed: finite_metrics(values) for seed, values in of_seed.items()} for name, of_seed in found.items()}
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +32,8 @@ TRANSFORMER, TREE, CONTEXT_TREE = "transformer", "tree", "tree with context"
 BLEND = "blend"  # the mean of transformer and tree, of the same seed
 UNROUNDED = ", not rounded"  # ends the name of a predictor
 BREAKDOWNS = ("horizon", "train_type", "departed")
+KIND_OF_DATE = "kind of date"  # a breakdown where there are several service dates
+ORDINARY, DISRUPTED = "ordinary", "disrupted"
 UNITS = {"journey": tuple(JOURNEY), "service date": ("service_date",)}  # units of the bootstrap
 SAME_S = 0.5  # largest difference (s) between the same delay computed in two ways, both in float32
 
@@ -116,6 +119,14 @@ def scores(predictions: Predictions) -> dict[str, dict[int, dict[str, float]]]:
     }
 
 
+def finite_scores(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the scores that JSON can hold. A skill or a wobble may be undefined."""
+    return {
+        name: {seed: metrics.finite_metrics(values) for seed, values in of_seed.items()}
+        for name, of_seed in found.items()
+    }
+
+
 def _scores(rows: pl.DataFrame) -> dict[str, float]:
     return metrics.summary(rows) | wobble(rows).summary
 
@@ -150,16 +161,43 @@ def group_means(predictions: Predictions, by: str, measure: str) -> pl.DataFrame
     return table
 
 
+def kinds_of_dates(rows: pl.DataFrame) -> dict[date, str]:
+    """DISRUPTED for each service date on which translation errs more than on the median of the dates, else ORDINARY."""
+    error = (pl.col("translation_delay_s") - pl.col("observed_delay_s")).abs().mean()
+    dates = rows.group_by("service_date").agg(error.alias("mae_s")).sort("service_date")
+    kind = pl.when(pl.col("mae_s") > pl.col("mae_s").median()).then(pl.lit(DISRUPTED)).otherwise(pl.lit(ORDINARY))
+    return dict(dates.select("service_date", kind.alias("kind")).iter_rows())
+
+
+def group_expressions(rows: pl.DataFrame) -> dict[str, pl.Expr]:
+    """The group of each row, by name of the breakdown: BREAKDOWNS, and KIND_OF_DATE if there are several dates."""
+    keys = {by: group_keys("UTC")[by] for by in BREAKDOWNS}
+    if rows["service_date"].n_unique() > 1:
+        keys[KIND_OF_DATE] = pl.col("service_date").replace_strict(kinds_of_dates(rows), return_dtype=pl.String)
+    return keys
+
+
 def skills(predictions: Predictions, by: str) -> pl.DataFrame:
-    """Return for each group: n, `translation_mae_s`, and the skill of each predictor as mean over the seeds."""
-    table = pl.DataFrame()
-    for name, delays in predictions.delays.items():
-        per_seed = [metrics.breakdown(predictions.of_seed(name, seed), by) for seed in delays]
-        if table.is_empty():
-            table = per_seed[0].select(by, "n", "translation_mae_s")
-        skill = np.mean([groups["skill"].to_numpy() for groups in per_seed], axis=0)
-        table = table.with_columns(pl.Series(name, skill).fill_nan(None))  # NaN: the error of translation is 0
-    return table
+    """Return for each group: n, `translation_mae_s`, and the skill of each predictor as mean over the seeds.
+
+    Args:
+        by: a breakdown, see `group_expressions`.
+    """
+    observed = pl.col("observed_delay_s")
+    rows = predictions.rows.select(
+        group_expressions(predictions.rows)[by].alias(by),
+        (pl.col("translation_delay_s") - observed).abs().alias("translation"),
+        *(pl.Series(name, predictions.errors(name)) for name in predictions.delays),
+    )
+    base = pl.col("translation_mae_s")
+    skill = pl.when(base > 0).then(1 - pl.col(list(predictions.delays)) / base)  # undefined if translation never errs
+    return (
+        rows.group_by(by)
+        .agg(pl.len().alias("n"), pl.exclude(by).mean())
+        .sort(by)
+        .rename({"translation": base.meta.output_name()})
+        .with_columns(skill.name.keep())
+    )
 
 
 def differences(
@@ -171,7 +209,7 @@ def differences(
 
     Args:
         other: the other predictor.
-        unit: unit of the bootstrap, one of UNITS. If there is only one unit, both ends of the interval are null.
+        unit: unit of the bootstrap, one of UNITS. If a group has only one, both ends of its interval are null.
         gate: confidence, number of resamples and their seed.
 
     Returns:
@@ -184,7 +222,7 @@ def differences(
     n_units = rows["unit"].n_unique()
     lines: list[dict[str, Any]] = []
     sums: list[FloatArray] = []
-    for by, key in {"": pl.lit("all"), **{by: group_keys("UTC")[by] for by in BREAKDOWNS}}.items():
+    for by, key in {"": pl.lit("all"), **group_expressions(predictions.rows)}.items():
         cells = rows.group_by(key.alias("group"), "unit").agg(pl.len(), pl.col("difference").sum())
         for (group,), of_group in cells.sort("group").group_by("group", maintain_order=True):
             sums_U2 = np.zeros((n_units, 2))
@@ -197,10 +235,12 @@ def differences(
         -1, *sums_UG2.shape[1:]
     )
     with np.errstate(invalid="ignore"):  # a resample may hold no row of a small group
-        low, high = interval(drawn_RG2[..., 1] / drawn_RG2[..., 0], n_units, gate.confidence)
+        means_RG = drawn_RG2[..., 1] / drawn_RG2[..., 0]
+    # A kind of date has few of the dates, and a single one gives no interval.
+    ends = [interval(means_RG[:, g], line["units"], gate.confidence) for g, line in enumerate(lines)]
     totals_G2 = sums_UG2.sum(axis=0)
     return pl.DataFrame(lines).with_columns(
         pl.Series("difference_s", totals_G2[:, 1] / totals_G2[:, 0]),
-        pl.Series("low_s", low).fill_nan(None),
-        pl.Series("high_s", high).fill_nan(None),
+        pl.Series("low_s", [float(low) for low, _ in ends]).fill_nan(None),
+        pl.Series("high_s", [float(high) for _, high in ends]).fill_nan(None),
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 from zoneinfo import ZoneInfo
@@ -18,9 +19,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
-from benchmarks.accuracy.tree import TreeRows, TreeSettings, fit, tree_rows
+from benchmarks.accuracy.tree import TreeRows, TreeSettings, datasets, fit, gathered, tree_rows, tune
 from benchmarks.accuracy.tree import predict as predict_tree
-from benchmarks.tables import read_table
 from transformer.config import Config, load_config, with_values
 from transformer.data.dates import Split, available_dates, read_hours, resolve_split
 from transformer.data.event_table import Int64Array, LoadedTable
@@ -29,11 +29,13 @@ from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.tables import JOURNEY, TIMESTAMP
 from transformer.data.whole_dates import not_whole
 from transformer.errors import UserError
+from transformer.features.batches import Builder
 from transformer.features.cache import Embeddings, obtain_inputs
+from transformer.features.dated import DatedSnapshots
 from transformer.features.embeddings import extend
 from transformer.features.history import History
 from transformer.features.instants import evaluation_instants, training_instants
-from transformer.features.reading import joint_edges, obtain_readings
+from transformer.features.reading import DateReading, joint_edges, obtain_readings, running_times
 from transformer.features.snapshots import SnapshotBuilder
 from transformer.features.statistics import Statistics
 from transformer.files import content_hash
@@ -46,11 +48,12 @@ from transformer.training.run_folder import TrainedModel
 from transformer.training.trainer import TrainingResult, train
 
 if TYPE_CHECKING:
-    import lightgbm as lgb
+    import lightgbm
 
 log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FEWEST_TRAINING_DATES = 2  # of a rolling origin
 KEY = ("snapshot_ts", *JOURNEY, "rank")  # columns that identify a row
 
 
@@ -113,6 +116,15 @@ def own_split(config: Config) -> Split:
     return resolve_split(data.split, Path(data.local_folder), data.validation.skip_partial_dates, data.timezone)
 
 
+def full_dates(folder: Path, timezone: str) -> list[date]:
+    """The service dates of `folder` without partial ones, sorted."""
+    available = available_dates(folder)
+    left_out = not_whole(
+        {day: read_hours(folder, day, timezone) for day in available}, datetime.now(ZoneInfo(timezone)).date()
+    )
+    return [day for day in available if day not in left_out]
+
+
 def splits_by_date(folder: Path, timezone: str) -> list[Split]:
     """Return one split per full service date, with that date as test.
 
@@ -123,11 +135,7 @@ def splits_by_date(folder: Path, timezone: str) -> list[Split]:
     Raises:
         UserError: fewer than three full dates.
     """
-    available = available_dates(folder)
-    left_out = not_whole(
-        {day: read_hours(folder, day, timezone) for day in available}, datetime.now(ZoneInfo(timezone)).date()
-    )
-    full = [day for day in available if day not in left_out]
+    full = full_dates(folder, timezone)
     if len(full) < 3:
         raise UserError(f"{folder} holds {len(full)} full service dates; --leave-one-date-out needs at least 3")
     splits = []
@@ -136,6 +144,30 @@ def splits_by_date(folder: Path, timezone: str) -> list[Split]:
         training = tuple(day for day in full if day not in (test, validation))
         splits.append(Split(training, (validation,), (test,)))
     return splits
+
+
+def rolling_splits(folder: Path, timezone: str, origins: int) -> list[Split]:
+    """Return one split for each of the last `origins` full service dates, with that date as test.
+
+    Validation is on the full date before it, and the full dates before that one train. So each date is predicted as by
+    a model in service: from the past alone.
+
+    Raises:
+        UserError: the first test date has fewer than two training dates. Statistics leave out the date of a training
+            example, so with one there would be no history.
+    """
+    full = full_dates(folder, timezone)
+    most = max(len(full) - FEWEST_TRAINING_DATES - 1, 0)
+    if not 0 < origins <= most:
+        raise UserError(
+            f"{folder} holds {len(full)} full service dates; --rolling-origin {origins} is not possible, "
+            f"since each test date needs {FEWEST_TRAINING_DATES + 1} before it; "
+            + (f"give a number from 1 to {most}" if most else "name a folder with more dates")
+        )
+    return [
+        Split(tuple(full[: index - 1]), (full[index - 1],), (full[index],))
+        for index in range(len(full) - origins, len(full))
+    ]
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -190,26 +222,55 @@ class Experiment:
         Columns: KEY, `translation_delay_s`, `observed_delay_s`, `predicted_delay_s`, `unrounded_delay_s`.
         """
         booster = self.fitted_tree(seed, settings, context=context)
-        rows, loaded = self._tree_rows(days, self.grid(days), context)
-        names = loaded.journeys[rows.journey].select(JOURNEY)
-        return names.with_columns(
-            snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
-            rank=pl.Series(rows.rank).cast(pl.Int16),
-            translation_delay_s=pl.Series(rows.translation).cast(pl.Float64),
-            observed_delay_s=pl.Series(rows.label).cast(pl.Float64),
-            predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s, self.resolution_s)),
-            unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0, self.resolution_s)),
-        )
+        readings, builder = self._snapshots(days)
+        frames = []
+        for rows in self._tree_rows(readings, builder, self.grid(days), context=context):
+            frames.append(
+                builder.names(rows.journey)
+                .select(JOURNEY)
+                .with_columns(
+                    snapshot_ts=pl.Series(rows.instant * 1_000_000).cast(TIMESTAMP),
+                    rank=pl.Series(rows.rank).cast(pl.Int16),
+                    translation_delay_s=pl.Series(rows.translation).cast(pl.Float64),
+                    observed_delay_s=pl.Series(rows.label).cast(pl.Float64),
+                    predicted_delay_s=pl.Series(predict_tree(booster, rows, self.round_to_s, self.resolution_s)),
+                    unrounded_delay_s=pl.Series(predict_tree(booster, rows, 0.0, self.resolution_s)),
+                )
+            )
+        return pl.concat(frames)
 
-    def fitted_tree(self, seed: int, settings: TreeSettings, *, context: bool) -> lgb.Booster:
-        """Fit trees on the dates that the network trains on."""
+    def tree_trials(self, seed: int, settings: TreeSettings, *, context: bool) -> pl.DataFrame:
+        """The trials of a study of the trees' parameters on the validation dates, see `tree.tune`."""
+        return tune(*self._tree_datasets(seed, settings, context=context), settings, seed)
+
+    def _tree_datasets(
+        self, seed: int, settings: TreeSettings, *, context: bool
+    ) -> tuple[lightgbm.Dataset, lightgbm.Dataset]:
+        """The training and validation rows of the trees. Training instants are drawn as those of the network."""
+        data, training = self.config.data, self.config.training
+        readings, builder = self._snapshots(self.split.train)
+        count = settings.n_snapshots(len(self.split.train), training)
         instants = training_instants(
-            self.split.train, settings.snapshots, self.config.data, np.random.default_rng(seed)
+            self.split.train,
+            count,
+            data,
+            np.random.default_rng(seed),
+            training.sampling,
+            lambda: running_times(readings, data),
         )
-        training, _ = self._tree_rows(self.split.train, instants, context)
-        validation, _ = self._tree_rows(self.split.validation, self.grid(self.split.validation), context)
-        log.info("tree: %s rows of %d columns", f"{len(training):,}", len(training.columns))
-        return fit(training, validation, settings, seed)
+        cache = Path(self.config.paths.cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="tree-", dir=cache) as folder:
+            parts = self._tree_rows(readings, builder, instants, context=context)
+            learned = gathered(parts, Path(folder) / "training", settings.memory_gib)
+            held_out = self._tree_rows(
+                *self._snapshots(self.split.validation), self.grid(self.split.validation), context=context
+            )
+            return datasets(learned, gathered(held_out, Path(folder) / "validation"), seed)
+
+    def fitted_tree(self, seed: int, settings: TreeSettings, *, context: bool) -> lightgbm.Booster:
+        """Fit trees on the dates that the network trains on."""
+        return fit(*self._tree_datasets(seed, settings, context=context), settings, seed)
 
     def grid(self, days: Sequence[date]) -> Int64Array:
         """The instants at which predictions for `days` are evaluated."""
@@ -224,18 +285,24 @@ class Experiment:
         return History(self.statistics, data.statistics).builder(loaded, data.snapshot)
 
     def rows_for_tree(
-        self, builder: SnapshotBuilder, timetable: pl.DataFrame, instants: Int64Array, *, context: bool
-    ) -> TreeRows:
+        self, builder: Builder, timetable: pl.DataFrame, instants: Int64Array, *, context: bool
+    ) -> Iterator[TreeRows]:
         """The rows of the trees for the snapshots of `builder`, see `tree_rows`."""
         vocabulary = self.statistics.vocabulary
         vectors = extend(self.embeddings.points, timetable).matrix(vocabulary.op_ids)
         n_types = len(vocabulary.train_types)
         return tree_rows(builder, instants, vectors, n_types, self.config.data.timezone, context=context)
 
-    def _tree_rows(self, days: Sequence[date], instants: Int64Array, context: bool) -> tuple[TreeRows, LoadedTable]:
-        loaded = read_table(self.config.data, days, self.statistics.vocabulary)
-        builder = self.builder(loaded)
-        return self.rows_for_tree(builder, self.timetable(days), instants, context=context), loaded
+    def _snapshots(self, days: Sequence[date]) -> tuple[list[DateReading], DatedSnapshots]:
+        config = self.config
+        readings = obtain_readings(config.data, days, Path(config.paths.cache))
+        history = History(self.statistics, config.data.statistics)
+        return readings, DatedSnapshots(readings, self.statistics.vocabulary, history, config.data)
+
+    def _tree_rows(
+        self, readings: Sequence[DateReading], builder: DatedSnapshots, instants: Int64Array, *, context: bool
+    ) -> Iterator[TreeRows]:
+        return self.rows_for_tree(builder, joint_edges(readings), instants, context=context)
 
 
 @dataclass(frozen=True)
@@ -248,8 +315,9 @@ class Kept:
     folder: Path
     resume: bool
 
-    def obtain(self, make: Callable[[], pl.DataFrame], *identity: Any) -> pl.DataFrame:
-        path = self.folder / f"{content_hash(*identity)}.parquet"
+    def obtain(self, make: Callable[[], pl.DataFrame], *identity: Any, label: str = "") -> pl.DataFrame:
+        """Return the frame of the file with this identity, made first if need be. `label` begins the file's name."""
+        path = self.folder / f"{label}{content_hash(*identity)}.parquet"
         if self.resume and path.is_file():
             log.info("reused from %s", path)
             return read_parquet(path, remedy="run without --resume")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.accuracy.comparison import BLEND, CONTEXT_TREE, TRANSFORMER, TREE, UNROUNDED
+from benchmarks.accuracy.tree import SEARCHED
 from transformer.evaluation.growth import SevereGrowth
 from transformer.evaluation.metrics import HORIZON, TRANSLATION
 from transformer.evaluation.quantiles import Uncertainty
@@ -165,6 +166,25 @@ def coverage_table(uncertainty: Mapping[int, Uncertainty], by: str) -> Table:
     return Table(f"Observed delays within the intervals, by {title}", header, body, note)
 
 
+def tuning_table(tried: Mapping[str, Mapping[str, pl.DataFrame]]) -> Table:
+    """Return a table of the parameters that the trials of `tree.tune` chose, by test dates and tree.
+
+    Args:
+        tried: test dates → tree → its trials, the first one with the parameters that were given.
+    """
+    body = []
+    for dates, of_tree in tried.items():
+        for name, trials in of_tree.items():
+            best = trials.sort("validation_mae_s", maintain_order=True).row(0, named=True)
+            mae = [seconds_text(value) for value in (trials["validation_mae_s"][0], best["validation_mae_s"])]
+            body.append([dates, name, str(trials.height), *mae, *(f"{best[parameter]:.3g}" for parameter in SEARCHED)])
+    header = ["test", "", "trials", "validation MAE as given", "validation MAE of the best"]
+    header += [parameter.replace("_", " ") for parameter in SEARCHED]
+    return Table(
+        "Parameters of the trees", header, body, "Validation MAE: not rounded, and some predictions in the past."
+    )
+
+
 def interval_text(line: Mapping[str, Any]) -> str:
     """Return the interval as `[-3.1, -1.2]`, or a dash if there is none."""
     return "–" if line["low_s"] is None else f"[{line['low_s']:+.1f}, {line['high_s']:+.1f}]"
@@ -240,7 +260,7 @@ def mae_by_seed(scores: Scores, detail: str) -> Figure:
 
 
 def skill_by_date(dates: pl.DataFrame, detail: str) -> Figure:
-    """Draw the skill of each predictor on every date that was held out.
+    """Draw the skill of each predictor on every test date.
 
     Args:
         dates: column test, and one column per predictor with its skill.
@@ -252,8 +272,8 @@ def skill_by_date(dates: pl.DataFrame, detail: str) -> Figure:
         axes.plot(x, dates[name].to_numpy(), dashed, color=colour, marker="o", markersize=5, label=name)
     axes.set_xticks(x, [f"{day:%a}\n{day:%d %b}" for day in dates["test"]])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("service date held out")
+    axes.set_xlabel("service date")
     axes.set_ylabel("skill: 1 − MAE / MAE of translation")
-    set_title(axes, "Skill on each date held out", detail)
+    set_title(axes, "Skill by date", detail)
     axes.legend(frameon=False)
     return figure

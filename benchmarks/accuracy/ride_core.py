@@ -1,11 +1,14 @@
 """Accuracy on RIDE, the open benchmark: train on the snapshots of a Gold core, export, and score like its evaluator.
 
     .venv/bin/python benchmarks/accuracy/ride_core.py --core data/gold/lite/core     # `make bench-ride`
+    .venv/bin/python benchmarks/accuracy/ride_core.py --core data/gold/standard/core --env ride-large --n-seeds 10
+    .venv/bin/python benchmarks/accuracy/ride_core.py … --resume                     # after an interruption
 
 The core gives the instants of training and test, and their dates. Dates that the data folder lacks are imported first,
 from the folder `--from`, or else from Hugging Face. The last tenth of the training dates validates. The results are the
-predictions, in the form that RIDE's own evaluator reads, and a table of the evaluator's metrics. They are in
-data/benchmarks/ride.
+predictions of each seed, in the form that RIDE's own evaluator reads, and the tables that RIDE publishes: MAE and RMSE
+as mean ± standard deviation over the seeds, over all delays and by the bins of the evaluator. They are written after
+each seed, to data/benchmarks/ride. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +28,25 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.accuracy.experiment import REPOSITORY, Experiment, configured, options_parser, own_split, user_errors
-from benchmarks.accuracy.ride_score import ALL, REMEDY, score
+from benchmarks.accuracy.experiment import (
+    REPOSITORY,
+    Experiment,
+    Kept,
+    configured,
+    options_parser,
+    own_split,
+    user_errors,
+)
+from benchmarks.accuracy.report import Table
+from benchmarks.accuracy.ride_score import ALL, BY_CHANGE, BY_HORIZON, REMEDY, score
 from transformer.config import Config, to_dict
 from transformer.data.dates import available_dates, parse_dates
 from transformer.data.sources.importing import import_source
 from transformer.data.sources.ride import TIMEZONE, Ride
 from transformer.errors import UserError
-from transformer.files import content_hash, reading, write_json, write_text
-from transformer.parquet import write_parquet
-from transformer.prediction.ride import predict_ride, read_keys
-from transformer.text import duration, seconds_text, skill_text
+from transformer.files import content_hash, file_digest, reading, write_json, write_text
+from transformer.prediction.ride import TABLE, RideKeys, predict_ride, read_keys
+from transformer.text import duration, skill_text
 from transformer.tracking.runs import git_commit
 from transformer.training.run_folder import TrainedModel
 
@@ -42,22 +54,30 @@ log = logging.getLogger("ride")
 
 SPECIFICATION = "dataset_core_spec.yaml"
 VALIDATION_SHARE = 10  # one of so many training dates validates
+PREDICTIONS = "predictions"  # folder in the folder of the results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(__doc__.splitlines()[0], "ride")
     parser.add_argument("--core", type=Path, required=True, help="folder of a RIDE Gold core")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds to train with (default: 42)")
+    parser.set_defaults(env="ride")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds to train with (default: 42)")
+    chosen.add_argument("--n-seeds", type=int, metavar="N", help="train with the seeds 0 … N-1; RIDE's tables have ten")
     parser.add_argument(
         "--from", type=Path, dest="folder", help="RIDE Silver as it is released, for the dates that --data lacks"
     )
+    parser.add_argument("--resume", action="store_true", help="reuse the predictions of seeds that are done")
     options = parser.parse_args(argv)
+    if options.n_seeds is not None and options.n_seeds < 1:
+        parser.error("--n-seeds needs at least 1")
+    seeds = list(range(options.n_seeds)) if options.n_seeds else options.seeds
     data = options.data or REPOSITORY / "data" / "ride"
     with user_errors():
         overrides = core_overrides(options.core)
         import_source(Ride(), data, core_dates(options.core), options.folder, missing=True, progress=log.info)
         config = configured(options.env, data, [*overrides, *options.overrides])
-        run(config, options.core, options.seeds, options.to)
+        run(config, options.core, seeds, options.to, resume=options.resume)
     return 0
 
 
@@ -105,56 +125,99 @@ def read_specification(core: Path) -> Mapping[str, Any]:
     return {name: spec[name] for name in names}
 
 
-def run(config: Config, core: Path, seeds: Sequence[int], to: Path) -> None:
-    """Train once per seed. Write predictions, scores and a table to the folder `to`, and print the table."""
+def run(config: Config, core: Path, seeds: Sequence[int], to: Path, *, resume: bool = False) -> None:
+    """Train once per seed. Write predictions, scores and tables to the folder `to` after each, and print the tables.
+
+    Args:
+        resume: reuse the predictions of seeds that were trained with the same configuration.
+    """
     began = time.monotonic()
     experiment = Experiment.of(config, own_split(config))
+    kept = Kept(to / PREDICTIONS, resume)
     keys = read_keys(core, config.data.timezone)
-    available: list[date] = available_dates(Path(config.data.local_folder))
-    scored = []
-    for seed in seeds:
-        _, folder = experiment.train_network(seed)
-        trained = TrainedModel.load(folder)
-        predicted = predict_ride(trained, trained.located(experiment.config), keys, available)
-        path = to / f"predictions_seed_{seed}.parquet"
-        write_parquet(path, predicted.table)
-        log.info("seed %d: %s, %s keys", seed, path, f"{predicted.table.height:,}")
-        scored.append(score(core, predicted.table).with_columns(pl.lit(seed).alias("seed")))
-    whole = pl.concat(scored)
-    text = markdown(whole)
-    write_text(to / "ride.md", text)
-    write_json(
-        to / "ride.json",
-        {
-            "core": core.name,
-            "scores": whole.to_dicts(),
-            "split": experiment.split.as_dict(),
-            "configuration": to_dict(experiment.config),
-            "configuration_hash": content_hash(to_dict(experiment.config)),
-            "git_commit": git_commit(),
-            "seconds": round(time.monotonic() - began, 1),
-        },
-    )
-    print(f"\n{text}\nin {duration(time.monotonic() - began)}; files in {to}")
+    identity = to_dict(experiment.config), file_digest(core / SPECIFICATION), file_digest(core / TABLE)
+    scored: list[pl.DataFrame] = []
+    for number, seed in enumerate(seeds, start=1):
+        log.info("seed %d (%d/%d)", seed, number, len(seeds))
+        make = partial(predictions, experiment, seed, keys)
+        predicted = kept.obtain(make, *identity, seed, label=f"seed_{seed}_")
+        scored.append(score(core, predicted).with_columns(pl.lit(seed).alias("seed")))
+        whole = pl.concat(scored)
+        tables = tables_of(whole, core)
+        write_text(to / "ride.md", "\n\n".join(table.markdown() for table in tables) + "\n")
+        write_json(
+            to / "ride.json",
+            {
+                "core": core.name,
+                "seeds": list(seeds[:number]),
+                "scores": whole.to_dicts(),
+                "summary": summary(whole).to_dicts(),
+                "split": experiment.split.as_dict(),
+                "configuration": to_dict(experiment.config),
+                "configuration_hash": content_hash(to_dict(experiment.config)),
+                "git_commit": git_commit(),
+                "seconds": round(time.monotonic() - began, 1),
+            },
+        )
+    print("\n" + "\n\n".join(table.text() for table in tables))
+    print(f"\nin {duration(time.monotonic() - began)}; files in {to}")
 
 
-def markdown(scored: pl.DataFrame) -> str:
-    """The table of the evaluator's metrics, with the mean over the seeds."""
-    mean = scored.group_by("breakdown", "bin", maintain_order=True).agg(
-        pl.col("n").first(), pl.exclude("n", "seed").mean()
+def predictions(experiment: Experiment, seed: int, keys: RideKeys) -> pl.DataFrame:
+    """Train with a seed, and predict the keys of the core."""
+    _, folder = experiment.train_network(seed)
+    trained = TrainedModel.load(folder)
+    config = trained.located(experiment.config)
+    return predict_ride(trained, config, keys, available_dates(Path(config.data.local_folder))).table
+
+
+def summary(scored: pl.DataFrame) -> pl.DataFrame:
+    """Mean and standard deviation of MAE and RMSE over the seeds, by breakdown and bin, in the order of `scored`.
+
+    The standard deviation is that of RIDE's evaluator: it divides by the number of seeds, and is 0 for one seed.
+    """
+    return scored.group_by("breakdown", "bin", maintain_order=True).agg(
+        pl.col("n", "translation_mae_s", "translation_rmse_s").first(),
+        pl.col("mae_s", "rmse_s").mean(),
+        pl.col("mae_s").std(ddof=0).alias("mae_std_s"),
+        pl.col("rmse_s").std(ddof=0).alias("rmse_std_s"),
     )
-    lines = [
-        "| | delays | translation MAE | model MAE | skill | translation RMSE | model RMSE |",
-        "|---|---|---|---|---|---|---|",
+
+
+def tables_of(scored: pl.DataFrame, core: Path) -> list[Table]:
+    """The tables of RIDE's README and paper, each with translation and our model: all delays, and MAE by bin."""
+    found = summary(scored)
+    whole = found.row(by_predicate=pl.col("breakdown") == ALL, named=True)
+    seeds = scored["seed"].n_unique()
+    note = f"{whole['n']:,} delays of the core {core.parent.name}; ± is std. over {seeds} seed{'s' * (seeds > 1)}."
+    ours = [_spread(whole["mae_s"], whole["mae_std_s"]), _spread(whole["rmse_s"], whole["rmse_std_s"])]
+    base = [f"{whole[name]:.2f}" for name in ("translation_mae_s", "translation_rmse_s")]
+    body = [["Translation", *base], ["Ours", *ours]]
+    tables = [Table("Test set, seconds", ["Model", "MAE", "RMSE"], body, note)]
+    header = ["", "delays", "translation MAE", "MAE", "skill", "translation RMSE", "RMSE"]
+    for breakdown in (BY_HORIZON, BY_CHANGE):
+        body = [_bin_cells(line) for line in found.filter(pl.col("breakdown") == breakdown).iter_rows(named=True)]
+        tables.append(Table(f"By {breakdown}, seconds", header, body))
+    return tables
+
+
+def _bin_cells(line: Mapping[str, Any]) -> list[str]:
+    base = line["translation_mae_s"]
+    return [
+        line["bin"],
+        f"{line['n']:,}",
+        _spread(base, 0.0),
+        _spread(line["mae_s"], line["mae_std_s"]),
+        skill_text(1 - line["mae_s"] / base) if base else "",
+        _spread(line["translation_rmse_s"], 0.0),
+        _spread(line["rmse_s"], line["rmse_std_s"]),
     ]
-    for row in mean.iter_rows(named=True):
-        base, mae = row["translation_mae_s"], row["mae_s"]
-        name = row["bin"] if row["breakdown"] == ALL else f"{row['breakdown']} {row['bin']}"
-        skill = skill_text(1 - mae / base) if base else ""
-        cells = ["" if value is None else seconds_text(value) for value in (base, mae)]
-        squares = ["" if row[key] is None else seconds_text(row[key]) for key in ("translation_rmse_s", "rmse_s")]
-        lines.append(f"| {' | '.join([name, format(row['n'], ','), *cells, skill, *squares])} |")
-    return "\n".join(lines) + "\n"
+
+
+def _spread(mean: float | None, deviation: float) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.2f} ± {deviation:.2f}" if deviation else f"{mean:.2f}"
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ def predictor(experiment: Experiment, seed: int, days: Sequence[date], settings:
         loaded = LoadedTable.of(events, journeys, vocabulary)
         builder = experiment.builder(loaded)
         network = pl.concat(labelled_rows(module, loaded.names, builder, vocabulary, instants, data.timezone))
-        rows = experiment.rows_for_tree(builder, timetable, instants, context=False)
+        parts = experiment.rows_for_tree(builder, timetable, instants, context=False)
+        steps = experiment.round_to_s, experiment.resolution_s
         snapshot, event = _keys(builder, instants)
         return pl.DataFrame(
             {
@@ -138,7 +139,7 @@ def predictor(experiment: Experiment, seed: int, days: Sequence[date], settings:
                 "observed": network["observed_delay_s"],
                 TRANSLATION: network["translation_delay_s"],
                 TRANSFORMER: network["predicted_delay_s"],
-                TREE: predict_tree(booster, rows, experiment.round_to_s),
+                TREE: np.concatenate([predict_tree(booster, rows, *steps) for rows in parts]),
             }
         )
 

@@ -7,29 +7,37 @@ The trees get every input, also those that the network's defaults leave out, wit
 identifies the date, and the points and types of past events identify the line. Few dates are not enough to learn from
 them.
 
+Trees that learn from months of data see as many snapshots as the network does, or as many as fit into memory. Their
+parameters can be searched on the validation dates, with the budget of trials of a study of the network.
+
 Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, N rows, C columns.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transformer.config import TrainingConfig
 from transformer.data.event_table import Int64Array
+from transformer.features.batches import Builder
 from transformer.features.history import CUMULATIVE_FEATURES, FEATURES
 from transformer.features.live_state import LIVE_FEATURES
-from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder, utc_offset_s
+from transformer.features.snapshots import SnapshotBatch, utc_offset_s
 from transformer.model.coherence import earliest_delay
 from transformer.model.network import HISTORY_DELAYS
 
 if TYPE_CHECKING:
     import lightgbm as lgb
+    import optuna
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +53,25 @@ EVENT_ARRAYS: Mapping[str, Sequence[str]] = {
 }
 TRAIN_ARRAYS = ("translation", "last_delay", "departed", "train_type")
 PAST_ARRAYS = ("past_delay", "past_observed")
+# Parameters that a study searches, and how a trial draws each of them.
+SEARCHED: Mapping[str, Callable[[optuna.Trial, str], float | int]] = {
+    "learning_rate": lambda trial, name: trial.suggest_float(name, 0.02, 0.2, log=True),
+    "num_leaves": lambda trial, name: trial.suggest_int(name, 15, 255, log=True),
+    "min_data_in_leaf": lambda trial, name: trial.suggest_int(name, 20, 2_000, log=True),
+    "feature_fraction": lambda trial, name: trial.suggest_float(name, 0.3, 1.0),
+    "bagging_fraction": lambda trial, name: trial.suggest_float(name, 0.4, 1.0),
+}
+
+
+FEWEST_SNAPSHOTS = 400  # on six dates, 800 were no better, see docs/log.md
+SNAPSHOTS_PER_DATE = 64  # on 131 dates, 3,000 snapshots were 11 s better than 400
+GIB = 2**30
+ROW_BYTES = 64  # of a training row beyond a byte per column: label, score, gradients, the leaf that it is in
 
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """Parameters of LightGBM. See the documentation of LightGBM for their meaning."""
+    """Parameters of LightGBM, and what the trees learn from. See the documentation of LightGBM for the parameters."""
 
     parameters: Mapping[str, Any] = field(
         default_factory=lambda: {
@@ -63,7 +85,20 @@ class TreeSettings:
     )
     max_rounds: int = 2_000
     patience: int = 60  # rounds without a better validation MAE
-    snapshots: int = 400  # at random instants of the training dates; 800 were no better, see docs/log.md
+    snapshots: int | Literal["all"] | None = None  # see `n_snapshots`
+    memory_gib: float = 4.0  # of LightGBM for the training rows; rows beyond it are left out
+    tuning_trials: int = 0  # of a study on the validation dates, see `tune`; 0 = the parameters above
+
+    def n_snapshots(self, n_dates: int, training: TrainingConfig) -> int:
+        """The number of snapshots that the trees learn from.
+
+        `all` = as many as the network sees in all its epochs. None = as many as the training dates can use: 64 a date,
+        at least 400, and no more than the network sees if it sees as many as 400.
+        """
+        seen = training.max_epochs * training.snapshots_per_epoch
+        if self.snapshots == "all":
+            return seen
+        return self.snapshots or max(FEWEST_SNAPSHOTS, min(SNAPSHOTS_PER_DATE * n_dates, seen))
 
 
 @dataclass(frozen=True)
@@ -71,7 +106,7 @@ class TreeRows:
     """Labelled next events: the inputs of the trees, and the values that predictions are computed from. In seconds."""
 
     columns: tuple[str, ...]
-    inputs: list[FloatArray]  # [N, C] in blocks; NaN = the train has fewer past events
+    inputs: FloatArray  # [N, C]; NaN = the train has fewer past events
     instant: Int64Array  # [N]; instant, journey and rank identify snapshot, train and event
     journey: Int64Array  # [N]
     rank: Int64Array  # [N]
@@ -89,61 +124,125 @@ class TreeRows:
 
 
 def tree_rows(
-    builder: SnapshotBuilder,
+    builder: Builder,
     instants: Int64Array,
     point_vectors: FloatArray,
     n_train_types: int,
     timezone: str,
     *,
     context: bool,
-) -> TreeRows:
-    """Return the rows of the snapshots at `instants`, in the order of `prediction.rows.labelled_rows`.
+) -> Iterator[TreeRows]:
+    """Yield the rows of the snapshots at `instants`, some snapshots at a time, in the order of `labelled_rows`.
 
     Args:
         point_vectors: one row per point of the vocabulary, as in the network; row 0 is the unknown point.
         n_train_types: number of train types in the vocabulary.
         context: add columns on the rest of the train, see `_context_columns`.
     """
-    inputs: list[FloatArray] = []
-    found: list[tuple[npt.NDArray[Any], ...]] = []
-    columns: dict[str, npt.NDArray[Any]] = {}
     for first in range(0, len(instants), BATCH_SIZE):
         batch = builder.build(instants[first : first + BATCH_SIZE])
         b, s, f = chosen = np.nonzero(batch.label_mask)
         columns = _columns(batch, chosen, point_vectors, n_train_types, timezone)
         if context:
             columns |= _context_columns(batch, chosen, point_vectors)
-        inputs.append(np.column_stack([np.asarray(values, np.float32) for values in columns.values()]))
+        inputs = np.column_stack([np.asarray(values, np.float32) for values in columns.values()])
+        keys = batch.instant[b], batch.journey[b, s], f + 1
         truth = batch.translation[b, s], batch.next_planned[b, s, f], batch.label[b, s, f]
-        found.append((batch.instant[b], batch.journey[b, s], f + 1, *truth))
-    return TreeRows(tuple(columns), inputs, *(np.concatenate(blocks) for blocks in zip(*found, strict=True)))
+        yield TreeRows(tuple(columns), inputs, *keys, *truth)
 
 
-def fit(training: TreeRows, validation: TreeRows, settings: TreeSettings, seed: int) -> lgb.Booster:
-    """Fit trees that predict the correction with the least absolute error. They stop at the lowest validation MAE."""
+def gathered(parts: Iterable[TreeRows], file: Path, memory_gib: float = math.inf) -> TreeRows:
+    """Join parts of rows. The inputs are written to `file`, and mapped into memory from there.
+
+    LightGBM reads the inputs once, and keeps a byte of each.
+
+    Args:
+        memory_gib: memory that LightGBM may need for the rows. Parts beyond it are left out, and not made.
+    """
+    kept: list[TreeRows] = []
+    rows, fit_all = 0, True
+    with file.open("wb") as to:
+        for part in parts:
+            rows += len(part)
+            fit_all = rows * (len(part.columns) + ROW_BYTES) <= memory_gib * GIB
+            if not fit_all and kept:
+                break
+            part.inputs.tofile(to)
+            kept.append(replace(part, inputs=part.inputs[:0]))
+    names = ("instant", "journey", "rank", "translation", "planned", "label")
+    joined = {name: np.concatenate([getattr(part, name) for part in kept]) for name in names}
+    columns, n_rows = kept[0].columns, len(joined["label"])
+    if memory_gib < math.inf:
+        snapshots = f"{n_rows:,} rows of {len(columns)} columns from {len(np.unique(joined['instant'])):,} snapshots"
+        log.info("tree: %s; %s fit into %g GiB", snapshots, "all" if fit_all else "no more", memory_gib)
+    return TreeRows(columns, np.memmap(file, np.float32, "r", shape=(n_rows, len(columns))), **joined)
+
+
+def datasets(training: TreeRows, validation: TreeRows, seed: int) -> tuple[lgb.Dataset, lgb.Dataset]:
+    """The rows as LightGBM keeps them: a byte for each input. Several trees may be fitted to them."""
     import lightgbm as lgb  # it needs libgomp1: that of the system, or that of PyTorch if PyTorch is imported before
 
-    parameters = {
-        "objective": "l1",
-        "metric": "l1",
-        "seed": seed,
-        "deterministic": True,
-        "force_col_wise": True,  # by default LightGBM times two algorithms, and the faster one changes the result
-        "verbosity": -1,
-        **settings.parameters,
-    }
-    names = list(training.columns)
-    data = lgb.Dataset(training.inputs, training.correction, feature_name=names)
-    held_out = lgb.Dataset(validation.inputs, validation.correction, reference=data, feature_name=names)
+    names, parameters = list(training.columns), _fixed(seed)
+    # LightGBM reads the parts of a list where they are. It would copy a single array.
+    data = lgb.Dataset([training.inputs], training.correction, feature_name=names, params=parameters)
+    held_out = lgb.Dataset(
+        [validation.inputs], validation.correction, reference=data, feature_name=names, params=parameters
+    )
+    return data.construct(), held_out.construct()
+
+
+def fit(data: lgb.Dataset, held_out: lgb.Dataset, settings: TreeSettings, seed: int) -> lgb.Booster:
+    """Fit trees that predict the correction with the least absolute error. They stop at the lowest validation MAE."""
+    import lightgbm as lgb
+
     booster = lgb.train(
-        parameters,
+        {**_fixed(seed), **settings.parameters},
         data,
         settings.max_rounds,
         valid_sets=[held_out],
         callbacks=[lgb.early_stopping(settings.patience, verbose=False), _progress],
     )
-    log.info("tree: %d rounds, validation MAE %.1f s", booster.best_iteration, booster.best_score["valid_0"]["l1"])
+    log.info("tree: %d rounds, validation MAE %.1f s", booster.best_iteration, validation_mae_s(booster))
     return booster
+
+
+def validation_mae_s(booster: lgb.Booster) -> float:
+    """The lowest validation MAE, in seconds. Predictions are not rounded, and may lie in the past."""
+    return float(booster.best_score["valid_0"]["l1"])
+
+
+def tune(data: lgb.Dataset, held_out: lgb.Dataset, settings: TreeSettings, seed: int) -> pl.DataFrame:
+    """Search the parameters with the lowest validation MAE. The first trial has the parameters of `settings`.
+
+    Returns:
+        A row per trial: the searched parameters, `validation_mae_s` and `rounds`.
+    """
+    import optuna
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the trials have log lines of our own
+    try:
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+        study.enqueue_trial({name: settings.parameters[name] for name in SEARCHED if name in settings.parameters})
+        rows = []
+        for number in range(settings.tuning_trials):
+            trial = study.ask()
+            found = {name: suggest(trial, name) for name, suggest in SEARCHED.items()}
+            booster = fit(data, held_out, replace(settings, parameters={**settings.parameters, **found}), seed)
+            study.tell(trial, mae := validation_mae_s(booster))
+            rows.append({**found, "validation_mae_s": mae, "rounds": booster.best_iteration})
+            log.info(
+                "tree: trial %d/%d, best validation MAE %.1f s", number + 1, settings.tuning_trials, study.best_value
+            )
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return pl.DataFrame(rows)
+
+
+def tuned(settings: TreeSettings, trials: pl.DataFrame) -> TreeSettings:
+    """The settings with the parameters of the best trial of `tune`."""
+    best = trials.sort("validation_mae_s", maintain_order=True).select(*SEARCHED).row(0, named=True)
+    return replace(settings, parameters={**settings.parameters, **best})
 
 
 def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float, resolution_s: float) -> npt.NDArray[np.float64]:
@@ -153,7 +252,7 @@ def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float, resolution_
         round_to_s: step of the predicted delays; 0 = not rounded.
         resolution_s: step of the observed delays.
     """
-    correction = np.concatenate([np.asarray(booster.predict(block), np.float64) for block in rows.inputs])
+    correction = np.asarray(booster.predict(rows.inputs), np.float64) if len(rows) else np.zeros(0)
     planned = rows.planned.astype(np.float64)
     delay = rows.translation + correction
     if round_to_s:
@@ -167,6 +266,19 @@ def predict(booster: lgb.Booster, rows: TreeRows, round_to_s: float, resolution_
     )
     times = forecasts.select(pl.col("time").cum_max().over("instant", "journey"))["time"].to_numpy()
     return np.asarray(times - planned, np.float64)
+
+
+def _fixed(seed: int) -> dict[str, Any]:
+    """Parameters that no setting changes."""
+    return {
+        "objective": "l1",
+        "metric": "l1",
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,  # by default LightGBM times two algorithms, and the faster one changes the result
+        "feature_pre_filter": False,  # with it, the rows would fit one min_data_in_leaf only
+        "verbosity": -1,
+    }
 
 
 def _progress(state: lgb.callback.CallbackEnv) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.accuracy import report
-from benchmarks.accuracy.comparison import BREAKDOWNS, Predictions, differences, scores, skills
+from benchmarks.accuracy.comparison import BREAKDOWNS, Predictions, differences, finite_scores, scores, skills
 from benchmarks.accuracy.experiment import Experiment, Kept, configured, options_parser, own_split, user_errors
 from transformer.config import Config, GateConfig, read_value, to_dict
 from transformer.data.dates import format_dates
@@ -95,7 +95,9 @@ def compare(
         assert found is not None, "argparse asks for a seed"
         tables = tables_of(found, first, config.evaluation.gate, f"{on} dates {', '.join(format_dates(days))}")
         write_text(to / "variants.md", "\n\n".join(table.markdown() for table in tables) + "\n")
-        write_json(to / "variants.json", {"scores": scores(found), "judge": dict(judge), "seeds": list(seeds)})
+        write_json(
+            to / "variants.json", {"scores": finite_scores(scores(found)), "judge": dict(judge), "seeds": list(seeds)}
+        )
     print("\n\n".join(table.text() for table in tables))
 
 

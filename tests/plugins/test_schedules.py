@@ -50,7 +50,7 @@ def test_an_unknown_environment_counts_as_none():
     assert training_schedule({"TRANSFORMER_ENV": "locl"}) is None
 
 
-@pytest.mark.parametrize("env", ["local", "local-gpu", "optuna", "dev", "prod"])
+@pytest.mark.parametrize("env", ["local", "local-gpu", "optuna", "dev", "prod", "ride", "ride-large"])
 def test_by_default_a_person_starts_every_training(env):
     assert training_schedule({"TRANSFORMER_ENV": env}) is None
 

@@ -1,7 +1,9 @@
 """The accuracy benchmark: trees have the inputs of the network, nothing of the future, and the same rows."""
 
 import json
+import math
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from benchmarks.accuracy import ablation, against_trees
 from benchmarks.accuracy.comparison import (
     BLEND,
+    KIND_OF_DATE,
     TRANSFORMER,
     TREE,
     UNROUNDED,
@@ -18,14 +21,29 @@ from benchmarks.accuracy.comparison import (
     differences,
     group_means,
     growths,
+    skills,
 )
-from benchmarks.accuracy.experiment import Experiment, own_split, splits_by_date
+from benchmarks.accuracy.experiment import Experiment, own_split, rolling_splits, splits_by_date
 from benchmarks.accuracy.report import coverage_table, growth_table, measure_table
-from benchmarks.accuracy.tree import EVENT_ARRAYS, PAST_ARRAYS, TRAIN_ARRAYS, TreeRows, TreeSettings, predict, tree_rows
-from transformer.config import Config, GateConfig, with_values
+from benchmarks.accuracy.tree import (
+    EVENT_ARRAYS,
+    GIB,
+    PAST_ARRAYS,
+    ROW_BYTES,
+    SEARCHED,
+    TRAIN_ARRAYS,
+    TreeRows,
+    TreeSettings,
+    gathered,
+    predict,
+    tree_rows,
+)
+from transformer.config import Config, GateConfig, TrainingConfig, with_values
 from transformer.data.event_table import LoadedTable
 from transformer.data.events import read_days, read_journeys
 from transformer.data.tables import TIMESTAMP
+from transformer.errors import UserError
+from transformer.evaluation import metrics
 from transformer.features.history import FEATURES, History
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
@@ -53,14 +71,17 @@ def loaded_and_builder(experiment: Experiment, events: pl.DataFrame) -> tuple[Lo
     return loaded, History(experiment.statistics, data.statistics).builder(loaded, data.snapshot)
 
 
-def rows_of(experiment: Experiment, builder: SnapshotBuilder, instants: np.ndarray, context: bool = True) -> TreeRows:
+def rows_of(
+    experiment: Experiment, builder: SnapshotBuilder, instants: np.ndarray, file: Path, context: bool = True
+) -> TreeRows:
     vocabulary = experiment.statistics.vocabulary
     vectors = experiment.embeddings.points.matrix(vocabulary.op_ids)
     timezone = experiment.config.data.timezone
-    return tree_rows(builder, instants, vectors, len(vocabulary.train_types), timezone, context=context)
+    parts = tree_rows(builder, instants, vectors, len(vocabulary.train_types), timezone, context=context)
+    return gathered(parts, file)
 
 
-def test_rows_hold_nothing_of_the_future(experiment: Experiment, test_events: pl.DataFrame):
+def test_rows_hold_nothing_of_the_future(experiment: Experiment, test_events: pl.DataFrame, tmp_path: Path):
     data = experiment.config.data
     instants = grid_instants(experiment.split.test, data.grid, data.timezone)[6:7]
     later = pl.col("observed_ts") > pl.lit(int(instants[0]) * 1_000_000).cast(TIMESTAMP)
@@ -71,36 +92,39 @@ def test_rows_hold_nothing_of_the_future(experiment: Experiment, test_events: pl
         .struct.unnest()
     )
     before, after = (
-        rows_of(experiment, loaded_and_builder(experiment, events)[1], instants) for events in (test_events, changed)
+        rows_of(experiment, loaded_and_builder(experiment, events)[1], instants, tmp_path / name)
+        for name, events in (("before", test_events), ("after", changed))
     )
     assert len(before) > 0
     np.testing.assert_array_equal(after.label - before.label, 420)
-    np.testing.assert_array_equal(after.inputs[0], before.inputs[0])
+    np.testing.assert_array_equal(after.inputs, before.inputs)
 
 
-def test_rows_are_those_of_the_network_and_hold_its_inputs(experiment: Experiment, test_events: pl.DataFrame):
+def test_rows_are_those_of_the_network_and_hold_its_inputs(
+    experiment: Experiment, test_events: pl.DataFrame, tmp_path: Path
+):
     data = experiment.config.data
     loaded, builder = loaded_and_builder(experiment, test_events)
     instants = grid_instants(experiment.split.test, data.grid, data.timezone)
     module = create_module(experiment.config, experiment.split, experiment.statistics, experiment.embeddings).eval()
     vocabulary = experiment.statistics.vocabulary
     network = pl.concat(labelled_rows(module, loaded.names, builder, vocabulary, instants, data.timezone))
-    rows = rows_of(experiment, builder, instants)
+    rows = rows_of(experiment, builder, instants, tmp_path / "rows")
     assert len(rows) == network.height > 0
     assert loaded.journeys[rows.journey]["train_id"].equals(network["train_id"])
     np.testing.assert_array_equal(rows.instant * 1_000_000, network["snapshot_ts"].to_physical().to_numpy())
     np.testing.assert_array_equal(rows.rank, network["rank"].to_numpy())
     np.testing.assert_array_equal(rows.label, network["observed_delay_s"].to_numpy())
 
-    inputs = dict(zip(rows.columns, np.concatenate(rows.inputs).T, strict=True))
-    assert len(inputs) == rows.inputs[0].shape[1]
+    inputs = dict(zip(rows.columns, rows.inputs.T, strict=True))
+    assert len(inputs) == rows.inputs.shape[1]
     assert {*FEATURES, "past_delay_1", "hour", "running_0", "point_0", "n_next"} <= inputs.keys()
     np.testing.assert_array_equal(inputs["next_planned"], network["horizon_s"].to_numpy())
     np.testing.assert_array_equal(inputs["translation"], network["translation_delay_s"].to_numpy())
     departed = inputs["departed"] == 1
     np.testing.assert_array_equal(inputs["past_delay_1"][departed], inputs["last_delay"][departed])
     assert np.isnan(inputs["past_delay_1"][~departed]).all()
-    plain = rows_of(experiment, builder, instants, context=False)
+    plain = rows_of(experiment, builder, instants, tmp_path / "plain", context=False)
     assert set(plain.columns) < set(rows.columns)
 
 
@@ -131,7 +155,7 @@ def test_trees_predict_no_event_before_the_next_step_or_an_earlier_event() -> No
     planned = np.array([-90, 0, 60, 120, 0, 60], np.float32)
     rows = TreeRows(
         columns=("correction",),
-        inputs=[np.array([[-400], [100], [20], [-70], [-500], [-40]], np.float32)],
+        inputs=np.array([[-400], [100], [20], [-70], [-500], [-40]], np.float32),
         instant=np.array([7, 7, 7, 7, 7, 8]),
         journey=np.array([1, 1, 1, 1, 2, 1]),
         rank=np.array([1, 2, 3, 4, 1, 1]),
@@ -142,6 +166,52 @@ def test_trees_predict_no_event_before_the_next_step_or_an_earlier_event() -> No
     times = predict(Falling(), rows, 60.0, 60.0) + planned  # type: ignore[arg-type]
     assert times.tolist() == [30.0, 120.0, 120.0, 120.0, 60.0, 60.0]
     assert (predict(Falling(), rows, 0.0, 60.0) + planned).tolist() == [30.0, 100.0, 100.0, 100.0, 60.0, 60.0]  # type: ignore[arg-type]
+
+
+def test_rows_beyond_the_memory_limit_are_left_out_and_not_made(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def parts():
+        for instant in range(5):
+            made.append(instant)
+            rows = np.full(100, instant)
+            numbers = rows.astype(np.float32)
+            yield TreeRows(("a", "b"), np.stack([numbers, -numbers], axis=1), rows, rows, rows, *[numbers] * 3)
+
+    made: list[int] = []
+    caplog.set_level("INFO")
+    some = gathered(parts(), tmp_path / "some", 250 * (2 + ROW_BYTES) / GIB)
+    assert (len(some), made) == (200, [0, 1, 2])
+    assert "200 rows of 2 columns from 2 snapshots; no more fit" in caplog.text
+    np.testing.assert_array_equal(some.inputs[:, 1], -some.label)
+    everything = gathered(parts(), tmp_path / "everything", 500 * (2 + ROW_BYTES) / GIB)
+    assert everything.inputs.shape == (500, 2)
+    assert "from 5 snapshots; all fit" in caplog.text
+
+
+def test_trees_of_months_learn_from_more_snapshots_up_to_those_of_the_network():
+    network = TrainingConfig(max_epochs=8, snapshots_per_epoch=1_024)
+    assert TreeSettings().n_snapshots(6, network) == 400
+    assert TreeSettings().n_snapshots(100, network) == 6_400
+    assert TreeSettings().n_snapshots(500, network) == TreeSettings(snapshots="all").n_snapshots(6, network) == 8_192
+    assert TreeSettings(snapshots=7).n_snapshots(500, network) == 7
+    assert TreeSettings().n_snapshots(500, TrainingConfig(max_epochs=1, snapshots_per_epoch=16)) == 400
+
+
+def test_trees_learn_from_the_instants_that_the_network_draws(experiment: Experiment, monkeypatch):
+    from benchmarks.accuracy import experiment as module
+
+    drawn = []
+
+    def recorded(parts, file, memory_gib=math.inf):
+        rows = gathered(parts, file, memory_gib)
+        drawn.append(rows.instant)
+        return rows
+
+    monkeypatch.setattr(module, "gathered", recorded)
+    night = {"data.grid.start": "12:00", "data.grid.end": "12:00", "training.sampling.instants": "running"}
+    chosen = replace(experiment, config=with_values(experiment.config, night, "test"))
+    chosen.tree_predictions(42, experiment.split.test, FEW, context=False)
+    seconds = pl.Series(drawn[0] * 1_000_000).cast(TIMESTAMP).dt.convert_time_zone(experiment.config.data.timezone)
+    assert seconds.dt.hour().n_unique() > 10  # those of the grid hours would all be noon
 
 
 def predictions(delays: dict[str, list[float]], n_dates: int = 1) -> Predictions:
@@ -244,6 +314,48 @@ def test_every_full_date_is_held_out_once(sample_folder: Path):
     assert all(split.validation < split.test for split in splits[1:])
 
 
+def test_a_rolling_origin_learns_from_the_past_alone(sample_folder: Path):
+    splits = rolling_splits(sample_folder, "Europe/Brussels", 5)
+    assert [len(split.train) for split in splits] == [2, 3, 4, 5, 6]
+    for split in splits:
+        assert max(split.train) < split.validation[0] < split.test[0]
+        assert split.validation[0] == max(day for day in splits[-1].all if day < split.test[0])
+    assert len({split.test for split in splits}) == 5
+    assert rolling_splits(sample_folder, "Europe/Brussels", 1) == splits[-1:]
+
+
+@pytest.mark.parametrize("origins", [6, 0, -1])
+def test_a_rolling_origin_without_enough_dates_is_refused(sample_folder: Path, origins: int):
+    with pytest.raises(UserError, match=f"8 full service dates; --rolling-origin {origins} .* from 1 to 5"):
+        rolling_splits(sample_folder, "Europe/Brussels", origins)
+
+
+def test_ordinary_and_disrupted_dates_are_told_apart():
+    found = predictions({TRANSFORMER: [60.0] * 40, TREE: [80.0] * 40}, n_dates=4)
+    late = pl.col("service_date") == date(2025, 1, 8)
+    found = replace(found, rows=found.rows.with_columns(translation_delay_s=pl.when(late).then(300.0).otherwise(100.0)))
+    kinds = skills(found, KIND_OF_DATE)
+    assert kinds.select(KIND_OF_DATE, "n", "translation_mae_s").rows() == [
+        ("disrupted", 10, 300.0),
+        ("ordinary", 30, 100.0),
+    ]
+    assert kinds[TRANSFORMER].to_list() == pytest.approx([0.8, 0.4])
+    paired = differences(found, TREE, "journey", GateConfig(resamples=200)).filter(pl.col("breakdown") == KIND_OF_DATE)
+    assert paired.select("group", "n", "difference_s").rows() == [("disrupted", 10, -20.0), ("ordinary", 30, -20.0)]
+    by_date = differences(found, TREE, "service date", GateConfig(resamples=200)).filter(
+        pl.col("breakdown") == KIND_OF_DATE
+    )
+    assert by_date.select("group", "units", "low_s").rows() == [("disrupted", 1, None), ("ordinary", 3, -20.0)]
+
+
+def test_skills_by_group_are_those_of_the_evaluation():
+    found = predictions({TRANSFORMER: [60.0, 10.0, 40.0]})
+    expected = metrics.breakdown(found.of_seed(TRANSFORMER, 42), "train_type")
+    assert skills(found, "train_type")[TRANSFORMER].to_list() == pytest.approx(expected["skill"].to_list())
+    never_wrong = replace(found, rows=found.rows.with_columns(translation_delay_s=0.0))
+    assert skills(never_wrong, "train_type")[TRANSFORMER].to_list() == [None]
+
+
 def test_ablation_turns_every_switch_over_once(small_config: Config):
     found = ablation.variants(small_config)
     switches = [key for values in found.values() for key in values]
@@ -295,13 +407,50 @@ def test_whole_comparison_and_its_resumption(
 @pytest.mark.slow
 def test_whole_comparison_by_date(small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = with_values(small_config, {"training.max_epochs": 1, "training.snapshots_per_epoch": 8}, "test")
-    against_trees.compare_by_date(config, [1], tmp_path, trees=replace(FEW, max_rounds=5, snapshots=8))
+    splits = splits_by_date(Path(config.data.local_folder), config.data.timezone)
+    trees = replace(FEW, max_rounds=5, snapshots=8)
+    kind, names = against_trees.LEAVE_ONE_DATE_OUT, {TREE: False}
+    against_trees.compare_by_date(config, splits, kind, [1], tmp_path, names=names, trees=trees)
     assert "mean of the dates" in capsys.readouterr().out
     result = json.loads((tmp_path / "leave_one_date_out.json").read_text())
     assert len(result["dates"]) == 8
+    assert {line["kind"] for line in result["dates"]} == {"ordinary", "disrupted"}
     by_date = next(d for d in result["differences"] if (d["other"], d["unit"]) == (TREE, "service date"))
     assert by_date["groups"][0]["units"] == 8
     assert by_date["groups"][0]["low_s"] <= by_date["groups"][0]["difference_s"] <= by_date["groups"][0]["high_s"]
+
+
+@pytest.mark.slow
+def test_whole_rolling_origin_with_tuned_trees(
+    small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    config = with_values(small_config, {"training.max_epochs": 1, "training.snapshots_per_epoch": 8}, "test")
+    monkeypatch.setattr(against_trees, "configured", lambda *_: config)
+    arguments = ["--rolling-origin", "2", "--seeds", "1", "--tree-snapshots", "all", "--tune-tree", "3"]
+    assert against_trees.main([*arguments, "--context-tree", "--to", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert {"Each date predicted from the dates before it", "Skill by kind of date", "Parameters of the trees"} <= {
+        *shown.splitlines()
+    }
+    result = json.loads((tmp_path / "rolling_origin.json").read_text())
+    assert [max(split["train"]) < split["validation"][0] < split["test"][0] for split in result["splits"]] == [True] * 2
+    assert {(d["other"], d["unit"]) for d in result["differences"]} == {
+        (tree, unit) for tree in ("tree", "tree with context") for unit in ("journey", "service date")
+    }
+    for of_tree in result["tuning"].values():
+        for trials in of_tree.values():
+            assert len(trials) == 3
+            assert trials[0]["num_leaves"] == TreeSettings().parameters["num_leaves"]
+            assert len({trial["learning_rate"] for trial in trials}) == 3
+            assert SEARCHED.keys() < trials[0].keys()
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(Experiment, "tree_trials", refused)
+    monkeypatch.setattr(Experiment, "tree_predictions", refused)  # its name is that of the chosen parameters
+    assert against_trees.main([*arguments, "--context-tree", "--to", str(tmp_path), "--resume"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.slow

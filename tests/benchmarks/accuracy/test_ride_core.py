@@ -98,10 +98,58 @@ def test_one_command_imports_trains_exports_and_scores(released: Path, tmp_path:
     assert result["split"]["validation"] == ["2025-01-10"]
     assert result["split"]["test"] == ["2025-01-11"]
     assert result["configuration"]["data"]["snapshot"]["instants"].endswith("dataset_core_spec.yaml")
-    predicted = pl.read_parquet(tmp_path / "out" / "predictions_seed_42.parquet")
-    assert predicted.select("ts", "train_id", "service_date").equals(table.select("ts", "train_id", "service_date"))
     printed = capsys.readouterr().out
-    assert "| horizon [0, 5) min |" in printed and "| delay change [" in printed
+    assert "[0, 5) min" in printed and "By delay change, seconds" in printed and "[0, 30) s" in printed
+    (file,) = (tmp_path / "out" / "predictions").glob("seed_42_*.parquet")
+    predicted = pl.read_parquet(file)
+    assert predicted.select("ts", "train_id", "service_date").equals(table.select("ts", "train_id", "service_date"))
+    assert result["configuration"]["training"]["sampling"]["instants"] == "running"  # the environment is ride
+
+    written = file.stat().st_mtime_ns
+    two = [*arguments, "--to", str(tmp_path / "out"), *words, "--resume", "--seeds", "42", "7"]
+    assert ride_core.main(two) == 0  # trains seed 7 alone
+    assert file.stat().st_mtime_ns == written
+    both = json.loads((tmp_path / "out" / "ride.json").read_text(encoding="utf-8"))
+    mae = [line["mae_s"] for line in both["scores"] if line["breakdown"] == "all"]
+    assert mae[0] == whole["mae_s"] != mae[1]
+    table = (tmp_path / "out" / "ride.md").read_text(encoding="utf-8")
+    assert f"| Ours | {sum(mae) / 2:.2f} ± {abs(mae[0] - mae[1]) / 2:.2f} |" in table
+
+
+def test_the_tables_have_mean_and_deviation_over_the_seeds_as_the_evaluator_divides() -> None:
+    rows = [("all", "all", 10, 80.0, 200.0), ("all", "all", 10, 84.0, 206.0)]
+    scored = pl.DataFrame(
+        [
+            dict(zip(("breakdown", "bin", "n", "mae_s", "rmse_s"), row, strict=True))
+            | {"seed": seed, "translation_mae_s": 96.0, "translation_rmse_s": 233.0}
+            for seed, row in enumerate(rows)
+        ]
+    )
+    found = ride_core.summary(scored).row(0, named=True)
+    assert (found["mae_s"], found["mae_std_s"]) == (82.0, 2.0)
+    assert (found["rmse_s"], found["rmse_std_s"]) == (203.0, 3.0)
+    whole, *_ = ride_core.tables_of(scored, Path("data/gold/lite/core"))
+    assert whole.header == ["Model", "MAE", "RMSE"]
+    assert whole.body == [["Translation", "96.00", "233.00"], ["Ours", "82.00 ± 2.00", "203.00 ± 3.00"]]
+    assert whole.note == "10 delays of the core lite; ± is std. over 2 seeds."
+    one, *_ = ride_core.tables_of(scored.head(1), Path("data/gold/lite/core"))
+    assert one.body[1] == ["Ours", "80.00", "200.00"]
+
+
+def test_ten_seeds_are_those_of_the_benchmark(monkeypatch: pytest.MonkeyPatch, released: Path, tmp_path: Path) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(ride_core, "import_source", lambda *_, **__: None)
+    monkeypatch.setattr(
+        ride_core, "run", lambda config, core, seeds, to, resume: asked.update(config=config, seeds=seeds)
+    )
+    arguments = ["--core", str(released / "core"), "--data", str(tmp_path)]
+    assert ride_core.main([*arguments, "--n-seeds", "10", "--env", "ride-large"]) == 0
+    assert asked["seeds"] == list(range(10))
+    assert asked["config"].model.d_model == 512
+    for refused in (["--n-seeds", "0"], ["--n-seeds", "2", "--seeds", "1"]):
+        with pytest.raises(SystemExit) as ended:
+            ride_core.main([*arguments, *refused])
+        assert ended.value.code == 2
 
 
 def test_a_folder_that_is_no_core_is_one_line(tmp_path: Path, capsys) -> None:

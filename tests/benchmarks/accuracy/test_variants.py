@@ -16,7 +16,8 @@ from transformer.config import Config, with_values
 @pytest.mark.slow
 def test_variants_are_judged_alike(small_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     short = with_values(small_config, {"training.max_epochs": 1, "training.snapshots_per_epoch": 8}, "test")
-    short = with_values(short, {"model.round_predictions": False}, "test")  # two steps move no prediction by a minute
+    # Otherwise, two steps would move no prediction by a minute.
+    short = with_values(short, {"model.round_predictions": False, "training.learning_rate": 0.1}, "test")
     running = with_values(short, {"training.sampling.instants": "running"}, "test")
     judge = {"data.grid.start": "08:30", "data.grid.end": "16:30", "data.grid.step_s": 14_400}
     variants.compare({"grid": short, "running": running}, [1, 2], tmp_path, Kept(tmp_path, resume=False), judge=judge)

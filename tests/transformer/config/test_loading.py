@@ -49,10 +49,10 @@ def configure(tmp_path: Path) -> Callable[..., Path]:
 
 # --- shipped configurations -----------------------------------------------------------------------------------------
 def test_the_environments_are_those_the_documentation_names() -> None:
-    assert environments() == ["dev", "local", "local-gpu", "optuna", "prod"]
+    assert environments() == ["dev", "local", "local-gpu", "optuna", "prod", "ride", "ride-large"]
 
 
-@pytest.mark.parametrize("env", ["dev", "local", "local-gpu", "optuna", "prod"])
+@pytest.mark.parametrize("env", ["dev", "local", "local-gpu", "optuna", "prod", "ride", "ride-large"])
 def test_every_environment_loads(env: str) -> None:
     loaded = load_config_with_sources(env)
     assert isinstance(loaded.config, Config)
@@ -96,6 +96,15 @@ def test_a_wrong_address_in_the_variable_is_one_line_without_its_password(monkey
         load_config("local")
     assert_names(caught.value, "TRANSFORMER_TRACKING_URI: training.mlflow.tracking_uri=", "http://127.0.0.1:5000")
     assert "geheim" not in str(caught.value)
+
+
+def test_the_large_network_of_ride_learns_from_the_same_snapshots() -> None:
+    small, large, local = (load_config(env) for env in ("ride", "ride-large", "local"))
+    assert large.data == small.data
+    assert large.training.sampling == small.training.sampling
+    assert small.model == local.model
+    assert (small.data.snapshot.n_foll, small.data.timezone) == (15, "Europe/Brussels")
+    assert small.training.sampling.instants == "running"
 
 
 def test_names_of_the_old_system_stay() -> None:
@@ -179,7 +188,7 @@ def test_values_are_read_as_they_are_written(override: str, value: object) -> No
 # --- mistakes --------------------------------------------------------------------------------------------------------
 def test_unknown_environment_names_the_nearest() -> None:
     assert_names(refusal(env="lokal"), "unknown environment", "'lokal'", "'local'")
-    assert_names(refusal(env="moon"), "unknown environment", "'moon'", "dev, local, local-gpu, optuna, prod")
+    assert_names(refusal(env="moon"), "unknown environment", "'moon'", ", ".join(environments()))
     assert_names(refusal(env="base"), "unknown environment", "'base'")
     assert_names(refusal(env="../base"), "unknown environment", "'../base'")
 

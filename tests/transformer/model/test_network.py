@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformer.config import LossConfig, ModelConfig, UseInputsConfig
+from transformer.config import LossConfig, ModelConfig, UseInputsConfig, load_config
 from transformer.features.history import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
 from transformer.features.live_state import (
     LIVE_FEATURES,
@@ -353,6 +353,11 @@ def test_levels_other_than_the_median_may_be_left_out():
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
+def test_the_large_preset_for_ride_has_nineteen_million_weights():
+    made = network(load_config("ride-large").model, replace(SHAPE, n_prev=15, n_foll=15))
+    assert sum(parameter.numel() for parameter in made.parameters()) == pytest.approx(19.5e6, rel=0.02)
+
+
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_prediction_is_the_mean_of_the_members(n_members: int):
     given, together = batch(), network(CONFIG.model_copy(update={"n_members": n_members}))

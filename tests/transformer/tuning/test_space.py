@@ -11,7 +11,7 @@ from transformer.config import load_config, read_value
 from transformer.errors import UserError
 from transformer.tuning.space import MAX_COMBINATIONS, as_override, read_space
 
-ENVIRONMENTS = ["local", "local-gpu", "optuna", "dev", "prod"]
+ENVIRONMENTS = ["local", "local-gpu", "optuna", "dev", "prod", "ride", "ride-large"]
 
 
 def space(*entries, overrides=(), **options):
