@@ -84,7 +84,7 @@ class PlainNetwork(nn.Module):
             nn.Linear(config.d_head, config.d_head),
             nn.GELU(),
             nn.Dropout(config.head_dropout),
-            nn.Linear(config.d_head, len(config.quantiles)),
+            nn.Linear(config.d_head, member.head_out.out_features),
         )
 
     def forward(self, batch: Batch) -> Tensor:

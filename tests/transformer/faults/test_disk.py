@@ -110,7 +110,7 @@ def test_a_full_disk_ends_a_stage_that_succeeds_with_more(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "what"),
-    [(20_000, ".rows-"), (150_000, "evaluation/figures"), (600_000, "evaluation/report.html")],
+    [(10_000, ".rows-"), (150_000, "evaluation/figures"), (600_000, "evaluation/report.html")],
     ids=["rows", "figures", "report"],
 )
 def test_a_full_disk_ends_an_evaluation_and_the_model_stays(
