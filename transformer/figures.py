@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import PercentFormatter
 
 DPI = 192  # two dots for each pixel of CSS: sharp on the screens of today
 MODEL_COLOUR = "#0072B2"
@@ -27,6 +28,16 @@ def style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=FAINT_COLOUR, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def reliability_axes(axes: Axes) -> None:
+    """A square of predicted and observed shares, with the line on which both are equal."""
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":", label="calibrated")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_box_aspect(1)
 
 
 def set_title(axes: Axes, title: str, detail: str) -> None:

@@ -17,13 +17,14 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.speed.bench_training import padding
 from benchmarks.speed.pairs import take_turns
 from benchmarks.speed.railways import USUAL, Railway, railway
 from transformer.config import with_values
@@ -65,16 +66,17 @@ def main(arguments: list[str], railways: Mapping[int, SimulationConfig] = RAILWA
 def measure(network: Railway, workers: list[int]) -> None:
     """Print the snapshots/s of an epoch for each number of workers, and what its batches hold."""
     loaders = {count: TrainingLoader(network, count) for count in workers}
-    held = Held()
-    for batch in loaders[workers[0]]:
-        held.add(batch)
-    print(f"{held.trains / held.snapshots:.0f} trains a snapshot, {held.snapshots} snapshots in {held.batches} batches")
-    padding = f"{held.padding:.0%} of the trains and {held.padded_pairs:.0%} of the pairs of trains"
-    print(f"  {padding} in a batch are padding; none is handed over")
+    masks = [{"train_mask": batch["train_mask"]} for batch in loaders[workers[0]]]  # whole batches would not fit
+    snapshots = sum(len(batch["train_mask"]) for batch in masks)
+    trains = sum(int(batch["train_mask"].sum()) for batch in masks) / snapshots
+    slots, pairs = padding(masks)
+    print(f"{trains:.0f} trains a snapshot, {snapshots} snapshots in {len(masks)} batches")
+    shares = f"{slots:.0%} of the trains and {pairs:.0%} of the pairs of trains"
+    print(f"  {shares} in a batch are padding; none is handed over")
     print(f"  {loaders[workers[0]].packed_bytes() / 2**10:,.0f} KiB a snapshot are handed over")
     times = take_turns({str(count): partial(drain, loader) for count, loader in loaders.items()}, ROUNDS)
     for count in workers:
-        speed = held.snapshots / times.median_ms(str(count)) * 1e3
+        speed = snapshots / times.median_ms(str(count)) * 1e3
         line = f"  {count} workers: {speed:,.0f} snapshots/s"
         if count > 0 and 0 in workers:
             line += f", {times.ratio('0', str(count)):.2f} × without workers"
@@ -82,35 +84,6 @@ def measure(network: Railway, workers: list[int]) -> None:
             share = times.ratio("1", str(count)) / count
             line += f"; each {share:.2f} × a single one (target: at least {LEAST_SHARE})"
         print(line)
-
-
-@dataclass
-class Held:
-    """Sizes of the batches of an epoch."""
-
-    batches: int = 0
-    snapshots: int = 0
-    trains: int = 0
-    slots: int = 0
-    pairs: int = 0
-    padded: int = 0  # pairs of trains, with padding
-
-    def add(self, batch: Batch) -> None:
-        mask = batch["train_mask"]
-        self.batches += 1
-        self.snapshots += len(mask)
-        self.trains += int(mask.sum())
-        self.slots += mask.numel()
-        self.pairs += int(mask.sum(1).square().sum())
-        self.padded += mask.numel() * mask.shape[1]
-
-    @property
-    def padding(self) -> float:
-        return 1 - self.trains / self.slots
-
-    @property
-    def padded_pairs(self) -> float:
-        return 1 - self.pairs / self.padded
 
 
 class TrainingLoader:

@@ -132,13 +132,19 @@ def test_the_model_says_what_it_takes_and_gives(model: Path, run_folder: Path) -
     assert "python_model" not in flavor
 
 
+def with_names(events: pl.DataFrame, config: Config) -> pl.DataFrame:
+    """The events with the number and the type of their train."""
+    days = events["service_date"].unique().to_list()
+    names = read_journeys(Path(config.data.local_folder), days, config.data.timezone)
+    key = ["train_id", "service_date"]
+    return events.join(names.select(*key, "train_number", "train_type"), on=key, how="left")
+
+
 def test_it_predicts_what_the_pipeline_predicts(
     model: Path, run_folder: Path, events: pl.DataFrame, small_config: Config
 ) -> None:
     at, days = middle(events), events["service_date"].unique().to_list()
-    names = read_journeys(Path(small_config.data.local_folder), days, small_config.data.timezone)
-    key = ["train_id", "service_date"]
-    given = events.join(names.select(*key, "train_number", "train_type"), on=key, how="left")
+    given = with_names(events, small_config)
     loaded = mlflow.pyfunc.load_model(str(model))
     served = pl.from_pandas(loaded.predict(as_input(given), params={"at": at.isoformat()}))
     trained = TrainedModel.load(run_folder)
@@ -165,9 +171,7 @@ def test_it_serves_the_transfers_of_the_pipeline(
     model: Path, run_folder: Path, events: pl.DataFrame, small_config: Config
 ) -> None:
     at, days = middle(events), events["service_date"].unique().to_list()
-    names = read_journeys(Path(small_config.data.local_folder), days, small_config.data.timezone)
-    key = ["train_id", "service_date"]
-    given = events.join(names.select(*key, "train_number", "train_type"), on=key, how="left")
+    given = with_names(events, small_config)
     params = {"at": at.isoformat(), "transfer_minutes": 0.0}
     served = pl.from_pandas(mlflow.pyfunc.load_model(str(model)).predict(as_input(given), params=params))
     trained = TrainedModel.load(run_folder)

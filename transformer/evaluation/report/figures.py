@@ -41,6 +41,7 @@ from transformer.figures import (
     NEUTRAL_COLOUR,
     TRANSLATION_COLOUR,
     new_figure,
+    reliability_axes,
     set_title,
     style_axes,
 )
@@ -377,15 +378,10 @@ def quantile_reliability(levels: pl.DataFrame, n: int) -> Figure:
         n: number of predictions.
     """
     figure, axes = new_figure((7, 6.5))
-    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":", label="calibrated")
+    reliability_axes(axes)
     level, below, reached = (levels[name].to_numpy() for name in ("level", "below", "at_or_below"))
     axes.plot(level, (below + reached) / 2, color=MODEL_COLOUR, linewidth=1, marker=".", label="model")
     axes.vlines(level, below, reached, color=MODEL_COLOUR, linewidth=5, alpha=0.4, label="equal to the quantile")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_box_aspect(1)
     axes.set_xlabel("level of the quantile")
     axes.set_ylabel("observed delays below it")
     set_title(axes, "Reliability of the quantiles", f"{_count(n)} predictions")

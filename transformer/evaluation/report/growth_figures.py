@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from transformer.evaluation.growth import PREDICTORS
-from transformer.figures import MODEL_COLOUR, TRANSLATION_COLOUR, new_figure, set_title
+from transformer.figures import MODEL_COLOUR, TRANSLATION_COLOUR, new_figure, reliability_axes, set_title
 
 _STYLES = {5: "-", 10: "--"}  # by growth in minutes
 _LOOKS = dict(zip(PREDICTORS, (("model", MODEL_COLOUR), ("translation", TRANSLATION_COLOUR)), strict=True))
@@ -54,7 +54,7 @@ def growth_reliability(reliability: pl.DataFrame) -> Figure:
         reliability: of `SevereGrowth`. The area of a dot shows its number of predictions.
     """
     figure, axes = new_figure((7, 6.5))
-    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle=":", label="calibrated")
+    reliability_axes(axes)
     for minutes, style in _STYLES.items():
         found = reliability.filter(growth_min=minutes)
         predicted, observed, n = (found[name].to_numpy() for name in ("predicted", "observed", "n"))
@@ -62,11 +62,6 @@ def growth_reliability(reliability: pl.DataFrame) -> Figure:
             predicted, observed, color=MODEL_COLOUR, linestyle=style, linewidth=1, marker=".", label=f"> {minutes} min"
         )
         axes.scatter(predicted, observed, s=400 * n / max(int(n.sum()), 1), color=MODEL_COLOUR, alpha=0.3, linewidths=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_box_aspect(1)
     axes.set_xlabel("predicted probability that the delay grows by more")
     axes.set_ylabel("share of delays that grew by more")
     total = reliability.filter(growth_min=min(_STYLES))["n"].sum()

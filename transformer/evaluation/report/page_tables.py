@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -21,7 +21,7 @@ from transformer.evaluation.quality import DataQuality
 from transformer.evaluation.quantiles import Uncertainty, uncertainty
 from transformer.evaluation.report.figures import minute_ranges
 from transformer.evaluation.report.provenance import Provenance
-from transformer.evaluation.report.tables import GROWTH, MAX_TYPES, order_text, overall_measures
+from transformer.evaluation.report.tables import GROWTH, MAX_TYPES, OverallMeasure, order_text, overall_measures
 from transformer.evaluation.sums import exact_sum, mean_of
 from transformer.evaluation.wobble import WOBBLE, wobble
 from transformer.pages.page import Cell, Table, plain_number
@@ -146,15 +146,7 @@ class EvaluationTables:
         note += f" Along a train, {order_text(self.measures.order)}."
         if self.measures.wobble.changes:
             note += " Wobble is the change of an event's forecast time from snapshot to snapshot, per hour."
-        lines = [
-            [
-                Cell(label),
-                _number_cell(text(values[name])),
-                _number_cell(text(values[metrics.TRANSLATION + name])),
-                _skill_cell(values[skill]) if skill else Cell(""),
-            ]
-            for label, name, text, skill in measures
-        ]
+        lines = _measure_lines(measures, values)
         if self.comparison:
             champion = self.comparison.theirs
             header.append("champion")
@@ -228,15 +220,7 @@ class EvaluationTables:
         )
         for minutes in growth.seen:
             values = growth.summary[minutes]
-            lines = [
-                [
-                    Cell(label),
-                    _number_cell(text(values[name])),
-                    _number_cell(text(values[metrics.TRANSLATION + name])),
-                    _skill_cell(values[skill]) if skill else Cell(""),
-                ]
-                for label, name, text, skill in GROWTH
-            ]
+            lines = _measure_lines(GROWTH, values)
             header = ["measure", "model", "translation", "skill"]
             if champion:
                 header.append("champion")
@@ -411,6 +395,19 @@ def _text_table(caption: str, lines: Mapping[str, str]) -> Table:
     return Table(
         caption, ["item", "value"], [[Cell(name), Cell(text)] for name, text in lines.items() if text], numbers=False
     )
+
+
+def _measure_lines(measures: Iterable[OverallMeasure], values: Mapping[str, float]) -> list[list[Cell]]:
+    """A line for each measure: its label, the values of model and translation, and the skill if it has one."""
+    return [
+        [
+            Cell(label),
+            _number_cell(text(values[name])),
+            _number_cell(text(values[metrics.TRANSLATION + name])),
+            _skill_cell(values[skill]) if skill else Cell(""),
+        ]
+        for label, name, text, skill in measures
+    ]
 
 
 def _number_cell(text: str) -> Cell:
