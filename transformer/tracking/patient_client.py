@@ -1,13 +1,16 @@
 """MLflow's client that waits for a server that goes away.
 
-Every request is repeated until the server answers, see `waiting.patiently`. The connection may break after the server
+Every request is repeated until the server answers, see `waiting.patiently`, and if it collided with the request of
+another process. The connection may break after the server
 has carried out a request, and before its answer arrives. The repetition of such a request changes nothing more.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
@@ -30,6 +33,14 @@ _BROKEN_OFF = re.compile(
     r"Connection(Error|Reset|Closed| aborted| refused| broken)|Max retries exceeded|timed out|IncompleteRead|"
     r"RemoteDisconnected|EndpointConnectionError|Could not connect to the endpoint|too many 5\d\d error responses"
 )
+# The server looks for a row, and inserts it if it is missing. Two requests at once both insert it, and one fails.
+_COLLISION = re.compile(r"IntegrityError|UniqueViolation|[Dd]uplicate (key|entry)")
+_COLLISION_PAUSE_S = 0.5  # at most; then the row is there, and the request finds it
+_COLLISION_TRIES = 5
+# The server looks for a row, and inserts it if it is missing. Two requests at once both insert it, and one fails.
+_COLLISION = re.compile(r"IntegrityError|UniqueViolation|[Dd]uplicate (key|entry)")
+_COLLISION_PAUSE_S = 0.5  # at most; then the row is there, and the request finds it
+_COLLISION_TRIES = 5
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _REFUSALS = (_UNAUTHORIZED, _FORBIDDEN)
 # The client reads and writes artifacts in S3 itself, where the server does not pass them on.
@@ -132,7 +143,7 @@ class PatientClient:
         def send() -> Answer:
             try:
                 with reporting_silence(f"MLflow at {self._server}"):
-                    return request()
+                    return _past_collisions(request)
             except Exception as error:
                 if (explained := self._explained(error)) is not None:
                     raise explained from None
@@ -182,6 +193,21 @@ class PatientClient:
                 "then run the stage again",
             ),
         )
+
+
+def _past_collisions(request: Callable[[], Answer]) -> Answer:
+    """Send a request again that failed because another process wrote the same at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(_COLLISION_TRIES - 1):
+        try:
+            return request()
+        except MlflowException as error:
+            # If a name is taken, the code says so, and no repetition helps.
+            if error.error_code != "BAD_REQUEST" or not _COLLISION.search(str(error)):
+                raise
+        time.sleep(random.uniform(0, _COLLISION_PAUSE_S))
+    return request()
 
 
 def _access_remedy(status: int) -> str:

@@ -6,9 +6,11 @@ import atexit
 import os
 import re
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import lightning as L
@@ -26,6 +28,8 @@ from transformer.training.processes import lost_process
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # Python runs no handler while torch waits for other processes. If they are well, such a wait takes less than this.
 _DEAF_S = 10.0
+# After its last epoch, a process has only its interpreter to end.
+_GRACE_S = 10.0
 
 
 class Termination(Callback):
@@ -60,16 +64,18 @@ class Termination(Callback):
         before = signal.set_wakeup_fd(writing)
         watcher = threading.Thread(target=_watch, args=(reading, reacts, trainer), daemon=True)
         watcher.start()
+        grace_s = 0.0  # after a failure the other processes wait for this one, and would for minutes
         try:
             yield
+            grace_s = _GRACE_S
         except RuntimeError as error:
             if not lost_process(error):
                 raise
             raise ServiceError(f"{LOST_PROCESS} ({_cause(error)})") from None
         finally:
             reacts.set()
-            # Not now: Lightning ends a process whose children have ended, and this one may have a checkpoint to copy.
-            atexit.register(_end_children, trainer)
+            # They end with this process, which may have a checkpoint to copy first.
+            atexit.register(end, take_children(trainer), grace_s)
             signal.set_wakeup_fd(before)
             os.close(writing)
             watcher.join()
@@ -80,7 +86,7 @@ def _watch(reading: int, reacts: threading.Event, trainer: L.Trainer) -> None:
     """Read the numbers of the signals that this process gets."""
     while numbers := os.read(reading, 16):
         if signal.SIGTERM in numbers and not reacts.wait(_DEAF_S):
-            _end_children(trainer)
+            end(take_children(trainer), 0.0)
             os.write(2, Terminated.LINE)
             os._exit(Terminated.STATUS)
 
@@ -90,6 +96,23 @@ def _cause(error: RuntimeError) -> str:
     return re.sub(r"^\[[^\]]*\] ", "", first_line(error)).partition(". ")[0]
 
 
-def _end_children(trainer: L.Trainer) -> None:
-    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-        trainer.strategy.launcher.kill(signal.SIGKILL)
+def take_children(trainer: L.Trainer) -> list[subprocess.Popen[bytes]]:
+    """The processes that Lightning started here. From now on, it watches them no longer.
+
+    A thread of Lightning kills this process as soon as it sees one of them ended with another status than 0.
+    """
+    if not isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        return []
+    watched = trainer.strategy.launcher.procs
+    children = list(watched)
+    watched.clear()  # the thread has the same list
+    return children
+
+
+def end(children: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+    """Kill the children that do not end by themselves within `grace_s` seconds."""
+    last = time.monotonic() + grace_s
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, last - time.monotonic()))
+        child.kill()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from mlflow import MlflowClient
@@ -65,6 +67,26 @@ def test_a_run_and_its_trials_name_their_datasets_once(mlflow_server: str) -> No
     assert len(client.get_run(run.run_id).inputs.dataset_inputs) == 2
     trial = run.open_child(config, "trial 0", {}, {}, contexts=TRAINING)
     assert used(trial) == {"train": expected["train"]}  # a trial never sees the test dates
+
+
+@pytest.mark.slow
+def test_processes_that_name_the_same_datasets_at_once_do_not_fail(mlflow_server: str) -> None:
+    """The nodes of a training do so, and trials that begin together."""
+    config = load_config("local", [f"training.mlflow.tracking_uri={mlflow_server}"])
+    client = MlflowClient(tracking_uri=mlflow_server)
+    for number in range(8):
+        run = RunLog(config, open_run(config, env="local"))
+        table = EventTables("test", ["2025-01-15"], f"{number:016}", COLUMNS)
+        together = Barrier(4)
+
+        def name_it(run_id: str, table: EventTables = table, together: Barrier = together) -> None:
+            process = RunLog(config, run_id)
+            together.wait()
+            process.log_datasets([table])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(name_it, [run.run_id] * 4))  # raises what one of them raised
+        assert [used.dataset.digest for used in client.get_run(run.run_id).inputs.dataset_inputs] == [table.digest]
 
 
 def test_without_a_run_nothing_is_named() -> None:

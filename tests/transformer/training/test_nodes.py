@@ -35,6 +35,9 @@ def overrides(small_overrides: list[str], mlflow_server: str) -> list[str]:
         "training.log_every_s=0.1",
         "model.dropout=0",
         "model.head_dropout=0",
+        # The first node waits this long for one that failed at its start, and the test with it.
+        "compute.kubernetes.schedule_timeout_s=60",
+        "compute.kubernetes.startup_timeout_s=60",
     ]
 
 
