@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from transformer.memory import give_back_free_memory
 from transformer.parquet import write_parquet
 from transformer.prediction.columns import ROW_KEY
 
@@ -54,6 +55,7 @@ def write_rows(frames: Iterable[pl.DataFrame], folder: Path) -> RowFiles:
             path = folder / f"{day}" / f"{number:06}.parquet"
             write_parquet(path, part)
             files[day] = (*files.get(day, ()), path)
+        give_back_free_memory()
     return RowFiles(folder, dict(sorted(files.items())), schema, height)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -22,10 +24,14 @@ from transformer.features.instants import evaluation_instants
 from transformer.features.reading import joint_edges, obtain_readings
 from transformer.model.module import DelayModule
 from transformer.prediction.columns import quantile_column
+from transformer.text import duration
 from transformer.training.run_folder import TrainedModel
 
 Names = Callable[[Int64Array], pl.DataFrame]  # returns `LoadedTable.journeys` of the journeys [N] of a batch
-BATCH_SIZE = 16  # snapshots; predictions do not depend on it
+BATCH_SIZE = 8  # snapshots; predictions do not depend on it, memory does
+PROGRESS_S = 5.0  # time between lines of progress
+
+log = logging.getLogger(__name__)
 
 
 # --- whole dates -----------------------------------------------------------------------------------------------------
@@ -54,7 +60,8 @@ def evaluation_rows(
     builder = DatedSnapshots(readings, vocabulary, History(trained.statistics, data.statistics), data)
     module = trained.module_for(joint_edges(readings))
     instants = evaluation_instants(days, data)
-    yield from labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)
+    frames = labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)
+    yield from _reporting(frames, len(instants))
 
 
 def labelled_rows(
@@ -73,6 +80,18 @@ def labelled_rows(
     batches = SnapshotBatches(builder, instants, BATCH_SIZE, timezone)
     for rows in _rows(module, names, batches, vocabulary, "label_mask"):
         yield rows.drop("journey", "event")
+
+
+def _reporting(frames: Iterable[pl.DataFrame], n_snapshots: int) -> Iterator[pl.DataFrame]:
+    """Pass on the frames of `n_snapshots` snapshots, and log progress."""
+    began = said = time.monotonic()
+    for number, frame in enumerate(frames, start=1):
+        yield frame
+        now, done = time.monotonic(), number * BATCH_SIZE
+        if now - said >= PROGRESS_S and done < n_snapshots:
+            left = duration((now - began) / done * (n_snapshots - done))
+            log.info("evaluation: %s of %s snapshots predicted, at most %s left", f"{done:,}", f"{n_snapshots:,}", left)
+            said = now
 
 
 def next_event_rows(

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.files import atomic_path, read_json, write_json
+from transformer.memory import give_back_free_memory
 from transformer.text import duration
 from transformer.tracking.client import connect, mlflow_errors
 from transformer.tracking.names import AIRFLOW_RUN
@@ -27,6 +28,7 @@ from transformer.training.checkpoints import BEST, CHECKPOINTS, CHECKPOINTS_OF, 
 log = logging.getLogger(__name__)
 
 MONITORED = "val/mae_s"
+FREE_EVERY = 64  # steps of an epoch
 
 
 class History(Callback):
@@ -133,6 +135,16 @@ class CheckpointUpload(Checkpoint):
         if not self._owned and self._names[-1] in self._uploaded:
             self.run.set_tags({CHECKPOINTS_OF: self.run.get_tag(AIRFLOW_RUN)})
             self._owned = True
+
+
+class FreeMemory(Callback):
+    """Gives freed memory back while a training on the CPU runs, since batches of other sizes come all the time."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.device.type == "cpu" and batch_idx % FREE_EVERY == FREE_EVERY - 1:
+            give_back_free_memory()
 
 
 class ProgressLines(Callback):

@@ -25,6 +25,7 @@ from transformer.features.history import History, varied_folds
 from transformer.features.instants import Spans, evaluation_instants, training_instants
 from transformer.features.reading import DateReading, obtain_readings, running_times
 from transformer.features.statistics import Statistics
+from transformer.memory import give_back_free_memory
 
 MOST_WORKERS = 9  # for each GPU; the profile gpu-1 has 10 cores, and one of them trains
 
@@ -106,13 +107,21 @@ class SnapshotDataModule(LightningDataModule):
         workers = loader_workers(training)
         packed = workers > 0 or torch.cuda.is_available()
         dataset: Dataset[Any] = PackedBatches(batches) if packed else batches
-        return DataLoader(
+        return _FrugalLoader(
             dataset,
             batch_size=None,  # each item is a batch already
             num_workers=workers,
             persistent_workers=False,  # training batches are reloaded every epoch
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class _FrugalLoader(DataLoader[Batch | Packed]):
+    """Forks its workers from a process that has given back what it freed: the activations of a training are large."""
+
+    def __iter__(self) -> Any:  # torch's type of it is private
+        give_back_free_memory()
+        return super().__iter__()
 
 
 def loader_workers(training: TrainingConfig) -> int:

@@ -32,6 +32,7 @@ from transformer.training.callbacks import (
     MONITORED,
     CheckpointUpload,
     FixedCheckpoint,
+    FreeMemory,
     History,
     ProgressLines,
     RunLogger,
@@ -127,7 +128,7 @@ def train(
     history = History(target / HISTORY, identity)
     upload = CheckpointUpload(run, target, resumable)
     processes, termination = TrainingProcesses(), Termination()
-    trainer = _trainer(config, run, [history, *callbacks, termination], upload, processes)
+    trainer = _trainer(config, run, [history, *callbacks, termination, FreeMemory()], upload, processes)
     if trainer.is_global_zero:
         reference = joint_profile(obtain_readings(config.data, split.train, Path(config.paths.cache)))
         TrainingInputs(config, split, statistics, embeddings, reference).save(folder)

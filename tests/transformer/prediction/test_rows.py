@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from transformer.config import SnapshotConfig
 from transformer.data.event_table import LoadedTable, Vocabulary
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
-from transformer.prediction.rows import next_event_rows
+from transformer.prediction import rows as rows_module
+from transformer.prediction.rows import _reporting, next_event_rows
 
 DAY = date(2025, 1, 13)
 START = datetime(2025, 1, 13, 6, tzinfo=UTC)
@@ -41,3 +43,16 @@ def test_each_next_event_has_its_rank(n_foll: int):
     rows = next_event_rows(trained, module, builder, loaded.names, np.array([int(START.timestamp())]))
     assert rows["rank"].to_list() == list(range(1, n_foll + 1))
     assert rows["op_id"].to_list() == list(range(n_foll))
+
+
+def test_an_evaluation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """A year of predictions takes a quarter of an hour."""
+    monkeypatch.setattr(rows_module, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(rows_module, "BATCH_SIZE", 8)
+    frames = [pl.DataFrame({"a": [number]}) for number in range(3)]
+    with caplog.at_level("INFO"):
+        assert list(_reporting(frames, 20)) == frames
+    assert [re.sub(r"most .* left", "most … left", line) for line in caplog.messages] == [
+        "evaluation: 8 of 20 snapshots predicted, at most … left",
+        "evaluation: 16 of 20 snapshots predicted, at most … left",
+    ]
