@@ -6,7 +6,6 @@ Both are cached under the content hash of the file, so a survey of months of dat
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
@@ -23,12 +22,12 @@ from transformer.data.tables import events_path, op_nodes_path
 from transformer.data.whole_dates import Hours
 from transformer.errors import UserError
 from transformer.files import content_hash, read_json, write_json
+from transformer.pace import Pace
 from transformer.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
 VERSION = 3  # of the cached files; raise when their meaning changes
-PROGRESS_S = 5.0  # time between lines of progress
 
 
 class Survey:
@@ -43,7 +42,7 @@ class Survey:
         self._cache = cache
         self._validating = validating
         self._found: dict[date, ReadingReport | UserError] = {}
-        self._said = time.monotonic()  # when a line of progress was last written
+        self._pace = Pace()
 
     def hours(self, folder: Path, day: date, timezone: str) -> Hours:
         """Events per hour of the clock, as `dates.read_hours` returns them."""
@@ -70,9 +69,8 @@ class Survey:
         report = ReadingReport()
         for number, day in enumerate(days, start=1):
             found = self._report_of(day)
-            if self._said < time.monotonic() - PROGRESS_S:
+            if self._pace.due():
                 log.info("data: %d of %d dates are examined", number, len(days))
-                self._said = time.monotonic()
             if not found.labels:
                 raise UserError(
                     f"{events_path(Path(self._data.local_folder), day)} has no usable observation, so it can neither "

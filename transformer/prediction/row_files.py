@@ -7,6 +7,7 @@ predict for the same event. An evaluation reads one part at a time, and keeps su
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -15,8 +16,11 @@ from pathlib import Path
 import polars as pl
 
 from transformer.memory import give_back_free_memory
+from transformer.pace import Pace
 from transformer.parquet import write_parquet
 from transformer.prediction.columns import ROW_KEY
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 250_000  # rows that are held until they are written: some 60 MB
 
@@ -71,7 +75,12 @@ def collect_parts(rows: EvaluationRows, plan: Callable[[pl.LazyFrame], pl.LazyFr
     if isinstance(rows, pl.DataFrame):
         return plan(rows.lazy()).collect()
     parts = parts_of(rows).values() or [pl.LazyFrame(schema=rows.schema)]
-    return pl.concat([plan(part).collect() for part in parts])
+    pace, results = Pace(), []
+    for number, part in enumerate(parts, start=1):
+        results.append(plan(part).collect())
+        if pace.due():
+            log.info("evaluation: a measure has read %d of %d service dates", number, len(parts))
+    return pl.concat(results)
 
 
 def in_common(rows: EvaluationRows, others: EvaluationRows) -> EvaluationRows:

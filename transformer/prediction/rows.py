@@ -23,13 +23,13 @@ from transformer.features.history import History
 from transformer.features.instants import evaluation_instants
 from transformer.features.reading import joint_edges, obtain_readings
 from transformer.model.module import DelayModule
+from transformer.pace import Pace
 from transformer.prediction.columns import quantile_column
 from transformer.text import duration
 from transformer.training.run_folder import TrainedModel
 
 Names = Callable[[Int64Array], pl.DataFrame]  # returns `LoadedTable.journeys` of the journeys [N] of a batch
 BATCH_SIZE = 8  # snapshots; predictions do not depend on it, memory does
-PROGRESS_S = 5.0  # time between lines of progress
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,13 @@ def labelled_rows(
 
 def _reporting(frames: Iterable[pl.DataFrame], n_snapshots: int) -> Iterator[pl.DataFrame]:
     """Pass on the frames of `n_snapshots` snapshots, and log progress."""
-    began = said = time.monotonic()
+    began, pace = time.monotonic(), Pace()
     for number, frame in enumerate(frames, start=1):
         yield frame
-        now, done = time.monotonic(), number * BATCH_SIZE
-        if now - said >= PROGRESS_S and done < n_snapshots:
-            left = duration((now - began) / done * (n_snapshots - done))
+        done = number * BATCH_SIZE
+        if done < n_snapshots and pace.due():
+            left = duration((time.monotonic() - began) / done * (n_snapshots - done))
             log.info("evaluation: %s of %s snapshots predicted, at most %s left", f"{done:,}", f"{n_snapshots:,}", left)
-            said = now
 
 
 def next_event_rows(

@@ -16,6 +16,7 @@ from transformer.config import SnapshotConfig
 from transformer.data.event_table import LoadedTable, Vocabulary
 from transformer.data.tables import EVENT_SCHEMA, JOURNEY_SCHEMA
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
+from transformer.pace import Pace
 from transformer.prediction import rows as rows_module
 from transformer.prediction.rows import _reporting, next_event_rows
 
@@ -47,7 +48,7 @@ def test_each_next_event_has_its_rank(n_foll: int):
 
 def test_an_evaluation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """A year of predictions takes a quarter of an hour."""
-    monkeypatch.setattr(rows_module, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(rows_module, "Pace", lambda: Pace(0.0))
     monkeypatch.setattr(rows_module, "BATCH_SIZE", 8)
     frames = [pl.DataFrame({"a": [number]}) for number in range(3)]
     with caplog.at_level("INFO"):
