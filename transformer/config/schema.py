@@ -296,6 +296,7 @@ class UseInputsConfig(Group):
         True,
         description="the train's silence and its expected times on a scale of minutes, for events of the next minutes",
     )
+    weather: bool = Field(False, description="weather at the points ahead; needs `weather.parquet`")
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.

@@ -15,7 +15,7 @@ from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.files import content_hash, file_digest
 from transformer.registry import pyfunc
-from transformer.registry.pyfunc import INPUT, PARAMS, output_schema, predict, to_pandas
+from transformer.registry.pyfunc import INPUT, output_schema, params_schema, predict, to_pandas
 from transformer.registry.versions import TRAINED
 from transformer.tracking.names import CONFIG_ARTIFACT
 from transformer.training.checkpoints import BEST, CHECKPOINTS
@@ -29,18 +29,19 @@ REQUIREMENTS = (  # packages that a prediction loads
 )  # fmt: skip
 
 
-def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
+def write_model(folder: Path, target: Path, example: pl.DataFrame, tables: Path | None = None) -> None:
     """Write the trained model of a run folder as an MLflow model into the new folder `target`.
 
     The model first predicts its own example, so that a model that cannot predict is not registered.
 
     Args:
         example: valid events with `train_number` and `train_type`; a few of their journeys become the input example.
+        tables: folder with the tables of the model's optional inputs, for that prediction. The model holds no copy.
     """
     trained = TrainedModel.load(folder)
     events = to_pandas(_few_journeys(example))
     at = f"{events['observed_ts'].median():%Y-%m-%dT%H:%M:%S}+00:00"
-    predict(trained, events, at)
+    predict(trained, events, at, tables=tables)
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(temporary) / Path(TRAINED).name
         for name in trained_files(folder):
@@ -51,7 +52,7 @@ def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
             python_model=pyfunc.__file__,  # MLflow runs this file itself
             code_paths=[str(Path(__file__).parents[1])],  # the whole package `transformer`
             artifacts={"trained": str(kept)},
-            signature=ModelSignature(INPUT, output_schema(trained), PARAMS),
+            signature=ModelSignature(INPUT, output_schema(trained), params_schema(trained)),
             input_example=(events, {"at": at}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )

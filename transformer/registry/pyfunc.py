@@ -11,6 +11,9 @@ events that are known to be cancelled.
 The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
 seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.
 
+A model whose optional inputs read tables, such as `weather.parquet`, also needs the parameter `tables`: the folder that
+holds them. Rows that are known only after `at` are not used.
+
 With the parameter `transfer_minutes`, the result has a row per transfer in place of these, with the columns TRANSFERS.
 A transfer is a train that arrives at a point and another one that departs there within an hour. The column
 `probability` says how likely it is that so many minutes remain.
@@ -37,6 +40,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from polars.exceptions import PolarsError
 
 from transformer.config import with_values
+from transformer.data.input_tables import switch, used_tables
 from transformer.data.tables import (
     JOURNEY,
     journeys_from_events,
@@ -88,6 +92,7 @@ PARAMS = ParamSchema(
         ParamSpec("transfer_minutes", DataType.double, None),  # None = predictions, and no transfers
     ]
 )
+TABLES_PARAM = ParamSpec("tables", DataType.string, "")  # folder with the tables of the model's optional inputs
 
 
 class ServedModel(PythonModel):
@@ -100,11 +105,16 @@ class ServedModel(PythonModel):
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         given = params or {}
-        return predict(self._trained, model_input, given.get("at", ""), given.get("transfer_minutes"))
+        tables = given.get(TABLES_PARAM.name) or None
+        return predict(self._trained, model_input, given.get("at", ""), given.get("transfer_minutes"), tables)
 
 
 def predict(
-    trained: TrainedModel, events: pd.DataFrame, at: str, transfer_minutes: float | None = None
+    trained: TrainedModel,
+    events: pd.DataFrame,
+    at: str,
+    transfer_minutes: float | None = None,
+    tables: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predict at an instant, from a pandas table to a pandas table.
 
@@ -112,10 +122,11 @@ def predict(
         events: one row per event, with the columns of INPUT.
         at: ISO 8601; "" = the time of the newest observation.
         transfer_minutes: return the transfers, with the probability that they hold if they need so many minutes.
+        tables: folder with the tables of the model's optional inputs.
 
     Raises:
-        UserError: the time is not valid, no service date is near it, the events or the minutes are not valid, or the
-            model predicts no distribution and transfers are asked for.
+        UserError: the time is not valid, no service date is near it, the events or the minutes are not valid, the
+            model predicts no distribution and transfers are asked for, or a table of an optional input is missing.
     """
     if transfer_minutes is not None:
         check_minutes(transfer_minutes, "params: transfer_minutes")
@@ -125,10 +136,17 @@ def predict(
     newest = frame["observed_ts"].max()
     instant = parse_instant(at, trained.config.data.timezone) if at else newest
     assert isinstance(instant, datetime)  # the column holds times
-    with _snapshot_at(trained, frame, instant) as snapshot:
+    with _snapshot_at(trained, frame, instant, tables) as snapshot:
         if transfer_minutes is not None:
             return to_pandas(snapshot.transfers(transfer_minutes).select(TRANSFERS))
         return to_pandas(snapshot.predictions().select(output_schema(trained).input_names()))
+
+
+def params_schema(trained: TrainedModel) -> ParamSchema:
+    """PARAMS, and TABLES_PARAM if the model reads tables of optional inputs."""
+    if not used_tables(trained.config.model.use_inputs):
+        return PARAMS
+    return ParamSchema([*PARAMS.params, TABLES_PARAM])
 
 
 def output_schema(trained: TrainedModel) -> Schema:
@@ -138,7 +156,9 @@ def output_schema(trained: TrainedModel) -> Schema:
 
 
 @contextmanager
-def _snapshot_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> Iterator[InstantSnapshot]:
+def _snapshot_at(
+    trained: TrainedModel, events: pl.DataFrame, instant: datetime, tables: str | Path | None
+) -> Iterator[InstantSnapshot]:
     """Write a data folder of these events and read it, with the usual checks and the cut-off at the instant."""
     with tempfile.TemporaryDirectory() as temporary, _faults_of_the_table(Path(temporary)):
         folder = Path(temporary)
@@ -162,7 +182,25 @@ def _snapshot_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime)
         nowhere = pl.lit(None, pl.Float64)
         points = events.select(pl.col("op_id").unique())
         write_op_nodes(folder, points.with_columns(op_name=pl.col("op_id").cast(pl.String), lat=nowhere, lon=nowhere))
+        _link_tables(trained, tables, folder)
         yield InstantSnapshot.of(trained, config, instant, days)
+
+
+def _link_tables(trained: TrainedModel, tables: str | Path | None, folder: Path) -> None:
+    """Let the data folder show the tables of the model's optional inputs.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    for name, table in used_tables(trained.config.model.use_inputs).items():
+        given = None if tables is None else Path(tables).resolve() / table.file
+        if given is None or not given.is_file():
+            where = "no folder of tables is given" if tables is None else f"{tables} holds no {table.file}"
+            raise UserError(
+                f"the model reads {table.file} (its {switch(name)}=true), and {where}; "
+                "give the folder that holds it: params={'tables': …}"
+            )
+        (folder / table.file).symlink_to(given)
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def test_rows_are_those_of_the_network_and_hold_its_inputs(
 def test_every_array_of_a_batch_is_a_column_or_left_out_on_purpose():
     columns = {*EVENT_ARRAYS, *TRAIN_ARRAYS, *PAST_ARRAYS}
     otherwise = {"instant", "train_mask", "past_mask", "past_point", "next_mask", "next_point", "label_mask", "label"}
+    otherwise |= {"next_inputs"}
     left_out = {"journey", "next_event", "past_type"}
     assert {array.name for array in fields(SnapshotBatch)} == columns | otherwise | left_out
 

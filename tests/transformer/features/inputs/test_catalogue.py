@@ -1,0 +1,32 @@
+"""The catalogue: names of switches, tables and columns agree, and nothing is on by default."""
+
+import pytest
+
+from tests.support.input_railway import Railway
+from transformer.config import UseInputsConfig
+from transformer.data.input_tables import TABLES
+from transformer.errors import UserError
+from transformer.features.inputs.catalogue import INPUTS, input_columns
+
+
+def test_nothing_is_on_by_default() -> None:
+    assert input_columns(UseInputsConfig()) == []
+    assert not any(getattr(UseInputsConfig(), name) for name in INPUTS)
+
+
+def test_every_table_has_an_input_and_every_input_a_switch() -> None:
+    assert set(TABLES) <= set(INPUTS) <= set(UseInputsConfig.model_fields)
+    columns = input_columns(UseInputsConfig(**dict.fromkeys(INPUTS, True)))
+    names = [column.name for column in columns]
+    assert len(set(names)) == len(names) == sum(len(kind.features) + 1 for kind in INPUTS.values())
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_a_missing_table_is_refused(railway: Railway, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{TABLES[name].file} does not exist.*set model.use_inputs.{name}=false"):
+        railway.inputs(name)
+
+
+def test_without_inputs_a_batch_has_no_column(railway: Railway) -> None:
+    batch = railway.batch("feed_silence")
+    assert batch.next_inputs.shape == (*batch.next_mask.shape, 0)

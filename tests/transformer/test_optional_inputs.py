@@ -1,0 +1,94 @@
+"""Every stage runs with an optional input on: training, evaluation, prediction, and the served model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from transformer import stages
+from transformer.config import Config, with_values
+from transformer.data.dates import available_dates
+from transformer.data.points import read_op_nodes
+from transformer.data.tables import TIMESTAMP, events_path
+from transformer.errors import UserError
+from transformer.files import read_json
+from transformer.prediction.instant import predictions_at
+from transformer.registry.package import write_model
+from transformer.registry.pyfunc import PARAMS, params_schema, predict, to_pandas
+from transformer.training.run_folder import TrainedModel
+
+pytestmark = pytest.mark.slow
+
+
+def write_weather(folder: Path) -> None:
+    days = available_dates(folder)
+    hours = pl.datetime_range(days[0], days[-1] + timedelta(days=1), "1h", time_zone="UTC", eager=True).alias("ts")
+    points = read_op_nodes(folder).select("op_id")
+    table = points.join(hours.cast(TIMESTAMP).to_frame(), how="cross")
+    table.with_columns(temperature_c=(pl.col("ts").dt.hour() - 12).cast(pl.Float64)).write_parquet(
+        folder / "weather.parquet"
+    )
+
+
+TABLES: dict[str, Callable[[Path], None]] = {"weather": write_weather}
+
+
+@pytest.fixture(scope="module", params=list(TABLES))
+def config(request: pytest.FixtureRequest, small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A railway with the tables of one input, which is on."""
+    scratch = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(small_config.data.local_folder, scratch / "data")
+    values = {
+        "data.local_folder": str(scratch / "data"),
+        "paths.runs": str(scratch / "runs"),
+        "paths.cache": str(scratch / "cache"),
+        "training.max_epochs": 1,
+        f"model.use_inputs.{request.param}": True,
+    }
+    config = with_values(small_config, values, "test")
+    with pytest.raises(UserError, match=f"set model.use_inputs.{request.param}=false"):
+        stages.fetch_files(config, "")
+    TABLES[request.param](scratch / "data")
+    return config
+
+
+@pytest.fixture(scope="module")
+def run_folder(config: Config) -> Path:
+    stages.fetch_files(config, "")
+    stages.train_model(config, "")
+    return stages.run_folder(config, "")
+
+
+def test_training_evaluation_and_prediction(config: Config, run_folder: Path, tmp_path: Path) -> None:
+    trained = TrainedModel.load(run_folder)
+    assert len(trained.module.network.input_scale) > 0
+    stages.evaluate_model(config, "")
+    day = trained.split.test[0]
+    result = stages.predict(config, run_folder, f"{day}T12:00:00+00:00", tmp_path / "predictions.json")
+    assert result["events"] == len(read_json(tmp_path / "predictions.json")) > 0
+    bare = with_values(config, {"data.local_folder": str(tmp_path / "bare")}, "test")
+    shutil.copytree(config.data.local_folder, tmp_path / "bare")
+    for name in ("weather", "rotations", "node_links"):
+        (tmp_path / "bare" / f"{name}.parquet").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"set model.use_inputs.\w+=false"):
+        stages.predict(bare, run_folder, f"{day}T12:00:00+00:00", tmp_path / "predictions.json")
+
+
+def test_the_served_model_predicts_the_same(config: Config, run_folder: Path, tmp_path: Path) -> None:
+    trained, folder = TrainedModel.load(run_folder), Path(config.data.local_folder)
+    day = trained.split.test[0]
+    events = pl.read_parquet(events_path(folder, day))
+    at = events["observed_ts"].median().replace(microsecond=0)
+    served = predict(trained, to_pandas(events), at.isoformat(), tables=folder)
+    piped = predictions_at(trained, trained.located(config), at, [day])
+    assert served["predicted_delay_s"].tolist() == piped["predicted_delay_s"].to_list()
+    with pytest.raises(UserError, match=r"the model reads .*\.parquet .*; give the folder that holds it"):
+        predict(trained, to_pandas(events), at.isoformat())
+    write_model(run_folder, tmp_path / "model", events, folder)
+    assert params_schema(trained).params[:-1] == PARAMS.params
+    assert not list((tmp_path / "model").rglob("weather.parquet"))
