@@ -8,10 +8,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from benchmarks.tables import read_table
 from transformer.config import Config
 from transformer.data.event_table import Int64Array, LoadedTable
+from transformer.data.tables import events_path
 from transformer.features.dated import DatedSnapshots
 from transformer.features.history import History
 from transformer.features.inputs.catalogue import INPUTS, Inputs
@@ -83,3 +85,22 @@ class Railway:
         dated = self.dated_batch(name)
         np.testing.assert_array_equal(dated.next_inputs, batch.next_inputs)
         return batch.next_inputs[batch.next_mask]
+
+    def assert_blind_to_the_future(self, name: str) -> None:
+        """Change every observation after the middle of the instants. Only columns of later instants may differ."""
+        before = self.batch(name)
+        middle = int(np.median(self.instants))
+        later = pl.col("observed_ts").dt.epoch("s") > middle
+        for day in self.days:
+            path = events_path(self.folder, day)
+            events = pl.read_parquet(path)
+            shifted = pl.col("observed_ts") + pl.duration(seconds=1_200)
+            events.with_columns(pl.when(later).then(shifted).otherwise("observed_ts")).drop("delay_sec").write_parquet(
+                path
+            )
+        after = self.batch(name)
+        past = before.instant <= middle
+        kept = min(before.next_inputs.shape[1], after.next_inputs.shape[1])
+        assert before.next_inputs[past].any()
+        np.testing.assert_array_equal(before.next_inputs[past, :kept], after.next_inputs[past, :kept])
+        assert (before.next_inputs[~past, :kept] != after.next_inputs[~past, :kept]).any()

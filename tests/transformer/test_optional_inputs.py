@@ -12,9 +12,10 @@ import pytest
 
 from transformer import stages
 from transformer.config import Config, with_values
+from transformer.data import input_tables
 from transformer.data.dates import available_dates
 from transformer.data.points import read_op_nodes
-from transformer.data.tables import TIMESTAMP, events_path
+from transformer.data.tables import TIMESTAMP, events_path, journeys_path
 from transformer.errors import UserError
 from transformer.files import read_json
 from transformer.prediction.instant import predictions_at
@@ -35,7 +36,20 @@ def write_weather(folder: Path) -> None:
     )
 
 
-TABLES: dict[str, Callable[[Path], None]] = {"weather": write_weather}
+def write_rotations(folder: Path) -> None:
+    """Each journey comes from the journey of its date that ends last before it."""
+    journeys = pl.read_parquet(journeys_path(folder)).sort("start_planned_ts")
+    ends = journeys.sort("end_planned_ts").select(
+        "service_date", "end_planned_ts", previous_train_id="train_id", previous_service_date="service_date"
+    )
+    journeys.join_asof(
+        ends, left_on="start_planned_ts", right_on="end_planned_ts", by="service_date", check_sortedness=False
+    ).select("train_id", "service_date", "previous_train_id", "previous_service_date").write_parquet(
+        folder / "rotations.parquet"
+    )
+
+
+TABLES: dict[str, Callable[[Path], None]] = {"weather": write_weather, "rotation": write_rotations}
 
 
 @pytest.fixture(scope="module", params=list(TABLES))
@@ -73,8 +87,8 @@ def test_training_evaluation_and_prediction(config: Config, run_folder: Path, tm
     assert result["events"] == len(read_json(tmp_path / "predictions.json")) > 0
     bare = with_values(config, {"data.local_folder": str(tmp_path / "bare")}, "test")
     shutil.copytree(config.data.local_folder, tmp_path / "bare")
-    for name in ("weather", "rotations", "node_links"):
-        (tmp_path / "bare" / f"{name}.parquet").unlink(missing_ok=True)
+    for table in input_tables.TABLES.values():
+        (tmp_path / "bare" / table.file).unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"set model.use_inputs.\w+=false"):
         stages.predict(bare, run_folder, f"{day}T12:00:00+00:00", tmp_path / "predictions.json")
 
@@ -91,4 +105,5 @@ def test_the_served_model_predicts_the_same(config: Config, run_folder: Path, tm
         predict(trained, to_pandas(events), at.isoformat())
     write_model(run_folder, tmp_path / "model", events, folder)
     assert params_schema(trained).params[:-1] == PARAMS.params
-    assert not list((tmp_path / "model").rglob("weather.parquet"))
+    held = {path.name for path in (tmp_path / "model").rglob("*.parquet")}
+    assert not held & {table.file for table in input_tables.TABLES.values()}

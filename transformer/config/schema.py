@@ -297,6 +297,10 @@ class UseInputsConfig(Group):
         description="the train's silence and its expected times on a scale of minutes, for events of the next minutes",
     )
     weather: bool = Field(False, description="weather at the points ahead; needs `weather.parquet`")
+    rotation: bool = Field(
+        False,
+        description="delay of the journey that the vehicle made before, until departure; needs `rotations.parquet`",
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.

@@ -75,6 +75,17 @@ TABLES: Mapping[str, InputTable] = MappingProxyType(
             key=("op_id", "ts"),
             date="ts",
         ),
+        "rotation": InputTable(
+            "rotations.parquet",
+            {
+                "train_id": InputColumn(pl.String(), "as in the events"),
+                "service_date": InputColumn(pl.Date(), "as in the events"),
+                "previous_train_id": InputColumn(pl.String(), "the journey that its vehicle made before; null = none"),
+                "previous_service_date": InputColumn(pl.Date(), "service date of that journey"),
+            },
+            key=("train_id", "service_date"),
+            date="service_date",
+        ),
     }
 )
 
@@ -94,6 +105,11 @@ def switch(name: str) -> str:
 def used_tables(use: UseInputsConfig) -> dict[str, InputTable]:
     """The tables of the inputs that are on."""
     return {name: table for name, table in TABLES.items() if getattr(use, name)}
+
+
+def is_available(name: str, data: DataConfig) -> bool:
+    """Whether the data folder has what an input reads."""
+    return (Path(data.local_folder) / TABLES[name].file).is_file()
 
 
 def read_input_table(name: str, data: DataConfig, days: Sequence[date]) -> InputRows:

@@ -20,7 +20,8 @@ from transformer.data.event_table import EventTable, Int64Array, LoadedTable, Vo
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-MINUTES_5 = 300.0  # scale of times between trains, seconds
+HEADWAY_SCALE_S = 300.0  # of times between trains
+FAR_S = 7_200  # times between two trains are cut off there: one of them does not matter to the other
 
 
 class Feature(NamedTuple):
@@ -70,16 +71,18 @@ class Input(ABC):
         """
 
 
-def known_delays(table: EventTable, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """The last known event and the translation of each journey [N] at its instant [N]. The journey need not be running.
+class Known(NamedTuple):
+    """What is known about journeys [N] at their instants [N]. The journeys need not be running."""
 
-    Returns:
-        `last` [N], a row of the table, or one less than the journey's first event if none is known; `translation` [N],
-        seconds. A next event that is overdue raises it, cancelled or not.
-    """
+    last: Int64Array  # [N] the last event that is known to be passed; one less than the first event = none
+    delay: Int64Array  # [N] seconds, of that event; 0 = none is known
+    translation: Int64Array  # [N] seconds: the delay, raised to t - planned if the next event is overdue
+
+
+def known_delays(table: EventTable, journeys: Int64Array, instants: Int64Array) -> Known:
+    """The known delays of journeys [N] at their instants [N]. Cancelled events count as others."""
     last = table.passed(journeys, table.newest(journeys, instants))
     at, following = np.maximum(last, 0), np.minimum(last + 1, table.n_events - 1)
     delay = np.where(last >= table.start[journeys], table.reported[at] - table.planned[at], 0)
-    overdue = instants - table.planned[following]
-    more = last + 1 < table.end[journeys]
-    return last, np.where(more, np.maximum(delay, overdue), delay)
+    overdue = np.where(last + 1 < table.end[journeys], instants - table.planned[following], delay)
+    return Known(last, delay, np.maximum(delay, overdue))
