@@ -72,7 +72,7 @@ class Input(ABC):
 
 
 class Known(NamedTuple):
-    """What is known about journeys [N] at their instants [N]. The journeys need not be running."""
+    """The known delays of journeys [N] at their instants [N]. The journeys need not be running."""
 
     last: Int64Array  # [N] the last event that is known to be passed; one less than the first event = none
     delay: Int64Array  # [N] seconds, of that event; 0 = none is known
