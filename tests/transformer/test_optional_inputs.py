@@ -49,7 +49,17 @@ def write_rotations(folder: Path) -> None:
     )
 
 
-TABLES: dict[str, Callable[[Path], None]] = {"weather": write_weather, "rotation": write_rotations}
+def write_links(folder: Path) -> None:
+    points = read_op_nodes(folder)["op_id"]
+    pairs = pl.DataFrame({"u_node_id": points}).join(pl.DataFrame({"v_node_id": points}), how="cross")
+    pairs.with_columns(distance_m=pl.lit(5_000.0), nb_tracks=pl.lit(2)).write_parquet(folder / "node_links.parquet")
+
+
+TABLES: dict[str, Callable[[Path], None]] = {
+    "weather": write_weather,
+    "rotation": write_rotations,
+    "links": write_links,
+}
 
 
 @pytest.fixture(scope="module", params=list(TABLES))

@@ -301,6 +301,9 @@ class UseInputsConfig(Group):
         False,
         description="delay of the journey that the vehicle made before, until departure; needs `rotations.parquet`",
     )
+    links: bool = Field(
+        False, description="length and number of tracks of the sections ahead; needs `node_links.parquet`"
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.

@@ -86,6 +86,17 @@ TABLES: Mapping[str, InputTable] = MappingProxyType(
             key=("train_id", "service_date"),
             date="service_date",
         ),
+        "links": InputTable(
+            "node_links.parquet",
+            {
+                "u_node_id": InputColumn(pl.Int32(), "`op_id` of one end"),
+                "v_node_id": InputColumn(pl.Int32(), "`op_id` of the other end; a link has no direction"),
+                "distance_m": InputColumn(pl.Float32(), "length, m", False, 0, 1_000_000),
+                "nb_tracks": InputColumn(pl.Float32(), "number of tracks", False, 1, 100),
+            },
+            key=("u_node_id", "v_node_id"),
+            repeats=True,
+        ),
     }
 )
 

@@ -90,6 +90,18 @@ def test_a_changed_date_is_noticed_and_a_further_date_is_not(tmp_path: Path) -> 
     assert changed_tables(before, input_content(data, [DAY], WEATHER)) == ["weather.parquet (2025-01-06)"]
 
 
+def test_a_table_without_dates_has_one_digest(tmp_path: Path) -> None:
+    links = pl.DataFrame({"u_node_id": [1, 1], "v_node_id": [2, 2], "nb_tracks": [1, 2]})
+    links.write_parquet(tmp_path / "node_links.parquet")
+    data, use = DataConfig(local_folder=str(tmp_path)), UseInputsConfig(links=True)
+    found = read_input_table("links", data, [DAY])
+    assert found.rows["nb_tracks"].to_list() == [1, 2]  # repetitions have a meaning
+    before = input_content(data, [DAY], use)
+    assert list(before) == ["node_links.parquet"]
+    links.head(1).write_parquet(tmp_path / "node_links.parquet")
+    assert changed_tables(before, input_content(data, [DAY], use)) == ["node_links.parquet"]
+
+
 def test_no_table_is_read_by_default(tmp_path: Path) -> None:
     data = DataConfig(local_folder=str(tmp_path))
     assert used_tables(UseInputsConfig()) == {}

@@ -16,12 +16,13 @@ from transformer.config import DataConfig, UseInputsConfig
 from transformer.data.event_table import LoadedTable, Vocabulary
 from transformer.data.input_tables import TABLES, read_input_table
 from transformer.features.inputs.base import Cells, Columns, Feature, FloatArray, Input
+from transformer.features.inputs.links import Links
 from transformer.features.inputs.rotation import Rotation
 from transformer.features.inputs.weather import Weather
 
 log = logging.getLogger(__name__)
 
-INPUTS: Mapping[str, type[Input]] = MappingProxyType({kind.name: kind for kind in (Weather, Rotation)})
+INPUTS: Mapping[str, type[Input]] = MappingProxyType({kind.name: kind for kind in (Weather, Rotation, Links)})
 
 
 @dataclass(frozen=True)
