@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import mlflow
 import polars as pl
 import pytest
 
@@ -20,7 +21,7 @@ from transformer.errors import UserError
 from transformer.files import read_json
 from transformer.prediction.instant import predictions_at
 from transformer.registry.package import write_model
-from transformer.registry.pyfunc import PARAMS, params_schema, predict, to_pandas
+from transformer.registry.pyfunc import PARAMS, input_schema, params_schema, predict, to_pandas
 from transformer.training.run_folder import TrainedModel
 
 pytestmark = pytest.mark.slow
@@ -55,10 +56,20 @@ def write_links(folder: Path) -> None:
     pairs.with_columns(distance_m=pl.lit(5_000.0), nb_tracks=pl.lit(2)).write_parquet(folder / "node_links.parquet")
 
 
+def write_cancelled(folder: Path) -> None:
+    """Every tenth train is cancelled from its third event on."""
+    for path in folder.glob("events/*.parquet"):
+        events = pl.read_parquet(path)
+        gone = (pl.col("train_id").rank("dense") % 10 == 0) & (pl.col("seq") >= 2)
+        observed = pl.when(~gone).then("observed_ts")
+        events.with_columns(observed, gone.alias("cancelled")).drop("delay_sec").write_parquet(path)
+
+
 TABLES: dict[str, Callable[[Path], None]] = {
     "weather": write_weather,
     "rotation": write_rotations,
     "links": write_links,
+    "cancellations": write_cancelled,
 }
 
 
@@ -88,17 +99,16 @@ def run_folder(config: Config) -> Path:
     return stages.run_folder(config, "")
 
 
-def test_training_evaluation_and_prediction(config: Config, run_folder: Path, tmp_path: Path) -> None:
+def test_training_evaluation_and_prediction(
+    config: Config, run_folder: Path, sample_folder: Path, tmp_path: Path
+) -> None:
     trained = TrainedModel.load(run_folder)
     assert len(trained.module.network.input_scale) > 0
     stages.evaluate_model(config, "")
     day = trained.split.test[0]
     result = stages.predict(config, run_folder, f"{day}T12:00:00+00:00", tmp_path / "predictions.json")
     assert result["events"] == len(read_json(tmp_path / "predictions.json")) > 0
-    bare = with_values(config, {"data.local_folder": str(tmp_path / "bare")}, "test")
-    shutil.copytree(config.data.local_folder, tmp_path / "bare")
-    for table in input_tables.TABLES.values():
-        (tmp_path / "bare" / table.file).unlink(missing_ok=True)
+    bare = with_values(config, {"data.local_folder": str(sample_folder)}, "test")
     with pytest.raises(UserError, match=r"set model.use_inputs.\w+=false"):
         stages.predict(bare, run_folder, f"{day}T12:00:00+00:00", tmp_path / "predictions.json")
 
@@ -111,9 +121,18 @@ def test_the_served_model_predicts_the_same(config: Config, run_folder: Path, tm
     served = predict(trained, to_pandas(events), at.isoformat(), tables=folder)
     piped = predictions_at(trained, trained.located(config), at, [day])
     assert served["predicted_delay_s"].tolist() == piped["predicted_delay_s"].to_list()
-    with pytest.raises(UserError, match=r"the model reads .*\.parquet .*; give the folder that holds it"):
-        predict(trained, to_pandas(events), at.isoformat())
-    write_model(run_folder, tmp_path / "model", events, folder)
-    assert params_schema(trained).params[:-1] == PARAMS.params
+    reads_table = bool(input_tables.used_tables(trained.config.model.use_inputs))
+    without = events.drop(input_tables.EVENT_COLUMNS_OF.values(), strict=False)
+    refusal = r"the model reads .*\.parquet .*; give the folder that holds it" if reads_table else "has no column '.*'"
+    with pytest.raises(UserError, match=refusal) as caught:
+        predict(trained, to_pandas(without), at.isoformat())
+    assert "\n" not in str(caught.value)
+    write_model(run_folder, tmp_path / "model", stages._example(config, day), folder)
+    assert params_schema(trained).params[: len(PARAMS.params)] == PARAMS.params
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert set(loaded.metadata.signature.inputs.input_names()) == set(input_schema(trained).input_names())
+    params = {"at": at.isoformat()} | ({"tables": str(folder)} if reads_table else {})
+    again = loaded.predict(to_pandas(events.drop("delay_sec", strict=False)), params=params)
+    assert again["predicted_delay_s"].tolist() == served["predicted_delay_s"].tolist()
     held = {path.name for path in (tmp_path / "model").rglob("*.parquet")}
     assert not held & {table.file for table in input_tables.TABLES.values()}

@@ -304,6 +304,9 @@ class UseInputsConfig(Group):
     links: bool = Field(
         False, description="length and number of tracks of the sections ahead; needs `node_links.parquet`"
     )
+    cancellations: bool = Field(
+        False, description="cancelled trains at the points ahead; needs the column `cancelled` of the events"
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.

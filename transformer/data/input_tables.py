@@ -17,11 +17,11 @@ from typing import NamedTuple
 import polars as pl
 
 from transformer.config import DataConfig, UseInputsConfig
-from transformer.data.conform import conform
+from transformer.data.conform import REMEDY, conform
 from transformer.data.events import table_digest
-from transformer.data.tables import TIMESTAMP
+from transformer.data.tables import TIMESTAMP, events_path
 from transformer.errors import UserError
-from transformer.parquet import read_parquet
+from transformer.parquet import parquet_schema, read_parquet
 
 _DIGITS = 16  # hex digits of a digest
 _DAYS_BEFORE, _DAYS_AFTER = 1, 2  # rows of these dates around a service date may be known to its trains
@@ -101,6 +101,10 @@ TABLES: Mapping[str, InputTable] = MappingProxyType(
 )
 
 
+# Optional inputs that read a column of the events, which is optional without the input.
+EVENT_COLUMNS_OF: Mapping[str, str] = MappingProxyType({"cancellations": "cancelled"})
+
+
 @dataclass(frozen=True)
 class InputRows:
     """The valid rows of a table of an input, and what became of the others."""
@@ -119,8 +123,30 @@ def used_tables(use: UseInputsConfig) -> dict[str, InputTable]:
 
 
 def is_available(name: str, data: DataConfig) -> bool:
-    """Whether the data folder has what an input reads."""
-    return (Path(data.local_folder) / TABLES[name].file).is_file()
+    """Whether the data folder has the table of an input, or its column in the events of the last date."""
+    folder = Path(data.local_folder)
+    if name in TABLES:
+        return (folder / TABLES[name].file).is_file()
+    last = max(folder.glob("events/events_*.parquet"), default=None)
+    return last is not None and EVENT_COLUMNS_OF[name] in parquet_schema(last, REMEDY)
+
+
+def refuse_absent_columns(use: UseInputsConfig, data: DataConfig, days: Sequence[date]) -> None:
+    """Refuse events of `days` without a column that an input reads.
+
+    Raises:
+        UserError: the error names the first such file.
+    """
+    wanted = {name: column for name, column in EVENT_COLUMNS_OF.items() if getattr(use, name)}
+    for day in days if wanted else ():
+        path = events_path(Path(data.local_folder), day)
+        found = parquet_schema(path, REMEDY)
+        for name, column in wanted.items():
+            if column not in found:
+                raise UserError(
+                    f"{path} has no column {column!r}, and {switch(name)}=true reads it; add it (docs/data.md) or set "
+                    f"{switch(name)}=false"
+                )
 
 
 def read_input_table(name: str, data: DataConfig, days: Sequence[date]) -> InputRows:
@@ -186,9 +212,10 @@ def input_lines(data: DataConfig, days: Sequence[date], use: UseInputsConfig) ->
     """The account of reading the tables of the inputs that are on, for the log.
 
     Raises:
-        UserError: see `read_input_table`.
+        UserError: see `read_input_table` and `refuse_absent_columns`.
     """
     lines = []
+    refuse_absent_columns(use, data, days)
     for name, table in used_tables(use).items():
         found = read_input_table(name, data, days)
         lines += [f"{table.file}: {found.rows.height:,} rows of these dates", *found.lines]

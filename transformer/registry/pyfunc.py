@@ -6,7 +6,8 @@
 `events` is a pandas DataFrame with a row per event. It holds the whole timetable of every train that runs at that
 instant, and the times observed so far. Its columns are INPUT, which are those of EVENT_SCHEMA in
 `transformer.data.tables`. Its times are UTC without a zone. Times observed after `at` are not used. Leave out the
-events that are known to be cancelled.
+events that are known to be cancelled, unless the model has the input `cancellations`: it needs them with the column
+`cancelled`.
 
 The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
 seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.
@@ -69,6 +70,12 @@ INPUT = Schema(
         ColSpec(DataType.string, "train_type", required=False),  # without this column, every type is unknown
     ]
 )
+INPUT_OF = {  # further columns that a model needs with an optional input
+    "cancellations": [
+        ColSpec(DataType.boolean, "cancelled"),
+        ColSpec(DataType.datetime, "cancelled_ts", required=False),  # NaT = known at the first cancelled event
+    ],
+}
 OUTPUT = Schema(
     [
         ColSpec(DataType.string, "train_id"),
@@ -140,6 +147,12 @@ def predict(
         if transfer_minutes is not None:
             return to_pandas(snapshot.transfers(transfer_minutes).select(TRANSFERS))
         return to_pandas(snapshot.predictions().select(output_schema(trained).input_names()))
+
+
+def input_schema(trained: TrainedModel) -> Schema:
+    """INPUT, and the columns of the events that optional inputs of the model read."""
+    use = trained.config.model.use_inputs
+    return Schema([*INPUT.inputs, *(spec for name, specs in INPUT_OF.items() if getattr(use, name) for spec in specs)])
 
 
 def params_schema(trained: TrainedModel) -> ParamSchema:
@@ -218,6 +231,7 @@ def _faults_of_the_table(folder: Path) -> Iterator[None]:
 
 def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
     frame = pl.from_pandas(events)
+    times = ["planned_ts", "observed_ts", *(name for name in ("cancelled_ts",) if name in frame.columns)]
     absent = [name for name in ("train_number", "train_type") if name not in frame.columns]
     try:
         typed = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent).with_columns(
@@ -225,7 +239,7 @@ def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
             pl.col("service_date").cast(pl.Date),
             pl.col("seq").cast(pl.Int16),
             pl.col("op_id").cast(pl.Int32),
-            pl.col("planned_ts", "observed_ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            pl.col(times).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
         )
     except PolarsError as error:
         reason = str(error).splitlines()[0][:160]

@@ -14,15 +14,18 @@ import polars as pl
 
 from transformer.config import DataConfig, UseInputsConfig
 from transformer.data.event_table import LoadedTable, Vocabulary
-from transformer.data.input_tables import TABLES, read_input_table
+from transformer.data.input_tables import TABLES, read_input_table, refuse_absent_columns
 from transformer.features.inputs.base import Cells, Columns, Feature, FloatArray, Input
+from transformer.features.inputs.cancellations import Cancellations
 from transformer.features.inputs.links import Links
 from transformer.features.inputs.rotation import Rotation
 from transformer.features.inputs.weather import Weather
 
 log = logging.getLogger(__name__)
 
-INPUTS: Mapping[str, type[Input]] = MappingProxyType({kind.name: kind for kind in (Weather, Rotation, Links)})
+INPUTS: Mapping[str, type[Input]] = MappingProxyType(
+    {kind.name: kind for kind in (Weather, Rotation, Links, Cancellations)}
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Inputs:
         Raises:
             UserError: a table or a column is missing or not valid, see `read_input_table`.
         """
+        refuse_absent_columns(use, data, days)
         used = []
         for name, kind in INPUTS.items():
             if not getattr(use, name):

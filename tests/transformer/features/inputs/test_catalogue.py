@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.input_railway import Railway
 from transformer.config import UseInputsConfig
-from transformer.data.input_tables import TABLES
+from transformer.data.input_tables import EVENT_COLUMNS_OF, TABLES
 from transformer.errors import UserError
 from transformer.features.inputs.catalogue import INPUTS, input_columns
 
@@ -15,7 +15,7 @@ def test_nothing_is_on_by_default() -> None:
 
 
 def test_every_table_has_an_input_and_every_input_a_switch() -> None:
-    assert set(TABLES) <= set(INPUTS) <= set(UseInputsConfig.model_fields)
+    assert {*TABLES, *EVENT_COLUMNS_OF} == set(INPUTS) <= set(UseInputsConfig.model_fields)
     columns = input_columns(UseInputsConfig(**dict.fromkeys(INPUTS, True)))
     names = [column.name for column in columns]
     assert len(set(names)) == len(names) == sum(len(kind.features) + 1 for kind in INPUTS.values())
