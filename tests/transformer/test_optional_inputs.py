@@ -65,11 +65,19 @@ def write_cancelled(folder: Path) -> None:
         events.with_columns(observed, gone.alias("cancelled")).drop("delay_sec").write_parquet(path)
 
 
+def write_platforms(folder: Path) -> None:
+    for path in folder.glob("events/*.parquet"):
+        events = pl.read_parquet(path)
+        platform = (pl.col("train_id").rank("dense") % 3).cast(pl.String)
+        events.with_columns(planned_platform=platform).write_parquet(path)
+
+
 TABLES: dict[str, Callable[[Path], None]] = {
     "weather": write_weather,
     "rotation": write_rotations,
     "links": write_links,
     "cancellations": write_cancelled,
+    "platform": write_platforms,
 }
 
 

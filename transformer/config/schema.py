@@ -307,6 +307,9 @@ class UseInputsConfig(Group):
     cancellations: bool = Field(
         False, description="cancelled trains at the points ahead; needs the column `cancelled` of the events"
     )
+    platform: bool = Field(
+        False, description="trains at the planned platforms ahead; needs the column `planned_platform` of the events"
+    )
 
 
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.

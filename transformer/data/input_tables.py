@@ -102,7 +102,7 @@ TABLES: Mapping[str, InputTable] = MappingProxyType(
 
 
 # Optional inputs that read a column of the events, which is optional without the input.
-EVENT_COLUMNS_OF: Mapping[str, str] = MappingProxyType({"cancellations": "cancelled"})
+EVENT_COLUMNS_OF: Mapping[str, str] = MappingProxyType({"cancellations": "cancelled", "platform": "planned_platform"})
 
 
 @dataclass(frozen=True)

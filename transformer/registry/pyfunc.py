@@ -75,6 +75,7 @@ INPUT_OF = {  # further columns that a model needs with an optional input
         ColSpec(DataType.boolean, "cancelled"),
         ColSpec(DataType.datetime, "cancelled_ts", required=False),  # NaT = known at the first cancelled event
     ],
+    "platform": [ColSpec(DataType.string, "planned_platform")],
 }
 OUTPUT = Schema(
     [

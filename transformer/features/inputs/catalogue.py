@@ -18,13 +18,14 @@ from transformer.data.input_tables import TABLES, read_input_table, refuse_absen
 from transformer.features.inputs.base import Cells, Columns, Feature, FloatArray, Input
 from transformer.features.inputs.cancellations import Cancellations
 from transformer.features.inputs.links import Links
+from transformer.features.inputs.platform import Platform
 from transformer.features.inputs.rotation import Rotation
 from transformer.features.inputs.weather import Weather
 
 log = logging.getLogger(__name__)
 
 INPUTS: Mapping[str, type[Input]] = MappingProxyType(
-    {kind.name: kind for kind in (Weather, Rotation, Links, Cancellations)}
+    {kind.name: kind for kind in (Weather, Rotation, Links, Cancellations, Platform)}
 )
 
 
