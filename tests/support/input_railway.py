@@ -19,7 +19,7 @@ from transformer.features.history import History
 from transformer.features.inputs.catalogue import INPUTS, Inputs
 from transformer.features.instants import training_instants
 from transformer.features.reading import obtain_readings
-from transformer.features.snapshots import SnapshotBatch
+from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.features.statistics import Statistics
 
 
@@ -45,11 +45,12 @@ class Railway:
 
     def batch(self, name: str, days: Sequence[date] = ()) -> SnapshotBatch:
         """Snapshots of a table of all days, with this input on."""
+        return self.builder(name, days).build(self.instants)
+
+    def builder(self, name: str, days: Sequence[date] = ()) -> SnapshotBuilder:
         data = self.config.data
-        builder = History(self.statistics, data.statistics).builder(
-            self.loaded(days), data.snapshot, self.inputs(name, days)
-        )
-        return builder.build(self.instants)
+        history = History(self.statistics, data.statistics)
+        return history.builder(self.loaded(days), data.snapshot, self.inputs(name, days))
 
     def dated_batch(self, name: str) -> SnapshotBatch:
         """The same, from the tables of single dates."""

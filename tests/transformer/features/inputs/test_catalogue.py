@@ -1,11 +1,17 @@
 """The catalogue: names of switches, tables and columns agree, and nothing is on by default."""
 
+from datetime import timedelta
+
+import polars as pl
 import pytest
+import torch
 
 from tests.support.input_railway import Railway
 from transformer.config import UseInputsConfig
 from transformer.data.input_tables import EVENT_COLUMNS_OF, TABLES
+from transformer.data.points import read_op_nodes
 from transformer.errors import UserError
+from transformer.features.batches import pack, unpack
 from transformer.features.inputs.catalogue import INPUTS, input_columns
 
 
@@ -25,6 +31,16 @@ def test_every_table_has_an_input_and_every_input_a_switch() -> None:
 def test_a_missing_table_is_refused(railway: Railway, name: str) -> None:
     with pytest.raises(UserError, match=rf"{TABLES[name].file} does not exist.*set model.use_inputs.{name}=false"):
         railway.inputs(name)
+
+
+def test_a_packed_batch_has_the_same_columns(railway: Railway) -> None:
+    at = pl.datetime_range(pl.lit(railway.days[0]), pl.lit(railway.days[-1] + timedelta(days=1)), "1h", time_zone="UTC")
+    points = read_op_nodes(railway.folder).select("op_id", pl.lit(12.5).alias("temperature_c"))
+    points.join(pl.select(ts=at), how="cross").write_parquet(railway.folder / "weather.parquet")
+    builder, instants = railway.builder("weather"), railway.instants[:6]
+    packed = unpack(pack(builder.trains(instants), instants, railway.config.data.timezone))["next_inputs"]
+    wanted = torch.from_numpy(builder.build(instants).next_inputs)
+    assert torch.equal(packed, wanted) and (packed[..., 0] == 12.5).any()
 
 
 def test_without_inputs_a_batch_has_no_column(railway: Railway) -> None:
