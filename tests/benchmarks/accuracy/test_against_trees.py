@@ -45,6 +45,7 @@ from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.evaluation import metrics
 from transformer.features.history import FEATURES, History
+from transformer.features.inputs.catalogue import INPUTS
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.prediction.rows import labelled_rows
@@ -365,6 +366,16 @@ def test_ablation_turns_every_switch_over_once(small_config: Config):
     assert found["with calendar"] == {"model.use_inputs.calendar": True}
     assert found["without geographic"] == {"embeddings.geographic.enabled": False}
     assert found["with random"] == {"embeddings.random.enabled": True}
+
+
+def test_ablation_leaves_out_the_inputs_that_the_data_lack(small_config: Config, tmp_path: Path):
+    assert not any(f"with {name}" in ablation.variants(small_config) for name in INPUTS)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "weather.parquet").touch()
+    pl.DataFrame({"cancelled": [False]}).write_parquet(tmp_path / "events" / "events_2025-01-06.parquet")
+    config = with_values(small_config, {"data.local_folder": str(tmp_path)}, "test")
+    found = {name for name in INPUTS if f"with {name}" in ablation.variants(config)}
+    assert found == {"weather", "cancellations"}
 
 
 @pytest.mark.slow
