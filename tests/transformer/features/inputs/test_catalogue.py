@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.support.input_railway import Railway
-from transformer.config import UseInputsConfig
+from transformer.config import ModelConfig, UseInputsConfig
+from transformer.config.schema import OPTIONAL_INPUTS
 from transformer.data.input_tables import EVENT_COLUMNS_OF, TABLES
 from transformer.data.points import read_op_nodes
 from transformer.errors import UserError
@@ -22,6 +23,7 @@ def test_nothing_is_on_by_default() -> None:
 
 def test_every_table_has_an_input_and_every_input_a_switch() -> None:
     assert {*TABLES, *EVENT_COLUMNS_OF} == set(INPUTS) <= set(UseInputsConfig.model_fields)
+    assert set(OPTIONAL_INPUTS) == set(INPUTS)
     columns = input_columns(UseInputsConfig(**dict.fromkeys(INPUTS, True)))
     names = [column.name for column in columns]
     assert len(set(names)) == len(names) == sum(len(kind.features) + 1 for kind in INPUTS.values())
@@ -41,6 +43,12 @@ def test_a_packed_batch_has_the_same_columns(railway: Railway) -> None:
     packed = unpack(pack(builder.trains(instants), instants, railway.config.data.timezone))["next_inputs"]
     wanted = torch.from_numpy(builder.build(instants).next_inputs)
     assert torch.equal(packed, wanted) and (packed[..., 0] == 12.5).any()
+
+
+def test_optional_inputs_alone_are_refused() -> None:
+    only = {name: name == "weather" for name in UseInputsConfig.model_fields}
+    with pytest.raises(ValueError, match="switches every input off but weather; leave at least one on"):
+        ModelConfig(use_inputs=UseInputsConfig(**only))
 
 
 def test_without_inputs_a_batch_has_no_column(railway: Railway) -> None:
