@@ -8,6 +8,7 @@ the descriptions of the fields of the schema and of the columns of the event tab
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -35,7 +36,7 @@ import polars as pl
 import transformer.config as schema
 from delay_pipeline import params
 from transformer.config.schema import Group
-from transformer.data import events, reasons, tables
+from transformer.data import events, input_tables, reasons, tables
 from transformer.data.sources import reasons as source_reasons
 from transformer.data.sources.catalogue import SOURCES
 from transformer.prediction import unknown
@@ -205,6 +206,12 @@ def columns(described: Mapping[str, tables.Column], optional: set[str]) -> str:
     return "\n".join(_table(("column", "type", "required", "meaning"), rows))
 
 
+def input_table(name: str) -> str:
+    """The columns of the table of an optional input."""
+    table = input_tables.TABLES[name]
+    return columns({name: tables.Column(*column[:2]) for name, column in table.columns.items()}, table.optional)
+
+
 def _column_type(dtype: pl.DataType) -> str:
     return COLUMN_TYPES.get(dtype) or ("number" if dtype.is_float() else "whole number")
 
@@ -258,6 +265,7 @@ TABLES: dict[str, Callable[[], str]] = {
         {**tables.OP_NODE_COLUMNS, **tables.OPTIONAL_OP_NODE_COLUMNS}, set(tables.OPTIONAL_OP_NODE_COLUMNS)
     ),
     "columns-journeys": lambda: columns(tables.JOURNEY_COLUMNS, set(tables.JOURNEY_SCHEMA) - set(tables.JOURNEY)),
+    **{f"columns-{name}": functools.partial(input_table, name) for name in input_tables.TABLES},
 }
 
 

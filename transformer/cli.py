@@ -231,6 +231,7 @@ def _add_simulation_options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--to", type=Path, default=Path("data/sample"), metavar="FOLDER", help="default: data/sample")
     parser.add_argument("--overwrite", action="store_true", help="replace event tables that were not simulated")
+    parser.add_argument("--rotations", action="store_true", help="also write the table of the input rotation")
     for field in dataclasses.fields(SimulationConfig):
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
@@ -395,7 +396,13 @@ def _simulate(options: argparse.Namespace) -> dict[str, Any]:
     from transformer.data.simulator.settings import SimulationConfig
 
     settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(SimulationConfig)}
-    return simulate(options.to, SimulationConfig(**settings), progress=log.info, overwrite=options.overwrite)
+    return simulate(
+        options.to,
+        SimulationConfig(**settings),
+        progress=log.info,
+        overwrite=options.overwrite,
+        rotations=options.rotations,
+    )
 
 
 def _import(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from transformer.config import Config
-from transformer.data.content import changed_tables, listed, tables_content
+from transformer.data.content import changed_tables, data_digest, listed, tables_content
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint, read_days, read_journeys
+from transformer.data.events import read_days, read_journeys
 from transformer.data.fetch import fetch_dates, fetch_split, list_dates
+from transformer.data.input_tables import input_lines
 from transformer.data.points import read_points
 from transformer.data.sources.attribution import licence_lines, licences, warn_of_other_zone
 from transformer.data.survey import Survey
 from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.cache import embeddings_folder, obtain_inputs, statistics_folder
-from transformer.files import content_hash, write_json
+from transformer.files import write_json
 from transformer.parquet import write_parquet
 from transformer.text import duration
 from transformer.tracking.client import FINISHED
@@ -91,9 +92,11 @@ def fetch_files(config: Config, run_id: str) -> dict[str, Any]:
     points = read_points(folder, config.data.timezone)
     for line in points.lines():
         log.info(line)
+    for line in input_lines(config.data, split.all, config.model.use_inputs):
+        log.info(line)
     report = survey.report(split.all)
     log.info("events of these dates:\n%s", "\n".join(report.lines()))
-    fingerprint = content_hash(data_fingerprint(folder, split.all))
+    fingerprint = data_digest(config.data, split.all, config.model.use_inputs)
     run.set_tags({DATA_FINGERPRINT: fingerprint})
     if run.run_id:
         from transformer.data.page import data_page
@@ -210,7 +213,7 @@ def _log_trained(config: Config, run: RunLog, split: Split, result: TrainingResu
     scored = None
     try:
         model_id = log_trained(run, source, _example(config, split.all[-1]))
-        content = tables_content(config.data, split.validation)
+        content = tables_content(config.data, split.validation, config.model.use_inputs)
         scored = scored_on(model_id, event_tables(VALIDATION, split.validation, content), config.data)
     except UserError as error:
         log.warning("the run has no logged model: %s", error)
@@ -442,7 +445,7 @@ def _fetch_split(config: Config, run: RunLog, survey: Survey | None = None) -> S
     if licences := licence_lines(Path(config.data.local_folder)):
         run.set_tags({DATA_LICENCES: "\n".join(licences)})
     if run.run_id:
-        content = tables_content(config.data, split.all)
+        content = tables_content(config.data, split.all, config.model.use_inputs)
         _keep_data(config, run, content)
         if run.log_datasets(split_tables(split, content)):
             run.describe()

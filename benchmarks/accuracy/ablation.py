@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.accuracy.experiment import Experiment, configured, options_parser, own_split, user_errors
 from benchmarks.accuracy.report import Table
 from transformer.config import Config, to_dict, with_values
+from transformer.data.input_tables import is_available
 from transformer.features.embeddings import KINDS
+from transformer.features.inputs.catalogue import INPUTS
 from transformer.files import write_json, write_text
 from transformer.text import seconds_text, signed_seconds_text
 from transformer.tracking.runs import git_commit
@@ -49,9 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def variants(config: Config) -> dict[str, dict[str, bool]]:
-    """Return the configuration values of each variant by its name: DEFAULT, then one variant per changed switch."""
+    """Return the configuration values of each variant by its name: DEFAULT, then one variant per changed switch.
+
+    There is no variant for an optional input that the data lack.
+    """
     use = {name: f"model.use_inputs.{name}" for name in to_dict(config.model.use_inputs)}
-    switches = {name: (key, getattr(config.model.use_inputs, name)) for name, key in use.items()}
+    switches = {
+        name: (key, getattr(config.model.use_inputs, name))
+        for name, key in use.items()
+        if name not in INPUTS or is_available(name, config.data)
+    }
     for kind in KINDS:
         switches[kind] = (f"embeddings.{kind}.enabled", getattr(config.embeddings, kind).enabled)
     turned = {f"{'without' if on else 'with'} {name}": {key: not on} for name, (key, on) in switches.items()}

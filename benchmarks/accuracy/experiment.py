@@ -34,6 +34,7 @@ from transformer.features.cache import Embeddings, obtain_inputs
 from transformer.features.dated import DatedSnapshots
 from transformer.features.embeddings import extend
 from transformer.features.history import History
+from transformer.features.inputs.catalogue import Inputs
 from transformer.features.instants import evaluation_instants, training_instants
 from transformer.features.reading import DateReading, joint_edges, obtain_readings, running_times
 from transformer.features.snapshots import SnapshotBuilder
@@ -282,7 +283,8 @@ class Experiment:
 
     def builder(self, loaded: LoadedTable) -> SnapshotBuilder:
         data = self.config.data
-        return History(self.statistics, data.statistics).builder(loaded, data.snapshot)
+        days = [day.item() for day in np.unique(loaded.table.day).astype("datetime64[D]")]
+        return History(self.statistics, data.statistics).builder(loaded, data.snapshot, self._inputs(days))
 
     def rows_for_tree(
         self, builder: Builder, timetable: pl.DataFrame, instants: Int64Array, *, context: bool
@@ -297,7 +299,11 @@ class Experiment:
         config = self.config
         readings = obtain_readings(config.data, days, Path(config.paths.cache))
         history = History(self.statistics, config.data.statistics)
-        return readings, DatedSnapshots(readings, self.statistics.vocabulary, history, config.data)
+        return readings, DatedSnapshots(readings, self.statistics.vocabulary, history, config.data, self._inputs(days))
+
+    def _inputs(self, days: Sequence[date]) -> Inputs:
+        """The optional inputs that are on."""
+        return Inputs.read(self.config.model.use_inputs, self.config.data, days, self.statistics.vocabulary)
 
     def _tree_rows(
         self, readings: Sequence[DateReading], builder: DatedSnapshots, instants: Int64Array, *, context: bool

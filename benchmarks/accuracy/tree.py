@@ -299,6 +299,7 @@ def _columns(
     for name, parts in EVENT_ARRAYS.items():
         values = getattr(batch, name)[b, s, f]
         columns |= {part: values[:, i] for i, part in enumerate(parts)} if parts else {name: values}
+    columns |= {f"input_{i}": values for i, values in enumerate(batch.next_inputs[b, s, f].T)}  # optional inputs
     columns |= {name: getattr(batch, name)[b, s] for name in TRAIN_ARRAYS}
     columns["expected"] = columns["next_planned"] + columns["translation"]
     columns["gap"] = np.diff(batch.next_planned, axis=-1, prepend=batch.next_planned[..., :1])[b, s, f]

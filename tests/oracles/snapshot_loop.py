@@ -314,6 +314,7 @@ def _padded(
         arrays[name] = np.zeros((*per_train, n_foll), dtype)
     arrays["next_features"] = np.zeros((*per_train, n_foll, n_features), np.float32)
     arrays["next_live"] = np.zeros((*per_train, n_foll, n_live), np.float32)
+    arrays["next_inputs"] = np.zeros((*per_train, n_foll, 0), np.float32)
     for b, trains in enumerate(snapshots):
         for s, train in enumerate(trains):
             arrays["train_mask"][b, s] = True

@@ -125,7 +125,7 @@ SIMULATION = {
             },
         ),
         ("config", {"--env", "--set", "--result"}),
-        ("simulate", {"--to", "--overwrite", "--result", *SIMULATION}),
+        ("simulate", {"--to", "--overwrite", "--rotations", "--result", *SIMULATION}),
         ("import", {*IMPORT, "--list"}),
         ("import-infrabel", IMPORT),
     ],

@@ -296,12 +296,28 @@ class UseInputsConfig(Group):
         True,
         description="the train's silence and its expected times on a scale of minutes, for events of the next minutes",
     )
+    weather: bool = Field(False, description="weather at the points ahead; needs `weather.parquet`")
+    rotation: bool = Field(
+        False,
+        description="delay of the journey that the vehicle made before, until departure; needs `rotations.parquet`",
+    )
+    links: bool = Field(
+        False, description="length and number of tracks of the sections ahead; needs `node_links.parquet`"
+    )
+    cancellations: bool = Field(
+        False, description="cancelled trains at the points ahead; needs the column `cancelled` of the events"
+    )
+    platform: bool = Field(
+        False, description="trains at the planned platforms ahead; needs the column `planned_platform` of the events"
+    )
 
 
+# Inputs that read a table or a column of their own. On their own they are no model.
+OPTIONAL_INPUTS = ("weather", "rotation", "links", "cancellations", "platform")
 # Keys whose values must fit each other: `ModelConfig.misfits` says how.
 COMBINED_KEYS = (
     ("model.d_model", "model.n_heads"),
-    tuple(f"model.use_inputs.{name}" for name in UseInputsConfig.model_fields),
+    tuple(f"model.use_inputs.{name}" for name in UseInputsConfig.model_fields if name not in OPTIONAL_INPUTS),
 )
 
 
@@ -333,8 +349,10 @@ class ModelConfig(Group):
         """A line for each combination of `COMBINED_KEYS` whose values are valid but do not fit each other."""
         if self.d_model % self.n_heads:
             yield f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}; change one of them"
-        if not any(vars(self.use_inputs).values()):
-            yield "model.use_inputs switches every input off; leave at least one on"
+        used = {name for name, on in vars(self.use_inputs).items() if on}
+        if not used - set(OPTIONAL_INPUTS):
+            but = f" but {', '.join(sorted(used))}" if used else ""
+            yield f"model.use_inputs switches every input off{but}; leave at least one on"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -15,8 +15,9 @@ from types import MappingProxyType
 
 import polars as pl
 
-from transformer.config import DataConfig
+from transformer.config import DataConfig, UseInputsConfig
 from transformer.data.events import data_fingerprint, read_journeys, table_digest
+from transformer.data.input_tables import input_content
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
 from transformer.errors import UserError
 from transformer.files import content_hash
@@ -24,10 +25,13 @@ from transformer.files import content_hash
 _DIGITS = 16  # hex digits of a digest
 _NO_JOURNEYS = hashlib.sha256(b"").hexdigest()[:_DIGITS]  # digest of a date without rows
 _LISTED = 3  # changed tables that a message names
+DEFAULT_INPUTS = UseInputsConfig()  # no optional input is on
 
 
-def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
+def tables_content(data: DataConfig, days: Sequence[date], use: UseInputsConfig = DEFAULT_INPUTS) -> dict[str, str]:
     """A digest of each table of `days`, by name: every events file, every date's journeys, and the points.
+
+    The tables of the optional inputs that are on follow, see `input_content`.
 
     Raises:
         UserError: a table is missing or unreadable.
@@ -35,7 +39,17 @@ def tables_content(data: DataConfig, days: Sequence[date]) -> dict[str, str]:
     folder = Path(data.local_folder)
     paths = [*(events_path(folder, day) for day in days), op_nodes_path(folder)]
     files = {path.relative_to(folder).as_posix(): table_digest(path)[:_DIGITS] for path in paths}
-    return files | {f"{journeys_path(folder).name} ({day})": _journeys_digest(data, day) for day in days}
+    journeys = {f"{journeys_path(folder).name} ({day})": _journeys_digest(data, day) for day in days}
+    return files | journeys | input_content(data, days, use)
+
+
+def data_digest(data: DataConfig, days: Sequence[date], use: UseInputsConfig) -> str:
+    """One digest of the files of `days`, and of the rows of these dates in the tables of optional inputs.
+
+    Raises:
+        UserError: a table is missing or unreadable.
+    """
+    return content_hash({**data_fingerprint(Path(data.local_folder), days), **input_content(data, days, use)})
 
 
 def date_content(data: DataConfig, day: date) -> dict[str, str]:
@@ -64,8 +78,7 @@ def _journeys_digests(folder: Path, timezone: str, _content: str) -> Mapping[dat
 def content_digest(content: Mapping[str, str], days: Sequence[date]) -> str:
     """One digest of the tables of `days`, among those of `tables_content`."""
     named = tuple(day.isoformat() for day in days)
-    points = op_nodes_path(Path()).name
-    return content_hash({name: digest for name, digest in content.items() if name == points or _day(name) in named})
+    return content_hash({name: digest for name, digest in content.items() if _day(name) in ("", *named)})
 
 
 def _day(table: str) -> str:

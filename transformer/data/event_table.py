@@ -28,7 +28,7 @@ MAX_TRAIN_TYPES = 127  # the positive values of Int8; 0 is the unknown type
 NEVER = np.int64(1) << 40  # observed time of an event that was not observed; far beyond any date
 EVENT_TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES, start=1)}  # 0 = padding
 KEY_SPAN = np.int64(1) << 32  # seconds (136 years) that a key leaves for the time; the journey is in the digits above
-LAYOUT_VERSION = 6  # raise when the files of `save_table` change meaning; older caches are then not reused
+LAYOUT_VERSION = 7  # raise when the files of `save_table` change meaning; older caches are then not reused
 _BY_VOCABULARY = ("point", "train_type")  # columns that are not saved: opening a table computes them
 
 
@@ -63,6 +63,7 @@ class EventTable:
     heard: npt.NDArray[np.bool_]  # [E] see `news.News`
     point: Int32Array  # [E] code in the vocabulary
     event_type: Int8Array  # [E] code in EVENT_TYPE_INDEX
+    platform: Int32Array  # [E] number of the planned platform, the same for the same name; -1 = unknown
     journey: Int32Array  # [E] the journey of each event
     news_key: Int64Array  # [N] journey of each report and time from which it is known, non-decreasing
     news_last: Int64Array  # [N] the last event that the journey has passed by then
@@ -116,7 +117,7 @@ def _key(journeys: npt.NDArray[np.integer], seconds: Int64Array) -> Int64Array:
 
 
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
-    """Build the columns from validated `events` (EVENT_SCHEMA; `cancelled_ts`, `reported_ts` and `known_ts` if there).
+    """Build the columns from validated `events` (EVENT_SCHEMA; the other columns of `events.COLUMNS` if there).
 
     Args:
         train_types: `train_id, service_date, train_type` per journey. Other journeys have the unknown type.
@@ -130,6 +131,8 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         events = events.with_columns(pl.col("observed_ts").alias("reported_ts"))
     if "known_ts" not in events.columns:
         events = events.with_columns(pl.col("reported_ts").alias("known_ts"))
+    if "planned_platform" not in events.columns:
+        events = events.with_columns(pl.lit(None, pl.String).alias("planned_platform"))
     ordered = in_table_order(
         events.join(train_types.select(*JOURNEY, "train_type"), on=JOURNEY, how="left", maintain_order="left")
     ).with_columns(pl.struct(JOURNEY).rle_id().cast(pl.Int32).alias("journey"))
@@ -159,6 +162,7 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         heard=news.heard,
         point=vocabulary.encode_points(ordered["op_id"].to_numpy()),
         event_type=ordered["event_type"].replace_strict(EVENT_TYPE_INDEX, return_dtype=pl.Int8).to_numpy(),
+        platform=_numbers(ordered["planned_platform"]),
         journey=journey,
         news_key=_key(journey[news.event], arrived[news.event] - origin),
         news_last=news.last,
@@ -185,6 +189,13 @@ def in_table_order(events: pl.DataFrame) -> pl.DataFrame:
 
 def _seconds(column: pl.Series) -> Int64Array:
     return column.dt.epoch("s").fill_null(int(NEVER)).to_numpy().astype(np.int64)
+
+
+def _numbers(names: pl.Series) -> Int32Array:
+    """A number for each name, the same for the same one; -1 = null or blank."""
+    trimmed = names.str.strip_chars()
+    number = trimmed.set(trimmed == "", None).rank("dense").cast(pl.Int64) - 1
+    return number.fill_null(-1).to_numpy().astype(np.int32)
 
 
 @dataclass(frozen=True)

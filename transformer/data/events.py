@@ -38,7 +38,7 @@ from transformer.parquet import read_parquet
 log = logging.getLogger(__name__)
 
 OPTIONAL = {"delay_sec", *OPTIONAL_EVENT_COLUMNS}  # delay_sec is always recomputed from the timestamps
-COLUMNS = [*EVENT_SCHEMA, "reported_ts", "known_ts", "cancelled_ts"]  # of valid events
+COLUMNS = [*EVENT_SCHEMA, "reported_ts", "known_ts", "cancelled_ts", "planned_platform"]  # of valid events
 UNKNOWN_TRAIN_TYPE = "unknown"
 RUN_GAP_S = 3_600  # where two events have the same `seq`, a gap of this length separates two runs
 
@@ -144,6 +144,8 @@ def validated_events(
         raise _too_many(path, "observations are wrong", report.discarded, observed, limit)
     if keys is not None:
         _count_unmatched(events, keys, path, validation, report)
+    if "planned_platform" not in events.columns:
+        events = events.with_columns(pl.lit(None, pl.String).alias("planned_platform"))
     return events.select(COLUMNS), report
 
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transformer.config import Config, SplitConfig, from_dict
 from transformer.data.dates import Split, available_dates, configured_split, resolve_split
+from transformer.data.input_tables import switch, used_tables
 from transformer.data.sources import attribution
 from transformer.data.survey import Survey
 from transformer.data.tables import events_path, journeys_path, op_nodes_path
@@ -97,7 +99,9 @@ def fetch_dates(config: Config, days: Sequence[date]) -> None:
     if config.data.download_data_from_s3:
         from transformer.storage.bucket import Bucket
 
-        sync_data(Bucket.from_config(config), days, Path(config.data.local_folder))
+        tables = used_tables(config.model.use_inputs)
+        also = {table.file: switch(name) for name, table in tables.items()}
+        sync_data(Bucket.from_config(config), days, Path(config.data.local_folder), also)
 
 
 def bucket_dates(bucket: Bucket) -> list[date]:
@@ -132,11 +136,16 @@ def bucket_dates(bucket: Bucket) -> list[date]:
     return sorted(days)
 
 
-def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
+def sync_data(
+    bucket: Bucket, days: Sequence[date], folder: Path, also: Mapping[str, str] = MappingProxyType({})
+) -> SyncResult:
     """Download the events of `days`, the points and the journeys to the data folder `folder`.
 
     Only files that are new, or changed in the bucket or on disk, are downloaded. They replace the files in the folder.
     A file appears when it is complete and verified. Several processes may sync one folder at the same time.
+
+    Args:
+        also: further tables, and the key of the configuration that needs each of them.
 
     Raises:
         UserError: a table is not in the bucket.
@@ -144,6 +153,7 @@ def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
     from transformer.storage.bucket import MB
 
     tables = [*(events_path(folder, day) for day in days), op_nodes_path(folder), journeys_path(folder)]
+    tables += [folder / name for name in also]
     stored = bucket.objects(f"{DATA}/")
     if f"{DATA}/{attribution.NAME}" in stored:
         tables.append(attribution.attribution_path(folder))
@@ -151,9 +161,8 @@ def sync_data(bucket: Bucket, days: Sequence[date], folder: Path) -> SyncResult:
     for path in tables:
         name = f"{DATA}/{path.relative_to(folder).as_posix()}"
         if name not in stored:
-            raise UserError(
-                f"{bucket.address(name)} does not exist; upload it, or correct data.bucket_prefix or data.split"
-            )
+            remedy = f"set {also[path.name]}=false" if path.name in also else "correct data.bucket_prefix or data.split"
+            raise UserError(f"{bucket.address(name)} does not exist; upload it, or {remedy}")
         wanted[path] = stored[name]
     record = _SyncRecord(folder)
     stale = {path: item for path, item in wanted.items() if not record.holds(path, item)}

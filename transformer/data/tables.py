@@ -68,6 +68,9 @@ OPTIONAL_EVENT_COLUMNS: dict[str, Column] = {
         TIMESTAMP,
         "time at which the message with observed_ts arrived; null or no column = data.reporting_delay_s after it",
     ),
+    "planned_platform": Column(
+        pl.String(), "platform in the timetable, unique within its point; null or no column = unknown"
+    ),
 }
 OPTIONAL_OP_NODE_COLUMNS: dict[str, Column] = {
     "source_id": Column(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from transformer.config import Config
 from transformer.data.dates import Split, format_dates
+from transformer.data.fetch import fetch_dates
+from transformer.data.input_tables import used_tables
 from transformer.errors import UserError
 from transformer.evaluation.decision import NO_DECISION, PromotionDecision
 from transformer.evaluation.gate import GateResult, compare
@@ -98,7 +100,10 @@ def _champion_rows(config: Config, best: Registered, days: Sequence[date], folde
         champion = TrainedModel.load(trained_files_of(RunLog(config, best.run_id), best, Path(temporary)))
     if seen := _seen(champion.split, days):
         raise UserError(f"the champion, version {best.version}, was trained or validated on {seen}")
-    return write_rows(evaluation_rows(champion, champion.located(config), days), folder)
+    config = champion.located(config)
+    if used_tables(config.model.use_inputs):  # which the evaluated model perhaps does not read
+        fetch_dates(config, days)
+    return write_rows(evaluation_rows(champion, config, days), folder)
 
 
 def _judged(

@@ -20,9 +20,8 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from transformer.config import Config
-from transformer.data.content import changed_tables, listed, tables_content
+from transformer.data.content import changed_tables, data_digest, listed, tables_content
 from transformer.data.dates import Split, dates_text, format_dates
-from transformer.data.events import data_fingerprint
 from transformer.data.fetch import fetch_dates, list_dates
 from transformer.data.freshness import NewestObservation, check_freshness, find_newest_observation
 from transformer.data.points import read_op_nodes
@@ -38,7 +37,7 @@ from transformer.evaluation.report.html import write_html_report
 from transformer.evaluation.report.provenance import Provenance, reproducing_commands
 from transformer.evaluation.report.tables import EvaluationResult, headline, write_evaluation
 from transformer.evaluation.window import Scope, Window, window_name
-from transformer.files import content_hash, read_json, write_json
+from transformer.files import read_json, write_json
 from transformer.prediction.row_files import write_rows
 from transformer.prediction.rows import evaluation_rows
 from transformer.prediction.unknown import unknown_counts, unknown_text
@@ -128,7 +127,7 @@ def evaluate(config: Config, run_id: str, request: EvaluationRequest) -> dict[st
             history=_training_history(run, source) if request.window is None else None,
         )
         degradation = _degradation(run, scope, result, config.evaluation.max_skill_drop)
-        provenance = _provenance(run, given, scope, request, trained.split)
+        provenance = _provenance(run, given, scope, request, trained)
         report = write_html_report(
             target / REPORT,
             measures,
@@ -186,7 +185,7 @@ def _log_metrics(results: RunLog, metrics: Mapping[str, float], model_id: str, s
     if not model_id:
         results.log_metrics(metrics)
         return
-    tables = event_tables(scope.context, scope.days, tables_content(config.data, scope.days))
+    tables = event_tables(scope.context, scope.days, tables_content(config.data, scope.days, config.model.use_inputs))
     overall = {name: value for name, value in metrics.items() if name.removeprefix(f"{scope.prefix}/") in SUMMARY}
     results.log_metrics(overall, scored=scored_on(model_id, tables, config.data))
     results.log_metrics({name: value for name, value in metrics.items() if name not in overall})
@@ -208,13 +207,13 @@ def _window_run(run: RunLog, scope: Scope, config: Config, request: EvaluationRe
         config, f"window {scope.name}", {WINDOW: scope.name}, {WINDOW: scope.name}, inherits=()
     )
     commit = git_commit()
-    content = tables_content(config.data, scope.days)
+    content = tables_content(config.data, scope.days, config.model.use_inputs)
     window.set_tags(
         {
             **origin_tags("", commit, ""),
             "env": request.env,
             GIT_COMMIT: commit,
-            DATA_FINGERPRINT: content_hash(data_fingerprint(Path(config.data.local_folder), scope.days)),
+            DATA_FINGERPRINT: data_digest(config.data, scope.days, config.model.use_inputs),
         }
     )
     window.log_datasets([event_tables(scope.context, scope.days, content)])
@@ -243,7 +242,7 @@ def _refuse_other_data(run: RunLog, config: Config, days: Sequence[date]) -> Non
     """
     before = run.get_json_tag(DATA_TABLES)
     points = op_nodes_path(Path(config.data.local_folder)).name
-    changed = changed_tables(before, tables_content(config.data, days)) if before else []
+    changed = changed_tables(before, tables_content(config.data, days, config.model.use_inputs)) if before else []
     if not changed:
         return
     what = f"the data of the test dates have changed since MLflow run {run.run_id} began: {listed(changed)}"
@@ -338,14 +337,16 @@ def _degradation(run: RunLog, scope: Scope, result: EvaluationResult, max_drop: 
     )
 
 
-def _provenance(run: RunLog, given: Config, scope: Scope, request: EvaluationRequest, split: Split) -> Provenance:
-    commit = git_commit()
+def _provenance(
+    run: RunLog, given: Config, scope: Scope, request: EvaluationRequest, trained: TrainedModel
+) -> Provenance:
+    commit, split = git_commit(), trained.split
     named = scope.days if request.window is not None else None
     return Provenance(
         run_id=run.run_id,
         env=request.env,
         git_commit=commit,
-        data_fingerprint=content_hash(data_fingerprint(Path(given.data.local_folder), scope.days)),
+        data_fingerprint=data_digest(given.data, scope.days, trained.config.model.use_inputs),
         configuration_hash=configuration_hash(given),
         commands=reproducing_commands(
             commit, request.env, request.overrides, run.run_id, named, request.allow_training_dates

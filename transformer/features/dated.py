@@ -20,6 +20,7 @@ import polars as pl
 from transformer.config import DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
 from transformer.features.history import History
+from transformer.features.inputs.catalogue import NO_INPUTS, Inputs
 from transformer.features.instants import DATES_AT_ONCE
 from transformer.features.live_state import BoolArray
 from transformer.features.reading import DateReading
@@ -43,17 +44,24 @@ class DatedSnapshots:
     """
 
     def __init__(
-        self, readings: Sequence[DateReading], vocabulary: Vocabulary, history: History, data: DataConfig
+        self,
+        readings: Sequence[DateReading],
+        vocabulary: Vocabulary,
+        history: History,
+        data: DataConfig,
+        inputs: Inputs = NO_INPUTS,
     ) -> None:
         """
         Args:
             readings: sorted by date.
+            inputs: the optional inputs that are on, with their rows of these dates.
         """
         history.prepare(reading.day for reading in readings)
         self._readings = list(readings)
         self._vocabulary = vocabulary
         self._history = history
         self._config = data.snapshot
+        self._inputs = inputs
         extents = [reading.extent for reading in readings]
         self._journeys = np.cumsum([0, *(extent.journeys for extent in extents)])
         self._events = np.cumsum([0, *(extent.events for extent in extents)])
@@ -121,7 +129,7 @@ class DatedSnapshots:
             self._open.move_to_end(number)
             return self._open[number]
         loaded = self._readings[number].table(self._vocabulary)
-        self._open[number] = loaded, self._history.builder(loaded, self._config)
+        self._open[number] = loaded, self._history.builder(loaded, self._config, self._inputs)
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
         return self._open[number]

@@ -11,6 +11,7 @@ import numpy as np
 
 from transformer.config import SnapshotConfig, StatisticsConfig
 from transformer.data.event_table import LoadedTable
+from transformer.features.inputs.catalogue import NO_INPUTS, Inputs
 from transformer.features.live_state import FloatArray, LiveState
 from transformer.features.snapshots import EventFeatures, SnapshotBuilder
 from transformer.features.statistics import Statistics
@@ -90,11 +91,15 @@ class History:
             values[rows + np.arange(len(rows))] = of_day.features(loaded, journeys)
         return EventFeatures(values, len(CUMULATIVE_FEATURES))
 
-    def builder(self, loaded: LoadedTable, config: SnapshotConfig) -> SnapshotBuilder:
-        """A builder of snapshots of a table, with every input of a model."""
+    def builder(self, loaded: LoadedTable, config: SnapshotConfig, inputs: Inputs = NO_INPUTS) -> SnapshotBuilder:
+        """A builder of snapshots of a table, with every input of a model.
+
+        Args:
+            inputs: the optional inputs that are on.
+        """
         features = self.features(loaded)
         live = LiveState.of(loaded.table, *usual_values(features))
-        return SnapshotBuilder(loaded.table, config, features, live)
+        return SnapshotBuilder(loaded.table, config, features, live, inputs.on(loaded))
 
     @cached_property
     def _sums(self) -> CodedSums:

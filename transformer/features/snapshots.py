@@ -1,7 +1,7 @@
 """Snapshots: the whole railway at an instant, gathered from event columns without a loop over trains.
 
 Legend of dimensions: B snapshots, S trains of the fullest snapshot, P = n_prev, F = n_foll, K event features,
-L live features.
+L live features, X columns of optional inputs.
 
 A train enters the snapshots `lead_s` before the first planned event of its journey. It leaves them at the first of
 these moments:
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from transformer.config import SnapshotConfig
 from transformer.data.event_table import NEVER, EventTable, Int64Array
+from transformer.features.inputs.base import Cells, Columns
 from transformer.features.live_state import (
     LIVE_FEATURES,
     BoolArray,
@@ -73,6 +74,7 @@ class SnapshotBatch:
     next_type: npt.NDArray[np.int64]  # [B, S, F]
     next_features: FloatArray  # [B, S, F, K] event features, cumulative ones relative to the last known event
     next_live: FloatArray  # [B, S, F, L] LIVE_FEATURES around each next event; L = 0 without live features
+    next_inputs: FloatArray  # [B, S, F, X] see `inputs.input_columns`; X = 0 if no optional input is on
     label_mask: BoolArray  # [B, S, F] the event was observed in the end
     label: FloatArray  # [B, S, F] observed delay
 
@@ -100,6 +102,7 @@ class TrainRows:
     next_type: npt.NDArray[np.integer]  # [N, F]
     next_features: FloatArray  # [N, F, K]
     next_live: FloatArray  # [N, F, L]
+    next_inputs: FloatArray  # [N, F, X]
     label_mask: BoolArray  # [N, F]
     label: Int64Array  # [N, F]
     track: Int64Array | None  # [N, F] see `LiveState.track_of`; None without live features
@@ -124,6 +127,7 @@ COLUMNS: dict[str, type[np.generic]] = {  # of trains in a batch, and their type
     "next_type": np.int64,
     "next_features": np.float32,
     "next_live": np.float32,
+    "next_inputs": np.float32,
     "label_mask": np.bool_,
     "label": np.float32,
 }
@@ -149,6 +153,7 @@ class SnapshotBuilder:
     config: SnapshotConfig
     features: EventFeatures
     live: LiveState | None = None  # None = snapshots without live features
+    inputs: Columns | None = None  # None = no optional input is on
 
     def active_trains(self, instants: Int64Array) -> ActiveTrains:
         """The trains in the snapshots at `instants` [B], with their known delays."""
@@ -267,6 +272,7 @@ class SnapshotBuilder:
             next_type=table.event_type[next_N] * next_mask,
             next_features=self._next_features(trains, next_N, next_mask),
             next_live=self._next_live(trains, next_N, next_mask, instants),
+            next_inputs=self._next_inputs(trains, next_N, next_mask, instants),
             label_mask=label_mask,
             label=np.where(label_mask, observed - planned, 0),
             track=None if live is None else live.track_of[next_N],
@@ -311,6 +317,27 @@ class SnapshotBuilder:
         )
         whole_rows(live[:, : known.shape[1]])[cells] = whole_rows(known)
         return live.reshape(*next_mask.shape, len(LIVE_FEATURES))
+
+    def _next_inputs(
+        self, trains: ActiveTrains, next_N: Int64Array, next_mask: BoolArray, instants: Int64Array
+    ) -> FloatArray:
+        """The columns of the optional inputs."""
+        if self.inputs is None:
+            return np.zeros((*next_mask.shape, 0), np.float32)
+        train = np.nonzero(next_mask)[0]
+        journey = trains.journey[train]
+        found = self.inputs(
+            Cells(
+                event=next_N[next_mask],
+                journey=journey,
+                instant=instants[trains.snapshot[train]],
+                translation=trains.translation[train],
+                departed=trains.last[train] >= self.table.start[journey],
+            )
+        )
+        columns = np.zeros((*next_mask.shape, found.shape[1]), np.float32)
+        columns[next_mask] = found
+        return columns
 
 
 def joined(parts: Sequence[TrainRows], order: Callable[[TrainRows], Int64Array]) -> TrainRows:

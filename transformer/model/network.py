@@ -8,7 +8,8 @@ learn independently; the predicted distribution is their mean. Padding is remove
 third of the trains, and half of the events and of the attention.
 
 Legend of dimensions: B snapshots, S trains, P = n_prev, F = n_foll, E = d_point, M members, K bins of the change of a
-delay, Q quantile levels; without padding, T trains of all snapshots and C next events of all trains.
+delay, Q quantile levels, X columns of optional inputs. Without padding, T trains of all snapshots and C next events of
+all trains.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from transformer.config import ModelConfig
 from transformer.data.tables import EVENT_TYPES
 from transformer.features.history import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
+from transformer.features.inputs.catalogue import input_columns
 from transformer.features.live_state import (
     LIVE_FEATURES,
     LIVE_POINT_FEATURES,
@@ -114,6 +116,7 @@ class DelayTransformer(nn.Module):
     correction: Tensor  # [horizon bins, Q] a buffer: calibration of quantiles, see `transformer.model.calibration`
     rank_correlation: Tensor  # [F, F] a buffer: of delays along a train, see `transformer.model.copula`
     live_scale: Tensor  # [L] divisors of the live features
+    input_scale: Tensor  # [X] divisors of the columns of optional inputs
     imminence_edges: Tensor  # seconds
 
     def __init__(self, config: ModelConfig, shape: NetworkShape, point_vectors: Tensor | None = None) -> None:
@@ -134,6 +137,9 @@ class DelayTransformer(nn.Module):
         self.live_columns = [LIVE_FEATURES.index(name) for name in wanted]
         scales = torch.tensor([self._live_scale(name) for name in wanted])
         self.register_buffer("live_scale", scales, persistent=False)
+        given = [shape.scales["delay"] if of.scale == "delay" else of.scale for of in input_columns(self.use)]
+        self.register_buffer("input_scale", torch.tensor(given), persistent=False)
+        self.train_inputs = (*TRAIN_INPUTS, "next_inputs") if given else TRAIN_INPUTS
         edges_s = 60.0 * torch.tensor(IMMINENCE_EDGES_MIN, dtype=torch.float32)
         self.register_buffer("imminence_edges", edges_s, persistent=False)
         self.point_projection = nn.Linear(max(shape.d_embedding, 1), config.d_point, bias=False)
@@ -179,7 +185,7 @@ class DelayTransformer(nn.Module):
         """The distribution of each member, of the change of delay until each next event."""
         present = batch["train_mask"]
         slots = present.flatten().nonzero().squeeze(1)
-        trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in TRAIN_INPUTS}
+        trains = {name: batch[name].flatten(0, 1).index_select(0, slots) for name in self.train_inputs}
         train, rank = trains["next_mask"].nonzero(as_tuple=True)
         cells = train, rank
         points_TPE, points_TFE = self._points(trains)
@@ -217,7 +223,12 @@ class DelayTransformer(nn.Module):
         return [name for wanted, names in groups if wanted for name in names]
 
     def _surroundings_size(self) -> int:
-        return len(HEAD_HISTORY) * self.use.train_history + len(self.live_columns) + N_IMMINENCE * self.use.imminence
+        return (
+            len(HEAD_HISTORY) * self.use.train_history
+            + len(self.live_columns)
+            + N_IMMINENCE * self.use.imminence
+            + len(self.input_scale)
+        )
 
     def _live_scale(self, name: str) -> float:
         """The divisor of a live feature. The end of its name says the kind of quantity."""
@@ -272,6 +283,8 @@ class DelayTransformer(nn.Module):
         parts.append(asinh(trains["next_live"][cells][:, self.live_columns] / self.live_scale))
         if self.use.imminence:
             parts.append(self._imminence(trains, cells))
+        if len(self.input_scale):
+            parts.append(asinh(trains["next_inputs"][cells] / self.input_scale))
         return torch.cat(parts, dim=-1)
 
     def _imminence(self, trains: dict[str, Tensor], cells: tuple[Tensor, Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.graph import edge_counts
 from transformer.features.history import History
+from transformer.features.inputs.catalogue import Inputs
 from transformer.features.snapshots import SnapshotBuilder
 from transformer.files import write_json, write_text
 from transformer.model.module import DelayModule
@@ -123,7 +124,9 @@ class InstantSnapshot:
         for line in report.lines():
             log.info(line)
         journeys = read_journeys(folder, days, data.timezone)
-        loaded = LoadedTable.of(events, journeys, trained.statistics.vocabulary)
+        vocabulary = trained.statistics.vocabulary
+        loaded = LoadedTable.of(events, journeys, vocabulary)
+        inputs = Inputs.read(trained.module.network.use, data, days, vocabulary)
         return cls(
             trained=trained,
             config=config,
@@ -132,7 +135,7 @@ class InstantSnapshot:
             events=in_table_order(events),
             loaded=loaded,
             module=trained.module_for(edge_counts(events)),
-            builder=History(trained.statistics, data.statistics).builder(loaded, data.snapshot),
+            builder=History(trained.statistics, data.statistics).builder(loaded, data.snapshot, inputs),
         )
 
     @cached_property

@@ -33,6 +33,7 @@ from transformer.data.tables import JOURNEY
 from transformer.errors import UserError
 from transformer.features.graph import edge_counts
 from transformer.features.history import History
+from transformer.features.inputs.catalogue import Inputs
 from transformer.parquet import read_parquet
 from transformer.prediction.instant import read_around
 from transformer.prediction.rows import next_event_rows
@@ -202,7 +203,9 @@ def _predict_day(
     if found.is_empty():
         return
     matched[found["row"].to_numpy()] = True
-    builder = History(trained.statistics, config.data.statistics).builder(loaded, config.data.snapshot)
+    days = [of_day.day for of_day in read]
+    inputs = Inputs.read(trained.module.network.use, config.data, days, trained.statistics.vocabulary)
+    builder = History(trained.statistics, config.data.statistics).builder(loaded, config.data.snapshot, inputs)
     journey, instant = (found[name].to_numpy() for name in ("journey", "instant"))
     _, _, translation = builder.known_delays(journey, instant)
     known[found["row"].to_numpy()] = translation

@@ -20,6 +20,7 @@ from transformer.data.tables import EVENT_TYPES, TIMESTAMP
 from transformer.features.batches import Builder, SnapshotBatches
 from transformer.features.dated import DatedSnapshots
 from transformer.features.history import History
+from transformer.features.inputs.catalogue import Inputs
 from transformer.features.instants import evaluation_instants
 from transformer.features.reading import joint_edges, obtain_readings
 from transformer.model.module import DelayModule
@@ -57,7 +58,8 @@ def evaluation_rows(
     """
     data, vocabulary = config.data, trained.statistics.vocabulary
     readings = obtain_readings(data, days, Path(config.paths.cache), on_day, known)
-    builder = DatedSnapshots(readings, vocabulary, History(trained.statistics, data.statistics), data)
+    inputs = Inputs.read(trained.module.network.use, data, days, vocabulary)
+    builder = DatedSnapshots(readings, vocabulary, History(trained.statistics, data.statistics), data, inputs)
     module = trained.module_for(joint_edges(readings))
     instants = evaluation_instants(days, data)
     frames = labelled_rows(module, builder.names, builder, vocabulary, instants, data.timezone)

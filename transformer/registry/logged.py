@@ -34,7 +34,7 @@ def log_trained(run: RunLog, folder: Path, example: pl.DataFrame) -> str:
         return known
     with tempfile.TemporaryDirectory() as temporary:
         packed = Path(temporary) / content
-        write_model(folder, packed, example)
+        write_model(folder, packed, example, Path(run.config.data.local_folder))
         settings = {key: str(value) for key, value in flatten(to_dict(run.config)).items() if key.startswith("model.")}
         return log_model(run.config, run.run_id, packed, content, settings)
 

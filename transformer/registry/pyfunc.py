@@ -6,10 +6,14 @@
 `events` is a pandas DataFrame with a row per event. It holds the whole timetable of every train that runs at that
 instant, and the times observed so far. Its columns are INPUT, which are those of EVENT_SCHEMA in
 `transformer.data.tables`. Its times are UTC without a zone. Times observed after `at` are not used. Leave out the
-events that are known to be cancelled.
+events that are known to be cancelled, unless the model has the input `cancellations`: it needs them with the column
+`cancelled`.
 
 The result has a row per running train and next event. Its columns are OUTPUT and the ends of the predicted intervals in
 seconds. For example, 90 % of the delays should lie between `low_90_delay_s` and `high_90_delay_s`.
+
+A model whose optional inputs read tables, such as `weather.parquet`, also needs the parameter `tables`: the folder that
+holds them. Rows that are known only after `at` are not used.
 
 With the parameter `transfer_minutes`, the result has a row per transfer in place of these, with the columns TRANSFERS.
 A transfer is a train that arrives at a point and another one that departs there within an hour. The column
@@ -37,6 +41,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from polars.exceptions import PolarsError
 
 from transformer.config import with_values
+from transformer.data.input_tables import switch, used_tables
 from transformer.data.tables import (
     JOURNEY,
     journeys_from_events,
@@ -65,6 +70,13 @@ INPUT = Schema(
         ColSpec(DataType.string, "train_type", required=False),  # without this column, every type is unknown
     ]
 )
+INPUT_OF = {  # further columns that a model needs with an optional input
+    "cancellations": [
+        ColSpec(DataType.boolean, "cancelled"),
+        ColSpec(DataType.datetime, "cancelled_ts", required=False),  # NaT = known at the first cancelled event
+    ],
+    "platform": [ColSpec(DataType.string, "planned_platform")],
+}
 OUTPUT = Schema(
     [
         ColSpec(DataType.string, "train_id"),
@@ -88,6 +100,7 @@ PARAMS = ParamSchema(
         ParamSpec("transfer_minutes", DataType.double, None),  # None = predictions, and no transfers
     ]
 )
+TABLES_PARAM = ParamSpec("tables", DataType.string, "")  # folder with the tables of the model's optional inputs
 
 
 class ServedModel(PythonModel):
@@ -100,11 +113,16 @@ class ServedModel(PythonModel):
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         given = params or {}
-        return predict(self._trained, model_input, given.get("at", ""), given.get("transfer_minutes"))
+        tables = given.get(TABLES_PARAM.name) or None
+        return predict(self._trained, model_input, given.get("at", ""), given.get("transfer_minutes"), tables)
 
 
 def predict(
-    trained: TrainedModel, events: pd.DataFrame, at: str, transfer_minutes: float | None = None
+    trained: TrainedModel,
+    events: pd.DataFrame,
+    at: str,
+    transfer_minutes: float | None = None,
+    tables: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predict at an instant, from a pandas table to a pandas table.
 
@@ -112,10 +130,11 @@ def predict(
         events: one row per event, with the columns of INPUT.
         at: ISO 8601; "" = the time of the newest observation.
         transfer_minutes: return the transfers, with the probability that they hold if they need so many minutes.
+        tables: folder with the tables of the model's optional inputs.
 
     Raises:
-        UserError: the time is not valid, no service date is near it, the events or the minutes are not valid, or the
-            model predicts no distribution and transfers are asked for.
+        UserError: the time is not valid, no service date is near it, the events or the minutes are not valid, the
+            model predicts no distribution and transfers are asked for, or a table of an optional input is missing.
     """
     if transfer_minutes is not None:
         check_minutes(transfer_minutes, "params: transfer_minutes")
@@ -125,10 +144,23 @@ def predict(
     newest = frame["observed_ts"].max()
     instant = parse_instant(at, trained.config.data.timezone) if at else newest
     assert isinstance(instant, datetime)  # the column holds times
-    with _snapshot_at(trained, frame, instant) as snapshot:
+    with _snapshot_at(trained, frame, instant, tables) as snapshot:
         if transfer_minutes is not None:
             return to_pandas(snapshot.transfers(transfer_minutes).select(TRANSFERS))
         return to_pandas(snapshot.predictions().select(output_schema(trained).input_names()))
+
+
+def input_schema(trained: TrainedModel) -> Schema:
+    """INPUT, and the columns of the events that optional inputs of the model read."""
+    use = trained.config.model.use_inputs
+    return Schema([*INPUT.inputs, *(spec for name, specs in INPUT_OF.items() if getattr(use, name) for spec in specs)])
+
+
+def params_schema(trained: TrainedModel) -> ParamSchema:
+    """PARAMS, and TABLES_PARAM if the model reads tables of optional inputs."""
+    if not used_tables(trained.config.model.use_inputs):
+        return PARAMS
+    return ParamSchema([*PARAMS.params, TABLES_PARAM])
 
 
 def output_schema(trained: TrainedModel) -> Schema:
@@ -138,7 +170,9 @@ def output_schema(trained: TrainedModel) -> Schema:
 
 
 @contextmanager
-def _snapshot_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime) -> Iterator[InstantSnapshot]:
+def _snapshot_at(
+    trained: TrainedModel, events: pl.DataFrame, instant: datetime, tables: str | Path | None
+) -> Iterator[InstantSnapshot]:
     """Write a data folder of these events and read it, with the usual checks and the cut-off at the instant."""
     with tempfile.TemporaryDirectory() as temporary, _faults_of_the_table(Path(temporary)):
         folder = Path(temporary)
@@ -162,7 +196,25 @@ def _snapshot_at(trained: TrainedModel, events: pl.DataFrame, instant: datetime)
         nowhere = pl.lit(None, pl.Float64)
         points = events.select(pl.col("op_id").unique())
         write_op_nodes(folder, points.with_columns(op_name=pl.col("op_id").cast(pl.String), lat=nowhere, lon=nowhere))
+        _link_tables(trained, tables, folder)
         yield InstantSnapshot.of(trained, config, instant, days)
+
+
+def _link_tables(trained: TrainedModel, tables: str | Path | None, folder: Path) -> None:
+    """Let the data folder show the tables of the model's optional inputs.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    for name, table in used_tables(trained.config.model.use_inputs).items():
+        given = None if tables is None else Path(tables).resolve() / table.file
+        if given is None or not given.is_file():
+            where = "no folder of tables is given" if tables is None else f"{tables} holds no {table.file}"
+            raise UserError(
+                f"the model reads {table.file} (its {switch(name)}=true), and {where}; "
+                "give the folder that holds it: params={'tables': …}"
+            )
+        (folder / table.file).symlink_to(given)
 
 
 @contextmanager
@@ -180,6 +232,7 @@ def _faults_of_the_table(folder: Path) -> Iterator[None]:
 
 def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
     frame = pl.from_pandas(events)
+    times = ["planned_ts", "observed_ts", *(name for name in ("cancelled_ts",) if name in frame.columns)]
     absent = [name for name in ("train_number", "train_type") if name not in frame.columns]
     try:
         typed = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent).with_columns(
@@ -187,7 +240,7 @@ def _from_pandas(events: pd.DataFrame) -> pl.DataFrame:
             pl.col("service_date").cast(pl.Date),
             pl.col("seq").cast(pl.Int16),
             pl.col("op_id").cast(pl.Int32),
-            pl.col("planned_ts", "observed_ts").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            pl.col(times).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
         )
     except PolarsError as error:
         reason = str(error).splitlines()[0][:160]

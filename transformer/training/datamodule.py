@@ -22,6 +22,7 @@ from transformer.errors import UserError
 from transformer.features.batches import Batch, Packed, PackedBatches, SnapshotBatches, unpack
 from transformer.features.dated import DatedSnapshots
 from transformer.features.history import History, varied_folds
+from transformer.features.inputs.catalogue import Inputs
 from transformer.features.instants import Spans, evaluation_instants, training_instants
 from transformer.features.reading import DateReading, obtain_readings, running_times
 from transformer.features.statistics import Statistics
@@ -44,6 +45,7 @@ class SnapshotDataModule(LightningDataModule):
         self.statistics = statistics
         self.readings: dict[str, list[DateReading]] = {}
         self.builders: dict[str, DatedSnapshots] = {}
+        self.inputs: dict[str, Inputs] = {}
 
     def setup(self, stage: str) -> None:
         for name in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}[stage]:
@@ -78,6 +80,12 @@ class SnapshotDataModule(LightningDataModule):
             self.readings[name] = obtain_readings(
                 self.config.data, getattr(self.split, name), Path(self.config.paths.cache)
             )
+            self.inputs[name] = Inputs.read(
+                self.config.model.use_inputs,
+                self.config.data,
+                getattr(self.split, name),
+                self.statistics.vocabulary,
+            )
             self.builders[name] = self._builder(name)
             if not self.builders[name].observed:
                 days = format_dates(getattr(self.split, name))
@@ -93,7 +101,7 @@ class SnapshotDataModule(LightningDataModule):
     def _builder(self, name: str, also_without: Mapping[int, Collection[int]] = MappingProxyType({})) -> DatedSnapshots:
         data = self.config.data
         history = History(self.statistics, data.statistics, also_without)
-        return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data)
+        return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data, self.inputs[name])
 
     def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch | Packed]:
         return self._loader(name, evaluation_instants(days, self.config.data))

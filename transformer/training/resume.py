@@ -48,7 +48,7 @@ def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> list[
 
 def data_identity(config: Config, split: Split) -> dict[str, str]:
     """The content of the tables that train and validate, in the form of `training_identity`."""
-    content = tables_content(config.data, [*split.train, *split.validation])
+    content = tables_content(config.data, [*split.train, *split.validation], config.model.use_inputs)
     return {_DATA + name: digest for name, digest in content.items()}
 
 

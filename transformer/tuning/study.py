@@ -16,8 +16,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from transformer.config import Config, SearchConfig
+from transformer.data.content import data_digest
 from transformer.data.dates import Split
-from transformer.data.events import data_fingerprint
 from transformer.errors import UserError
 from transformer.files import content_hash
 from transformer.training.resume import changed_settings, training_identity
@@ -127,7 +127,7 @@ def study_identity(config: Config, space: SearchSpace, split: Split, warm_start:
     searched = space.describe()
     fixed = {key: value for key, value in training_identity(config, split).items() if key not in searched}
     days = [*split.train, *split.validation]
-    fingerprint = content_hash(data_fingerprint(Path(config.data.local_folder), days))
+    fingerprint = data_digest(config.data, days, config.model.use_inputs)
     begins = {WARM_START: warm_start.run_id} if warm_start else {}
     return {**{f"{SOURCE} {key}": text for key, text in searched.items()}, **fixed, "data": fingerprint, **begins}
 

@@ -45,6 +45,7 @@ from transformer.data.tables import TIMESTAMP
 from transformer.errors import UserError
 from transformer.evaluation import metrics
 from transformer.features.history import FEATURES, History
+from transformer.features.inputs.catalogue import INPUTS
 from transformer.features.instants import grid_instants
 from transformer.features.snapshots import SnapshotBatch, SnapshotBuilder
 from transformer.prediction.rows import labelled_rows
@@ -131,6 +132,7 @@ def test_rows_are_those_of_the_network_and_hold_its_inputs(
 def test_every_array_of_a_batch_is_a_column_or_left_out_on_purpose():
     columns = {*EVENT_ARRAYS, *TRAIN_ARRAYS, *PAST_ARRAYS}
     otherwise = {"instant", "train_mask", "past_mask", "past_point", "next_mask", "next_point", "label_mask", "label"}
+    otherwise |= {"next_inputs"}
     left_out = {"journey", "next_event", "past_type"}
     assert {array.name for array in fields(SnapshotBatch)} == columns | otherwise | left_out
 
@@ -364,6 +366,16 @@ def test_ablation_turns_every_switch_over_once(small_config: Config):
     assert found["with calendar"] == {"model.use_inputs.calendar": True}
     assert found["without geographic"] == {"embeddings.geographic.enabled": False}
     assert found["with random"] == {"embeddings.random.enabled": True}
+
+
+def test_ablation_leaves_out_the_inputs_that_the_data_lack(small_config: Config, tmp_path: Path):
+    assert not any(f"with {name}" in ablation.variants(small_config) for name in INPUTS)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "weather.parquet").touch()
+    pl.DataFrame({"cancelled": [False]}).write_parquet(tmp_path / "events" / "events_2025-01-06.parquet")
+    config = with_values(small_config, {"data.local_folder": str(tmp_path)}, "test")
+    found = {name for name in INPUTS if f"with {name}" in ablation.variants(config)}
+    assert found == {"weather", "cancellations"}
 
 
 @pytest.mark.slow

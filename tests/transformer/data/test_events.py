@@ -45,7 +45,7 @@ def keys(op_ids: Sequence[int] = (10, 11, 12), journeys: Sequence[str] = ("a",))
 def test_sound_events_are_read_as_they_are(written: Callable[..., Path]) -> None:
     frame = rows({}, {"event_type": "D"}, {"event_type": "P"}, {"observed_ts": None, "delay_sec": None})
     events, report = read(written(frame))
-    assert_frame_equal(events.drop("reported_ts", "known_ts", "cancelled_ts"), frame)
+    assert_frame_equal(events.drop("reported_ts", "known_ts", "cancelled_ts", "planned_platform"), frame)
     assert events["cancelled_ts"].is_null().all()
     assert report.as_dict() == {
         "events": 4,
@@ -85,7 +85,9 @@ def test_other_types_that_say_the_same_are_accepted(written: Callable[..., Path]
     )
     events, _ = read(written(frame.drop("delay_sec").with_columns(extra=1)))
     expected = sound().with_columns(train_id=pl.lit("17"), observed_ts=None, delay_sec=None)
-    assert_frame_equal(events.drop("reported_ts", "known_ts", "cancelled_ts"), expected.cast(EVENT_SCHEMA))
+    assert_frame_equal(
+        events.drop("reported_ts", "known_ts", "cancelled_ts", "planned_platform"), expected.cast(EVENT_SCHEMA)
+    )
 
 
 def test_delays_are_computed_and_differences_noted(written: Callable[..., Path]) -> None:

@@ -58,6 +58,17 @@ def test_the_licences_come_with_the_data(store, proxy, tmp_path):
     assert (tmp_path / "sources.json").read_bytes() == b"{}"
 
 
+def test_the_tables_of_optional_inputs_come_with_the_data(store, proxy, tmp_path):
+    also = {"weather.parquet": "model.use_inputs.weather"}
+    with pytest.raises(UserError, match=r"weather.parquet does not exist; upload it, or set .*weather=false"):
+        sync_data(store.bucket(proxy), DAYS, tmp_path, also)
+    store.put("weather.parquet", b"rain")
+    sync_data(store.bucket(proxy), DAYS, tmp_path)
+    assert not (tmp_path / "weather.parquet").exists()
+    assert sync_data(store.bucket(proxy), DAYS, tmp_path, also).transferred == 1
+    assert (tmp_path / "weather.parquet").read_bytes() == b"rain"
+
+
 def test_a_bucket_without_prefix(store, proxy, tmp_path):
     for name, body in store.content.items():
         store.client.put_object(Bucket=store.name, Key=f"data/{name}", Body=body)

@@ -378,6 +378,27 @@ def test_the_same_simulation_is_reused_and_an_incomplete_one_made_again(tmp_path
     assert simulate(folder, SMALL)["status"] == "created"
 
 
+def test_the_rotations_are_those_of_the_train_sets_and_change_no_event(tmp_path: Path) -> None:
+    plain, turning = tmp_path / "plain", tmp_path / "turning"
+    simulate(plain, SMALL)
+    simulate(turning, SMALL, rotations=True)
+    assert digests(turning).keys() - digests(plain).keys() == {"rotations.parquet"}
+    assert digests(plain).items() <= digests(turning).items()
+    assert simulate(turning, SMALL, rotations=True)["status"] == simulate(turning, SMALL)["status"] == "reused"
+    assert simulate(plain, SMALL, rotations=True)["status"] == "created"
+    rotations = pl.read_parquet(plain / "rotations.parquet")
+    journeys = pl.read_parquet(plain / "journeys.parquet").select(
+        *JOURNEY, "start_op_id", "end_op_id", "start_planned_ts", "end_planned_ts"
+    )
+    both = rotations.join(journeys, on=JOURNEY).join(
+        journeys, left_on=["previous_train_id", "previous_service_date"], right_on=JOURNEY, suffix="_before"
+    )
+    assert both.height == rotations.height > 0
+    assert (both["end_op_id_before"] == both["start_op_id"]).mean() > 0.5  # the first stop is not always recorded
+    least = pl.duration(seconds=SMALL.turn_round_s)
+    assert both.select((pl.col("end_planned_ts_before") + least <= pl.col("start_planned_ts")).all()).item()
+
+
 def test_an_earlier_simulation_with_other_settings_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     simulate(folder, SMALL)

@@ -8,6 +8,7 @@ import torch
 
 from transformer.config import LossConfig, ModelConfig, UseInputsConfig, load_config
 from transformer.features.history import FEATURES, HISTORY_FEATURES, SECTION_FEATURES
+from transformer.features.inputs.catalogue import INPUTS, input_columns
 from transformer.features.live_state import (
     LIVE_FEATURES,
     LIVE_POINT_FEATURES,
@@ -35,7 +36,8 @@ SHAPE = NetworkShape(
     embedding_dims={"laplacian": 4, "random": 2},
     scales=SCALES,
 )
-EVERY_INPUT = UseInputsConfig(**dict.fromkeys(UseInputsConfig.model_fields, True))
+GROUPS_OF_EVENTS = [name for name in UseInputsConfig.model_fields if name not in INPUTS]  # these read the event tables
+EVERY_INPUT = UseInputsConfig(**dict.fromkeys(GROUPS_OF_EVENTS, True))
 CONFIG = ModelConfig(
     d_model=16,
     n_heads=2,
@@ -241,7 +243,7 @@ def far_ahead(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**given, "next_planned": given["next_planned"] + 36_000}
 
 
-@pytest.mark.parametrize("group", list(UseInputsConfig.model_fields))
+@pytest.mark.parametrize("group", GROUPS_OF_EVENTS)
 def test_each_input_group_counts_when_on_and_not_when_off(group: str):
     only = UseInputsConfig(**{name: name == group for name in UseInputsConfig.model_fields})
     without = EVERY_INPUT.model_copy(update={group: False})
@@ -299,6 +301,25 @@ def test_history_but_for_a_little_and_live_state_are_read_by_the_head_of_their_e
     there[:, 0, 0] = False
     assert torch.allclose(after[there], before[there]) == (name not in TOKEN_HISTORY)
     assert {*TOKEN_HISTORY, *HEAD_HISTORY} == set(HISTORY_FEATURES)
+
+
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_an_optional_input_is_read_by_the_head_of_its_event_alone(name: str):
+    use = EVERY_INPUT.model_copy(update={name: True})
+    columns, given = input_columns(use), batch()
+    assert len(columns) == len(INPUTS[name].features) + 1
+    made, plain = network(CONFIG.model_copy(update={"use_inputs": use})), network()
+    given["next_inputs"] = torch.randn(*given["next_mask"].shape, len(columns)) * given["next_mask"][..., None]
+    before = made.quantiles(given)
+    elsewhere = given["next_mask"].clone()
+    elsewhere[:, 0, 0] = False
+    for column in range(len(columns)):
+        changed = given["next_inputs"].clone()
+        changed[:, 0, 0, column] += 1_000  # the first event ahead of the first train
+        after = made.quantiles({**given, "next_inputs": changed})
+        assert not torch.allclose(after[:, 0, 0], before[:, 0, 0]), columns[column]
+        assert torch.allclose(after[elsewhere], before[elsewhere])
+    assert torch.equal(plain.quantiles(given), plain.quantiles(batch()))  # off: the array is not read
 
 
 def test_snapshots_without_live_features_do_for_a_network_without_them():

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from transformer.data.input_tables import TABLES
 from transformer.data.simulator.disturbances import draw_disturbances, draw_habits
 from transformer.data.simulator.railway import build_railway
-from transformer.data.simulator.records import event_table, journey_attributes
+from transformer.data.simulator.records import event_table, journey_attributes, rotation_table
 from transformer.data.simulator.settings import SimulationConfig
 from transformer.data.simulator.timetable import build_timetable
 from transformer.data.simulator.traffic import make_plan, play
@@ -37,9 +38,11 @@ from transformer.data.tables import (
 )
 from transformer.errors import UserError
 from transformer.files import read_json, write_json
+from transformer.parquet import write_parquet
 
 RECORD = "simulation.json"
-OWN_PATHS = r"simulation\.json|op_nodes\.parquet|journeys\.parquet|events(/events_[\d-]+\.parquet)?"
+ROTATIONS = TABLES["rotation"].file
+OWN_PATHS = r"simulation\.json|op_nodes\.parquet|journeys\.parquet|rotations\.parquet|events(/events_[\d-]+\.parquet)?"
 FORMAT = 1  # raise it if equal settings no longer give equal tables
 SATURDAY = 5
 RAILWAY_STREAM, TIMETABLE_STREAM, HABIT_STREAM, DATE_STREAM = range(4)  # independent random streams of one seed
@@ -50,6 +53,7 @@ def simulate(
     config: SimulationConfig,
     progress: Callable[[str], None] | None = None,
     overwrite: bool = False,
+    rotations: bool = False,
 ) -> dict[str, int | str]:
     """Write simulated event tables to `folder`, or reuse those of an earlier simulation with the same settings.
 
@@ -60,6 +64,7 @@ def simulate(
         folder: folder of the event tables; it appears only when it is complete.
         progress: called with one line for each step.
         overwrite: also replace event tables that no simulation wrote. Files of any other kind are never removed.
+        rotations: also write the table of the input `rotation`. The event tables are the same with and without it.
 
     Returns:
         `folder`, `status` (`created` or `reused`) and the counts `service_dates`, `points`, `journeys`, `events`.
@@ -68,21 +73,29 @@ def simulate(
         UserError: `folder` holds other files, or there are too few lines for the journeys.
     """
     tell = progress or (lambda _: None)
-    settings = {"format": FORMAT, "config": dataclasses.asdict(config)}
+    settings: dict[str, Any] = {"format": FORMAT, "config": dataclasses.asdict(config)}
+    if rotations:
+        settings["rotations"] = True
     earlier = _earlier(folder, overwrite)
-    if earlier is not None and {key: earlier.get(key) for key in settings} == settings and _complete(folder, config):
+    if (
+        earlier is not None
+        and {key: earlier.get(key) for key in settings} == settings
+        and _complete(folder, config, rotations)
+    ):
         tell(f"{folder} already holds this simulation: reused")
         return {"folder": str(folder), "status": "reused", **earlier["counts"]}
     if earlier is not None:
         tell(f"{folder} holds a simulation with other settings: replaced")
 
     with _new_folder(folder) as temporary:
-        counts = _write_tables(temporary, config, tell)
+        counts = _write_tables(temporary, config, tell, rotations)
         write_json(temporary / RECORD, {**settings, "counts": counts})
     return {"folder": str(folder), "status": "created", **counts}
 
 
-def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], None]) -> dict[str, int]:
+def _write_tables(
+    folder: Path, config: SimulationConfig, tell: Callable[[str], None], rotations: bool
+) -> dict[str, int]:
     railway = build_railway(config, np.random.default_rng([config.seed, RAILWAY_STREAM]))
     timetable = build_timetable(railway, config, np.random.default_rng([config.seed, TIMETABLE_STREAM]))
     habits = draw_habits(timetable, railway, config, np.random.default_rng([config.seed, HABIT_STREAM]))
@@ -95,7 +108,7 @@ def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], 
         for weekend, running in runs.items()
     }
     dates = config.dates()
-    journeys, events_count = [], 0
+    journeys, turned, events_count = [], [], 0
     for number, day in enumerate(dates, start=1):
         rng = np.random.default_rng([config.seed, DATE_STREAM, day.toordinal()])
         plan, usual = plans[day.weekday() >= SATURDAY]
@@ -104,9 +117,12 @@ def _write_tables(folder: Path, config: SimulationConfig, tell: Callable[[str], 
         events = event_table(plan.timetable, played, railway, day, config=config, rng=rng)
         write_events(folder, day, events)
         journeys.append(journeys_from_events(events, journey_attributes(plan.timetable, railway, day)))
+        turned.append(rotation_table(plan.timetable, plan.next_journey, day))
         events_count += len(events)
         tell(f"{day}: {len(journeys[-1]):,} journeys, {len(events):,} events ({number}/{len(dates)})")
     write_journeys(folder, pl.concat(journeys))
+    if rotations:
+        write_parquet(folder / ROTATIONS, pl.concat(turned))
     return {
         "service_dates": len(dates),
         "points": config.points,
@@ -137,8 +153,9 @@ def _earlier(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     return None
 
 
-def _complete(folder: Path, config: SimulationConfig) -> bool:
+def _complete(folder: Path, config: SimulationConfig, rotations: bool) -> bool:
     wanted = [op_nodes_path(folder), journeys_path(folder), *(events_path(folder, day) for day in config.dates())]
+    wanted += [folder / ROTATIONS] if rotations else []
     return all(path.is_file() for path in wanted)
 
 

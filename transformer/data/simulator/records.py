@@ -91,6 +91,24 @@ def journey_attributes(timetable: Timetable, railway: Railway, day: date) -> pl.
     )
 
 
+def rotation_table(timetable: Timetable, next_journey: npt.NDArray[np.int64], day: date) -> pl.DataFrame:
+    """Return the journey from which the train set of each journey comes, with the columns of the input `rotation`.
+
+    Args:
+        next_journey: the next journey of each journey's train set, (T,); −1 = none.
+    """
+    ids, former = train_ids(timetable), np.flatnonzero(next_journey >= 0)
+    dates = pl.repeat(day, len(former), eager=True)
+    return pl.DataFrame(
+        {
+            "train_id": ids[next_journey[former]],
+            "service_date": dates,
+            "previous_train_id": ids[former],
+            "previous_service_date": dates,
+        }
+    ).sort("train_id")
+
+
 def train_ids(timetable: Timetable) -> npt.NDArray[np.str_]:
     """Return train ids that are the same on every date. They differ from the public numbers, to reveal mix-ups."""
     return np.char.add("S", timetable.number.astype(str))
