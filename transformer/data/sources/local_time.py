@@ -44,6 +44,11 @@ def nearer_instant(name: str, planned: str, timezone: str) -> pl.Expr:
     return pl.when(nearer_later).then(later).otherwise(earlier).alias(name)
 
 
+def only_instant(name: str, timezone: str) -> pl.Expr:
+    """Return the UTC instants of naive local times. If the clock showed one twice, it is the first."""
+    return _instant(name, timezone, latest=False).alias(name)
+
+
 def in_order(visits: pl.DataFrame, timezone: str) -> pl.DataFrame:
     """Return the visits of one service date with planned times of the repeated hour moved to its second instant.
 

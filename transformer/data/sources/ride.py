@@ -10,11 +10,14 @@ An event file has one row per event in the order of the journey, and no `seq`. A
 RIDE removed every journey with a missing or an absurd delay, so no event is unobserved. Its rule for pass-throughs
 differs from that of `infrabel`: a stop without planned dwell is a pass-through here. Do not train on a mix of both.
 
-The tables of lines, links and weather are kept in `ride/` of the data folder. No stage reads them yet.
+The tables of lines, links and weather are kept in `ride/` of the data folder. The tables of the optional inputs
+`weather` and `links` are made of them. Their layout is that which the benchmark's own builders read. A weather row has
+the temperature and the wind of its time, and the rain and the snow of the hour before, as in the archive of Open-Meteo.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections import Counter
@@ -23,24 +26,32 @@ from datetime import date
 from pathlib import Path
 
 import polars as pl
+from polars.exceptions import PolarsError
 
+from transformer.data.input_tables import TABLES
 from transformer.data.sources.download import Progress, PublishedFile
 from transformer.data.sources.expressions import first_problem
 from transformer.data.sources.infrabel import TIMEZONE, train_type
-from transformer.data.sources.local_time import nearer_instant, planned_instants
+from transformer.data.sources.local_time import nearer_instant, only_instant, planned_instants
 from transformer.data.sources.periods import month_span, months_of
 from transformer.data.sources.source import About, RawFile, Source
 from transformer.data.tables import ARRIVAL, DEPARTURE, EVENT_TYPES, PASS_THROUGH
 from transformer.errors import ServiceError, UserError
 from transformer.files import atomic_path
-from transformer.parquet import parquet_schema, read_parquet
+from transformer.parquet import parquet_schema, read_parquet, write_parquet
 from transformer.text import first_line
+
+log = logging.getLogger(__name__)
 
 REPOSITORY = "orailix/ride-silver"  # on Hugging Face
 REMEDY = "download it again"
-STATIC = ("line_sections", "node_links", "weather")  # kept for later
+STATIC = ("line_sections", "node_links", "weather")
 _EVENTS = re.compile(r"events_(\d{4})(0[1-9]|1[0-2])\.parquet")
 _COLUMNS = ("train_id", "service_date", "op_id", "event_type", "planned_ts", "observed_ts")
+_WEATHER = ("temperature_2m", "rain", "snowfall", "wind_speed_10m")  # °C, mm, cm, km/h
+_MM_OF_SNOW = 1 / 0.7  # water in one cm of fresh snow, as Open-Meteo counts it
+_KM_H = 3.6  # km/h in one m/s
+_HOUR = pl.duration(hours=1)
 _ATTRIBUTES = ("train_relation", "operator")
 
 
@@ -168,6 +179,50 @@ class Ride(Source):
             if path.is_file():
                 with atomic_path(target / "ride" / path.name) as temporary:
                     shutil.copyfile(path, temporary)
+        for table, made in ((TABLES["weather"], _weather), (TABLES["links"], _links)):
+            try:
+                rows = made(target / "ride")
+            except (PolarsError, UserError) as error:
+                log.warning(
+                    "%s: %s is not made, since its tables in ride/ have another layout (%s)",
+                    self.about.name,
+                    table.file,
+                    first_line(error)[:160],
+                )
+                continue
+            if rows is not None:
+                write_parquet(target / table.file, rows)
+
+
+def _weather(kept: Path) -> pl.DataFrame | None:
+    """The table of the input `weather`; None = no such file."""
+    path = kept / "weather.parquet"
+    if not path.is_file():
+        return None
+    rows = read_parquet(path, REMEDY).select("op_id", "time", *_WEATHER)
+    rows = rows.with_columns(_naive("time", rows.schema))
+    # A row is known at its time, so its hour begins one hour before.
+    return rows.select(
+        pl.col("op_id").cast(pl.Int32),
+        (only_instant("time", TIMEZONE) - _HOUR).alias("ts"),
+        pl.col("temperature_2m").cast(pl.Float32).alias("temperature_c"),
+        (pl.col("rain") + pl.col("snowfall") * _MM_OF_SNOW).cast(pl.Float32).alias("precipitation_mm"),
+        pl.col("snowfall").cast(pl.Float32).alias("snowfall_cm"),
+        (pl.col("wind_speed_10m") / _KM_H).cast(pl.Float32).alias("wind_m_s"),
+    )
+
+
+def _links(kept: Path) -> pl.DataFrame | None:
+    """The table of the input `links`; None = no such file."""
+    path, sections = kept / "node_links.parquet", kept / "line_sections.parquet"
+    if not path.is_file():
+        return None
+    links = read_parquet(path, REMEDY)
+    if "nb_tracks" not in links.columns and "line_section_id" in links.columns and sections.is_file():
+        tracks = read_parquet(sections, REMEDY).select("line_section_id", "nb_tracks").unique("line_section_id")
+        links = links.join(tracks, on="line_section_id", how="left", maintain_order="left")
+    names = {"u_node_id": pl.Int32, "v_node_id": pl.Int32, "distance_m": pl.Float32, "nb_tracks": pl.Float32}
+    return links.select(pl.col(name).cast(dtype) for name, dtype in names.items() if name in links.columns)
 
 
 def _service_date(dtype: pl.DataType) -> pl.Expr:

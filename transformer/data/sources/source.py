@@ -179,7 +179,7 @@ class Source(ABC):
         return rows
 
     def keep(self, folder: Path, target: Path) -> None:
-        """Copy further tables of the source, which no stage reads yet, into the data folder."""
+        """Copy further tables of the source into the data folder, such as those of optional inputs."""
 
     def points(self, folder: Path) -> pl.DataFrame:
         """Names and positions of the points, from files next to the raw ones. By default, none."""

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from tests.transformer.data.sources.layouts import Call, RideLayout, at
+from transformer.config import DataConfig, UseInputsConfig
 from transformer.data.fetch import local_dates
+from transformer.data.input_tables import input_lines, read_input_table
 from transformer.data.sources.importing import import_source
 from transformer.data.sources.ride import Ride
 from transformer.data.tables import events_path
@@ -80,11 +82,50 @@ def test_rows_that_no_event_can_be_made_of_are_counted(tmp_path: Path) -> None:
     assert counts["events"] == 1
 
 
-def test_tables_for_later_are_kept(tmp_path: Path) -> None:
+def test_the_tables_of_weather_and_links_become_those_of_the_optional_inputs(tmp_path: Path) -> None:
+    """The row of 08:00 in Brussels is known at 07:00 UTC, which is the end of its hour."""
+    write(tmp_path, Call(MONDAY, 825, None, at("2025-01-06 08:00")))
+    static = tmp_path / "static"
+    weather = {
+        "op_id": [825], "time": [datetime(2025, 1, 6, 8)], "temperature_2m": [-1.5], "rain": [0.5], "snowfall": [0.7],
+        "relative_humidity_2m": [90], "wind_speed_10m": [36.0],
+    }  # fmt: skip
+    pl.DataFrame(weather).write_parquet(static / "weather.parquet")
+    links = {
+        "link_id": [1, 2],
+        "u_node_id": [825, 1],
+        "v_node_id": [1, 2],
+        "distance_m": [900.0, 50.0],
+        "line_section_id": [7, 8],
+    }
+    pl.DataFrame(links).write_parquet(static / "node_links.parquet")
+    pl.DataFrame({"line_section_id": [7, 7], "nb_tracks": [2, 2]}).write_parquet(static / "line_sections.parquet")
+    data = tmp_path / "data"
+    run(tmp_path, data)
+    assert pl.read_parquet(data / "ride" / "weather.parquet").to_dict(as_series=False) == weather
+    use = UseInputsConfig(weather=True, links=True)
+    config = DataConfig(local_folder=str(data), timezone="Europe/Brussels")
+    (row,) = read_input_table("weather", config, [MONDAY]).rows.rows(named=True)
+    assert row["ts"] == datetime(2025, 1, 6, 6, tzinfo=UTC)
+    assert (row["op_id"], row["temperature_c"], row["wind_m_s"]) == (825, -1.5, 10.0)
+    assert row["precipitation_mm"] == pytest.approx(1.5)
+    assert row["snowfall_cm"] == pytest.approx(0.7)
+    found = read_input_table("links", config, [MONDAY]).rows
+    assert found.sort("distance_m").select("u_node_id", "v_node_id", "distance_m", "nb_tracks").rows() == [
+        (1, 2, 50.0, None),
+        (825, 1, 900.0, 2.0),
+    ]
+    assert len(input_lines(config, [MONDAY], use))
+
+
+def test_a_table_of_another_layout_is_kept_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, Call(MONDAY, 825, None, at("2025-01-06 08:00")))
     pl.DataFrame({"temperature": [3.5]}).write_parquet(tmp_path / "static" / "weather.parquet")
     run(tmp_path, tmp_path / "data")
     assert pl.read_parquet(tmp_path / "data" / "ride" / "weather.parquet").rows() == [(3.5,)]
+    assert not (tmp_path / "data" / "weather.parquet").exists()
+    (line,) = [message for message in caplog.messages if "weather.parquet is not made" in message]
+    assert '"op_id"' in line and "\n" not in line
 
 
 @pytest.mark.parametrize("damage", [b"PAR1", b""])
