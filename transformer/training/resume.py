@@ -37,10 +37,12 @@ def training_identity(config: Config, split: Split) -> dict[str, str]:
 def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """`key: before → now` for each setting of two identities that differs, sorted by key.
 
-    A kind of embeddings that an earlier program knew and did not compute changes nothing.
+    A kind of embeddings that an earlier program knew and did not compute changes nothing, nor does an input that is off
+    and that an earlier program did not know.
     """
     off = tuple(f"embeddings.{kind}." for kind in FORMER_KINDS if before.get(f"embeddings.{kind}.enabled") == "False")
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    unknown = {key for key in now.keys() - before.keys() if key.startswith("model.use_inputs.") and now[key] == "False"}
+    differing = sorted(key for key in before.keys() | (now.keys() - unknown) if before.get(key) != now.get(key))
     return [
         f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}" for key in differing if not key.startswith(off)
     ]

@@ -23,3 +23,11 @@ def test_a_former_kind_of_embeddings_counts_where_it_was_on():
         "embeddings.node2vec.dim: 16 → absent",
         "embeddings.node2vec.enabled: True → absent",
     ]
+
+
+def test_an_input_that_an_earlier_release_did_not_know_changes_nothing_while_it_is_off():
+    before = {"model.use_inputs.calendar": "False"}
+    assert changed_settings(before, before | {"model.use_inputs.weather": "False"}) == []
+    assert changed_settings(before, before | {"model.use_inputs.weather": "True"}) == [
+        "model.use_inputs.weather: absent → True"
+    ]
