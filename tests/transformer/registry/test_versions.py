@@ -86,7 +86,7 @@ def client(mlflow_server: str) -> MlflowClient:
 def _models_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The content of a version does not matter here; `test_pyfunc` registers a trained model."""
 
-    def write_model(folder: Path, target: Path, example: pl.DataFrame) -> None:
+    def write_model(folder: Path, target: Path, example: pl.DataFrame, tables: Path) -> None:
         kept = target / TRAINED
         kept.mkdir(parents=True)
         (target / "MLmodel").touch()
