@@ -1,7 +1,7 @@
 """The known events of a journey after each report, against a plain loop."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.oracles.snapshot_loop import _chains
@@ -57,6 +57,7 @@ late_reports = st.lists(
 
 
 @given(st.lists(late_reports, min_size=1, max_size=6))
+@example([[(0, 1), (None, 0), (None, 0), (-15, 0)]])  # two reports of the same time, the first of them late
 def test_reports_that_arrive_late_join_the_known_events_when_they_arrive(
     journeys: list[list[tuple[int | None, int]]],
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -631,8 +632,9 @@ def test_a_server_that_goes_away_is_waited_for(mlflow_gate: Gate, tmp_path: Path
         lambda: run_url(config, run.run_id),
     ):
         pauses.clear()
+        began = time.perf_counter()
         assert refusal(act, UnansweredError).startswith(f"MLflow at {mlflow_gate.url} did not answer for 12")
-        assert sum(pauses) >= 120
+        assert sum(pauses) + time.perf_counter() - began >= 120  # the requests themselves take time as well
 
 
 @slow
