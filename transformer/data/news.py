@@ -64,7 +64,7 @@ def news_of(reported: Int64Array, arrived: Int64Array, planned: Int64Array, jour
     lists = _Lists(of.astype(np.int64), rank + 1, event.copy(), everything, (none, none, none))
     time = reported[event]
     later = np.diff(time, prepend=0)
-    # Of observations with the same time, the event that comes first in the journey was made first.
+    # If two observations have the same time, the event that comes first in the journey was made first.
     overtaken = (rank > 0) & ((later < 0) | (later == 0) & (np.diff(event, prepend=-1) < 0))
     odd = np.isin(of, of[(rank > 0) & (np.diff(event, prepend=-1) < 0) | overtaken])
     if odd.any():
