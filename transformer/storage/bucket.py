@@ -37,6 +37,7 @@ from urllib3.exceptions import HTTPError
 from transformer.config import Config
 from transformer.errors import UserError
 from transformer.files import atomic_path
+from transformer.pace import Pace
 from transformer.storage import etags
 from transformer.storage.errors import (
     NO_CREDENTIALS,
@@ -478,27 +479,25 @@ class _Progress:
         self.encrypted: dict[str, bool] = {}  # by key, as the answer to the download says
         self._total_files = total_files
         self._total_bytes = total_bytes
-        self._log_every_s = log_every_s
+        self._pace = Pace(log_every_s)
         self._bytes = 0
         self._lock = threading.Lock()
-        self._began = self._told = time.monotonic()
+        self._began = time.monotonic()
 
     def add(self, count: int) -> None:
         with self._lock:
             self._bytes += count
 
     def report(self) -> None:
-        now = time.monotonic()
-        if now - self._told < self._log_every_s:
+        if not self._pace.due():
             return
-        self._told = now
         log.info(
             "S3: %d of %d files, %.1f of %.1f MB, %.1f MB/s",
             self.files,
             self._total_files,
             self._bytes / MB,
             self._total_bytes / MB,
-            self._bytes / MB / (now - self._began),
+            self._bytes / MB / (time.monotonic() - self._began),
         )
 
 

@@ -19,6 +19,7 @@ from transformer.config import Config
 from transformer.errors import UserError
 from transformer.files import atomic_path, read_json, write_json
 from transformer.memory import give_back_free_memory
+from transformer.pace import Pace
 from transformer.text import duration
 from transformer.tracking.client import connect, mlflow_errors
 from transformer.tracking.names import AIRFLOW_RUN
@@ -154,7 +155,7 @@ class ProgressLines(Callback):
         self.every_s = every_s
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began = self._last = time.monotonic()
+        self._began, self._pace = time.monotonic(), Pace(self.every_s)
         self._first_step = trainer.global_step
         self._snapshots = 0
 
@@ -162,11 +163,9 @@ class ProgressLines(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._snapshots += len(batch["instant"]) * trainer.world_size  # the processes have about equal shares
-        now = time.monotonic()
-        if now - self._last < self.every_s or not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self._pace.due():
             return
-        self._last = now
-        elapsed = now - self._began
+        elapsed = time.monotonic() - self._began
         done = trainer.global_step - self._first_step
         left = elapsed / max(done, 1) * max(int(trainer.estimated_stepping_batches) - trainer.global_step, 0)
         log.info(

@@ -12,13 +12,13 @@ import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from transformer.errors import ServiceError, UserError
+from transformer.pace import Pace
 from transformer.text import one_line
 
 ATTEMPTS = 8
 RETRY_WAIT = wait_exponential(multiplier=1, max=60)  # seconds
 TIMEOUT_S = (10, 60)  # longest wait for the connection, and between two bytes
 CHUNK_BYTES = 1 << 16  # at most so many bytes are lost when a connection breaks
-PROGRESS_EVERY_S = 5.0
 RETRIED_CLIENT_ERRORS = (408, 416, 429)
 
 
@@ -114,17 +114,15 @@ def _fetch(file: PublishedFile, part: Path, progress: Progress) -> None:
 
 
 def _progress_lines(name: str, offset: int, total: int | None, progress: Progress) -> Callable[[int], None]:
-    """Return a function to call with the size of every piece. Every `PROGRESS_EVERY_S` it reports the progress."""
-    begun = said = time.monotonic()
+    """Return a function to call with the size of every piece. It reports the progress every few seconds."""
+    begun, pace = time.monotonic(), Pace()
     done = offset
 
     def add(size: int) -> None:
-        nonlocal done, said
+        nonlocal done
         done += size
-        now = time.monotonic()
-        if now - said >= PROGRESS_EVERY_S or done == total:
-            said = now
-            rate = (done - offset) / max(now - begun, 1e-3)
+        if pace.due() or done == total:
+            rate = (done - offset) / max(time.monotonic() - begun, 1e-3)
             share = f" of {total / 1e6:.1f} MB ({100 * done / total:.0f} %)" if total else " MB"
             progress(f"{name}: {done / 1e6:.1f}{share}, {rate / 1e6:.2f} MB/s")
 
