@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,16 @@ class Vocabulary:
     def encode_types(self, train_types: Sequence[str]) -> Int8Array:
         codes = {name: index for index, name in enumerate(self.train_types, start=1)}
         return np.fromiter((codes.get(name, 0) for name in train_types), np.int8, len(train_types))
+
+
+class Known(NamedTuple):
+    """What is known of journeys [N] at their instants [N]. The journeys need not be running."""
+
+    newest: Int64Array  # [N] the newest report, a row of `news_…`; -1 = there is none
+    last: Int64Array  # [N] the last event that is known to be passed; one less than the first event = none
+    next: Int64Array  # [N] the event after it that is not known to be cancelled; `end` of the journey = none
+    delay: Int64Array  # [N] seconds, of the last event; 0 = none is known
+    translation: Int64Array  # [N] seconds: the delay, raised to t - planned if the next event is overdue
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,48 @@ class EventTable:
         if not len(self.news_last):
             return np.asarray(self.start[journeys] - 1, np.int64)
         return np.asarray(np.where(newest >= 0, self.news_last[newest], self.start[journeys] - 1), np.int64)
+
+    def known_delays(self, journeys: Int64Array, instants: Int64Array) -> Known:
+        """What is known of each journey [N] at its instant [N].
+
+        After the last event of a journey, its translation is its last known delay.
+        """
+        newest = self.newest(journeys, instants)
+        last = self.passed(journeys, newest)
+        at = np.maximum(last, 0)
+        delay = np.where(last >= self.start[journeys], self.reported[at] - self.planned[at], 0)
+        following, more = (found[:, 0] for found in self.following(journeys, last, instants, 1))
+        translation = np.where(more, np.maximum(delay, instants - self.planned[following]), delay)
+        return Known(newest, last, np.where(more, following, self.end[journeys]), delay, translation)
+
+    def following(
+        self, journeys: Int64Array, last: Int64Array, instants: Int64Array, count: int
+    ) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """The next `count` events of each journey [N, count] after its `last` one, and a mask of those that exist.
+
+        From the instant at which a cancellation is known, cancelled events are skipped. Where no event exists, the
+        number is that of some event of the table.
+        """
+        step = np.arange(count)
+        event = last[:, None] + 1 + step
+        mask = event < self.end[journeys][:, None]
+        if len(self.running) < self.n_events:
+            place = self.running_before[last + 1][:, None] + step
+            skipping = (self.cancellation_known[journeys] <= instants)[:, None]
+            running = np.append(self.running, 0)[np.minimum(place, len(self.running))]
+            event = np.where(skipping, running, event)
+            mask = np.where(skipping, place < self.running_before[self.end[journeys]][:, None], mask)
+        return np.where(mask, event, 0), mask
+
+    def last_running(self, journeys: Int64Array, instants: Int64Array) -> Int64Array:
+        """The last event of each journey [N] that is not known to be cancelled at its instant [N]."""
+        last = self.end[journeys] - 1
+        if len(self.running) == self.n_events:
+            return np.asarray(last, np.int64)
+        place = self.running_before[self.end[journeys]] - 1
+        running = np.append(self.running, 0)[np.maximum(place, 0)]
+        known = (self.cancellation_known[journeys] <= instants) & (running >= self.start[journeys]) & (place >= 0)
+        return np.asarray(np.where(known, running, last), np.int64)
 
     @property
     def _origin(self) -> np.int64:

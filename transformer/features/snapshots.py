@@ -168,69 +168,14 @@ class SnapshotBuilder:
         running = table.last_possible[journey] + wait >= t
         snapshot, journey, t = snapshot[running], journey[running], t[running]
 
-        newest = table.newest(journey, t)
-        last, last_delay, translation = self._delays(journey, newest, t)
-        following, more = self._following(journey, last, t, 1)
-        next_planned = table.planned[following[:, 0]]
-        more = more[:, 0]
-        ended = t > table.planned[self._last_running(journey, t)] + last_delay + config.end_grace_s
-        silent = t > next_planned + last_delay + config.silence_s
+        known = table.known_delays(journey, t)
+        more = known.next < table.end[journey]
+        next_planned = table.planned[np.where(more, known.next, 0)]
+        ended = t > table.planned[table.last_running(journey, t)] + known.delay + config.end_grace_s
+        silent = t > next_planned + known.delay + config.silence_s
         active = more & ~ended & ~silent
-        return ActiveTrains(
-            snapshot[active], journey[active], newest[active], last[active], last_delay[active], translation[active]
-        )
-
-    def known_delays(self, journeys: Int64Array, instants: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """The known delays of each journey [N] at its instant [N]. The journey need not be running.
-
-        Returns:
-            `last`, `last_delay` and `translation` [N], as in `ActiveTrains`. After the last event of a journey, its
-            translation is its last known delay.
-        """
-        return self._delays(journeys, self.table.newest(journeys, instants), instants)
-
-    def _delays(
-        self, journeys: Int64Array, newest: Int64Array, instants: Int64Array
-    ) -> tuple[Int64Array, Int64Array, Int64Array]:
-        table = self.table
-        last = table.passed(journeys, newest)
-        at = np.maximum(last, 0)
-        last_delay = np.where(last >= table.start[journeys], table.reported[at] - table.planned[at], 0)
-        following, more = self._following(journeys, last, instants, 1)
-        overdue = instants - table.planned[following[:, 0]]
-        translation = np.where(more[:, 0], np.maximum(last_delay, overdue), last_delay)
-        return last, last_delay, translation
-
-    def _following(
-        self, journeys: Int64Array, last: Int64Array, instants: Int64Array, count: int
-    ) -> tuple[Int64Array, BoolArray]:
-        """The next `count` events of each journey [N, count] after its `last` one, and a mask of those that exist.
-
-        From the instant at which a cancellation is known, cancelled events are skipped. Where no event exists, the
-        number is that of some event of the table.
-        """
-        table = self.table
-        step = np.arange(count)
-        event = last[:, None] + 1 + step
-        mask = event < table.end[journeys][:, None]
-        if len(table.running) < table.n_events:
-            place = table.running_before[last + 1][:, None] + step
-            skipping = (table.cancellation_known[journeys] <= instants)[:, None]
-            running = np.append(table.running, 0)[np.minimum(place, len(table.running))]
-            event = np.where(skipping, running, event)
-            mask = np.where(skipping, place < table.running_before[table.end[journeys]][:, None], mask)
-        return np.where(mask, event, 0), mask
-
-    def _last_running(self, journeys: Int64Array, instants: Int64Array) -> Int64Array:
-        """The last event of each journey [N] that is not known to be cancelled at its instant [N]."""
-        table = self.table
-        last = table.end[journeys] - 1
-        if len(table.running) == table.n_events:
-            return last
-        place = table.running_before[table.end[journeys]] - 1
-        running = np.append(table.running, 0)[np.maximum(place, 0)]
-        known = (table.cancellation_known[journeys] <= instants) & (running >= table.start[journeys]) & (place >= 0)
-        return np.asarray(np.where(known, running, last), np.int64)
+        of_train = known.newest, known.last, known.delay, known.translation
+        return ActiveTrains(snapshot[active], journey[active], *(values[active] for values in of_train))
 
     def build(self, instants: Int64Array) -> SnapshotBatch:
         """Snapshots at `instants` [B], padded to the number of trains of the fullest, at least one."""
@@ -248,7 +193,7 @@ class SnapshotBuilder:
         trains = self.active_trains(instants)
         t_N1 = instants[trains.snapshot][:, None]
         past_N, past_mask = self._past(trains)
-        next_N, next_mask = self._following(trains.journey, trains.last, t_N1[:, 0], self.config.n_foll)
+        next_N, next_mask = table.following(trains.journey, trains.last, t_N1[:, 0], self.config.n_foll)
         observed, planned = table.observed[next_N], table.planned[next_N]
         label_mask = next_mask & (observed < NEVER)
         live = self.live

@@ -207,8 +207,7 @@ def _predict_day(
     inputs = Inputs.read(trained.module.network.use, config.data, days, trained.statistics.vocabulary)
     builder = History(trained.statistics, config.data.statistics).builder(loaded, config.data.snapshot, inputs)
     journey, instant = (found[name].to_numpy() for name in ("journey", "instant"))
-    _, _, translation = builder.known_delays(journey, instant)
-    known[found["row"].to_numpy()] = translation
+    known[found["row"].to_numpy()] = loaded.table.known_delays(journey, instant).translation
     predicted = (
         next_event_rows(trained, trained.module_for(edge_counts(events)), builder, loaded.names, np.unique(instant))
         .with_columns(pl.col("snapshot_ts").dt.epoch("s").alias("instant"))

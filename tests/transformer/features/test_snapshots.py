@@ -403,6 +403,19 @@ def test_a_cancelled_event_is_no_delay_of_the_next_one():
     assert build(table_of([(600, 600), (610, None), (640, 640)]), 620).translation.tolist() == [[600]]
 
 
+def test_a_train_that_passes_a_cancelled_stop_is_not_overdue_there():
+    table = table_of([(600, 600), (610, None), (640, None), (650, None)], cancelled={1: 605, 3: 605})
+    for minute, following, translation in ((604, 1, 0), (620, 2, 0), (645, 2, 300)):
+        known = table.known_delays(np.array([0]), np.array([at(minute)]))
+        assert (known.last[0], known.next[0], known.delay[0], known.translation[0]) == (0, following, 0, translation)
+
+
+def test_behind_its_last_stop_a_train_has_its_last_delay():
+    table = table_of([(600, 600), (610, 612), (620, None)], cancelled={2: 605})
+    known = table.known_delays(np.array([0]), np.array([at(700)]))
+    assert (known.last[0], known.next[0], known.delay[0], known.translation[0]) == (1, 3, 120, 120)
+
+
 def test_the_snapshots_of_other_trains_do_not_change_by_a_cancellation():
     sound = [(600, 602), (610, 613), (620, 625), (630, None)]
     alone, other = table_of(sound), table_of(sound, cancelled={3: 700})

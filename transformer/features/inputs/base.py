@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transformer.data.event_table import EventTable, Int64Array, LoadedTable, Vocabulary
+from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -69,20 +69,3 @@ class Input(ABC):
 
         It depends on no other loaded date, and loops over no trains.
         """
-
-
-class Known(NamedTuple):
-    """The known delays of journeys [N] at their instants [N]. The journeys need not be running."""
-
-    last: Int64Array  # [N] the last event that is known to be passed; one less than the first event = none
-    delay: Int64Array  # [N] seconds, of that event; 0 = none is known
-    translation: Int64Array  # [N] seconds: the delay, raised to t - planned if the next event is overdue
-
-
-def known_delays(table: EventTable, journeys: Int64Array, instants: Int64Array) -> Known:
-    """The known delays of journeys [N] at their instants [N]. Cancelled events count as others."""
-    last = table.passed(journeys, table.newest(journeys, instants))
-    at, following = np.maximum(last, 0), np.minimum(last + 1, table.n_events - 1)
-    delay = np.where(last >= table.start[journeys], table.reported[at] - table.planned[at], 0)
-    overdue = np.where(last + 1 < table.end[journeys], instants - table.planned[following], delay)
-    return Known(last, delay, np.maximum(delay, overdue))

@@ -17,7 +17,6 @@ from transformer.features.inputs.base import (
     Feature,
     FloatArray,
     Input,
-    known_delays,
 )
 from transformer.features.live_state import DELAY_LIMITS_S, OLD_S, Observations
 
@@ -67,7 +66,7 @@ class Platform(Input):
             other = before[event]
             chosen = np.flatnonzero((other >= 0) & (runs[other] | (known_from[journey[other]] > t)))
             other, t, at = other[chosen], t[chosen], at[chosen]
-            known = known_delays(table, journey[other], t)
+            known = table.known_delays(journey[other], t)
             # A terminus is often not observed, so that an overdue one says nothing.
             late = np.where((known.last < other) & (other + 1 < end[journey[other]]), known.translation, known.delay)
             gap = planned[cells.event[at]] + cells.translation[at] - planned[other] - late

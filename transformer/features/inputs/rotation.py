@@ -21,7 +21,6 @@ from transformer.features.inputs.base import (
     Feature,
     FloatArray,
     Input,
-    known_delays,
 )
 
 _EPOCH = date(1970, 1, 1)
@@ -59,9 +58,9 @@ class Rotation(Input):
             t, inbound = cells.instant[chosen], former[cells.journey[chosen]]
             running = doomed[inbound] > t
             chosen, t, inbound = chosen[running], t[running], inbound[running]
-            known, end = known_delays(table, inbound, t), table.end[inbound]
+            known, end = table.known_delays(inbound, t), table.end[inbound]
             # A terminus is often not observed, so that an overdue one says nothing.
-            delay = np.where(known.last + 2 < end, known.translation, known.delay)
+            delay = np.where(known.next + 1 < end, known.translation, known.delay)
             due = np.where(known.last + 1 < end, table.planned[end - 1] + delay - t, 0)
             late = delay - turn[cells.journey[chosen]]
             found = known.last + 1 == end, delay, np.clip(due, -FAR_S, FAR_S), np.clip(late, -FAR_S, FAR_S)

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import numpy as np
 import polars as pl
+import pytest
 
 from tests.support.input_railway import Railway
 from transformer.data.event_table import LoadedTable
-from transformer.data.tables import journeys_path
+from transformer.data.tables import JOURNEY, events_path, journeys_path
 
 FAR_S = 7_200
 
@@ -30,13 +31,32 @@ def rotations(railway: Railway) -> pl.DataFrame:
     return pl.DataFrame(rows, dict(zip(columns, (pl.String, pl.Date, pl.String, pl.Date), strict=True)), orient="row")
 
 
-def test_same_as_a_loop(railway: Railway) -> None:
+def cancel_stops(railway: Railway) -> None:
+    """Cancel a fifth of the stops between the ends of journeys, an hour before each journey."""
+    g = np.random.default_rng(4)
+    for day in railway.days:
+        events = pl.read_parquet(events_path(railway.folder, day))
+        seq = pl.col("seq")
+        inner = (seq > seq.min().over(JOURNEY)) & (seq < seq.max().over(JOURNEY))
+        lost = inner & pl.Series(g.random(events.height) < 0.2)
+        early = pl.col("planned_ts").min().over(JOURNEY) - pl.duration(hours=1)
+        events.with_columns(
+            pl.when(~lost).then(pl.col("observed_ts", "delay_sec")),
+            cancelled=lost,
+            cancelled_ts=pl.when(lost).then(early),
+        ).write_parquet(events_path(railway.folder, day))
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["all stops", "cancelled stops"])
+def test_same_as_a_loop(railway: Railway, cancelled: bool) -> None:
+    if cancelled:
+        cancel_stops(railway)
     table = rotations(railway)
     table.write_parquet(railway.folder / "rotations.parquet")
     came = {(train, day): (previous, before) for train, day, previous, before in table.iter_rows()}
 
     def by_loop(loaded: LoadedTable, journey: int, event: int, t: int) -> tuple[float, ...] | None:
-        events = loaded.table
+        events, runs = loaded.table, set(loaded.table.running.tolist())
         keys = [(row["train_id"], row["service_date"]) for row in loaded.journeys.to_dicts()]
         previous = came.get(keys[journey])
         if previous is None or previous[1] != keys[journey][1] or previous not in keys:
@@ -45,6 +65,8 @@ def test_same_as_a_loop(railway: Railway) -> None:
             return None  # departed
         p = keys.index(previous)
         ahead = list(range(events.start[p], events.end[p]))
+        if events.cancellation_known[p] <= t:
+            ahead = [e for e in ahead if e in runs or events.reported[e] <= t]
         delay = 0
         while known := [e for e in ahead if events.reported[e] <= t]:
             delay = int(events.reported[known[-1]] - events.planned[known[-1]])
