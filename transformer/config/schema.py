@@ -429,6 +429,13 @@ class SamplingConfig(Group):
         description="a date that is this much older than the newest training date is drawn half as often, since works "
         "and timetables change; null = all dates alike",
     )
+    damaged: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the snapshots for which reports are lost or late, so that the network learns how far the "
+        "silence of a train can be trusted; for feeds that lose reports",
+    )
 
 
 class TrainingScheduleConfig(Group):

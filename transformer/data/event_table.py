@@ -6,10 +6,10 @@ Legend of dimensions: E events, J journeys. Times are whole seconds since the Un
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Vocabulary:
 
 
 class Known(NamedTuple):
-    """What is known of journeys [N] at their instants [N]. The journeys need not be running."""
+    """The known part of journeys [N] at their instants [N]. The journeys need not be running."""
 
     newest: Int64Array  # [N] the newest report, a row of `news_…`; -1 = there is none
     last: Int64Array  # [N] the last event that is known to be passed; one less than the first event = none
@@ -117,7 +117,7 @@ class EventTable:
         return np.asarray(np.where(newest >= 0, self.news_last[newest], self.start[journeys] - 1), np.int64)
 
     def known_delays(self, journeys: Int64Array, instants: Int64Array) -> Known:
-        """What is known of each journey [N] at its instant [N].
+        """The known part of each journey [N] at its instant [N].
 
         After the last event of a journey, its translation is its last known delay.
         """
@@ -158,6 +158,16 @@ class EventTable:
         known = (self.cancellation_known[journeys] <= instants) & (running >= self.start[journeys]) & (place >= 0)
         return np.asarray(np.where(known, running, last), np.int64)
 
+    def with_reports(self, reported: Int64Array, arrived: Int64Array) -> Self:
+        """The same events as another feed would report them. Labels stay.
+
+        Args:
+            reported: [E] no later than `self.last_possible` allows; NEVER where not reported.
+            arrived: [E] not before it; NEVER where not reported.
+        """
+        news = _news_columns(reported, arrived, self.planned, self.journey, self._origin)
+        return replace(self, reported=reported, arrived=arrived, **news)
+
     @property
     def _origin(self) -> np.int64:
         return np.int64(self.first_planned[0] - 10 * 86_400) if self.n_journeys else np.int64(0)
@@ -166,6 +176,21 @@ class EventTable:
 def _key(journeys: npt.NDArray[np.integer], seconds: Int64Array) -> Int64Array:
     """The journey's number in the high digits, and seconds in the low ones. The journey fits, since it is an Int32."""
     return journeys.astype(np.int64) * KEY_SPAN + np.clip(seconds, 0, KEY_SPAN - 1)
+
+
+def _news_columns(
+    reported: Int64Array, arrived: Int64Array, planned: Int64Array, journey: Int32Array, origin: np.int64
+) -> dict[str, Any]:
+    """The columns of a table that follow from its reports, by name."""
+    news = news_of(reported, arrived, planned, journey.astype(np.int64), int(NEVER))
+    return {
+        "heard": news.heard,
+        "news_key": _key(journey[news.event], arrived[news.event] - origin),
+        "news_last": news.last,
+        "news_begin": news.begin,
+        "news_end": news.end,
+        "known": news.known,
+    }
 
 
 def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabulary: Vocabulary) -> EventTable:
@@ -201,7 +226,6 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
     origin = first_planned[0] - 10 * 86_400 if n_journeys else np.int64(0)
     if len(planned) and int(planned.max() - origin) >= KEY_SPAN // 2:
         raise UserError(f"the events span {int(planned.max() - origin) // 86_400:,} days; correct the planned times")
-    news = news_of(reported, arrived, planned, journey.astype(np.int64), int(NEVER))
     delay = np.where(reported < NEVER, reported - planned, 0)
     greatest = np.maximum.reduceat(delay, start) if n_journeys else np.zeros(0, np.int64)
     runs = cancelled == NEVER
@@ -211,16 +235,11 @@ def build_event_table(events: pl.DataFrame, train_types: pl.DataFrame, vocabular
         observed=observed,
         reported=reported,
         arrived=arrived,
-        heard=news.heard,
         point=vocabulary.encode_points(ordered["op_id"].to_numpy()),
         event_type=ordered["event_type"].replace_strict(EVENT_TYPE_INDEX, return_dtype=pl.Int8).to_numpy(),
         platform=_numbers(ordered["planned_platform"]),
         journey=journey,
-        news_key=_key(journey[news.event], arrived[news.event] - origin),
-        news_last=news.last,
-        news_begin=news.begin,
-        news_end=news.end,
-        known=news.known,
+        **_news_columns(reported, arrived, planned, journey, np.int64(origin)),
         start=start,
         end=end,
         first_planned=first_planned,

@@ -19,6 +19,7 @@ import polars as pl
 
 from transformer.config import DataConfig
 from transformer.data.event_table import Int64Array, LoadedTable, Vocabulary
+from transformer.features.damage import Damage
 from transformer.features.history import History
 from transformer.features.inputs.catalogue import NO_INPUTS, Inputs
 from transformer.features.instants import DATES_AT_ONCE
@@ -50,11 +51,13 @@ class DatedSnapshots:
         history: History,
         data: DataConfig,
         inputs: Inputs = NO_INPUTS,
+        damage: Damage | None = None,
     ) -> None:
         """
         Args:
             readings: sorted by date.
             inputs: the optional inputs that are on, with their rows of these dates.
+            damage: what is wrong with the feed of some snapshots.
         """
         history.prepare(reading.day for reading in readings)
         self._readings = list(readings)
@@ -62,6 +65,7 @@ class DatedSnapshots:
         self._history = history
         self._config = data.snapshot
         self._inputs = inputs
+        self._damage = damage
         extents = [reading.extent for reading in readings]
         self._journeys = np.cumsum([0, *(extent.journeys for extent in extents)])
         self._events = np.cumsum([0, *(extent.events for extent in extents)])
@@ -69,7 +73,8 @@ class DatedSnapshots:
         self._first = np.array([extent.first_planned - data.snapshot.lead_s for extent in extents])
         # Later than every instant at which a train can be in a snapshot.
         self._last = np.array([extent.last_possible + wait if extent.journeys else -1 for extent in extents])
-        self._open: OrderedDict[int, tuple[LoadedTable, SnapshotBuilder]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, bool], tuple[LoadedTable, SnapshotBuilder]] = OrderedDict()
+        self._most_open = MOST_OPEN if damage is None else 2 * MOST_OPEN  # whole and damaged
 
     @property
     def observed(self) -> int:
@@ -83,7 +88,13 @@ class DatedSnapshots:
     def trains(self, instants: Int64Array) -> TrainRows:
         """The trains of the snapshots at `instants` [B], complete."""
         runs = (self._first <= instants[:, None]) & (instants[:, None] <= self._last)
-        parts = [self._rows(number, runs[:, number], instants) for number in np.flatnonzero(runs.any(axis=0)).tolist()]
+        hit = self._damage.hits(instants) if self._damage else np.zeros(len(instants), np.bool_)
+        parts = [
+            self._rows(number, chosen, instants, damaged)
+            for number in np.flatnonzero(runs.any(axis=0)).tolist()
+            for damaged in (False, True)
+            if (chosen := runs[:, number] & (hit == damaged)).any()
+        ]
         if not parts:
             parts = [self._rows(0, np.zeros(len(instants), np.bool_), instants)]
         rows = parts[0] if len(parts) == 1 else joined(parts, self._order)
@@ -106,10 +117,10 @@ class DatedSnapshots:
             rows = np.flatnonzero(date_of == number)
             yield self._opened(number)[0], rows, numbers[rows] - self._journeys[number]
 
-    def _rows(self, number: int, chosen: BoolArray, instants: Int64Array) -> TrainRows:
+    def _rows(self, number: int, chosen: BoolArray, instants: Int64Array, damaged: bool = False) -> TrainRows:
         """The trains of a date in the snapshots at the chosen instants [B]."""
         which = np.flatnonzero(chosen)
-        rows = self._opened(number)[1].rows(instants[which])
+        rows = self._opened(number, damaged)[1].rows(instants[which])
         return replace(
             rows,
             snapshot=which[rows.snapshot],
@@ -124,12 +135,15 @@ class DatedSnapshots:
             trains[of_date] = loaded.train_id[within]
         return np.lexsort((rows.journey, trains.astype(np.str_), rows.first_planned, rows.snapshot))
 
-    def _opened(self, number: int) -> tuple[LoadedTable, SnapshotBuilder]:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
+    def _opened(self, number: int, damaged: bool = False) -> tuple[LoadedTable, SnapshotBuilder]:
+        key = number, damaged
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key]
         loaded = self._readings[number].table(self._vocabulary)
-        self._open[number] = loaded, self._history.builder(loaded, self._config, self._inputs)
-        if len(self._open) > MOST_OPEN:
+        if damaged and self._damage:
+            loaded = replace(loaded, table=self._damage.table(loaded.table, number))
+        self._open[key] = loaded, self._history.builder(loaded, self._config, self._inputs)
+        if len(self._open) > self._most_open:
             self._open.popitem(last=False)
-        return self._open[number]
+        return self._open[key]

@@ -20,6 +20,7 @@ from transformer.data.dates import Split, format_dates
 from transformer.data.event_table import Int64Array
 from transformer.errors import UserError
 from transformer.features.batches import Batch, Packed, PackedBatches, SnapshotBatches, unpack
+from transformer.features.damage import Damage
 from transformer.features.dated import DatedSnapshots
 from transformer.features.history import History, varied_folds
 from transformer.features.inputs.catalogue import Inputs
@@ -61,9 +62,12 @@ class SnapshotDataModule(LightningDataModule):
         instants = training_instants(
             self.split.train, count, data, generator, training.sampling, lambda: self._running_times
         )
-        varied = training.vary_history and not training.overfit_batches  # the same batches every epoch
-        if varied and (folds := varied_folds(self.statistics, generator)):
-            self.builders["train"] = self._builder("train", folds)
+        if not training.overfit_batches:  # which repeats the same batches every epoch
+            folds = varied_folds(self.statistics, generator) if training.vary_history else {}
+            n_damaged = round(training.sampling.damaged * len(instants))
+            damage = Damage(generator.choice(instants, n_damaged, replace=False), [training.seed, epoch])
+            if folds or n_damaged:
+                self.builders["train"] = self._builder("train", folds, damage if n_damaged else None)
         return self._loader("train", instants)
 
     def val_dataloader(self) -> DataLoader[Batch | Packed]:
@@ -98,10 +102,15 @@ class SnapshotDataModule(LightningDataModule):
     def _running_times(self) -> list[Spans]:
         return running_times(self.readings["train"], self.config.data)
 
-    def _builder(self, name: str, also_without: Mapping[int, Collection[int]] = MappingProxyType({})) -> DatedSnapshots:
+    def _builder(
+        self,
+        name: str,
+        also_without: Mapping[int, Collection[int]] = MappingProxyType({}),
+        damage: Damage | None = None,
+    ) -> DatedSnapshots:
         data = self.config.data
         history = History(self.statistics, data.statistics, also_without)
-        return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data, self.inputs[name])
+        return DatedSnapshots(self.readings[name], self.statistics.vocabulary, history, data, self.inputs[name], damage)
 
     def _grid(self, name: str, days: Sequence[date]) -> DataLoader[Batch | Packed]:
         return self._loader(name, evaluation_instants(days, self.config.data))
