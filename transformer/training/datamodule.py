@@ -64,10 +64,11 @@ class SnapshotDataModule(LightningDataModule):
         )
         if not training.overfit_batches:  # which repeats the same batches every epoch
             folds = varied_folds(self.statistics, generator) if training.vary_history else {}
-            n_damaged = round(training.sampling.damaged * len(instants))
-            damage = Damage(generator.choice(instants, n_damaged, replace=False), [training.seed, epoch])
-            if folds or n_damaged:
-                self.builders["train"] = self._builder("train", folds, damage if n_damaged else None)
+            damage = None
+            if n_damaged := round(training.sampling.damaged * len(instants)):
+                damage = Damage(generator.choice(instants, n_damaged, replace=False), [training.seed, epoch])
+            if folds or damage:
+                self.builders["train"] = self._builder("train", folds, damage)
         return self._loader("train", instants)
 
     def val_dataloader(self) -> DataLoader[Batch | Packed]:
